@@ -1,0 +1,171 @@
+"""Frozen configuration dataclasses: checked when built, written to YAML, read back equal.
+
+Every settings class of the library derives from :class:`Config`. Types are the documentation: a field's
+annotation says what it accepts, ``Annotated[int, Range(1)]`` says which values, and a wrong value raises
+:class:`~dima.errors.ConfigError` that names the field, the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from dima.errors import ConfigError, nearest
+
+C = TypeVar("C", bound="Config")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take: ``low <= value <= high`` (``low < value`` when ``above``)."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        low = "" if self.low == -math.inf else f"{'above' if self.above else 'at least'} {self.low:g}"
+        high = "" if self.high == math.inf else f"at most {self.high:g}"
+        return " and ".join(part for part in (low, high) if part) or "any number"
+
+
+Count = Annotated[int, Range(1)]  # a number of things: 1, 2, 3, ...
+Whole = Annotated[int, Range(0)]  # a number of things that may be none
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of every settings class. Building one checks each field against its annotation."""
+
+    def __post_init__(self) -> None:
+        for name, annotation in _annotations(type(self)).items():
+            object.__setattr__(self, name, _checked(f"{name}", getattr(self, name), annotation))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and scalars, ready for YAML or JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def override(self: C, changes: Mapping[str, Any]) -> C:
+        """A copy with ``changes`` applied; nested configs take nested mappings.
+
+        Raises:
+            ConfigError: a field does not exist (the nearest right name is suggested) or a value does not fit.
+        """
+        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise ConfigError(f"{type(self).__name__} has no field {name!r}: {nearest(name, known)}")
+            if isinstance(known[name], Config) and isinstance(value, Mapping):
+                try:
+                    value = known[name].override(value)
+                except ConfigError as error:
+                    raise ConfigError(f"{name}: {error}") from None
+            values[name] = value
+        return dataclasses.replace(self, **values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file (an empty file is an empty mapping).
+
+    Raises:
+        ConfigError: the file is not valid YAML or does not hold a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of fields to values, not a {type(content).__name__}")
+    return content
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain data as YAML, fields in their own order."""
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _annotations(kind: type) -> dict[str, Any]:
+    if kind not in _HINTS:
+        hints = get_type_hints(kind, include_extras=True)
+        _HINTS[kind] = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+    return _HINTS[kind]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _checked(name: str, value: Any, annotation: Any) -> Any:
+    """``value`` converted losslessly to ``annotation`` (int to float, list to tuple), or ConfigError."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        value = _checked(name, value, args[0])
+        for limit in args[1:]:
+            if isinstance(limit, Range) and value is not None and value not in limit:
+                raise ConfigError(f"{name} = {value!r} is out of range: expected {limit}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _checked_union(name, value, args)
+    if origin is Literal:
+        if value not in args:
+            hint = nearest(str(value), map(str, args))
+            raise ConfigError(f"{name} = {value!r} is not one of {', '.join(map(str, args))}: {hint}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _mismatch(name, value, "a list")
+        kinds = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+        if len(kinds) != len(value):
+            raise _mismatch(name, value, f"a list of {len(args)} values")
+        return tuple(_checked(f"{name}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    return _checked_scalar(name, value, annotation)
+
+
+def _checked_union(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    failures = []
+    for kind in kinds:
+        try:
+            return _checked(name, value, kind)
+        except ConfigError as error:
+            failures.append((kind, error))
+    told = [error for kind, error in failures if kind is not type(None)]
+    raise told[0]
+
+
+def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and kind is not bool or not isinstance(value, kind):
+        raise _mismatch(name, value, "nothing" if kind is type(None) else f"a value of type {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise _mismatch(name, value, "a finite number")
+    return value
+
+
+def _mismatch(name: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(f"{name} = {value!r} does not fit: expected {expected}")

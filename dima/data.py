@@ -1,0 +1,115 @@
+"""What flows through the library, and the letters of its axes.
+
+B batch, T time, N agents, S state features, O observation features, A action features.
+
+Agents may differ in observation and action size: arrays are padded to the largest, ``EnvSpec`` knows which
+entries are real, and padding is zero everywhere. A discrete action is a one-hot vector of length A, so every
+array of actions is ``(..., N, A)`` floating point; a continuous action lies in [-1, 1] (the environment
+adapter clips to it and maps it to the environment's own bounds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """The facts of an environment that networks and stores are built from."""
+
+    agents: tuple[str, ...]  # names, in the order of every N axis
+    state_dim: int
+    obs_sizes: tuple[int, ...]  # real observation features of each agent
+    action_sizes: tuple[int, ...]  # real action features (continuous) or choices (discrete) of each agent
+    discrete: bool
+    masks_actions: bool = False  # the environment forbids some discrete actions in some states
+    obs_has_id: bool = False  # observations already tell the agents apart
+    episode_limit: int | None = None  # steps after which an episode is truncated, where known
+
+    @property
+    def n_agents(self) -> int:
+        return len(self.agents)
+
+    @property
+    def obs_dim(self) -> int:
+        return max(self.obs_sizes)
+
+    @property
+    def action_dim(self) -> int:
+        return max(self.action_sizes)
+
+    @cached_property
+    def obs_valid(self) -> np.ndarray:
+        """(N, O) bool: which observation features are real."""
+        return np.arange(self.obs_dim) < np.array(self.obs_sizes)[:, None]
+
+    @cached_property
+    def action_valid(self) -> np.ndarray:
+        """(N, A) bool: which action features are real."""
+        return np.arange(self.action_dim) < np.array(self.action_sizes)[:, None]
+
+
+@dataclass
+class Record:
+    """A named bundle of tensors that are indexed and moved together."""
+
+    def __getitem__(self: R, index: object) -> R:
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self: R, device: torch.device | str) -> R:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass
+class View(Record):
+    """What a team sees at one moment, real or imagined, in the environment's own units."""
+
+    obs: Tensor  # (B, N, O)
+    state: Tensor  # (B, S)
+    action_mask: Tensor  # (B, N, A) bool, True where an action is allowed (all real entries when continuous)
+    previous_action: Tensor  # (B, N, A) joint action that led here, zeros at an episode's start
+
+
+@dataclass
+class Episode(Record):
+    """One played episode of T steps; ``obs``, ``state`` and ``action_mask`` hold one more row, the end."""
+
+    obs: Tensor  # (T + 1, N, O)
+    state: Tensor  # (T + 1, S)
+    action_mask: Tensor  # (T + 1, N, A) bool
+    action: Tensor  # (T, N, A)
+    reward: Tensor  # (T,) mean over agents
+    terminated: Tensor  # (T,) bool: the task ended; a time limit is not that
+    truncated: Tensor  # (T,) bool: the time limit cut the episode
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def team_return(self) -> float:
+        """Sum over steps of the mean over agents of the reward: the one definition of a return here."""
+        return float(self.reward.double().sum())
+
+
+@dataclass
+class Rollout(Record):
+    """B stretches of T steps that a policy is updated on, real or imagined."""
+
+    obs: Tensor  # (B, T, N, O)
+    state: Tensor  # (B, T, S)
+    action_mask: Tensor  # (B, T, N, A) bool
+    previous_action: Tensor  # (B, T, N, A)
+    action: Tensor  # (B, T, N, A)
+    log_prob: Tensor  # (B, T, N) of each agent's action under the policy that chose it
+    reward: Tensor  # (B, T)
+    proceed: Tensor  # (B, T) probability that the task goes on after this step: 1 - terminated when real
+    boundary: Tensor  # (B, T) bool: the next row belongs to another episode (ended or cut), or there is none
+    next_state: Tensor  # (B, T, S) true next state, also at a boundary

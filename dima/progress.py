@@ -1,0 +1,164 @@
+"""What a person sees while a run works, and how long each phase took.
+
+The trainer talks to :class:`Progress`, which only keeps the clock; :class:`Lines` adds one plain line a round,
+:class:`Bars` a bar for every phase on a terminal. :func:`choose_progress` takes the right one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+Step = Callable[[], None]
+_REDRAW_SECONDS = 0.1
+
+
+class Progress:
+    """Silent: wall seconds per phase, nothing shown.
+
+    Attributes:
+        seconds: wall seconds spent in each phase so far; a resumed run may start it from its checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start: tuple[float, int] | None = None
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """Time a phase; the block calls what it gets once per unit of work.
+
+        Args:
+            name: what is going on, a word or two.
+            total: units of work in this phase, where known.
+        """
+        begin = time.perf_counter()
+        try:
+            with self._shown(name, total) as step:
+                yield step
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def round(self, done: int, total: int, **numbers: float) -> None:
+        """Tell that a round is over.
+
+        Args:
+            done: environment steps so far.
+            total: environment steps of the whole run.
+            numbers: what is worth a glance, such as ``team_return``.
+        """
+        now = time.perf_counter()
+        began, first = self._start or (now, done)
+        self._start = (began, first)
+        left = (now - began) / (done - first) * (total - done) if done > first else None
+        self._tell(done, total, numbers, left)
+
+    def message(self, text: str) -> None:
+        """Say something that is neither a phase nor a round."""
+
+    @contextmanager
+    def _shown(self, name: str, total: int | None) -> Iterator[Step]:
+        yield _nothing
+
+    def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        """Show a finished round; ``left`` is an estimate of the seconds to go."""
+
+
+class Lines(Progress):
+    """One plain line a round: for log files, pipes and ``--quiet``."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self._stream = stream or sys.stderr
+
+    def message(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        parts = [f"step {done:,} of {total:,}"]
+        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        self.message("  ".join(parts))
+
+
+class Bars(Lines):
+    """A bar with rate and time left for the phase at work, above it one line for every finished round."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._bars: RichProgress | None = None
+
+    def message(self, text: str) -> None:
+        if self._bars is None:
+            super().message(text)
+        else:
+            self._bars.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def _shown(self, name: str, total: int | None) -> Iterator[Step]:
+        if self._bars is not None:  # a phase inside a phase is timed, and shown by the outer one
+            yield _nothing
+            return
+        with _rich_bars(self._stream) as self._bars:
+            task = self._bars.add_task(name, total=total)
+            bars, count, shown = self._bars, 0, time.monotonic()
+
+            def step() -> None:
+                nonlocal count, shown
+                count += 1
+                now = time.monotonic()
+                if now - shown > _REDRAW_SECONDS:
+                    shown = now
+                    bars.update(task, completed=count, refresh=True)
+
+            try:
+                yield step
+            finally:
+                self._bars = None
+
+
+def choose_progress(quiet: bool = False, stream: TextIO | None = None) -> Progress:
+    """Bars on a terminal, plain lines elsewhere or when asked to be quiet."""
+    stream = stream or sys.stderr
+    return Bars(stream) if stream.isatty() and not quiet else Lines(stream)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _nothing() -> None:
+    """A step that nobody watches."""
+
+
+def _rich_bars(stream: TextIO) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Rich
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+    return Rich(
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        auto_refresh=False,
+        transient=True,
+    )

@@ -1,0 +1,61 @@
+"""Numbered files that are written once and never changed: what a run's replay gained, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from dima.errors import RunFolderError
+from dima.storage.disk import commit, disk_errors, fingerprint, verify
+from dima.storage.trees import Tree, load_tree_file, save_tree_file
+
+Listing = dict[int, dict[str, Any]]  # fingerprints of the chunks a checkpoint counts on, by number
+
+
+def write_chunks(folder: Path, first: int, chunks: Sequence[Tree]) -> Listing:
+    """Write chunks numbered from ``first`` on, and return their fingerprints.
+
+    Raises:
+        RunFolderError: the disk is full or read-only.
+    """
+    written = {}
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+        for number, chunk in enumerate(chunks, first):
+            path = _path(folder, number)
+            draft = path.with_name(path.name + ".new")
+            save_tree_file(draft, chunk)
+            written[number] = fingerprint(draft)
+            commit(draft, path)
+    return written
+
+
+def read_chunks(folder: Path, listing: Listing) -> Iterator[tuple[int, Tree]]:
+    """The chunks of a listing in order, one at a time.
+
+    Raises:
+        RunFolderError: a chunk is missing, truncated or changed.
+    """
+    for number in sorted(listing):
+        path = _path(folder, number)
+        verify(path, listing[number])
+        try:
+            yield number, load_tree_file(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise RunFolderError(f"{path} is damaged: {error}") from error
+
+
+def keep_chunks(folder: Path, listing: Listing) -> None:
+    """Remove every file that the listing does not name."""
+    names = {_path(folder, number).name for number in listing}
+    with disk_errors(folder):
+        for path in folder.glob("*.safetensors*"):
+            if path.name not in names:
+                path.unlink()
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.safetensors"

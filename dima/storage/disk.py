@@ -1,0 +1,82 @@
+"""Writing files so that a crash leaves the old content or the new, and a full disk gives one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from dima.errors import RunFolderError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while ``path`` is written into one line for the user.
+
+    Raises:
+        RunFolderError: the disk is full or read-only, or permission is missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, (error.strerror or str(error)).lower()) from error
+    except SafetensorError as error:
+        raise _cannot_write(path, str(error).lower()) from error
+
+
+def _cannot_write(path: Path, why: str) -> RunFolderError:
+    return RunFolderError(
+        f"cannot write {path}: {why}; free some space, allow writing or choose another --run "
+        "(the last finished round, if there is one, is kept)"
+    )
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text, encoding="utf-8")
+    commit(draft, path)
+
+
+def commit(draft: Path, path: Path) -> None:
+    """Give a finished draft its final name, in one step and on disk."""
+    sync(draft)
+    os.replace(draft, path)
+    sync(path.parent)
+
+
+def fingerprint(path: Path) -> dict[str, str | int]:
+    """Size and SHA-256 of a file, to recognise it by later."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return {"size": file.tell(), "sha256": digest.hexdigest()}
+
+
+def verify(path: Path, expected: object) -> None:
+    """Compare a file with the fingerprint taken when it was written.
+
+    Raises:
+        RunFolderError: the file is missing, cannot be read, or its bytes have changed.
+    """
+    try:
+        found = fingerprint(path)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise RunFolderError(f"{path} cannot be read ({why}): damaged run folder") from error
+    if found != expected:
+        raise RunFolderError(f"{path} is damaged: its {found['size']} bytes are not those that were written")

@@ -1,0 +1,48 @@
+"""A lock on a folder: one process writes, others are told so."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from dima.errors import RunFolderError
+from dima.storage.disk import disk_errors
+
+NAME = "run.lock"
+
+
+class FolderLock:
+    """Held until closed or until the process ends, however it ends; processes forked meanwhile do not hold it.
+
+    Raises:
+        RunFolderError: another process holds the lock, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / NAME
+        with disk_errors(path):
+            self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
+            self._drop()
+            raise RunFolderError(
+                f"{folder} is being written by another process (id {holder}): wait for it, or choose another --run"
+            ) from None
+        with disk_errors(path):
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, str(os.getpid()).encode())
+        os.register_at_fork(after_in_child=self._drop)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,85 @@
+"""``metrics.jsonl``: one JSON object a line, appended as things happen; the truth about a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dima.errors import RunFolderError
+from dima.storage.disk import disk_errors
+
+Metrics = dict[str, Any]
+
+
+def plain_metrics(record: Mapping[str, Any]) -> Metrics:
+    """Plain Python values; zero-dimensional tensors and arrays become numbers, undefined numbers become None."""
+    return {name: _plain(value) for name, value in record.items()}
+
+
+def append_metrics(path: Path, record: Metrics) -> None:
+    """Add one line.
+
+    Raises:
+        RunFolderError: the disk is full or read-only.
+    """
+    line = json.dumps(record, allow_nan=False)
+    with disk_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def sync_metrics(path: Path) -> int:
+    """Wait until every line is on disk; the file's length in bytes.
+
+    Raises:
+        RunFolderError: the disk is full or read-only.
+    """
+    with disk_errors(path), path.open("ab") as file:
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def truncate_metrics(path: Path, length: int) -> None:
+    """Drop what was written after the file had this length.
+
+    Raises:
+        RunFolderError: the file is shorter than that, or cannot be written.
+    """
+    found = path.stat().st_size if path.exists() else 0
+    if found < length:
+        raise RunFolderError(f"{path} is truncated: it has {found} bytes and had {length} at the last checkpoint")
+    if found > length:
+        with disk_errors(path):
+            os.truncate(path, length)
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """Every complete line; none when there is no file. A last line cut off by a crash is left out.
+
+    Raises:
+        RunFolderError: a line is not a JSON object.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise RunFolderError(f"{path} is damaged: line {number} is not a JSON object")
+        records.append(record)
+    return records
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return plain_metrics(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,61 @@
+"""What a finished or interrupted run tells at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dima.progress import duration
+
+_BAR = 30  # characters of the longest bar in the curve
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a run.
+
+    Attributes:
+        task: the environment's name.
+        algorithm: the algorithm's name.
+        folder: where everything is kept.
+        steps: environment steps made.
+        evaluations: (environment steps, mean team return) of every evaluation, in order.
+        seconds: wall seconds per phase.
+        finished: False when the run was asked to stop before its last step.
+    """
+
+    task: str
+    algorithm: str
+    folder: Path
+    steps: int
+    evaluations: Sequence[tuple[int, float]]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    finished: bool = True
+
+    def table(self) -> str:
+        """A few lines for a person: the curve of returns, the time per phase, the run folder."""
+        lines = [f"{self.algorithm} on {self.task}: {self.steps:,} environment steps"]
+        lines += ["", *self._curve()] if self.evaluations else ["", "no evaluation was made"]
+        lines += ["", *self._clock()] if self.seconds else []
+        lines += ["", f"run folder: {self.folder}"]
+        if not self.finished:
+            lines.append(f"interrupted and saved: `dima resume {self.folder}` goes on")
+        return "\n".join(lines)
+
+    def _curve(self) -> list[str]:
+        returns = [mean for _, mean in self.evaluations]
+        low, high = min(returns), max(returns)
+        spread = (high - low) or 1.0
+        lines = [f"{'steps':>12}  {'team return':>12}"]
+        for steps, mean in self.evaluations:
+            bar = "▪" * round(_BAR * (mean - low) / spread)
+            lines.append(f"{steps:>12,}  {mean:>12,.1f}  {bar}".rstrip())
+        return lines
+
+    def _clock(self) -> list[str]:
+        total = sum(self.seconds.values()) or 1.0
+        ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
+        width = max(len(name) for name in (*self.seconds, "all phases"))
+        rows = [*ordered, ("all phases", sum(self.seconds.values()))]
+        return [f"{name:<{width}}  {duration(spent):>10}  {spent / total:>4.0%}" for name, spent in rows]
