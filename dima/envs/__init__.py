@@ -1,0 +1,76 @@
+"""Environments: ``make_env("suite/name")`` gives any of them as one team, a :class:`~dima.envs.base.JointEnv`.
+
+A suite is a module with ``CONFIG`` (its settings class), ``make(task, config, render_mode)`` and ``tasks()``; a new
+one is a file here and a row in ``SUITES``. ``package.module:factory`` names an environment of the user's own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from dima.config import Config
+from dima.envs.base import JointEnv, TaskInfo
+from dima.errors import ConfigError, nearest
+
+SUITES = {  # imported when first used: simulators are heavy
+    "mamujoco": "dima.envs.mamujoco",
+    "mpe": "dima.envs.mpe",
+    "pettingzoo": "dima.envs.pettingzoo",
+    "toy": "dima.envs.toy",
+}
+
+
+def make_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> JointEnv:
+    """The environment of a task, as padded arrays of a team.
+
+    Args:
+        task: ``suite/name``, or ``package.module:factory``.
+        config: settings of the suite's own class, see :func:`suite_config`; None for its defaults.
+        render_mode: how it draws, as in Gymnasium; ``rgb_array`` for videos.
+
+    Raises:
+        ConfigError: the task does not exist (the nearest right name is told) or the settings are another suite's.
+        EnvError: the environment cannot be built or handled.
+    """
+    return JointEnv(make_parallel_env(task, config, render_mode=render_mode), name=task)
+
+
+def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:
+    """The PettingZoo ``ParallelEnv`` of a task, before any adaptation; arguments as for :func:`make_env`."""
+    suite, name = _split(task)
+    module = import_module(SUITES[suite])
+    if config is not None and not isinstance(config, module.CONFIG):
+        raise ConfigError(
+            f"{task} takes settings of type {module.CONFIG.__name__}, not {type(config).__name__}: "
+            "see dima.envs.suite_config"
+        )
+    return module.make(name, module.CONFIG() if config is None else config, render_mode)
+
+
+def suite_config(task: str) -> type[Config]:
+    """The settings class of the suite a task belongs to.
+
+    Raises:
+        ConfigError: there is no such suite.
+    """
+    kind: type[Config] = import_module(SUITES[_split(task)[0]]).CONFIG
+    return kind
+
+
+def all_tasks() -> list[TaskInfo]:
+    """Every task that has a name here. PettingZoo's own and the user's are beyond counting."""
+    return [info for module in SUITES.values() for info in import_module(module).tasks()]
+
+
+def _split(task: str) -> tuple[str, str]:
+    """The suite of a task, and its name within the suite."""
+    if ":" in task:
+        return "pettingzoo", task
+    suite, slash, name = task.partition("/")
+    if not slash:
+        known = [info.name for info in all_tasks()]
+        raise ConfigError(f"task {task!r} is neither suite/name nor package.module:factory: {nearest(task, known)}")
+    if suite not in SUITES:
+        raise ConfigError(f"task {task!r}: no suite {suite!r}: {nearest(suite, SUITES)}")
+    return suite, name

@@ -1,0 +1,143 @@
+"""One agent's spaces: what they must be, and how its observations, actions and masks are read and written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from dima.errors import EnvError
+
+MAX_FEATURES = 4096  # of one agent's observation; beyond it lie images, which no model here is made for
+
+
+class ObservationReader:
+    """Turns one agent's observation into a vector, checking it against the declared space.
+
+    A Box is flattened, a Discrete observation becomes one-hot. ``{"observation": ..., "action_mask": ...}`` is
+    PettingZoo's convention for action masks and is understood.
+
+    Args:
+        where: how messages name the agent, such as ``"mytask: agent 'left'"``.
+        space: its observation space.
+
+    Raises:
+        EnvError: the space is empty, nested, too large or of an unsupported kind.
+    """
+
+    def __init__(self, where: str, space: spaces.Space[Any]) -> None:
+        self.masked = isinstance(space, spaces.Dict) and set(space.spaces) == {
+            "observation",
+            "action_mask",
+        }
+        inner: Any = space["observation"] if isinstance(space, spaces.Dict) and self.masked else space
+        if isinstance(inner, spaces.Discrete):
+            self.size, self.start = int(inner.n), int(inner.start)
+        elif isinstance(inner, spaces.Box):
+            self.size, self.start = int(np.prod(inner.shape)), None
+            if not (np.issubdtype(inner.dtype, np.number) or inner.dtype == np.bool_):
+                raise EnvError(f"{where} observes {_short(inner)}: its dtype must be a number, such as numpy.float32")
+        else:
+            raise EnvError(
+                f"{where} observes {_short(space)}: only Box and Discrete observations are handled, alone or as "
+                "{'observation', 'action_mask'}; flatten it in your environment (gymnasium.spaces.flatten helps)"
+            )
+        if self.size == 0:
+            raise EnvError(f"{where} observes {_short(space)}, which is empty: give it at least one feature")
+        if self.size > MAX_FEATURES:
+            raise EnvError(
+                f"{where} observes {_short(space)} of {self.size} features: at most {MAX_FEATURES} are handled "
+                "(images are not); encode the observation in your environment"
+            )
+        self.shape, self.dtype = inner.shape, inner.dtype
+
+    def read(self, value: Any, into: np.ndarray) -> str | None:
+        """Write ``value`` into ``into``, (size,) float32, or say what is wrong with it."""
+        if self.masked:
+            try:
+                value = value["observation"]
+            except (TypeError, KeyError, IndexError):
+                return f"observed {_short(value)}: expected {{'observation': ..., 'action_mask': ...}}"
+        if self.start is not None:
+            return self._read_choice(value, into)
+        if not isinstance(value, np.ndarray):
+            return f"observed {_short(value)}: expected a numpy array of shape {self.shape}"
+        if value.shape != self.shape:
+            return f"observed an array of shape {value.shape}: its space says {self.shape}"
+        if value.dtype != self.dtype and not np.can_cast(value.dtype, self.dtype):
+            return (
+                f"observed an array of dtype {value.dtype}: its space says {self.dtype}; "
+                "convert the array, or declare that dtype"
+            )
+        into[:] = value if value.ndim == 1 else value.reshape(-1)
+        return None
+
+    def _read_choice(self, value: Any, into: np.ndarray) -> str | None:
+        assert self.start is not None
+        try:
+            choice = int(value) - self.start
+        except (TypeError, ValueError):
+            return f"observed {_short(value)}: expected a whole number"
+        if not 0 <= choice < self.size:
+            return f"observed {value}: expected a choice from {self.start} to {self.start + self.size - 1}"
+        into[:] = 0
+        into[choice] = 1
+        return None
+
+
+class ActionWriter:
+    """Turns one agent's row of a joint action into what its environment takes.
+
+    Args:
+        where: how messages name the agent.
+        space: its action space.
+
+    Raises:
+        EnvError: the space is empty, unbounded or of an unsupported kind.
+    """
+
+    def __init__(self, where: str, space: spaces.Space[Any]) -> None:
+        self.discrete = isinstance(space, spaces.Discrete)
+        if isinstance(space, spaces.Discrete):
+            self.size, self.start = int(space.n), int(space.start)
+        elif isinstance(space, spaces.Box):
+            self.size, self.shape, self.dtype = (
+                int(np.prod(space.shape)),
+                space.shape,
+                space.dtype,
+            )
+            if self.size == 0:
+                raise EnvError(f"{where} acts in {_short(space)}, which is empty: give it an action or leave it out")
+            if not np.issubdtype(space.dtype, np.floating):
+                raise EnvError(f"{where} acts in {_short(space)}: a Box of actions must be floating point, or Discrete")
+            low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise EnvError(f"{where} acts in {_short(space)}, which is unbounded: give it finite bounds")
+            self.low, self.high = low, high
+            self.centre, self.half = (high + low) / 2, (high - low) / 2
+            self.scaled = not (np.all(low == -1) and np.all(high == 1))
+        else:
+            raise EnvError(
+                f"{where} acts in {_short(space)}: only Box (bounded) and Discrete actions are handled; "
+                "flatten it into one of them in your environment"
+            )
+
+    def write(self, row: np.ndarray) -> Any:
+        """The action for the environment.
+
+        Args:
+            row: (A,) this agent's row, already within [-1, 1] when continuous; entries past ``size`` are padding.
+        """
+        row = row[: self.size]
+        if self.discrete:
+            return int(row.argmax()) + self.start
+        if self.scaled:
+            row = np.minimum(np.maximum(self.centre + self.half * row, self.low), self.high)
+        return row.astype(self.dtype).reshape(self.shape)  # a copy: environments may keep or change it
+
+
+def _short(value: Any) -> str:
+    """``value`` in one line of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."

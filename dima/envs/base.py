@@ -1,0 +1,227 @@
+"""The one adapter between environments and everything else: a PettingZoo team as padded arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from dima.data import EnvSpec
+from dima.envs.agents import ActionWriter, ObservationReader
+from dima.envs.team import Team
+from dima.errors import DivergenceError, EnvError
+
+Joint = dict[str, np.ndarray]  # obs (N, O) float32, state (S,) float32, action_mask (N, A) bool
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One line of the list of tasks."""
+
+    name: str  # such as mamujoco/halfcheetah-2x3
+    n_agents: int | None  # None where settings decide
+    note: str
+
+
+class JointEnv(gymnasium.Env[Joint, np.ndarray]):
+    """A PettingZoo ``ParallelEnv`` seen as one team.
+
+    An observation is a dictionary: ``obs`` (N, O) float32, ``state`` (S,) float32, ``action_mask`` (N, A) bool, True
+    where an action is allowed (all real entries when continuous). An action is (N, A) floating point: continuous ones
+    are clipped to [-1, 1] and mapped affinely onto the agent's Box, discrete ones are one-hot. Agents of different
+    sizes are padded with zeros, which the environment never sees. The reward is the mean over agents. ``terminated``
+    means that every agent terminated; an episode that ends otherwise (some agent was only truncated) is ``truncated``.
+    Without ``state()`` the state is the concatenated observations, padding left out.
+
+    Args:
+        parallel_env: the environment; it is reset once here, with seed 0, to see its state and its masks.
+        name: how messages call it, usually the task's name.
+
+    Raises:
+        EnvError: its agents or spaces cannot be handled.
+    """
+
+    spec: EnvSpec  # type: ignore[assignment]  # the facts networks are built from, not Gymnasium's registration record
+
+    def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str) -> None:
+        self.parallel_env, self.name = parallel_env, name
+        self.metadata = dict(getattr(parallel_env, "metadata", None) or {})
+        self.render_mode = getattr(parallel_env, "render_mode", None)
+        self._team = team = Team(parallel_env, name)
+        self._readers = [ObservationReader(_who(name, a), team.space("observation_space", a)) for a in team.agents]
+        self._writers = [ActionWriter(_who(name, a), team.space("action_space", a)) for a in team.agents]
+        self._discrete = self._writers[0].discrete
+        if any(writer.discrete != self._discrete for writer in self._writers):
+            kinds = {a: "Discrete" if w.discrete else "Box" for a, w in zip(team.agents, self._writers, strict=True)}
+            raise EnvError(f"{name}: agents mix Box and Discrete actions ({kinds}): give every agent the same kind")
+        observations, infos = team.begin(0, None)
+        state = team.state()
+        self._has_state = state is not None
+        self.spec = EnvSpec(
+            agents=tuple(map(str, team.agents)),
+            state_dim=sum(reader.size for reader in self._readers) if state is None else state.size,
+            obs_sizes=tuple(reader.size for reader in self._readers),
+            action_sizes=tuple(writer.size for writer in self._writers),
+            discrete=self._discrete,
+            masks_actions=self._find_masks(infos),
+            obs_has_id=bool(getattr(parallel_env, "obs_has_id", False)),
+            episode_limit=_episode_limit(parallel_env),
+        )
+        if self.spec.state_dim == 0:
+            raise EnvError(f"{name}: state() is empty: return at least one feature, or leave the method out")
+        self._make_arrays()
+        self._read(observations, infos)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Joint, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: makes the episode reproducible; None goes on with the environment's own random stream.
+            options: handed to the environment.
+
+        Returns:
+            The observation, and the agents' infos as the environment gave them.
+        """
+        super().reset(seed=seed)
+        observations, infos = self._team.begin(seed, options)
+        return self._read(observations, infos), infos
+
+    def step(self, action: np.ndarray) -> tuple[Joint, float, bool, bool, dict[str, Any]]:
+        """Play one joint action, (N, A).
+
+        Raises:
+            EnvError: the environment broke a promise, or the action is of the wrong shape or forbidden by its mask.
+            DivergenceError: the action holds NaN or infinite values.
+        """
+        observations, reward, terminated, truncated, infos = self._team.play(self._actions(np.asarray(action)))
+        return self._read(observations, infos), reward, terminated, truncated, infos
+
+    def render(self) -> Any:
+        """What the environment renders."""
+        return self.parallel_env.render()
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.parallel_env.close()
+
+    def state_names(self) -> list[str]:
+        """What each of the S state features is, where the environment tells; numbered otherwise."""
+        if hasattr(self.parallel_env, "state_names"):
+            return list(self.parallel_env.state_names())
+        if self._has_state:
+            return [f"state:{i}" for i in range(self.spec.state_dim)]
+        sizes = zip(self.spec.agents, self.spec.obs_sizes, strict=True)
+        return [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
+
+    def _find_masks(self, infos: Any) -> bool:
+        self._masked = []
+        for agent, reader in zip(self._team.agents, self._readers, strict=True):
+            masked = reader.masked or "action_mask" in (infos.get(agent) or {})
+            if masked and not self._discrete:
+                raise EnvError(f"{_who(self.name, agent)} has an action mask, but its actions are a Box: drop the mask")
+            self._masked.append(masked)
+        return any(self._masked)
+
+    def _make_arrays(self) -> None:
+        spec = self.spec
+        self._obs = np.zeros((spec.n_agents, spec.obs_dim), dtype=np.float32)
+        self._rows = [self._obs[i, :size] for i, size in enumerate(spec.obs_sizes)]
+        self._state = np.zeros(spec.state_dim, dtype=np.float32)
+        self._mask = spec.action_valid.copy()
+        shape = (spec.n_agents, spec.action_dim)
+        self.observation_space = spaces.Dict(
+            {
+                "obs": spaces.Box(-np.inf, np.inf, self._obs.shape, np.float32),
+                "state": spaces.Box(-np.inf, np.inf, self._state.shape, np.float32),
+                "action_mask": spaces.Box(0, 1, shape, np.bool_),
+            }
+        )
+        self.action_space = spaces.Box(0 if spec.discrete else -1, 1, shape, np.float32)
+
+    def _actions(self, action: np.ndarray) -> dict[Any, Any]:
+        """Each agent's action in the environment's own terms."""
+        team = self._team
+        if action.shape != self._mask.shape:
+            team.fault(f"the joint action has shape {action.shape}, expected {self._mask.shape}")
+        if not np.isfinite(action).all():
+            agent = team.agents[int(np.argwhere(~np.isfinite(action))[0, 0])]
+            raise DivergenceError(f"{self.name}: the policy's action for agent {agent!r} is NaN or infinite")
+        if not self._discrete:
+            action = np.minimum(np.maximum(action, -1), 1)
+        for i, masked in enumerate(self._masked):
+            if masked and not self._mask[i, action[i, : self._writers[i].size].argmax()]:
+                choice = self._writers[i].write(action[i])
+                team.fault(f"agent {team.agents[i]!r} was given action {choice}, which its action mask forbids")
+        return {agent: writer.write(row) for agent, writer, row in zip(team.agents, self._writers, action, strict=True)}
+
+    def _read(self, observations: Any, infos: Any) -> Joint:
+        """What the environment returned, as arrays of their own."""
+        team = self._team
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite and is told below
+            for i, agent in enumerate(team.agents):
+                try:
+                    value = observations[agent]
+                except (KeyError, TypeError, IndexError):
+                    team.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
+                if wrong := self._readers[i].read(value, self._rows[i]):
+                    team.fault(f"agent {agent!r} {wrong}")
+                if self._masked[i]:
+                    self._read_mask(i, value if self._readers[i].masked else infos.get(agent))
+            if not self._has_state:
+                np.concatenate(self._rows, out=self._state)
+            else:
+                self._read_state()
+        if not np.isfinite(self._obs).all():
+            i, j = np.argwhere(~np.isfinite(self._obs))[0]
+            team.fault(f"agent {team.agents[i]!r} observed {self._obs[i, j]} in feature {j}: expected a finite number")
+        return {
+            "obs": self._obs.copy(),
+            "state": self._state.copy(),
+            "action_mask": self._mask.copy(),
+        }
+
+    def _read_state(self) -> None:
+        state = self._team.state()
+        if state is None or state.size != self._state.size:
+            size = 0 if state is None else state.size
+            self._team.fault(f"state() has {size} features, but had {self._state.size} at first: keep its size")
+        self._state[:] = state
+        if not np.isfinite(self._state).all():
+            j = int(np.flatnonzero(~np.isfinite(self._state))[0])
+            self._team.fault(f"state() holds {self._state[j]} in feature {j}: expected a finite number")
+
+    def _read_mask(self, i: int, source: Any) -> None:
+        """Agent i's mask from its observation or info; at an episode's end it may be missing or forbid everything."""
+        team, agent, size = self._team, self._team.agents[i], self._writers[i].size
+        mask = None if source is None else source.get("action_mask")
+        if mask is None and team.running:
+            team.fault(f"agent {agent!r} has no action mask, but had one at first: return it at every step")
+        mask = np.ones(size, dtype=bool) if mask is None else np.asarray(mask)
+        if mask.shape != (size,) or mask.dtype.kind not in "fiub":
+            team.fault(
+                f"agent {agent!r} has an action mask of shape {mask.shape} and dtype {mask.dtype}: "
+                f"expected {size} truth values"
+            )
+        self._mask[i, :size] = mask != 0
+        if not self._mask[i].any():
+            if team.running:
+                team.fault(f"agent {agent!r} has an action mask that forbids every action: allow at least one")
+            self._mask[i, :size] = True
+
+
+def _who(name: str, agent: Any) -> str:
+    return f"{name}: agent {agent!r}"
+
+
+def _episode_limit(parallel_env: Any) -> int | None:
+    """The time limit an environment tells: ``episode_limit``, or ``max_cycles`` as many PettingZoo tasks call it."""
+    for owner in (parallel_env, getattr(parallel_env, "unwrapped", None)):
+        for field in ("episode_limit", "max_cycles"):
+            limit = getattr(owner, field, None)
+            if isinstance(limit, int | np.integer) and limit > 0:
+                return int(limit)
+    return None

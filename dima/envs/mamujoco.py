@@ -1,0 +1,234 @@
+"""Multi-agent MuJoCo: one robot, its actuators shared out between agents.
+
+Tasks are called ``<scenario>-<partition>``, such as ``halfcheetah-2x3``. The simulators are Gymnasium's v5 tasks and
+the partitions Gymnasium-Robotics' ``mamujoco_v1``, with ``halfcheetah-3x2`` and ``walker2d-3x2`` added (consecutive
+actuators). Returns are not comparable with those of the v2 tasks behind published tables.
+
+Which actuators an agent of the ants drives (legs: 1 front left, 2 front right, 3 back left, 4 back right):
+
+=========  ==========================  ==========================================
+task       here                        HARL and the published DIMA runs (v2)
+=========  ==========================  ==========================================
+ant-2x4    legs 1, 2 and legs 3, 4     legs 4, 1 and legs 2, 3
+ant-2x4d   legs 1, 4 and legs 2, 3     (the same split: their 2x4 is our 2x4d)
+ant-4x2    legs 1, 2, 3, 4             legs 4, 1, 2, 3 (agents renumbered)
+=========  ==========================  ==========================================
+
+In numbers, the simulator's actuators 0 to 7 being hip and ankle of legs 4, 1, 2, 3: ``ant-2x4`` is [2, 3, 4, 5] and
+[6, 7, 0, 1], HARL's is [0, 1, 2, 3] and [4, 5, 6, 7].
+
+Does not work with the versions installed here (gymnasium-robotics 1.4.2 with mujoco 4.0): ``coupledhalfcheetah-1p1``,
+because the package reads the tendon's Jacobian as a dense matrix and MuJoCo now stores it sparse. The inverted
+pendulums have one actuator and one agent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from dima.config import Config, Count
+from dima.envs.base import TaskInfo
+from dima.envs.mujoco_parts import (
+    GRAPHLESS,
+    SCENARIOS,
+    WITH_CONTACTS,
+    parse,
+    parts_of,
+    simulator,
+)
+from dima.envs.mujoco_views import FullView, LocalView, standardized, state_names
+from dima.envs.team import told
+from dima.errors import ConfigError, EnvError
+
+
+@dataclass(frozen=True)
+class MamujocoConfig(Config):
+    """What the agents see, and how long they play."""
+
+    observation: str = "full+id"  # full+id: the state and a one-hot id; local-K: joints at most K edges away
+    standardize: bool = False  # full+id: each vector, and the state, minus its own mean, divided by its own spread
+    contact_forces: bool = False  # ants: observe contact forces and pay for them, as Gymnasium's v5 tasks do
+    episode_limit: Count | None = None  # steps until truncation; None: the task's own (1000, pusher 100, reacher 50)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.observation != "full+id" and not re.fullmatch(r"local-\d{1,2}", self.observation):
+            raise ConfigError(
+                f"observation = {self.observation!r} does not fit: expected full+id, local-0, local-1, ..."
+            )
+        if self.standardize and self.observation != "full+id":
+            raise ConfigError(f"standardize = True works with observation = 'full+id' only, not {self.observation!r}")
+
+
+class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+    """The team as a PettingZoo environment; its state is the robot's whole observation.
+
+    All agents get the robot's reward. A fall terminates (where the robot's task says so), the time limit truncates.
+
+    Args:
+        task: ``<scenario>-<partition>``.
+        config: what the agents see.
+        render_mode: ``rgb_array``, ``depth_array``, ``human`` or None.
+
+    Raises:
+        ConfigError: the task does not exist or an option does not apply to it.
+        EnvError: the installed versions cannot run it.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        config: MamujocoConfig | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        config = config or MamujocoConfig()
+        scenario, partition = parse(task)
+        if config.contact_forces and scenario not in WITH_CONTACTS:
+            raise ConfigError(f"contact_forces = True applies to {' and '.join(WITH_CONTACTS)} only, not to {scenario}")
+        local = None if config.observation == "full+id" else int(config.observation.removeprefix("local-"))
+        if local is not None and scenario in GRAPHLESS:
+            raise ConfigError(f"observation = {config.observation!r}: {scenario} has no graph of joints: use full+id")
+        try:
+            parts = parts_of(scenario, partition)
+            self.simulator = simulator(scenario, partition, render_mode, config.contact_forces)
+            state, _ = self.simulator.reset(seed=0)
+        except Exception as error:
+            versions = ", ".join(f"{name} {version(name)}" for name in ("gymnasium-robotics", "gymnasium", "mujoco"))
+            raise EnvError(f"mamujoco/{task} does not work with {versions} ({told(error)}): choose another") from error
+        self.metadata = {
+            **self.simulator.metadata,
+            "name": task,
+            "is_parallelizable": True,
+        }
+        self.render_mode = render_mode
+        self.obs_has_id = local is None
+        self.episode_limit = config.episode_limit or SCENARIOS[scenario].episode_limit
+        self.possible_agents = [f"agent_{i}" for i in range(len(parts.actuators))]
+        self.agents: list[str] = []
+        self._standardize = config.standardize
+        self._view: FullView | LocalView
+        if local is None:
+            self._view = FullView(len(self.possible_agents), state.size, config.standardize)
+        else:
+            self._view = LocalView(scenario, parts, local, config.contact_forces, self.simulator.data)
+        self._actuators = {
+            agent: np.array(ids) for agent, ids in zip(self.possible_agents, parts.actuators, strict=True)
+        }
+        self._control = np.zeros(self.simulator.action_space.shape)
+        self._make_spaces(state.size)
+
+    def _make_spaces(self, state_dim: int) -> None:
+        bounds = self.simulator.action_space
+        self.state_space = spaces.Box(-np.inf, np.inf, (state_dim,), np.float64)
+        self.observation_spaces = {
+            agent: spaces.Box(-np.inf, np.inf, (size,), np.float64)
+            for agent, size in zip(self.possible_agents, self._view.sizes, strict=True)
+        }
+        self.action_spaces = {
+            agent: spaces.Box(bounds.low[ids], bounds.high[ids], dtype=np.float32)
+            for agent, ids in self._actuators.items()
+        }
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        """(O_i,) float64, unbounded."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Box:
+        """(A_i,) float32 within the bounds of the agent's actuators."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        """Put the robot into a random start pose."""
+        state, info = self.simulator.reset(seed=seed)
+        self.agents, self._steps = self.possible_agents[:], 0
+        return self._observe(state), dict.fromkeys(self.agents, info)
+
+    def step(
+        self, actions: dict[str, np.ndarray]
+    ) -> tuple[
+        dict[str, np.ndarray],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        """Drive all actuators for one control step."""
+        for agent, ids in self._actuators.items():
+            self._control[ids] = actions[agent]
+        state, reward, terminated, _, info = self.simulator.step(self._control)
+        self._steps += 1
+        team, truncated = self.possible_agents, self._steps >= self.episode_limit
+        if terminated or truncated:
+            self.agents = []
+        return (
+            self._observe(state),
+            dict.fromkeys(team, float(reward)),
+            dict.fromkeys(team, bool(terminated)),
+            dict.fromkeys(team, truncated),
+            dict.fromkeys(team, info),
+        )
+
+    def state(self) -> np.ndarray:
+        """(S,) float64: the robot's whole observation, standardised if asked for."""
+        return self._state
+
+    def state_names(self) -> list[str]:
+        """What each state feature is, such as ``qpos:rootz`` or ``qvel:bthigh``."""
+        return state_names(self.simulator, self._state.size)
+
+    def render(self) -> Any:
+        """A picture of the robot, (height, width, 3) uint8 with ``rgb_array``."""
+        return self.simulator.render()
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self.simulator.close()
+
+    def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        self._state = standardized(state) if self._standardize else state
+        return dict(
+            zip(
+                self.possible_agents,
+                self._view.see(state, self.simulator.data),
+                strict=True,
+            )
+        )
+
+
+CONFIG = MamujocoConfig
+
+
+def make(task: str, config: MamujocoConfig, render_mode: str | None = None) -> MamujocoEnv:
+    """The environment behind ``mamujoco/<task>``."""
+    return MamujocoEnv(task, config, render_mode)
+
+
+def tasks() -> list[TaskInfo]:
+    """Every scenario and partition; two robots take any number of segments."""
+    found = []
+    for name, scenario in SCENARIOS.items():
+        for partition in scenario.partitions:
+            note = f"{scenario.label}, {scenario.episode_limit} steps"
+            if name == "coupledhalfcheetah":
+                note += "; does not work with gymnasium-robotics 1.4.2 on MuJoCo with sparse tendon Jacobians"
+            found.append(TaskInfo(f"mamujoco/{name}-{partition}", _n_agents(partition), note))
+        if not scenario.partitions:
+            example = "2x3" if name == "manysegmentant" else "10x2"
+            note = f"{scenario.label}, {scenario.episode_limit} steps; any NxM: N agents of M segments"
+            found.append(TaskInfo(f"mamujoco/{name}-{example}", _n_agents(example), note))
+    return found
+
+
+def _n_agents(partition: str) -> int:
+    if partition in ("9|8", "1p1"):
+        return 2
+    return int(partition[0]) if not partition.startswith("10") else 10

@@ -1,0 +1,86 @@
+"""The cooperative particle tasks of MPE (package mpe2): small teams on a plane that have no walls.
+
+Episodes never terminate: ``max_cycles`` is a time limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from dima.config import Config, Count
+from dima.envs.base import TaskInfo
+from dima.errors import ConfigError, EnvError, nearest
+
+MODULES = {
+    "simple_reference": ("mpe2.simple_reference_v3", 2, "tell the other which landmark is its target"),
+    "simple_speaker_listener": ("mpe2.simple_speaker_listener_v4", 2, "one speaks, one moves; sizes differ"),
+    "simple_spread": ("mpe2.simple_spread_v3", 3, "cover all landmarks without colliding"),
+}
+
+
+@dataclass(frozen=True)
+class MpeConfig(Config):
+    """How particles are steered, and how long."""
+
+    continuous_actions: bool = False  # a Box in place of a choice between directions
+    max_cycles: Count = 25  # steps until truncation
+
+
+CONFIG = MpeConfig
+
+
+def make(task: str, config: MpeConfig, render_mode: str | None = None) -> Any:
+    """The PettingZoo environment behind ``mpe/<task>``.
+
+    Raises:
+        ConfigError: there is no such task.
+        EnvError: mpe2 is not installed.
+    """
+    if task not in MODULES:
+        raise ConfigError(f"mpe/{task}: no such task: {nearest(task, MODULES)}")
+    try:
+        module = import_module(MODULES[task][0])
+    except ImportError as error:
+        raise EnvError(f"mpe/{task} needs the package mpe2 ({error}): pip install mpe2") from error
+    return module.parallel_env(
+        max_cycles=config.max_cycles, continuous_actions=config.continuous_actions, render_mode=render_mode
+    )
+
+
+def tasks() -> list[TaskInfo]:
+    """The cooperative tasks."""
+    return [TaskInfo(f"mpe/{name}", n, note) for name, (_, n, note) in MODULES.items()]
+
+
+def greedy_spread(obs: np.ndarray) -> np.ndarray:
+    """A scripted player of ``simple_spread`` with discrete actions, to compare policies with.
+
+    Agents share the landmarks out so that the way to the farthest-off total is shortest, then each takes the step
+    along the axis where it is farther from its own.
+
+    Args:
+        obs: (N, O) what the agents observe: own velocity and position, landmarks relative to it, and the rest.
+
+    Returns:
+        (N, 5) one-hot actions: wait, left, right, down, up.
+    """
+    n = len(obs)
+    ways = obs[:, 4 : 4 + 2 * n].reshape(n, n, 2)  # agent, landmark, axis
+    far = np.linalg.norm(ways, axis=-1)
+    mine = min(permutations(range(n)), key=lambda order: sum(far[i, k] for i, k in enumerate(order)))
+    actions = np.zeros((n, 5), dtype=np.float32)
+    for i, landmark in enumerate(mine):
+        x, y = ways[i, landmark] - 0.5 * obs[i, :2]  # brake: account for the velocity it has
+        if max(abs(x), abs(y)) < 0.05:
+            choice = 0
+        elif abs(x) > abs(y):
+            choice = 2 if x > 0 else 1
+        else:
+            choice = 4 if y > 0 else 3
+        actions[i, choice] = 1
+    return actions

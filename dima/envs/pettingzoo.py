@@ -1,0 +1,146 @@
+"""Any PettingZoo environment: ``pettingzoo/<family>.<module>`` or the user's own ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel
+
+from dima.config import Config
+from dima.envs.base import TaskInfo
+from dima.envs.team import told
+from dima.errors import ConfigError, EnvError, UserError, nearest
+
+
+@dataclass(frozen=True)
+class PettingZooConfig(Config):
+    """How the environment is built."""
+
+    arguments: str = "{}"  # keyword arguments of the factory, a JSON object such as {"n_walkers": 2}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.keywords()
+
+    def keywords(self) -> dict[str, Any]:
+        """``arguments`` as a dictionary."""
+        try:
+            keywords = json.loads(self.arguments)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"arguments = {self.arguments!r} is not JSON ({error})") from None
+        if not isinstance(keywords, dict):
+            raise ConfigError(f"arguments = {self.arguments!r} does not fit: expected a JSON object such as {{}}")
+        return keywords
+
+
+CONFIG = PettingZooConfig
+
+
+def make(task: str, config: PettingZooConfig, render_mode: str | None = None) -> ParallelEnv[Any, Any, Any]:
+    """The environment behind ``pettingzoo/<task>``, or behind ``package.module:factory``.
+
+    A factory is anything that is called with ``arguments`` and returns a ``ParallelEnv`` or ``AECEnv``: a function or
+    a class. ``render_mode`` is passed on if it takes one.
+
+    Raises:
+        EnvError: it cannot be imported (the nearest right name is told), raises, or returns something else.
+    """
+    if ":" in task:
+        path, _, attribute = task.removeprefix("pettingzoo/").partition(":")
+    else:
+        path, attribute = f"pettingzoo.{task}", "parallel_env"
+    factory = _attribute(_module(path, task), attribute, task)
+    keywords = config.keywords()
+    if render_mode is not None and _takes(factory, "render_mode"):
+        keywords.setdefault("render_mode", render_mode)
+    try:
+        env = factory(**keywords)
+    except UserError:
+        raise
+    except Exception as error:
+        raise EnvError(
+            f"{task}: {attribute}({_shown(keywords)}) raised {told(error)}: mend the factory or its arguments"
+        ) from error
+    if isinstance(env, AECEnv):
+        try:
+            return aec_to_parallel(env)
+        except Exception as error:
+            raise EnvError(
+                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({told(error)}): "
+                "only environments whose metadata say is_parallelizable can"
+            ) from error
+    if isinstance(env, ParallelEnv) or _quacks(env):
+        return env
+    raise EnvError(
+        f"{task}: {attribute}() returned a {type(env).__name__}: expected a PettingZoo ParallelEnv or AECEnv"
+    )
+
+
+def tasks() -> list[TaskInfo]:
+    """How to name the environments of this suite; there is no end to them."""
+    return [
+        TaskInfo("pettingzoo/<family>.<module>", None, "PettingZoo's own, such as pettingzoo/sisl.multiwalker_v9"),
+        TaskInfo("<package>.<module>:<factory>", None, "your own: a function or class that gives a ParallelEnv"),
+    ]
+
+
+def _module(path: str, task: str) -> ModuleType:
+    """Import ``path``, also from the working directory."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name and (path == error.name or path.startswith(error.name + ".")):
+            raise EnvError(f"{task}: there is no module {error.name!r}: {_neighbours(error.name)}") from error
+        raise EnvError(f"{task}: {path} needs the module {error.name!r}, which is not installed") from error
+    except Exception as error:
+        raise EnvError(f"{task}: importing {path} raised {told(error)}: mend the module") from error
+
+
+def _neighbours(path: str) -> str:
+    """A hint at modules beside a missing one."""
+    parent, _, name = path.rpartition(".")
+    if not parent:
+        return "install it, or run from the folder it lies in"
+    package = importlib.import_module(parent)
+    return nearest(name, (info.name for info in pkgutil.iter_modules(getattr(package, "__path__", []))))
+
+
+def _attribute(module: ModuleType, attribute: str, task: str) -> Any:
+    factory: Any = module
+    for part in attribute.split("."):
+        if not hasattr(factory, part):
+            known = [name for name in dir(factory) if callable(getattr(factory, name)) and not name.startswith("_")]
+            raise EnvError(f"{task}: {module.__name__} has no {attribute!r}: {nearest(part, known)}")
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise EnvError(f"{task}: {attribute} is a {type(factory).__name__}: expected a function or class")
+    return factory
+
+
+def _takes(factory: Any, keyword: str) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == keyword or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _quacks(env: Any) -> bool:
+    """PettingZoo's wrappers in other packages may not derive from its class."""
+    return all(hasattr(env, name) for name in ("possible_agents", "reset", "step", "observation_space", "action_space"))
+
+
+def _shown(keywords: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in keywords.items())

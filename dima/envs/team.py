@@ -1,0 +1,160 @@
+"""A PettingZoo environment whose promises are checked at every call.
+
+Whatever breaks one ends in an :class:`~dima.errors.EnvError` of one line that names the environment, the agent, the
+value, what was expected, and the step and the episode's seed where it happened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from dima.errors import EnvError, UserError
+
+
+class Team:
+    """Calls a ``ParallelEnv`` and refuses whatever a team of fixed agents cannot do.
+
+    Args:
+        parallel_env: the environment.
+        name: how messages call it.
+
+    Raises:
+        EnvError: it has no agents, or its names are ambiguous.
+    """
+
+    def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], name: str) -> None:
+        self.env, self.name = parallel_env, name
+        self.running, self.steps, self.seed = False, 0, None
+        self.agents = list(getattr(parallel_env, "possible_agents", None) or ())
+        if not self.agents:
+            raise EnvError(f"{name}: possible_agents is empty or missing: list the names of all agents there")
+        if len(set(map(str, self.agents))) < len(self.agents):
+            raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
+        self._everybody = set(self.agents)
+
+    def space(self, kind: str, agent: Any) -> spaces.Space[Any]:
+        """An agent's ``observation_space`` or ``action_space``."""
+        try:
+            space = getattr(self.env, kind)(agent)
+        except Exception as error:
+            raise EnvError(f"{self.name}: {kind}({agent!r}) raised {told(error)}: return a space") from error
+        if not isinstance(space, spaces.Space):
+            raise EnvError(f"{self.name}: {kind}({agent!r}) is {space!r}: return a gymnasium.spaces.Space")
+        return space
+
+    def begin(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
+        """Reset: the observations and infos of all agents."""
+        self.running, self.steps, self.seed = True, 0, seed
+        arguments: dict[str, Any] = {"seed": seed} if options is None else {"seed": seed, "options": options}
+        answer = self._call("reset", self.env.reset, **arguments)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            self.fault("reset must return observations and infos (two dictionaries)")
+        self._roll_call()
+        return answer
+
+    def play(self, actions: dict[Any, Any]) -> tuple[Any, float, bool, bool, Any]:
+        """One step: observations, mean reward, whether all terminated, whether it ended otherwise, and infos."""
+        if not self.running:
+            raise EnvError(f"{self.name}: step without a running episode: call reset first")
+        self.steps += 1
+        answer = self._call("step", self.env.step, actions)
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            self.fault("step must return observations, rewards, terminations, truncations and infos (five values)")
+        observations, rewards, terminations, truncations, infos = answer
+        reward = self._mean(rewards)
+        terminated, truncated = self._ending(terminations, truncations)
+        self.running = not (terminated or truncated)
+        return observations, reward, terminated, truncated, infos
+
+    def state(self) -> np.ndarray | None:
+        """What ``state()`` returns, (S,); None if the environment has no such method."""
+        if not hasattr(self.env, "state"):
+            return None
+        try:
+            state = np.asarray(self._call("state", self.env.state))
+        except EnvError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                return None
+            raise
+        if state.dtype.kind not in "fiub":
+            self.fault(f"state() has dtype {state.dtype}: return an array of numbers")
+        return state.reshape(-1)
+
+    def fault(self, text: str, cause: Exception | None = None) -> NoReturn:
+        """Raise an EnvError that says what is wrong, where and when."""
+        when = "reset" if self.steps == 0 else f"step {self.steps}"
+        seed = "" if self.seed is None else f" of the episode with seed {self.seed}"
+        raise EnvError(" ".join(f"{self.name}: {when}{seed}: {text}".split())) from cause
+
+    def _call(self, method: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            self.fault(
+                f"{method}() raised {told(error)}: the fault is in the environment",
+                error,
+            )
+
+    def _mean(self, rewards: Any) -> float:
+        total = 0.0
+        for agent in self.agents:
+            try:
+                total += float(rewards[agent])
+            except (KeyError, TypeError, ValueError) as error:
+                self.fault(f"agent {agent!r} has no usable reward ({told(error)}): return one number for each agent")
+        if not math.isfinite(total):
+            wrong = {agent: float(rewards[agent]) for agent in self.agents}
+            self.fault(f"rewards must be finite numbers, but are {wrong}")
+        return total / len(self.agents)
+
+    def _ending(self, terminations: Any, truncations: Any) -> tuple[bool, bool]:
+        gone, ended = 0, 0
+        for agent in self.agents:
+            try:
+                terminated, truncated = (
+                    bool(terminations[agent]),
+                    bool(truncations[agent]),
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                self.fault(
+                    f"agent {agent!r} has no usable termination and truncation ({told(error)}): "
+                    "return a truth value for each agent in both"
+                )
+            gone += terminated
+            ended += terminated or truncated
+        if ended == len(self.agents):
+            return gone == ended, gone < ended
+        if ended:
+            left = [agent for agent in self.agents if terminations[agent] or truncations[agent]]
+            self.fault(
+                f"agents {left} ended while others go on: agents that leave one by one are not handled; "
+                "end the episode for all agents in the same step"
+            )
+        self._roll_call()
+        return False, False
+
+    def _roll_call(self) -> None:
+        """Everybody must be present while an episode runs."""
+        present = self.env.agents
+        if len(present) == len(self.agents) and self._everybody.issuperset(present):
+            return
+        if not present:
+            self.fault("no agents are left although none terminated or was truncated: say which, or keep them")
+        self.fault(
+            f"its agents are {list(present)}, expected {self.agents}: agents that come and go are not handled; "
+            "keep all of possible_agents until the episode ends"
+        )
+
+
+def told(error: Exception) -> str:
+    """An exception as one line: its kind and message."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
