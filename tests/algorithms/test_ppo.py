@@ -1,0 +1,272 @@
+"""One update of a team, from its first ratio to its checkpoint (model-free section 11, MAPPO)."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dima.algorithms.ppo import PPO, Batch, PPOConfig
+from dima.data import EnvSpec, Rollout
+from dima.objectives import clipped_value_loss, lambda_returns
+from dima.policies import ActorConfig, CriticConfig
+from dima.storage.trees import decode, encode
+
+SPEC = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 5), action_sizes=(2, 2), discrete=False)
+UNEVEN = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 3), action_sizes=(1, 2), discrete=False)
+CHOICES = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 3), action_sizes=(2, 4), discrete=True)
+SMALL = PPOConfig(actor=ActorConfig(hidden=(16,)), critic=CriticConfig(hidden=(16,)))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def make(spec: EnvSpec = SPEC, **changes: Any) -> PPO:
+    return SMALL.override(changes).build(spec)
+
+
+def play(ppo: PPO, batch: int = 12, length: int = 5, reward: Tensor | None = None) -> Rollout:
+    """Random experience in which the team acts by itself."""
+    spec, lead = ppo.spec, (batch, length)
+    obs = torch.randn(*lead, spec.n_agents, spec.obs_dim) * torch.from_numpy(spec.obs_valid)
+    mask = torch.from_numpy(spec.action_valid).expand(*lead, -1, -1)
+    action, log_prob = ppo.act(obs, mask)
+    terminated = torch.rand(lead) < 0.1
+    return Rollout(
+        obs=obs,
+        state=torch.randn(*lead, spec.state_dim),
+        action_mask=mask,
+        previous_action=ppo.act(obs.flip(0), mask)[0],
+        action=action,
+        log_prob=log_prob,
+        reward=torch.randn(lead) if reward is None else reward,
+        proceed=1 - terminated.float(),
+        boundary=terminated | (torch.rand(lead) < 0.1),
+        next_state=torch.randn(*lead, spec.state_dim),
+    )
+
+
+def frozen(ppo: PPO) -> tuple[str, dict[str, Tensor]]:
+    """A checkpoint as it would be written: its text and its tensors."""
+    text, tensors = encode(ppo.checkpoint())
+    return text, {name: value.clone() for name, value in tensors.items()}
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("spec", [SPEC, UNEVEN, CHOICES])
+def test_first_step_has_ratio_one(spec: EnvSpec) -> None:
+    ppo = make(spec, epochs=1)
+    rollout = play(ppo)
+    batch, _ = ppo.prepare(rollout)
+    loss, metrics = ppo.actor_loss(batch)
+    assert float(metrics["approx_kl"]) == pytest.approx(0, abs=1e-6) and not metrics["clip_fraction"]
+    assert float(metrics["policy_loss"]) == pytest.approx(-float(batch.advantage.mean()), abs=1e-6)
+    assert float(loss) == pytest.approx(-0.001 * float(metrics["entropy"]), abs=1e-5)
+
+
+def test_targets_and_advantages() -> None:
+    ppo = make()
+    ppo.value_norm.update(50 + 10 * torch.randn(100))
+    rollout = play(ppo)
+    with torch.no_grad():
+        value = ppo.value_norm.denormalize(ppo.critic(rollout.state, rollout.previous_action))
+        after = ppo.value_norm.denormalize(ppo.critic(rollout.next_state, rollout.action.clamp(-1, 1)))
+    returns = lambda_returns(rollout.reward, rollout.proceed, rollout.boundary, after, 0.99, 0.95)
+    batch, metrics = ppo.prepare(rollout)
+    advantage = returns - value
+    expected = (advantage - advantage.mean()) / advantage.std(correction=0)
+    torch.testing.assert_close(batch.advantage, expected.flatten(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ppo.value_norm.denormalize(batch.target), returns.flatten(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(batch.value, ppo.critic(batch.state, batch.previous_action).detach())
+    torch.testing.assert_close(metrics["return"], returns.mean())
+    explained = 1 - advantage.var(correction=0) / returns.var(correction=0)
+    torch.testing.assert_close(metrics["explained_variance"], explained)
+
+
+def test_value_scale_moves_once_per_update() -> None:
+    ppo = make(epochs=3, minibatches=2, value_norm_beta=0.9)
+    ppo.update(play(ppo))
+    assert float(ppo.value_norm.weight) == pytest.approx(0.1)
+
+
+def test_the_value_loss_starts_at_the_present_critic() -> None:
+    ppo = make(value_clip=0.05)
+    batch, _ = ppo.prepare(play(ppo, reward=torch.full((12, 5), 100.0)))
+    value = ppo.critic(batch.state, batch.previous_action) + 0.3 * torch.randn(60)
+    batch = replace(batch, value=value.detach())
+    now = ppo.critic(batch.state, batch.previous_action)
+    torch.testing.assert_close(ppo.critic_loss(batch), clipped_value_loss(now, batch.value, batch.target, 0.05, 10.0))
+
+
+def test_the_critic_learns_while_its_scale_is_still_moving() -> None:
+    ppo = make(gamma=0.0, epochs=60, critic_lr=1e-2, clip=0.3)
+    for offset in (100.0, 1000.0):
+        rollout = play(ppo, 64, 4)
+        rollout = replace(rollout, reward=offset + 10 * rollout.state[..., 0])
+        before, _ = ppo.prepare(rollout)
+        error = (before.value - before.target).square().mean()
+        ppo.update(rollout)
+        now = ppo.critic(rollout.state, rollout.previous_action).flatten()
+        assert (now - ppo.value_norm.normalize(rollout.reward).flatten()).square().mean() < 0.8 * error
+
+
+def test_every_row_is_used_once_per_epoch() -> None:
+    ppo = make(epochs=3, minibatches=4)
+    batch, _ = ppo.prepare(play(ppo, 12, 5))
+    batch = replace(batch, advantage=torch.arange(60.0))
+    parts: list[Batch] = list(ppo._minibatches(batch))
+    assert [len(part.advantage) for part in parts] == [15] * 12
+    orders = []
+    for epoch in range(3):
+        order = torch.cat([part.advantage for part in parts[4 * epoch : 4 * epoch + 4]])
+        assert torch.equal(order.sort().values, batch.advantage)
+        orders.append(order)
+    assert not torch.equal(orders[0], orders[1])
+    for part in parts:
+        assert torch.equal(part.obs, batch.obs[part.advantage.long()])
+
+
+@pytest.mark.parametrize(("epochs", "minibatches"), [(3, 1), (2, 4)])
+def test_optimiser_steps(epochs: int, minibatches: int) -> None:
+    ppo = make(epochs=epochs, minibatches=minibatches)
+    ppo.update(play(ppo))
+    for optimizer in (ppo.actor_optimizer, ppo.critic_optimizer):
+        assert {int(entry["step"]) for entry in optimizer.state.values()} == {epochs * minibatches}
+
+
+def test_a_team_of_twins_learns_like_one_agent_with_twice_the_rows() -> None:
+    plain = {"actor": {"agent_id": "never"}, "critic": {"previous_action": False}, "lr": 1e-3}
+    team = make(SPEC, **plain)
+    alone = make(EnvSpec(("a",), 4, (5,), (2,), discrete=False), **plain)
+    alone.load_state_dict(team.state_dict())
+    rollout = play(team)
+    agents = [
+        replace(
+            rollout,
+            **{
+                name: getattr(rollout, name)[:, :, agent : agent + 1]
+                for name in ("obs", "action_mask", "previous_action", "action", "log_prob")
+            },
+        )
+        for agent in (0, 1)
+    ]
+    names = rollout.__dataclass_fields__
+    team.update(rollout)
+    alone.update(Rollout(**{name: torch.cat([getattr(agent, name) for agent in agents]) for name in names}))
+    torch.testing.assert_close(weights(alone), weights(team), atol=2e-5, rtol=1e-4)
+
+
+def test_values_do_not_depend_on_the_order_of_agents() -> None:
+    ppo = make(critic={"previous_action": False})
+    rollout = play(ppo)
+    names = ("obs", "action", "previous_action", "log_prob")
+    flipped = replace(rollout, **{name: getattr(rollout, name).flip(2) for name in names})
+    torch.testing.assert_close(ppo.prepare(flipped)[0].value, ppo.prepare(rollout)[0].value)
+
+
+@pytest.mark.parametrize("spec", [UNEVEN, CHOICES])
+def test_padding_reaches_no_gradient(spec: EnvSpec) -> None:
+    ppo, twin = make(spec, minibatches=2), make(spec, minibatches=2)
+    twin.load_state_dict(ppo.state_dict())
+    rollout = play(ppo)
+    real = torch.from_numpy(spec.action_valid)
+    noisy = replace(
+        rollout,
+        obs=torch.where(torch.from_numpy(spec.obs_valid), rollout.obs, 9.0),
+        action=torch.where(real, rollout.action, 9.0),
+        previous_action=torch.where(real, rollout.previous_action, 9.0),
+        action_mask=torch.ones_like(rollout.action_mask),
+    )
+    for team, data in ((ppo, rollout), (twin, noisy)):
+        torch.manual_seed(1)
+        team.update(data)
+    torch.testing.assert_close(weights(twin), weights(ppo))
+
+
+def test_learning_rates_decay() -> None:
+    ppo = make(linear_lr_decay=True, critic_lr=1e-3)
+    ppo.update(play(ppo), progress=0.75)
+    assert ppo.actor_optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * 5e-4)
+    assert ppo.critic_optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * 1e-3)
+    before = weights(ppo.actor)
+    ppo.update(play(ppo), progress=1.0)
+    torch.testing.assert_close(weights(ppo.actor), before, atol=0, rtol=0)
+
+
+def test_gradients_are_clipped_before_the_step() -> None:
+    ppo = make(max_grad_norm=1e-3, epochs=1)
+    metrics = ppo.update(play(ppo))
+    assert metrics["critic_grad_norm"] > 1e-3
+    for module in (ppo.actor, ppo.critic):
+        norms = torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None])
+        assert norms.norm() <= 1.01e-3
+    free = make(max_grad_norm=0, epochs=1)
+    metrics = free.update(play(free))
+    norms = torch.stack([p.grad.norm() for p in free.critic.parameters() if p.grad is not None])
+    torch.testing.assert_close(norms.norm(), metrics["critic_grad_norm"])
+
+
+def test_running_normalisers_move_only_when_told() -> None:
+    ppo = make(actor={"normalize_obs": True})
+    rollout = play(ppo)
+    ppo.update(rollout)
+    assert ppo.actor.obs_scale is not None
+    assert ppo.actor.obs_scale.count == ppo.critic.state_scale.count == 0
+    ppo.observe(rollout.obs, rollout.state)
+    assert ppo.actor.obs_scale.count == ppo.critic.state_scale.count == 60
+
+
+@pytest.mark.parametrize("spec", [SPEC, CHOICES])
+def test_a_restored_team_goes_on_exactly(spec: EnvSpec) -> None:
+    changes = {"minibatches": 3, "actor": {"normalize_obs": True}}
+    ppo, other = make(spec, **changes), make(spec, **changes)
+    for _ in range(2):
+        rollout = play(ppo)
+        ppo.update(rollout)
+        ppo.observe(rollout.obs, rollout.state)
+    other.restore(decode(*encode(ppo.checkpoint())))
+    rollout = play(ppo)
+    for team in (ppo, other):
+        torch.manual_seed(2)
+        team.update(rollout)
+    torch.testing.assert_close(weights(other), weights(ppo), atol=0, rtol=0)
+    (text, tensors), (other_text, other_tensors) = frozen(ppo), frozen(other)
+    assert other_text == text
+    torch.testing.assert_close(other_tensors, tensors, atol=0, rtol=0)
+
+
+def test_restoring_from_a_living_team_shares_nothing_with_it() -> None:
+    ppo, other = make(), make()
+    ppo.update(play(ppo))
+    other.restore(ppo.checkpoint())
+    text, tensors = frozen(other)
+    ppo.update(play(ppo))
+    assert frozen(other)[0] == text
+    torch.testing.assert_close(frozen(other)[1], tensors, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "beta", "discrete"])
+def test_learns_a_bandit(kind: str) -> None:
+    spec = CHOICES if kind == "discrete" else SPEC
+    actor = {} if kind == "discrete" else {"actor": {"distribution": kind}}
+    ppo = make(spec, lr=5e-3, gamma=0.0, clip=0.2, **actor)
+    goal = torch.zeros(spec.n_agents, spec.action_dim)
+    goal[:, 1] = 1.0 if kind == "discrete" else 0.5
+
+    def score(action: Tensor) -> Tensor:
+        return -(action - goal).square().sum((-1, -2))
+
+    start = play(ppo, 64, 1)
+    before = score(ppo.act(start.obs, start.action_mask, mode=True)[0]).mean()
+    for _ in range(25):
+        rollout = play(ppo, 64, 1)
+        metrics = ppo.update(replace(rollout, reward=score(rollout.action)))
+        assert all(value.isfinite() and value.shape == () for value in metrics.values())
+    after = score(ppo.act(start.obs, start.action_mask, mode=True)[0]).mean()
+    assert after > before / 3
