@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,20 +63,28 @@ class Config:
         """A copy with ``changes`` applied; nested configs take nested mappings.
 
         Raises:
-            ConfigError: a field does not exist (the nearest right name is suggested) or a value does not fit.
+            ConfigError: a field does not exist (the nearest right name is suggested) or a value does not fit. The
+                message begins with the field's path, such as ``learner.ppo.clip``.
         """
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values = {}
         for name, value in changes.items():
             if name not in known:
-                raise ConfigError(f"{type(self).__name__} has no field {name!r}: {nearest(name, known)}")
+                raise ConfigError(f"{name} is not a field of {type(self).__name__}: {nearest(str(name), known)}")
             if isinstance(known[name], Config) and isinstance(value, Mapping):
                 try:
                     value = known[name].override(value)
                 except ConfigError as error:
-                    raise ConfigError(f"{name}: {error}") from None
+                    raise ConfigError(f"{name}.{error}") from None
             values[name] = value
         return dataclasses.replace(self, **values)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that also reads ``1e-4`` as a number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is not valid YAML or does not hold a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
@@ -97,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as YAML, fields in their own order."""
-    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

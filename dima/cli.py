@@ -1,0 +1,70 @@
+"""The command line: finds the command, and turns what goes wrong into one line and an exit status.
+
+Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dima import __version__
+from dima.errors import UserError, nearest
+
+COMMANDS = {
+    "train": "learn a task: dima train TASK --algorithm dima --preset small",
+    "resume": "go on with a run that was interrupted",
+    "evaluate": "play episodes with a run's policy",
+    "tasks": "list the environments",
+    "algorithms": "list the algorithms and their presets",
+    "check": "say whether an environment can be learnt, and what is wrong with it",
+    "doctor": "say what this installation and this machine offer",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit status."""
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        return _run(args)
+    except UserError as error:
+        print("dima: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dima: stopped at once; what the last finished round saved is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(args: Sequence[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    name, *rest = args
+    if name in ("-V", "--version", "version"):
+        print(f"dima {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}: {nearest(name, COMMANDS)}")
+    status = getattr(import_module("dima.commands"), name)(rest)
+    assert isinstance(status, int)
+    return status
+
+
+def _help() -> str:
+    lines = [f"  {name:<12}{about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dima COMMAND ...",
+            "",
+            "Multi-agent reinforcement learning with world models.",
+            "",
+            *lines,
+            "",
+            "`dima COMMAND --help` explains a command's options; `dima --version` prints the version.",
+        ]
+    )

@@ -1,0 +1,176 @@
+"""The commands: each reads its options, calls one public function and prints what that answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from dima.config import Config, Count, Whole
+from dima.errors import ConfigError
+from dima.options import parse
+from dima.run_config import RunConfig, build_config
+
+_EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
+_VALUELESS = ("--overwrite", "--no-overwrite", "--quiet", "--no-quiet")
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    config: Annotated[RunConfig, tyro.conf.arg(name="", prefix_name=False)]
+    overwrite: bool = False  # start again where an earlier run is kept
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+@dataclass(frozen=True)
+class ResumeOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    steps: Count | None = None  # go on to this many environment steps; default: as the run was started
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    episodes: Count = 20  # episodes to play with the policy's mode
+    seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
+    device: Device = "auto"  # where the policy computes
+    json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
+class TasksOptions(Config):
+    text: tyro.conf.Positional[str] = ""  # show only the names that hold this text
+
+
+@dataclass(frozen=True)
+class CheckOptions(Config):
+    task: tyro.conf.Positional[str]  # a task's name, or package.module:factory of your own environment
+
+
+@dataclass(frozen=True)
+class NoOptions(Config):
+    pass
+
+
+@dataclass
+class _Choice:
+    """What has to be known before the other flags can be: they depend on it."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    rest: list[str] = field(default_factory=list)
+
+
+def train(args: Sequence[str]) -> int:
+    choice = _choose(args)
+    if "task" not in choice.names:
+        if not {"-h", "--help"} & set(args):
+            raise ConfigError("dima train: which task? `dima train TASK`, and `dima tasks` lists them")
+        choice.names["task"] = _EXAMPLE
+    options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(build_config(**choice.names)))
+
+    from dima.progress import choose_progress
+    from dima.train import train as run
+
+    summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130
+
+
+def resume(args: Sequence[str]) -> int:
+    options = parse(ResumeOptions, args, "dima resume")
+
+    from dima.progress import choose_progress
+    from dima.train import resume as run
+
+    summary = run(options.run, steps=options.steps, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130
+
+
+def evaluate(args: Sequence[str]) -> int:
+    options = parse(EvaluateOptions, args, "dima evaluate")
+
+    from dima.agent import evaluate as run
+
+    result = run(options.run, episodes=options.episodes, seed=options.seed, device=options.device)
+    if options.json:
+        numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
+        print(json.dumps({"run": options.run, "episodes": options.episodes} | numbers))
+    else:
+        print(f"{options.run}: team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes")
+        print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+    return 0
+
+
+def tasks(args: Sequence[str]) -> int:
+    options = parse(TasksOptions, args, "dima tasks")
+
+    from dima.envs import all_tasks
+
+    found = [name for name in all_tasks() if options.text in name]
+    if not found:
+        raise ConfigError(f"no task's name holds {options.text!r}: `dima tasks` lists them all")
+    print("\n".join(found))
+    return 0
+
+
+def algorithms(args: Sequence[str]) -> int:
+    parse(NoOptions, args, "dima algorithms")
+
+    from dima.algorithms import ALGORITHMS
+    from dima.presets import preset_names
+    from dima.run_config import learner_config
+
+    for name in ALGORITHMS:
+        about = (type(learner_config(name)).__doc__ or "").strip().splitlines()[0]
+        print(f"{name:<8}  {about}\n{'':<8}  presets: {', '.join(preset_names(name))}")
+    return 0
+
+
+def check(args: Sequence[str]) -> int:
+    options = parse(CheckOptions, args, "dima check")
+
+    from dima.envs.check import check_environment
+
+    report = check_environment(options.task)
+    print("\n".join(report.lines))
+    return 0 if report.ok else 2
+
+
+def doctor(args: Sequence[str]) -> int:
+    parse(NoOptions, args, "dima doctor")
+
+    from dima.doctor import examine
+
+    findings = examine()
+    print("\n".join(map(str, findings)))
+    return 1 if any(finding.fatal for finding in findings) else 0
+
+
+def _choose(args: Sequence[str]) -> _Choice:
+    """Take the task, ``--algorithm`` and ``--preset`` out of the arguments of `dima train`."""
+    choice, waiting = _Choice(), list(args)
+    before = ""
+    while waiting:
+        arg = waiting.pop(0)
+        name, has_value, value = arg.partition("=")
+        if name in ("--task", "--algorithm", "--preset"):
+            if not has_value and (not waiting or waiting[0].startswith("-")):
+                raise ConfigError(f"{name} needs a value")
+            choice.names[name[2:]] = value if has_value else waiting.pop(0)
+        elif arg.startswith("-") or "task" in choice.names or _takes_value(before):
+            choice.rest.append(arg)
+        else:
+            choice.names["task"] = arg
+        before = arg
+    return choice
+
+
+def _takes_value(flag: str) -> bool:
+    valueless = flag in _VALUELESS or "=" in flag or flag.split(".")[-1].lstrip("-").startswith("no-")
+    return flag.startswith("--") and not valueless and flag not in ("--algorithm", "--preset")

@@ -1,0 +1,100 @@
+"""Command-line flags from dataclasses, by tyro, with every mistake told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any, TypeVar
+
+import tyro
+
+from dima.errors import ConfigError
+
+T = TypeVar("T")
+_HELP = ("-h", "--help")
+_FRAMES = re.compile(r"[\u2500-\u257f]+")
+_PLAINER = {
+    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is not a whole number",
+    r"could not convert string to float: (.*)": r"\1 is not a number",
+    r"For full helptext, (see|run) (.*)": r"(see `\2`)",
+    r"Argument helptext:.*?(\(see|$)": r"\1",
+}
+
+
+def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
+    """The options that ``args`` spell.
+
+    Args:
+        kind: a dataclass; each field is a flag, each comment its help.
+        args: what follows the command.
+        prog: the command, for help texts.
+        default: values of the flags that are not given.
+
+    Raises:
+        ConfigError: a flag does not exist (the nearest right one is named) or its value does not fit.
+        SystemExit: help was asked for and printed.
+    """
+    start: dict[str, Any] = {} if default is None else {"default": default}
+    if any(arg in _HELP for arg in args):
+        tyro.cli(kind, args=["--help"], prog=prog, **start)
+    told = io.StringIO()
+    try:
+        with redirect_stdout(told), redirect_stderr(told):
+            options, unknown = tyro.cli(kind, args=args, prog=prog, return_unknown_args=True, **start)
+    except SystemExit:
+        raise ConfigError(_one_line(told.getvalue())) from None
+    except ConfigError as error:
+        raise ConfigError(_with_flag(str(error), args)) from None
+    if unknown:
+        raise ConfigError(_unknown(unknown[0], sorted(set(_flags(default or kind))), prog))
+    return options
+
+
+def _one_line(text: str) -> str:
+    """tyro's framed message without its frame and title."""
+    lines = [_FRAMES.sub(" ", line).strip() for line in text.splitlines()]
+    line = " ".join(line for line in lines[1:] if line)
+    for pattern, plainer in _PLAINER.items():
+        line = re.sub(pattern, plainer, line)
+    return line[:1].lower() + line[1:]
+
+
+def _with_flag(message: str, args: Sequence[str]) -> str:
+    """A config's complaint about ``clip``, told about the flag ``--learner.ppo.clip`` where that was given."""
+    field = re.split(r"\W", message, maxsplit=1)[0]
+    given = [arg.split("=")[0] for arg in args if arg.startswith("--")]
+    flags = [flag for flag in given if flag.replace("-", "_").rsplit(".", 1)[-1].lstrip("_") == field]
+    return flags[0] + message[len(field) :] if len(flags) == 1 else message
+
+
+def _unknown(token: str, flags: Sequence[str], prog: str) -> str:
+    command = " ".join(prog.split()[:2])
+    if not token.startswith("-"):
+        return f"{command}: unexpected argument {token!r} (see `{command} --help`)"
+    flag = token.split("=")[0]
+    name = flag.lstrip("-").replace("_", "-")
+    tails = [known for known in flags if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
+    close = tails[:3] or difflib.get_close_matches(name, flags, n=1) or _close_tails(name, flags)
+    hint = "did you mean " + " or ".join(f"--{known}" for known in close) + "?" if close else f"see `{command} --help`"
+    return f"{command} has no option {flag}: {hint}"
+
+
+def _close_tails(name: str, flags: Sequence[str]) -> list[str]:
+    tails = {known.rsplit(".", 1)[-1]: known for known in flags}
+    return [tails[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1)]
+
+
+def _flags(options: Any, prefix: str = "") -> Iterator[str]:
+    """The names of the flags of a dataclass, or of an instance that knows its nested dataclasses."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name, None)
+        if not dataclasses.is_dataclass(value):
+            yield prefix + field.name.replace("_", "-")
+        elif field.name == "config":  # spelt without its name, see the options of `dima train`
+            yield from _flags(value, prefix)
+        else:
+            yield from _flags(value, f"{prefix}{field.name.replace('_', '-')}.")

@@ -1,0 +1,98 @@
+"""The whole configuration of a run, and how it comes about: Python defaults, a preset's differences, overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from dima.algorithms import ALGORITHMS
+from dima.config import Config, Count, Whole
+from dima.envs import suite_config
+from dima.errors import ConfigError, nearest
+from dima.presets import preset_changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """Every choice that a run depends on; the facts of the environment are not among them."""
+
+    task: str  # what is learnt, such as mamujoco/halfcheetah-2x3 (see `dima tasks`)
+    algorithm: str = "dima"  # how (see `dima algorithms`)
+    preset: str = "published"  # file of differences from the defaults that this config was built with
+    steps: Count = 1_000_000  # environment steps of the whole run
+    seed: Whole = 0  # everything random descends from it
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
+    run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
+    envs: Count = 1  # environments that collect in parallel
+    evaluate_every: Count = 1_000  # environment steps between two evaluations
+    evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
+    threads: Whole = 0  # CPU threads PyTorch may use; 0: its own choice
+    tensorboard: bool = True  # also write TensorBoard events
+    wandb: bool = False  # also log to Weights & Biases (needs the extra dima[wandb])
+    env: Config  # how the environment is presented; fields depend on the task's suite
+    learner: Config  # networks, losses and schedule; fields depend on the algorithm
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
+        """The config that :meth:`to_dict` described.
+
+        Raises:
+            ConfigError: a field does not exist or a value does not fit.
+        """
+        if "task" not in content:
+            raise ConfigError("the config names no task")
+        return default_config(str(content["task"]), str(content.get("algorithm", cls.algorithm))).override(content)
+
+
+def default_config(task: str, algorithm: str) -> RunConfig:
+    """The Python defaults for a task and an algorithm.
+
+    Raises:
+        ConfigError: the task or the algorithm does not exist.
+    """
+    return RunConfig(task=task, algorithm=algorithm, env=suite_config(task), learner=learner_config(algorithm))
+
+
+def build_config(
+    task: str,
+    algorithm: str = "dima",
+    preset: str = "published",
+    overrides: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The resolved config of a run.
+
+    Args:
+        task: name of an environment.
+        algorithm: name of an algorithm.
+        preset: name of one of the algorithm's presets.
+        overrides: what the user wants otherwise, nested as the config is.
+
+    Raises:
+        ConfigError: a name or a field does not exist, or a value does not fit.
+    """
+    config = default_config(task, algorithm)
+    for changes in preset_changes(algorithm, preset, task):
+        config = config.override(changes)
+    return config.override({"preset": preset} | dict(overrides or {}))
+
+
+def learner_config(algorithm: str) -> Config:
+    """An algorithm's default settings.
+
+    Raises:
+        ConfigError: there is no such algorithm.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ConfigError(f"there is no algorithm {algorithm!r}: {nearest(algorithm, ALGORITHMS)}")
+    module, name = ALGORITHMS[algorithm].split(":")
+    settings = getattr(import_module(module), name)()
+    assert isinstance(settings, Config)
+    return settings
