@@ -32,10 +32,11 @@ class ObservationReader:
             "action_mask",
         }
         inner: Any = space["observation"] if isinstance(space, spaces.Dict) and self.masked else space
+        self.start: int | None = None  # of the choices, when Discrete
         if isinstance(inner, spaces.Discrete):
             self.size, self.start = int(inner.n), int(inner.start)
         elif isinstance(inner, spaces.Box):
-            self.size, self.start = int(np.prod(inner.shape)), None
+            self.size = int(np.prod(inner.shape))
             if not (np.issubdtype(inner.dtype, np.number) or inner.dtype == np.bool_):
                 raise EnvError(f"{where} observes {_short(inner)}: its dtype must be a number, such as numpy.float32")
         else:
@@ -127,14 +128,15 @@ class ActionWriter:
         """The action for the environment.
 
         Args:
-            row: (A,) this agent's row, already within [-1, 1] when continuous; entries past ``size`` are padding.
+            row: (A,) this agent's row, within [-1, 1] when continuous; entries past ``size`` are padding. The
+                environment may get a part of it, so it must not be used for anything else afterwards.
         """
         row = row[: self.size]
         if self.discrete:
             return int(row.argmax()) + self.start
         if self.scaled:
             row = np.minimum(np.maximum(self.centre + self.half * row, self.low), self.high)
-        return row.astype(self.dtype).reshape(self.shape)  # a copy: environments may keep or change it
+        return row.astype(self.dtype, copy=False).reshape(self.shape)
 
 
 def _short(value: Any) -> str:

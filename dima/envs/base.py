@@ -15,6 +15,7 @@ from dima.envs.agents import ActionWriter, ObservationReader
 from dima.envs.team import Team
 from dima.errors import DivergenceError, EnvError
 
+_LOW, _HIGH = np.array(-1, np.float32), np.array(1, np.float32)
 Joint = dict[str, np.ndarray]  # obs (N, O) float32, state (S,) float32, action_mask (N, A) bool
 
 
@@ -118,25 +119,24 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         return [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
 
     def _find_masks(self, infos: Any) -> bool:
-        self._masked = []
-        for agent, reader in zip(self._team.agents, self._readers, strict=True):
-            masked = reader.masked or "action_mask" in (infos.get(agent) or {})
-            if masked and not self._discrete:
-                raise EnvError(f"{_who(self.name, agent)} has an action mask, but its actions are a Box: drop the mask")
-            self._masked.append(masked)
-        return any(self._masked)
+        self._masked = []  # the agents, by number, that have masks
+        for i, (agent, reader) in enumerate(zip(self._team.agents, self._readers, strict=True)):
+            if reader.masked or "action_mask" in (infos.get(agent) or {}):
+                if not self._discrete:
+                    raise EnvError(f"{_who(self.name, agent)} has an action mask, but acts in a Box: drop the mask")
+                self._masked.append(i)
+        return bool(self._masked)
 
     def _make_arrays(self) -> None:
         spec = self.spec
-        self._obs = np.zeros((spec.n_agents, spec.obs_dim), dtype=np.float32)
+        self._obs = np.zeros((spec.n_agents, spec.obs_dim))
         self._rows = [self._obs[i, :size] for i, size in enumerate(spec.obs_sizes)]
-        self._state = np.zeros(spec.state_dim, dtype=np.float32)
         self._mask = spec.action_valid.copy()
         shape = (spec.n_agents, spec.action_dim)
-        self.observation_space = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]  # Gymnasium calls its content Any
             {
                 "obs": spaces.Box(-np.inf, np.inf, self._obs.shape, np.float32),
-                "state": spaces.Box(-np.inf, np.inf, self._state.shape, np.float32),
+                "state": spaces.Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
                 "action_mask": spaces.Box(0, 1, shape, np.bool_),
             }
         )
@@ -147,13 +147,14 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         team = self._team
         if action.shape != self._mask.shape:
             team.fault(f"the joint action has shape {action.shape}, expected {self._mask.shape}")
-        if not np.isfinite(action).all():
-            agent = team.agents[int(np.argwhere(~np.isfinite(action))[0, 0])]
+        action, wrong = _as_float32(action)
+        if wrong:
+            agent = team.agents[wrong[0]]
             raise DivergenceError(f"{self.name}: the policy's action for agent {agent!r} is NaN or infinite")
         if not self._discrete:
-            action = np.minimum(np.maximum(action, -1), 1)
-        for i, masked in enumerate(self._masked):
-            if masked and not self._mask[i, action[i, : self._writers[i].size].argmax()]:
+            action = np.minimum(np.maximum(action, _LOW), _HIGH)
+        for i in self._masked:
+            if not self._mask[i, action[i, : self._writers[i].size].argmax()]:
                 choice = self._writers[i].write(action[i])
                 team.fault(f"agent {team.agents[i]!r} was given action {choice}, which its action mask forbids")
         return {agent: writer.write(row) for agent, writer, row in zip(team.agents, self._writers, action, strict=True)}
@@ -161,38 +162,31 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     def _read(self, observations: Any, infos: Any) -> Joint:
         """What the environment returned, as arrays of their own."""
         team = self._team
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite and is told below
-            for i, agent in enumerate(team.agents):
-                try:
-                    value = observations[agent]
-                except (KeyError, TypeError, IndexError):
-                    team.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
-                if wrong := self._readers[i].read(value, self._rows[i]):
-                    team.fault(f"agent {agent!r} {wrong}")
-                if self._masked[i]:
-                    self._read_mask(i, value if self._readers[i].masked else infos.get(agent))
-            if not self._has_state:
-                np.concatenate(self._rows, out=self._state)
-            else:
-                self._read_state()
-        if not np.isfinite(self._obs).all():
-            i, j = np.argwhere(~np.isfinite(self._obs))[0]
+        for i, agent in enumerate(team.agents):
+            try:
+                value = observations[agent]
+            except (KeyError, TypeError, IndexError):
+                team.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
+            if complaint := self._readers[i].read(value, self._rows[i]):
+                team.fault(f"agent {agent!r} {complaint}")
+        for i in self._masked:
+            agent = team.agents[i]
+            self._read_mask(i, observations[agent] if self._readers[i].masked else infos.get(agent))
+        obs, wrong = _as_float32(self._obs)
+        if wrong:
+            i, j = wrong
             team.fault(f"agent {team.agents[i]!r} observed {self._obs[i, j]} in feature {j}: expected a finite number")
-        return {
-            "obs": self._obs.copy(),
-            "state": self._state.copy(),
-            "action_mask": self._mask.copy(),
-        }
+        return {"obs": obs, "state": self._read_state(), "action_mask": self._mask.copy()}
 
-    def _read_state(self) -> None:
-        state = self._team.state()
-        if state is None or state.size != self._state.size:
-            size = 0 if state is None else state.size
-            self._team.fault(f"state() has {size} features, but had {self._state.size} at first: keep its size")
-        self._state[:] = state
-        if not np.isfinite(self._state).all():
-            j = int(np.flatnonzero(~np.isfinite(self._state))[0])
-            self._team.fault(f"state() holds {self._state[j]} in feature {j}: expected a finite number")
+    def _read_state(self) -> np.ndarray:
+        told = self._team.state() if self._has_state else np.concatenate(self._rows)
+        if told is None or told.size != self.spec.state_dim:
+            size = 0 if told is None else told.size
+            self._team.fault(f"state() has {size} features, but had {self.spec.state_dim} at first: keep its size")
+        state, wrong = _as_float32(told)
+        if wrong:
+            self._team.fault(f"state() holds {told[wrong]} in feature {wrong[0]}: expected a finite number")
+        return state
 
     def _read_mask(self, i: int, source: Any) -> None:
         """Agent i's mask from its observation or info; at an episode's end it may be missing or forbid everything."""
@@ -211,6 +205,17 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
             if team.running:
                 team.fault(f"agent {agent!r} has an action mask that forbids every action: allow at least one")
             self._mask[i, :size] = True
+
+
+def _as_float32(values: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """A copy, and the place of the first entry that is not finite (numbers too large for float32 are not)."""
+    flat = values.ravel()
+    if float(flat.dot(flat)) < 1e70:  # quick: false for NaN, infinity, and whatever might overflow
+        return values.astype(np.float32), None
+    with np.errstate(over="ignore"):
+        copy = values.astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(copy))
+    return copy, tuple(map(int, wrong[0])) if len(wrong) else None
 
 
 def _who(name: str, agent: Any) -> str:

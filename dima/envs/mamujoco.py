@@ -101,7 +101,10 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             state, _ = self.simulator.reset(seed=0)
         except Exception as error:
             versions = ", ".join(f"{name} {version(name)}" for name in ("gymnasium-robotics", "gymnasium", "mujoco"))
-            raise EnvError(f"mamujoco/{task} does not work with {versions} ({told(error)}): choose another") from error
+            cause = f"{SCENARIOS[scenario].broken}: " if SCENARIOS[scenario].broken else ""
+            raise EnvError(
+                f"mamujoco/{task} does not work with {versions} ({cause}{told(error)}): choose another task"
+            ) from error
         self.metadata = {
             **self.simulator.metadata,
             "name": task,
@@ -121,7 +124,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self._actuators = {
             agent: np.array(ids) for agent, ids in zip(self.possible_agents, parts.actuators, strict=True)
         }
-        self._control = np.zeros(self.simulator.action_space.shape)
+        self._place = np.argsort(np.concatenate(parts.actuators))  # of each actuator among the agents' actions
         self._make_spaces(state.size)
 
     def _make_spaces(self, state_dim: int) -> None:
@@ -162,9 +165,8 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         dict[str, dict[str, Any]],
     ]:
         """Drive all actuators for one control step."""
-        for agent, ids in self._actuators.items():
-            self._control[ids] = actions[agent]
-        state, reward, terminated, _, info = self.simulator.step(self._control)
+        joined = np.concatenate([actions[agent] for agent in self.possible_agents])
+        state, reward, terminated, _, info = self.simulator.step(joined.take(self._place).astype(np.float64))
         self._steps += 1
         team, truncated = self.possible_agents, self._steps >= self.episode_limit
         if terminated or truncated:
@@ -218,8 +220,8 @@ def tasks() -> list[TaskInfo]:
     for name, scenario in SCENARIOS.items():
         for partition in scenario.partitions:
             note = f"{scenario.label}, {scenario.episode_limit} steps"
-            if name == "coupledhalfcheetah":
-                note += "; does not work with gymnasium-robotics 1.4.2 on MuJoCo with sparse tendon Jacobians"
+            if scenario.broken:
+                note += "; breaks with MuJoCo 4: " + scenario.broken
             found.append(TaskInfo(f"mamujoco/{name}-{partition}", _n_agents(partition), note))
         if not scenario.partitions:
             example = "2x3" if name == "manysegmentant" else "10x2"

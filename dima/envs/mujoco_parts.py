@@ -32,6 +32,7 @@ class Scenario:
     partitions: tuple[str, ...]  # () where any NxM is one: N agents of M segments
     episode_limit: int = 1000
     near: tuple[str, ...] = ("qpos", "qvel")  # what an agent observes of its own joints
+    broken: str = ""  # why the installed versions may be unable to run it
     own_partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # agents' sizes, actuators in XML order
 
 
@@ -41,6 +42,7 @@ SCENARIOS = {
         "CoupledHalfCheetah",
         ("1p1",),
         near=("qpos", "qvel", "ten_J", "ten_length", "ten_velocity"),
+        broken="gymnasium-robotics reads the tendon's Jacobian as a dense matrix, MuJoCo 4 stores it sparse",
     ),
     "halfcheetah": Scenario("HalfCheetah", ("2x3", "3x2", "6x1"), own_partitions={"3x2": (2, 2, 2)}),
     "hopper": Scenario("Hopper", ("3x1",)),

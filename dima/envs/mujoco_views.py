@@ -27,7 +27,8 @@ def standardized(rows: np.ndarray) -> np.ndarray:
     """Each row (..., F) minus its own mean over the features, divided by its own standard deviation if it has one."""
     centred = rows - rows.mean(axis=-1, keepdims=True)
     spread = centred.std(axis=-1, keepdims=True)
-    return centred / np.where(spread > 0, spread, 1)
+    scaled: np.ndarray = centred / np.where(spread > 0, spread, 1)
+    return scaled
 
 
 class FullView:
@@ -80,7 +81,7 @@ class LocalView:
                     )
                 )
 
-        def build(source: Any, agent: int) -> np.ndarray:
+        def build(source: Any, agent: int) -> Any:
             return build_obs(source, around[agent], categories, parts.globals, ("qpos", "qvel"))
 
         self._build, self._agents = build, range(len(around))
@@ -95,7 +96,7 @@ class LocalView:
         cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])
         total, cuts = int(cuts[-1]), cuts[:-1]
 
-        def shown(values: np.ndarray, agent: int) -> np.ndarray:
+        def shown(values: np.ndarray, agent: int) -> Any:
             pieces = [piece.reshape(s) for piece, s in zip(np.split(values, cuts), shapes, strict=True)]
             return self._build(SimpleNamespace(**dict(zip(self._names, pieces, strict=True))), agent)
 
@@ -123,7 +124,8 @@ def state_names(simulator: Any, state_dim: int) -> list[str]:
     """What the features of the state are, such as ``qpos:rootz`` or ``qvel:bthigh``; numbered where unknown."""
     structure = getattr(simulator, "observation_structure", None)
     model = simulator.model
-    positions, velocities = [], []
+    positions: list[str] = []
+    velocities: list[str] = []
     for i in range(model.njnt):
         joint = model.joint(i)
         name, kind = joint.name or f"joint{i}", int(joint.type[0])

@@ -56,9 +56,12 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
     """
     if ":" in task:
         path, _, attribute = task.removeprefix("pettingzoo/").partition(":")
+        module = _module(path, task)
     else:
-        path, attribute = f"pettingzoo.{task}", "parallel_env"
-    factory = _attribute(_module(path, task), attribute, task)
+        path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
+        module = _module(path, task)
+        attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
+    factory = _attribute(module, attribute, task)
     keywords = config.keywords()
     if render_mode is not None and _takes(factory, "render_mode"):
         keywords.setdefault("render_mode", render_mode)

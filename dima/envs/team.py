@@ -30,13 +30,16 @@ class Team:
 
     def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], name: str) -> None:
         self.env, self.name = parallel_env, name
-        self.running, self.steps, self.seed = False, 0, None
+        self.running, self.steps = False, 0
+        self.seed: int | None = None
         self.agents = list(getattr(parallel_env, "possible_agents", None) or ())
         if not self.agents:
             raise EnvError(f"{name}: possible_agents is empty or missing: list the names of all agents there")
         if len(set(map(str, self.agents))) < len(self.agents):
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
         self._everybody = set(self.agents)
+        owners = (parallel_env, getattr(parallel_env, "unwrapped", parallel_env))
+        self._has_state = all(callable(getattr(owner, "state", None)) for owner in owners)  # for some it is a variable
 
     def space(self, kind: str, agent: Any) -> spaces.Space[Any]:
         """An agent's ``observation_space`` or ``action_space``."""
@@ -74,7 +77,7 @@ class Team:
 
     def state(self) -> np.ndarray | None:
         """What ``state()`` returns, (S,); None if the environment has no such method."""
-        if not hasattr(self.env, "state"):
+        if not self._has_state:
             return None
         try:
             state = np.asarray(self._call("state", self.env.state))
@@ -97,7 +100,7 @@ class Team:
             return function(*args, **kwargs)
         except UserError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever a stranger's code raises
             self.fault(
                 f"{method}() raised {told(error)}: the fault is in the environment",
                 error,

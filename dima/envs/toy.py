@@ -114,7 +114,8 @@ class Linear(Toy):
 
     def mean(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Expected next state, (..., S), given the state (..., S) and the joint action (..., N, 2)."""
-        return state @ self.A.T + np.einsum("nsa,...na->...s", self.B, action)
+        mean: np.ndarray = state @ self.A.T + np.einsum("nsa,...na->...s", self.B, action)
+        return mean
 
     def state(self) -> np.ndarray:
         """(S,) float32: s."""

@@ -94,7 +94,7 @@ class VectorEnv:
         if self._ended.any():  # Gymnasium steps no environment that ended: let those rest until they are reset
             ended, self._ended = self._ended, np.zeros(self.n, dtype=bool)
             _guarded(lambda: self._vector.reset(options={"reset_mask": ended, "park": True}))
-        flat = np.empty((self.n, self._vector.single_action_space.shape[0]), dtype=np.float32)
+        flat = np.empty((self.n, self.spec.n_agents * self.spec.action_dim + 1), dtype=np.float32)
         flat[:, :-1] = action.reshape(self.n, -1)
         flat[:, -1] = active
         rows, reward, terminated, truncated, infos = _guarded(lambda: self._vector.step(flat))
@@ -116,7 +116,7 @@ class VectorEnv:
             self._vector.closed = True
         atexit.unregister(self._at_exit)
 
-    def __enter__(self) -> VectorEnv:
+    def __enter__(self) -> VectorEnv:  # noqa: PYI034  # Self is not in Python 3.10
         return self
 
     def __exit__(self, *_: object) -> None:

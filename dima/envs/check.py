@@ -1,0 +1,189 @@
+"""Is this environment fit for training? PettingZoo's own tests and ours, told in plain words."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from pettingzoo.test import parallel_api_test, parallel_seed_test
+
+from dima.config import Config
+from dima.data import EnvSpec
+from dima.envs import make_env, make_parallel_env
+from dima.envs.base import Joint, JointEnv
+from dima.envs.team import told
+from dima.errors import UserError
+
+EPISODES = 3  # played at random
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: Literal["ok", "note", "wrong"]
+    text: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything that was found out about an environment."""
+
+    task: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong (notes are advice)."""
+        return all(finding.verdict != "wrong" for finding in self.findings)
+
+    @property
+    def lines(self) -> list[str]:
+        """The findings, one line each, and a conclusion."""
+        verdict = "is fit for training" if self.ok else "is not fit for training yet"
+        return [f"{f.verdict:5}  {f.text}" for f in self.findings] + [f"{self.task} {verdict}"]
+
+
+def check_environment(task: str, config: Config | None = None, max_steps: int = 1000) -> CheckReport:
+    """Build an environment, run the tests on it, and play a few episodes at random.
+
+    Args:
+        task: as for :func:`dima.envs.make_env`, for example ``package.module:factory``.
+        config: settings of its suite.
+        max_steps: of each episode played here.
+
+    Raises:
+        ConfigError: the task has no such name. Whatever is wrong with the environment itself is in the report.
+    """
+    found: list[Finding] = []
+    make_parallel = partial(make_parallel_env, task, config)
+    try:
+        make_parallel().close()
+        env = make_env(task, config)
+    except UserError as error:
+        return CheckReport(task, (Finding("wrong", str(error)),))
+    found.append(Finding("ok", _described(env.spec)))
+    found += _pettingzoo("API", lambda: parallel_api_test(make_parallel(), num_cycles=min(max_steps, 200)))
+    if env.spec.masks_actions:
+        found.append(Finding("note", "PettingZoo's seed test is left out: it ignores action masks; ours follows"))
+    else:
+        found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))
+    try:
+        found += _same_twice(env, make_env(task, config))
+        found += _episodes(env, max_steps)
+    except UserError as error:
+        found.append(Finding("wrong", str(error)))
+    env.close()
+    return CheckReport(task, tuple(found))
+
+
+def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A joint action (N, A) drawn evenly from what ``mask`` (N, A) allows; zero in the padding."""
+    drawn = np.zeros(mask.shape, dtype=np.float32)
+    if not spec.discrete:
+        drawn[mask] = rng.uniform(-1, 1, mask.sum())
+        return drawn
+    choice = np.where(mask, rng.random(mask.shape), -1).argmax(axis=-1)
+    np.put_along_axis(drawn, choice[..., None], 1, axis=-1)
+    return drawn
+
+
+def _described(spec: EnvSpec) -> str:
+    def sizes(values: tuple[int, ...]) -> str:
+        return f"{values[0]} each" if len(set(values)) == 1 else ", ".join(map(str, values))
+
+    kind = "choices" if spec.discrete else "continuous actions"
+    limit = f", at most {spec.episode_limit} steps" if spec.episode_limit else ""
+    return (
+        f"{spec.n_agents} agents; observations {sizes(spec.obs_sizes)}; {kind} {sizes(spec.action_sizes)}"
+        f"{' with masks' if spec.masks_actions else ''}; state {spec.state_dim}{limit}"
+    )
+
+
+def _pettingzoo(name: str, test: Callable[[], Any]) -> list[Finding]:
+    """Run one of PettingZoo's tests; its prints are swallowed, its warnings become notes."""
+    with warnings.catch_warnings(record=True) as heard, contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("always")
+        try:
+            test()
+            found = [Finding("ok", f"PettingZoo's {name} test passes")]
+        except Exception as error:  # noqa: BLE001  # it asserts, and the environment may raise anything
+            found = [Finding("wrong", f"PettingZoo's {name} test fails: {told(error)}")]
+    notes = dict.fromkeys(" ".join(str(w.message).split()) for w in heard if issubclass(w.category, UserWarning))
+    return found + [Finding("note", f"PettingZoo's {name} test warns: {note}") for note in notes]
+
+
+def _same_twice(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding]:
+    """The same seed and actions must give the same trajectory, in a second copy and in a second episode."""
+    rng, first = np.random.default_rng(0), [_row(env.reset(seed=1)[0])]
+    actions: list[np.ndarray] = []
+    joint, ended = env.reset(seed=1)[0], False
+    while not ended and len(actions) < steps:
+        actions.append(random_action(env.spec, joint["action_mask"], rng))
+        joint, reward, terminated, truncated, _ = env.step(actions[-1])
+        ended = terminated or truncated
+        first.append(_row(joint, reward, terminated, truncated))
+    for copy, what in ((other, "two copies"), (env, "two episodes")):
+        again = [_row(copy.reset(seed=1)[0])]
+        again += [_row(*copy.step(action)[:4]) for action in actions[: len(first) - 1]]
+        for step, (one, two) in enumerate(zip(first, again, strict=True)):
+            if not np.array_equal(one, two):
+                where = "at reset" if step == 0 else f"at step {step}"
+                text = f"{what} with the same seed and actions differ {where}: draw everything from reset(seed)"
+                return [Finding("wrong", text)]
+    other.close()
+    found = [Finding("ok", "the same seed and actions give the same episode")]
+    if np.array_equal(_row(env.reset(seed=1)[0]), _row(env.reset(seed=2)[0])):
+        found.append(Finding("note", "seeds 1 and 2 start alike: right if the start is fixed"))
+    return found
+
+
+def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
+    """Play at random; the adapter checks every value on the way."""
+    rng, ends, outside = np.random.default_rng(0), [], False
+    for seed in range(EPISODES):
+        joint, steps, terminated, truncated = env.reset(seed=seed)[0], 0, False, False
+        while not (terminated or truncated) and steps < max_steps:
+            joint, _, terminated, truncated, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
+            steps += 1
+            outside = outside or not _within(env, joint)
+        ends.append((steps, terminated, truncated))
+    told_ends = "; ".join(
+        f"{n} steps, {'terminated' if t else 'truncated' if c else 'still going'}" for n, t, c in ends
+    )
+    found = [Finding("ok", f"{EPISODES} episodes played at random: {told_ends}")]
+    lengths, limit = {n for n, _, _ in ends}, env.spec.episode_limit
+    if all(t for _, t, _ in ends) and len(lengths) == 1 and (limit in lengths or max(lengths) > 1 and limit is None):
+        verdict: Literal["wrong", "note"] = "wrong" if limit in lengths else "note"
+        text = f"every episode terminates after {lengths.pop()} steps: if that is a time limit, set truncations instead"
+        found.append(Finding(verdict, text))
+    if not any(t or c for _, t, c in ends) and (limit is None or limit <= max_steps):
+        found.append(Finding("note", f"no episode ended within {max_steps} steps: truncate them at a time limit"))
+    if outside:
+        found.append(Finding("note", "observations leave the bounds of their space: widen low and high"))
+    return found
+
+
+def _within(env: JointEnv, joint: Joint) -> bool:
+    """Whether observations lie in their Box, where that has bounds."""
+    for i, agent in enumerate(env.parallel_env.possible_agents):
+        space = env.parallel_env.observation_space(agent)
+        box = space["observation"] if hasattr(space, "spaces") else space
+        if hasattr(box, "low"):
+            seen = joint["obs"][i, : env.spec.obs_sizes[i]]
+            slack = 1e-5 * (1 + np.abs(seen))
+            if (seen < box.low.ravel() - slack).any() or (seen > box.high.ravel() + slack).any():
+                return False
+    return True
+
+
+def _row(joint: Joint, *more: float) -> np.ndarray:
+    return np.concatenate(
+        [*(values.ravel().astype(np.float64) for values in joint.values()), np.array(more, np.float64)]
+    )
