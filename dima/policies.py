@@ -151,7 +151,6 @@ class ActorConfig(Config):
 class Actor(nn.Module):
     """Observations ``(..., N, O)`` -> distribution of actions, one network for all agents (model-free section 2.1)."""
 
-    obs_valid: Tensor  # (N, O) float
     action_valid: Tensor  # (N, A) float
     ids: Tensor  # (N, N) identity, or (N, 0) without ids
 
@@ -164,7 +163,6 @@ class Actor(nn.Module):
         obs_valid = torch.from_numpy(spec.obs_valid)
         ids = torch.eye(agents) if with_id else torch.zeros(agents, 0)
         features = torch.cat([obs_valid, torch.ones_like(ids, dtype=torch.bool)], dim=-1)
-        self.register_buffer("obs_valid", obs_valid.float(), persistent=False)
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid).float(), persistent=False)
         self.register_buffer("ids", ids, persistent=False)
         self.obs_scale = Normalizer((agents, spec.obs_dim)) if config.normalize_obs else None
@@ -185,11 +183,9 @@ class Actor(nn.Module):
         """
         if self.obs_scale is not None:
             obs = self.obs_scale.normalize(obs)
-        if self.input_norm.padded:
-            obs = obs * self.obs_valid
         if self.ids.shape[-1]:
             obs = torch.cat([obs, self.ids.expand(*obs.shape[:-1], -1)], dim=-1)
-        out = self.net(self.input_norm(obs)).float()
+        out = self.net(self.input_norm(obs)).float()  # the norm silences padding
         if self.discrete:
             return Categorical(out, action_mask & (self.action_valid > 0), self.action_valid)
         if self.config.distribution == "beta":

@@ -121,7 +121,7 @@ class PPO(nn.Module):
             parts["critic_grad_norm"] = self._step(self.critic, self.critic_optimizer, value_loss)
             parts["value_loss"] = value_loss.detach()
             sums = {key: sums[key] + value if key in sums else value for key, value in parts.items()}
-        steps = config.epochs * config.minibatches
+        steps = config.epochs * min(config.minibatches, len(batch.advantage))
         return metrics | {key: value / steps for key, value in sums.items()}
 
     @torch.no_grad()
@@ -189,7 +189,8 @@ class PPO(nn.Module):
 
     def _minibatches(self, batch: Batch) -> Iterator[Batch]:
         """Each epoch's rows in random order, in equal parts; the rows that are left over wait for another epoch."""
-        rows, parts = len(batch.advantage), self.config.minibatches
+        rows = len(batch.advantage)
+        parts = min(self.config.minibatches, rows)
         for _ in range(self.config.epochs):
             if parts == 1:
                 yield batch
