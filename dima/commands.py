@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dima.config import Config, Count, Whole
+from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
 from dima.options import parse
 from dima.run_config import RunConfig, build_config
@@ -112,10 +113,10 @@ def tasks(args: Sequence[str]) -> int:
 
     from dima.envs import all_tasks
 
-    found = [name for name in all_tasks() if options.text in name]
+    found = [task for task in all_tasks() if options.text in task.name]
     if not found:
         raise ConfigError(f"no task's name holds {options.text!r}: `dima tasks` lists them all")
-    print("\n".join(found))
+    print("\n".join(map(_task_line, found)))
     return 0
 
 
@@ -150,6 +151,11 @@ def doctor(args: Sequence[str]) -> int:
     findings = examine()
     print("\n".join(map(str, findings)))
     return 1 if any(finding.fatal for finding in findings) else 0
+
+
+def _task_line(task: TaskInfo) -> str:
+    agents = "any number" if task.n_agents is None else task.n_agents
+    return f"{task.name:<40}  {agents} agents  {task.note}".rstrip()
 
 
 def _choose(args: Sequence[str]) -> _Choice:

@@ -58,7 +58,7 @@ def default_config(task: str, algorithm: str) -> RunConfig:
     Raises:
         ConfigError: the task or the algorithm does not exist.
     """
-    return RunConfig(task=task, algorithm=algorithm, env=suite_config(task), learner=learner_config(algorithm))
+    return RunConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=learner_config(algorithm))
 
 
 def build_config(

@@ -107,7 +107,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def close(self) -> None:
         """Close the environment."""
-        self.parallel_env.close()
+        self.parallel_env.close()  # type: ignore[no-untyped-call]
 
     def state_names(self) -> list[str]:
         """What each of the S state features is, where the environment tells; numbered otherwise."""

@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from pettingzoo.test import parallel_api_test, parallel_seed_test
+from gymnasium import spaces
+from pettingzoo.test.parallel_test import parallel_api_test
+from pettingzoo.test.seed_test import parallel_seed_test
 
 from dima.config import Config
 from dima.data import EnvSpec
@@ -73,7 +75,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     if env.spec.masks_actions:
         found.append(Finding("note", "PettingZoo's seed test is left out: it ignores action masks; ours follows"))
     else:
-        found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))
+        found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))  # type: ignore[no-untyped-call]
     try:
         found += _same_twice(env, make_env(task, config))
         found += _episodes(env, max_steps)
@@ -174,8 +176,8 @@ def _within(env: JointEnv, joint: Joint) -> bool:
     """Whether observations lie in their Box, where that has bounds."""
     for i, agent in enumerate(env.parallel_env.possible_agents):
         space = env.parallel_env.observation_space(agent)
-        box = space["observation"] if hasattr(space, "spaces") else space
-        if hasattr(box, "low"):
+        box = space["observation"] if isinstance(space, spaces.Dict) else space
+        if isinstance(box, spaces.Box):
             seen = joint["obs"][i, : env.spec.obs_sizes[i]]
             slack = 1e-5 * (1 + np.abs(seen))
             if (seen < box.low.ravel() - slack).any() or (seen > box.high.ravel() + slack).any():

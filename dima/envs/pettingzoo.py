@@ -75,14 +75,16 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         ) from error
     if isinstance(env, AECEnv):
         try:
-            return aec_to_parallel(env)
+            converted: ParallelEnv[Any, Any, Any] = aec_to_parallel(env)
+            return converted
         except Exception as error:
             raise EnvError(
                 f"{task} is turn-based (AECEnv) and cannot be played in parallel ({told(error)}): "
                 "only environments whose metadata say is_parallelizable can"
             ) from error
     if isinstance(env, ParallelEnv) or _quacks(env):
-        return env
+        parallel: ParallelEnv[Any, Any, Any] = env
+        return parallel
     raise EnvError(
         f"{task}: {attribute}() returned a {type(env).__name__}: expected a PettingZoo ParallelEnv or AECEnv"
     )

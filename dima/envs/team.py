@@ -38,8 +38,7 @@ class Team:
         if len(set(map(str, self.agents))) < len(self.agents):
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
         self._everybody = set(self.agents)
-        owners = (parallel_env, getattr(parallel_env, "unwrapped", parallel_env))
-        self._has_state = all(callable(getattr(owner, "state", None)) for owner in owners)  # for some it is a variable
+        self._has_state: bool | None = None  # unknown
 
     def space(self, kind: str, agent: Any) -> spaces.Space[Any]:
         """An agent's ``observation_space`` or ``action_space``."""
@@ -77,12 +76,16 @@ class Team:
 
     def state(self) -> np.ndarray | None:
         """What ``state()`` returns, (S,); None if the environment has no such method."""
+        if self._has_state is None:  # looked up after a reset: some environments keep a variable of that name
+            owners = (self.env, getattr(self.env, "unwrapped", self.env))
+            self._has_state = all(callable(getattr(owner, "state", None)) for owner in owners)
         if not self._has_state:
             return None
         try:
             state = np.asarray(self._call("state", self.env.state))
         except EnvError as error:
             if isinstance(error.__cause__, NotImplementedError):
+                self._has_state = False
                 return None
             raise
         if state.dtype.kind not in "fiub":

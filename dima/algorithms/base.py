@@ -1,0 +1,51 @@
+"""What every algorithm offers the training loop: act, live through a round, save and restore."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from dima.collect import Collector
+from dima.config import Config
+from dima.data import EnvSpec, View
+from dima.progress import Progress
+from dima.replay import Replay
+
+
+class AlgorithmConfig(Config):
+    """Settings of an algorithm; they know how to build it."""
+
+    def build(self, spec: EnvSpec, device: str) -> Algorithm:
+        """The algorithm for a task, on a device, freshly initialised from PyTorch's global random state."""
+        raise NotImplementedError
+
+
+class Algorithm(nn.Module, ABC):
+    """A learner together with the policy it improves."""
+
+    spec: EnvSpec
+    replay: Replay | None = None  # real experience to be saved beside the checkpoint, where the algorithm keeps any
+
+    @abstractmethod
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        """Actions (B, N, A) and log-probabilities (B, N), sampled or the policy's mode."""
+
+    @abstractmethod
+    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+        """Collect a round of experience, learn from it, and say how it went.
+
+        Args:
+            collector: the source of real experience.
+            progress: told of each phase.
+            done: share of the run that is over, for schedules.
+        """
+
+    @abstractmethod
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything :meth:`restore` needs to go on exactly, the replay's rows excepted."""
+
+    @abstractmethod
+    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
+        """Go on exactly where :meth:`checkpoint` was taken."""

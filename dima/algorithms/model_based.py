@@ -1,0 +1,108 @@
+"""Learning in imagination: fit a world model to real experience, improve the policy inside it (DIMA sections 6, 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.ppo import PPO, PPOConfig
+from dima.collect import Collector
+from dima.config import Count, Whole
+from dima.data import EnvSpec, View
+from dima.imagination import imagine
+from dima.progress import Progress
+from dima.replay import Replay, ReplayConfig
+from dima.world_models.base import WorldModel
+from dima.world_models.dima.model import DimaModelConfig
+
+
+@dataclass(frozen=True)
+class ModelBasedConfig(AlgorithmConfig):
+    """A world model and the MAPPO that learns inside it; defaults are the published DIMA schedule."""
+
+    world_model: DimaModelConfig = DimaModelConfig()
+    ppo: PPOConfig = PPOConfig()
+    replay: ReplayConfig = ReplayConfig()
+    round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
+    learn_after: Count = 5_000  # environment steps before the first learning round
+    policy_after: Whole = 9  # learning rounds that fit the world model only
+    imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
+    imagination_batch: Count = 600  # imagined episodes in a batch
+    horizon: Count = 15  # imagined steps
+
+    def build(self, spec: EnvSpec, device: str) -> ModelBased:
+        return ModelBased(self, spec, device)
+
+
+@dataclass(frozen=True)
+class DimaConfig(ModelBasedConfig):
+    """DIMA: MAPPO in the imagination of a diffusion-inspired multi-agent world model (arXiv 2505.20922)."""
+
+
+class ModelBased(Algorithm):
+    """A world model, a replay of real episodes, and a PPO that sees imagined ones only."""
+
+    replay: Replay
+
+    def __init__(self, config: ModelBasedConfig, spec: EnvSpec, device: str) -> None:
+        super().__init__()
+        self.config, self.spec, self.device = config, spec, device
+        self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
+        self.ppo = PPO(config.ppo, spec).to(device)
+        self.replay = Replay(config.replay, spec, device, self.world_model.visitors)
+        self.rounds = 0  # learning rounds so far
+
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        return self.ppo.act(view.obs, view.action_mask, mode)
+
+    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+        with progress.phase("collect"):
+            short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
+            episodes = collector.play(self.act, max(short, self.config.round_steps))
+            for episode in episodes:
+                self.replay.add(episode)
+                self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
+            self.world_model.take_in(episodes)
+        metrics: dict[str, Tensor | float] = {
+            "collect/return": float(np.mean([e.team_return for e in episodes])),
+            "collect/length": float(np.mean([len(e) for e in episodes])),
+        }
+        metrics |= self.world_model.fit(self.replay, progress)
+        self.rounds += 1
+        if self.rounds > self.config.policy_after:
+            metrics |= self.improve(progress, done)
+        return metrics
+
+    def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:
+        """Imagine and update the policy, several times; metrics are averages."""
+        config = self.config
+        sums: dict[str, Tensor] = {}
+        with progress.phase("imagine and improve", total=config.imaginations) as advance:
+            for _ in range(config.imaginations):
+                start = self.replay.gather(
+                    self.replay.recent(config.imagination_batch), self.world_model.context - 1, 0
+                )
+                rollout = imagine(self.world_model, self.act, start, config.horizon)
+                for key, value in self.ppo.update(rollout, done).items():
+                    sums[key] = sums.get(key, torch.zeros_like(value)) + value
+                advance()
+        return {key: value / config.imaginations for key, value in sums.items()}
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "world_model": self.world_model.checkpoint(),
+            "ppo": self.ppo.checkpoint(),
+            "replay": self.replay.checkpoint(),
+            "rounds": self.rounds,
+        }
+
+    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
+        self.world_model.restore(saved["world_model"])
+        self.ppo.restore(saved["ppo"])
+        self.replay.restore(saved["replay"], chunks)
+        self.rounds = saved["rounds"]

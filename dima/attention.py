@@ -1,0 +1,105 @@
+"""Pre-norm attention blocks over ``scaled_dot_product_attention``, shared by every Transformer here."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GegluFeedForward(nn.Module):
+    """Pre-norm feed-forward layer with a gated GELU, ``(..., D) -> (..., D)``, residual included."""
+
+    def __init__(self, dim: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.lift = nn.Linear(dim, 2 * expansion * dim)
+        self.lower = nn.Linear(expansion * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.lift(self.norm(x)).chunk(2, dim=-1)
+        return x + self.lower(value * F.gelu(gate))
+
+
+class Attention(nn.Module):
+    """Pre-norm multi-head attention with its residual, ``(..., L, D) -> (..., L, D)``.
+
+    Args:
+        dim: width D of the queries.
+        heads: number of heads.
+        head_dim: width of a head.
+        context_dim: width of the attended tokens; ``None`` means self-attention.
+        dropout: probability of dropping an attention weight while training.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, context_dim: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.heads, self.dropout = heads, dropout
+        self.norm = nn.LayerNorm(dim)
+        self.context_norm = nn.LayerNorm(context_dim) if context_dim is not None else None
+        self.query = nn.Linear(dim, inner, bias=False)
+        self.key_value = nn.Linear(dim if context_dim is None else context_dim, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attend from ``x`` to ``context`` (itself by default).
+
+        Args:
+            x: (..., L, D).
+            context: (..., M, D'), for cross-attention.
+            mask: boolean, broadcast to (..., heads, L, M), True where attention is allowed.
+        """
+        query = self.norm(x)
+        attended = query if self.context_norm is None else self.context_norm(context)
+        keys, values = self.key_value(attended).chunk(2, dim=-1)
+        return x + self.attend(query, self.split(keys), self.split(values), mask)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Projected attention of normed queries over split keys and values, without the residual."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            self.split(self.query(query)), keys, values, attn_mask=mask, dropout_p=dropout
+        )
+        return self.out(mixed.transpose(-3, -2).flatten(-2))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward with dropout; can run step by step over a cache.
+
+    Args:
+        dim: width of the tokens.
+        heads: number of heads, ``dim / heads`` wide each.
+        dropout: probability of dropping an attention weight or a residual feature while training.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads, dim // heads, dropout=dropout)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Tensor | None = None, done: int = 0) -> Tensor:
+        """Attend within ``x`` (..., L, D), or to the ``done`` tokens in the cache and then within ``x``.
+
+        Args:
+            x: new tokens.
+            mask: boolean, broadcast to (..., heads, L, done + L), True where attention is allowed.
+            cache: (2, ..., heads, capacity, head_dim) keys and values; those of ``x`` are written behind ``done``.
+            done: tokens already in the cache.
+        """
+        query = self.attention.norm(x)
+        keys, values = map(self.attention.split, self.attention.key_value(query).chunk(2, dim=-1))
+        if cache is not None:
+            end = done + x.shape[-2]
+            cache[0, ..., done:end, :], cache[1, ..., done:end, :] = keys, values
+            keys, values = cache[0, ..., :end, :], cache[1, ..., :end, :]
+        x = x + self.dropout(self.attention.attend(query, keys, values, mask))
+        return x + self.feed(x)

@@ -1,0 +1,54 @@
+"""One optimiser step, the same for every network: clip, warm up, step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dima.config import Config, Count, NonNegative, Positive, Whole
+
+
+@dataclass(frozen=True)
+class FitConfig(Config):
+    """How one part of a world model is fitted in a round."""
+
+    updates: Whole = 200  # gradient steps per round
+    batch: Count = 256  # examples per step
+    lr: Positive = 1e-4  # learning rate
+    weight_decay: NonNegative = 0.0  # AdamW's
+    warmup: Whole = 0  # steps over which the learning rate rises from 0
+    max_grad_norm: NonNegative = 0.0  # gradients are scaled down to this norm; 0 leaves them
+
+
+class Fitter:
+    """AdamW with gradient clipping and linear warm-up for one module."""
+
+    def __init__(self, module: nn.Module, config: FitConfig) -> None:
+        self.config, self.parameters = config, list(module.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        self.steps = 0
+
+    def step(self, loss: Tensor) -> None:
+        """Follow the gradient of a scalar loss once."""
+        self.steps += 1
+        if self.config.warmup:
+            self.optimizer.param_groups[0]["lr"] = self.config.lr * min(1.0, self.steps / self.config.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything :meth:`restore` needs."""
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on exactly where :meth:`checkpoint` was taken."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.steps = saved["steps"]

@@ -1,0 +1,62 @@
+"""What every world model offers: it is fitted to a replay, and imagination knows it by three verbs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from dima.data import EnvSpec, Episode, View
+from dima.progress import Progress
+from dima.replay import Replay, Rows
+
+L = TypeVar("L")
+
+
+class Step(NamedTuple, Generic[L]):
+    """What an imagined step returns."""
+
+    latent: L
+    reward: Tensor  # (B,) team reward
+    proceed: Tensor  # (B,) probability that the task goes on
+
+
+class WorldModel(nn.Module, ABC, Generic[L]):
+    """A learnt simulator of a team's world; ``L`` is its own notion of where an imagination stands.
+
+    Everything that crosses this interface is in the environment's units.
+    """
+
+    spec: EnvSpec
+    context: int  # real steps, the newest included, that an imagination starts from
+    visitors: tuple[str, ...] = ()  # names of the visit counts it wants the replay to keep
+
+    @abstractmethod
+    def take_in(self, episodes: Sequence[Episode]) -> None:
+        """Update running statistics with new real experience, before fitting to it."""
+
+    @abstractmethod
+    def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
+        """One round of gradient steps; metrics are averages over the round, still on the device."""
+
+    @abstractmethod
+    def start(self, rows: Rows) -> L:
+        """Begin to imagine from the last of ``context`` real rows (B, C, ...)."""
+
+    @abstractmethod
+    def observe(self, latent: L) -> View:
+        """What the team would see there."""
+
+    @abstractmethod
+    def step(self, latent: L, action: Tensor) -> Step[L]:
+        """Imagine the consequences of a joint action (B, N, A)."""
+
+    @abstractmethod
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything :meth:`restore` needs to go on exactly."""
+
+    @abstractmethod
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on exactly where :meth:`checkpoint` was taken."""

@@ -1,0 +1,235 @@
+"""DIMA as one world model: state diffusion, observation decoder, reward and termination (DIMA section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dima.config import Config
+from dima.data import EnvSpec, Episode, View
+from dima.nets import Normalizer
+from dima.optim import FitConfig, Fitter
+from dima.progress import Progress
+from dima.replay import Replay, Rows
+from dima.world_models.base import Step, WorldModel
+from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
+from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
+from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
+from dima.world_models.dima.sampler import SamplerConfig, agent_order, noise_schedule, reveal_masks, sample
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class DimaModelConfig(Config):
+    """DIMA's world model; the defaults are the published sizes and schedule (DIMA section 7)."""
+
+    denoiser: DenoiserConfig = DenoiserConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    decoder: ObservationDecoderConfig = ObservationDecoderConfig()
+    reward: RewardTerminationConfig = RewardTerminationConfig()
+    denoiser_fit: FitConfig = FitConfig(batch=64, lr=1e-4, weight_decay=0.01, warmup=100, max_grad_norm=1.0)
+    decoder_fit: FitConfig = FitConfig(batch=256, lr=3e-4)
+    reward_fit: FitConfig = FitConfig(batch=128, lr=1e-4, weight_decay=0.01, max_grad_norm=10.0)
+
+    def build(self, spec: EnvSpec) -> DimaWorldModel:
+        return DimaWorldModel(self, spec)
+
+
+@dataclass
+class Latent:
+    """Where an imagination stands: the recent past, and what the reward model remembers of it."""
+
+    state: Tensor  # (B, C, S) scaled for the denoiser, newest last
+    action: Tensor  # (B, C - 1, N, A) joint actions taken between those states
+    valid: Tensor  # (B, C) bool
+    action_mask: Tensor  # (B, N, A) bool, allowed now
+    previous_action: Tensor  # (B, N, A) joint action that led here
+    memory: Memory
+
+
+class DimaWorldModel(WorldModel[Latent]):
+    """A diffusion model of the next state that sees one agent's action per denoising level."""
+
+    visitors = ("decoder", "reward")
+
+    def __init__(self, config: DimaModelConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.past = config.denoiser.context
+        self.context = self.past + 1  # one more, for the joint action that led to the first state
+        self.state_scale = Normalizer((spec.state_dim,))
+        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
+        self.denoiser = Denoiser(config.denoiser, spec)
+        self.decoder = ObservationDecoder(config.decoder, spec)
+        self.reward = RewardTermination(config.reward, spec)
+        self.fitters = {
+            "decoder": Fitter(self.decoder, config.decoder_fit),
+            "denoiser": Fitter(self.denoiser, config.denoiser_fit),
+            "reward": Fitter(self.reward, config.reward_fit),
+        }
+        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
+        self.action_valid: Tensor
+
+    # -- learning from real experience ----------------------------------------------------------------------------
+
+    def take_in(self, episodes: Sequence[Episode]) -> None:
+        device = self.action_valid.device
+        for episode in episodes:
+            self.state_scale.update(episode.state.to(device))
+            self.obs_scale.update(episode.obs.to(device))
+            self.reward.reward_scale.update(episode.reward.to(device))
+
+    def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
+        losses: dict[str, Callable[[Replay], Loss]] = {
+            "decoder": self.decoder_loss,
+            "denoiser": self.denoiser_loss,
+            "reward": self.reward_loss,
+        }
+        metrics: dict[str, Tensor] = {}
+        self.train()
+        for name, loss_of in losses.items():
+            fitter = self.fitters[name]
+            sums: dict[str, Tensor] = {}
+            with progress.phase(name, total=fitter.config.updates) as advance:
+                for _ in range(fitter.config.updates):
+                    loss, parts = loss_of(replay)
+                    fitter.step(loss)
+                    sums = {key: sums.get(key, 0) + part for key, part in parts.items()}
+                    advance()
+            metrics |= {key: value / fitter.config.updates for key, value in sums.items()}
+        self.eval()
+        return metrics
+
+    def decoder_loss(self, replay: Replay) -> Loss:
+        """L1 and commitment on the least visited rows."""
+        rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
+        return self.decoder.loss(
+            self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0])
+        )
+
+    def denoiser_loss(self, replay: Replay) -> Loss:
+        """EDM loss on recent windows."""
+        anchor = replay.recent(self.config.denoiser_fit.batch)
+        rows = replay.gather(anchor, self.past - 1, self.config.denoiser.rollout)
+        return self.denoiser.loss(self._scale(rows.state), self._sent(rows.action), rows.valid)
+
+    def reward_loss(self, replay: Replay) -> Loss:
+        """Reward and termination on the least visited segments."""
+        length = self.config.reward.segment
+        start = replay.least_visited("reward", self.config.reward_fit.batch, length + 1)
+        rows = replay.segments(start, length + 1)
+        return self.reward.loss(
+            Segments(
+                state=self.state_scale.normalize(rows.state[:, :-1]),
+                action=self._sent(rows.action[:, :-1]),
+                reward=rows.reward[:, :-1],
+                terminated=rows.terminated[:, :-1],
+                next_mask=rows.action_mask[:, 1:],
+                episode=rows.episode[:, :-1],
+                valid=rows.acted[:, :-1],
+            )
+        )
+
+    # -- imagination ----------------------------------------------------------------------------------------------
+
+    def start(self, rows: Rows) -> Latent:
+        return Latent(
+            state=self._scale(rows.state[:, 1:]) * rows.valid[:, 1:, None],
+            action=self._sent(rows.action[:, 1:-1]),
+            valid=rows.valid[:, 1:],
+            action_mask=rows.action_mask[:, -1],
+            previous_action=self._sent(rows.action[:, -2]),
+            memory=self.reward.start(len(rows.state), rows.state.device),
+        )
+
+    def observe(self, latent: Latent) -> View:
+        normalized = latent.state[:, -1] / self.config.denoiser.sigma_data
+        return View(
+            obs=self.obs_scale.denormalize(self.decoder(normalized)) * self.decoder.valid,
+            state=self.state_scale.denormalize(normalized),
+            action_mask=latent.action_mask,
+            previous_action=latent.previous_action,
+        )
+
+    def step(self, latent: Latent, action: Tensor) -> Step[Latent]:
+        action = self._sent(action)
+        joint = torch.cat([latent.action, action[:, None]], dim=1)
+        after = self.next_state(Context(latent.state, joint, latent.valid))
+        predicted = self.reward.step(latent.memory, latent.state[:, -1] / self.config.denoiser.sigma_data, action)
+        return Step(
+            Latent(
+                state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
+                action=joint[:, 1:],
+                valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
+                action_mask=self._allowed(predicted.mask_logits, latent.action_mask),
+                previous_action=action,
+                memory=latent.memory,
+            ),
+            predicted.reward,
+            predicted.proceed,
+        )
+
+    def next_state(self, context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """Draw the next scaled state, (B, S).
+
+        Args:
+            context: past states and joint actions, the newest action whole; the sampler hides what it should.
+            noise: (B, S) standard normal start, drawn when not given.
+            order: (B, N) agents in the order they are revealed, the configured one when not given.
+        """
+        config, agents = self.config.sampler, self.spec.n_agents
+        current = context.state[:, -1]
+        if noise is None:
+            noise = torch.randn_like(current)
+        if order is None:
+            order = agent_order(config.order, len(current), agents, current.device)
+        # the condition depends on what is revealed, not on the noise: all stages in one call, before the loop
+        masks = reveal_masks(order, self.config.denoiser.reveal)  # (G, B, N)
+        stages = len(masks)
+        encoded = self.denoiser.encode_actions(
+            context.action.repeat(stages, 1, 1, 1), context.valid.repeat(stages, 1), masks.flatten(0, 1)
+        ).unflatten(0, (stages, -1))
+
+        def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
+            stage = min(config.stage(level, agents), stages - 1)
+            return self.denoiser.denoise(x, sigma, context, masks[stage], encoded[stage])
+
+        sigmas = noise_schedule(
+            config.levels(agents), config.sigma_min, config.sigma_max, config.rho, current.device
+        )
+        return sample(denoise, noise, sigmas, config.solver)
+
+    # -- saving ---------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "model": self.state_dict(),
+            "fitters": {name: fitter.checkpoint() for name, fitter in self.fitters.items()},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.load_state_dict(saved["model"])
+        for name, fitter in self.fitters.items():
+            fitter.restore(saved["fitters"][name])
+
+    # -- units ----------------------------------------------------------------------------------------------------
+
+    def _scale(self, state: Tensor) -> Tensor:
+        """Environment units -> standard deviation ``sigma_data``, as the denoiser wants it."""
+        return self.state_scale.normalize(state) * self.config.denoiser.sigma_data
+
+    def _sent(self, action: Tensor) -> Tensor:
+        """The action the environment carries out: it clips continuous ones to [-1, 1]."""
+        return action if self.spec.discrete else action.clamp(-1, 1)
+
+    def _allowed(self, logits: Tensor | None, before: Tensor) -> Tensor:
+        """(B, N, A) bool: predicted action mask, never empty."""
+        if logits is None:
+            return before
+        logits = logits.masked_fill(~self.action_valid, -torch.inf)
+        return (logits > 0) | (logits == logits.amax(-1, keepdim=True))

@@ -1,0 +1,208 @@
+"""Causal Transformer over (state, joint action) pairs: team reward, continuation, next action masks.
+
+DIMA section 5. Two tokens a step; the answers are read from the action token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dima.attention import Attention, GegluFeedForward, TransformerBlock
+from dima.config import Config, Count, Fraction, Whole
+from dima.errors import ConfigError
+from dima.data import EnvSpec
+from dima.nets import Normalizer
+
+
+@dataclass(frozen=True)
+class RewardTerminationConfig(Config):
+    """The model of reward, continuation and action masks."""
+
+    dim: Count = 256  # width of a token
+    layers: Count = 6  # Transformer blocks
+    heads: Count = 4  # heads of a block
+    dropout: Fraction = 0.1  # while training
+    segment: Count = 15  # steps of a training segment, and the longest imagination
+    action_layers: Whole = 3  # self-attention layers over the agents' actions
+    action_heads: Count = 8  # heads of such a layer
+    normalize_reward: bool = False  # predict rewards in units of their running mean and deviation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim % self.heads or self.dim % self.action_heads:
+            raise ConfigError(
+                f"dim = {self.dim} must be divisible by heads = {self.heads} and action_heads = {self.action_heads}"
+            )
+
+
+class Prediction(NamedTuple):
+    """What the model says of each step."""
+
+    reward: Tensor  # (B, T) in the environment's units
+    proceed: Tensor  # (B, T) probability that the task goes on
+    mask_logits: Tensor | None  # (B, T, N, A) next step's allowed actions, on tasks that forbid some
+
+
+@dataclass
+class Segments:
+    """A training batch; rows may follow each other across episode ends."""
+
+    state: Tensor  # (B, T, S) normalised
+    action: Tensor  # (B, T, N, A)
+    reward: Tensor  # (B, T)
+    terminated: Tensor  # (B, T) bool
+    next_mask: Tensor  # (B, T, N, A) bool, actions allowed after this step
+    episode: Tensor  # (B, T) int, equal within an episode
+    valid: Tensor  # (B, T) bool, False where no action was taken (the last row of an episode)
+
+
+@dataclass
+class Memory:
+    """Keys and values of an imagination so far, in buffers of fixed size."""
+
+    cache: Tensor  # (layers, 2, B, heads, 2 * segment, head_dim)
+    done: int = 0  # tokens stored
+
+
+class RewardTermination(nn.Module):
+    """(state, joint action) sequences -> reward and continuation of every step."""
+
+    def __init__(self, config: RewardTerminationConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        dim = config.dim
+        self.reward_scale = Normalizer(())
+        self.embed_state = nn.Sequential(
+            nn.Linear(spec.state_dim, dim),
+            nn.LayerNorm(dim),
+            nn.GELU(),
+            nn.Linear(dim, dim),
+            nn.LayerNorm(dim),
+            nn.GELU(),
+            nn.Linear(dim, dim),
+            nn.LayerNorm(dim),
+        )
+        self.embed_action = nn.Linear(spec.action_dim, dim)
+        self.agent = nn.Parameter(0.02 * torch.randn(spec.n_agents, dim))
+        self.mix_agents = nn.Sequential(
+            *(
+                layer
+                for _ in range(config.action_layers)
+                for layer in (Attention(dim, config.action_heads, dim // config.action_heads), GegluFeedForward(dim))
+            )
+        )
+        self.position = nn.Parameter(0.02 * torch.randn(2 * config.segment, dim))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(dim)
+        self.reward_head = self._head(1)
+        self.proceed_head = self._head(1)
+        masked = spec.discrete and spec.masks_actions
+        self.mask_head = self._head(spec.n_agents * spec.action_dim) if masked else None
+
+    def _head(self, out: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out))
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def forward(self, state: Tensor, action: Tensor, episode: Tensor) -> Prediction:
+        """Predictions for whole segments.
+
+        Args:
+            state: (B, T, S) normalised.
+            action: (B, T, N, A).
+            episode: (B, T) numbers that differ between episodes; no step sees another episode or the future.
+        """
+        hidden = self._run(self.dropout(self._tokens(state, action, 0)), block_causal_mask(episode))
+        return self._predict(hidden)
+
+    def loss(self, batch: Segments) -> tuple[Tensor, dict[str, Tensor]]:
+        """Smooth L1 of the reward, Bernoulli log-likelihood of continuation and of the next action masks."""
+        hidden = self._run(
+            self.dropout(self._tokens(batch.state, batch.action, 0)), block_causal_mask(batch.episode)
+        )
+        count = batch.valid.sum().clamp(min=1)
+
+        def average(values: Tensor) -> Tensor:
+            return (values * batch.valid).sum() / count
+
+        target = self._scale(batch.reward)
+        parts = {
+            "reward": average(F.smooth_l1_loss(self.reward_head(hidden)[..., 0], target, reduction="none")),
+            "proceed": average(
+                F.binary_cross_entropy_with_logits(
+                    self.proceed_head(hidden)[..., 0], (~batch.terminated).to(hidden.dtype), reduction="none"
+                )
+            ),
+        }
+        if self.mask_head is not None:
+            logits = self._mask_logits(hidden)
+            assert logits is not None
+            real = torch.from_numpy(self.spec.action_valid).to(logits.device)
+            error = F.binary_cross_entropy_with_logits(logits, batch.next_mask.to(logits.dtype), reduction="none")
+            parts["mask"] = average((error * real).sum((-1, -2)) / real.sum())
+        loss = torch.stack(list(parts.values())).sum()
+        return loss, {f"reward_model/{name}": part.detach() for name, part in parts.items()}
+
+    # -- imagination ----------------------------------------------------------------------------------------------
+
+    def start(self, batch: int, device: torch.device) -> Memory:
+        """An empty memory for ``batch`` imaginations of at most ``segment`` steps."""
+        config = self.config
+        shape = (config.layers, 2, batch, config.heads, 2 * config.segment, config.dim // config.heads)
+        return Memory(torch.zeros(shape, device=device))
+
+    def step(self, memory: Memory, state: Tensor, action: Tensor) -> Prediction:
+        """One imagined step, (B, S) and (B, N, A); fields of the answer are (B,) and (B, N, A).
+
+        A full memory is emptied first: training segments start anywhere in an episode, so an empty one is familiar.
+        """
+        if memory.done == 2 * self.config.segment:
+            memory.done = 0
+        tokens = self._tokens(state[:, None], action[:, None], memory.done)
+        # the action token sees everything, the state token everything but the action
+        mask = torch.ones(2, memory.done + 2, dtype=torch.bool, device=state.device)
+        mask[0, -1] = False
+        hidden = self._run(tokens, mask, memory)
+        memory.done += 2
+        reward, proceed, logits = self._predict(hidden)
+        return Prediction(reward[:, 0], proceed[:, 0], None if logits is None else logits[:, 0])
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    def _tokens(self, state: Tensor, action: Tensor, done: int) -> Tensor:
+        """(B, T, S), (B, T, N, A) -> (B, 2 T, D): state and action tokens in turn, positions from ``done`` on."""
+        joint = self.mix_agents(self.embed_action(action) + self.agent).mean(dim=-2)
+        tokens = torch.stack([self.embed_state(state), joint], dim=-2).flatten(-3, -2)
+        return tokens + self.position[done : done + tokens.shape[-2]]
+
+    def _run(self, tokens: Tensor, mask: Tensor, memory: Memory | None = None) -> Tensor:
+        for n, block in enumerate(self.blocks):
+            tokens = block(tokens, mask) if memory is None else block(tokens, mask, memory.cache[n], memory.done)
+        return self.norm(tokens[:, 1::2])
+
+    def _predict(self, hidden: Tensor) -> Prediction:
+        reward = self.reward_head(hidden)[..., 0]
+        if self.config.normalize_reward:
+            reward = self.reward_scale.denormalize(reward)
+        return Prediction(reward, self.proceed_head(hidden)[..., 0].sigmoid(), self._mask_logits(hidden))
+
+    def _mask_logits(self, hidden: Tensor) -> Tensor | None:
+        if self.mask_head is None:
+            return None
+        return self.mask_head(hidden).unflatten(-1, (self.spec.n_agents, self.spec.action_dim))
+
+    def _scale(self, reward: Tensor) -> Tensor:
+        return self.reward_scale.normalize(reward) if self.config.normalize_reward else reward
+
+
+def block_causal_mask(episode: Tensor) -> Tensor:
+    """(B, T) episode numbers -> (B, 1, 2 T, 2 T) bool: causal over tokens, never across episodes."""
+    token_episode = episode.repeat_interleave(2, dim=-1)
+    same = token_episode[:, :, None] == token_episode[:, None, :]
+    return same.tril()[:, None]
