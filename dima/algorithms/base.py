@@ -47,5 +47,10 @@ class Algorithm(nn.Module, ABC):
         """Everything :meth:`restore` needs to go on exactly, the replay's rows excepted."""
 
     @abstractmethod
-    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
-        """Go on exactly where :meth:`checkpoint` was taken."""
+    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
+        """Go on exactly where :meth:`checkpoint` was taken.
+
+        Args:
+            saved: the checkpoint.
+            chunks: the replay's content; None leaves the replay empty, for acting only.
+        """

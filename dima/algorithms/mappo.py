@@ -52,5 +52,5 @@ class Mappo(Algorithm):
     def checkpoint(self) -> dict[str, Any]:
         return {"ppo": self.ppo.checkpoint()}
 
-    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
+    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
         self.ppo.restore(saved["ppo"])

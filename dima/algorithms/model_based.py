@@ -101,8 +101,9 @@ class ModelBased(Algorithm):
             "rounds": self.rounds,
         }
 
-    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
+    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
         self.world_model.restore(saved["world_model"])
         self.ppo.restore(saved["ppo"])
-        self.replay.restore(saved["replay"], chunks)
+        if chunks is not None:
+            self.replay.restore(saved["replay"], chunks)
         self.rounds = saved["rounds"]

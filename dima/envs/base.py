@@ -101,6 +101,22 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         observations, reward, terminated, truncated, infos = self._team.play(self._actions(np.asarray(action)))
         return self._read(observations, infos), reward, terminated, truncated, infos
 
+    def encode(self, observations: Any, infos: Any = None) -> Joint:
+        """A team's observations, as its PettingZoo environment gives them, as ``obs`` (N, O) and ``action_mask`` (N, A).
+
+        For acting outside a running episode of this environment.
+
+        Raises:
+            EnvError: an agent is missing, or its observation does not fit its space.
+        """
+        self._team.running = True
+        joint = self._read_team(observations, infos or {})
+        return {"obs": joint, "action_mask": self._mask.copy()}
+
+    def decode(self, action: np.ndarray) -> dict[Any, Any]:
+        """A joint action (N, A) as the PettingZoo environment takes it, one entry per agent."""
+        return self._actions(action)
+
     def render(self) -> Any:
         """What the environment renders."""
         return self.parallel_env.render()
@@ -161,6 +177,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def _read(self, observations: Any, infos: Any) -> Joint:
         """What the environment returned, as arrays of their own."""
+        obs = self._read_team(observations, infos)
+        return {"obs": obs, "state": self._read_state(), "action_mask": self._mask.copy()}
+
+    def _read_team(self, observations: Any, infos: Any) -> np.ndarray:
+        """Every agent's observation and mask: (N, O), and ``self._mask`` brought up to date."""
         team = self._team
         for i, agent in enumerate(team.agents):
             try:
@@ -176,7 +197,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         if wrong:
             i, j = wrong
             team.fault(f"agent {team.agents[i]!r} observed {self._obs[i, j]} in feature {j}: expected a finite number")
-        return {"obs": obs, "state": self._read_state(), "action_mask": self._mask.copy()}
+        return obs
 
     def _read_state(self) -> np.ndarray:
         told = self._team.state() if self._has_state else np.concatenate(self._rows)

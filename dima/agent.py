@@ -1,0 +1,101 @@
+"""A trained team, out of its run folder: acts on PettingZoo observations, is evaluated."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.data import View
+from dima.device import pick_device
+from dima.envs import make_env
+from dima.envs.base import JointEnv
+from dima.envs.vector import VectorEnv
+from dima.errors import RunFolderError
+from dima.evaluate import Evaluation
+from dima.evaluate import evaluate as play_evaluation
+from dima.run_config import RunConfig
+from dima.run_folder import RunFolder
+
+FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
+
+
+class Agent:
+    """The policy of a run after its last finished round.
+
+    Attributes:
+        config: the run's configuration.
+        env: an environment of the task; its ``parallel_env`` is the PettingZoo one to play in.
+        algorithm: the learner, weights restored, replay left empty.
+    """
+
+    def __init__(self, config: RunConfig, env: JointEnv, algorithm: Algorithm, device: torch.device) -> None:
+        self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
+
+    def act(self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True) -> dict[Any, Any]:
+        """Every agent's action, as the PettingZoo environment takes it.
+
+        Args:
+            observations: what ``reset`` or ``step`` returned.
+            infos: likewise; needed where action masks live there.
+            mode: the most probable action, or else a random draw.
+
+        Raises:
+            EnvError: an agent is missing, or its observation does not fit its space.
+        """
+        joint = self.env.encode(observations, infos)
+        spec = self.env.spec
+        view = View(
+            obs=torch.from_numpy(joint["obs"])[None].to(self.device),
+            state=torch.zeros(1, spec.state_dim, device=self.device),  # policies act on observations alone
+            action_mask=torch.from_numpy(joint["action_mask"])[None].to(self.device),
+            previous_action=torch.zeros(1, spec.n_agents, spec.action_dim, device=self.device),
+        )
+        action, _ = self.algorithm.act(view, mode)
+        return self.env.decode(action[0].cpu().numpy())
+
+    def evaluate(self, episodes: int = 20, seed: int | None = None) -> Evaluation:
+        """Play episodes with the policy's mode, in environments and on seeds that training never saw.
+
+        Args:
+            episodes: how many.
+            seed: of the episodes; by default one that follows from the run's seed.
+        """
+        make = partial(make_env, self.config.task, self.config.env)
+        seed = self.config.seed + FINAL_SEED if seed is None else seed
+        with VectorEnv(make, min(episodes, 20)) as envs:
+            return play_evaluation(envs, partial(self.algorithm.act, mode=True), episodes, seed, self.device)
+
+
+def load(run: str | Path, device: str = "auto") -> Agent:
+    """The trained team of a run folder.
+
+    Args:
+        run: the folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: the folder is missing, damaged or not ours, or its environment cannot be built.
+    """
+    where = pick_device(device)
+    with RunFolder.open(run) as folder:
+        config = RunConfig.from_dict(folder.config())
+        saved: Any = folder.load().tree
+    env = make_env(config.task, config.env)
+    assert isinstance(config.learner, AlgorithmConfig)
+    with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
+        algorithm = config.learner.build(env.spec, str(where))
+    try:
+        algorithm.restore(saved["algorithm"], None)
+    except (KeyError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
+    return Agent(config, env, algorithm, where)
+
+
+def evaluate(run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto") -> Evaluation:
+    """Evaluate the policy of a run folder, see :meth:`Agent.evaluate`."""
+    return load(run, device).evaluate(episodes, seed)
