@@ -22,10 +22,9 @@ class VectorQuantizer(nn.Module):
         dead_below: entries used less than this (in average tokens per batch) are replaced by tokens of the batch.
     """
 
-    initialized: Tensor
-    codebook: Tensor
-    usage: Tensor
-    total: Tensor
+    codebook: Tensor  # (K, D)
+    usage: Tensor  # (K,) moving average of the tokens that chose an entry, per batch
+    total: Tensor  # (K, D) moving average of their sum
 
     def __init__(self, entries: int, dim: int, decay: float = 0.8, dead_below: float = 0.0) -> None:
         super().__init__()
@@ -33,7 +32,8 @@ class VectorQuantizer(nn.Module):
         codebook = torch.empty(entries, dim)
         nn.init.kaiming_uniform_(codebook)
         self.register_buffer("codebook", codebook)
-        self.register_buffer("usage", torch.zeros(entries))
+        # every entry starts as if it had won one token, itself: an unused one stays where it is while both fade
+        self.register_buffer("usage", torch.ones(entries))
         self.register_buffer("total", codebook.clone())
 
     def nearest(self, tokens: Tensor) -> Tensor:
