@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -84,6 +85,7 @@ class Replay:
         self.oldest, self.newest = 0, 0  # row numbers: the first kept, one past the last
         self.lengths: deque[int] = deque()  # rows of each kept episode
         self.chunk_ends: list[int] = []  # one past the last row of each chunk made so far
+        self._quarter_rows: tuple[Tensor, Tensor] | None = None  # of the episodes, once asked for
 
     # -- storing --------------------------------------------------------------------------------------------------
 
@@ -118,6 +120,7 @@ class Replay:
             visits[where] = 0
         self.lengths.append(length)
         self.newest += length
+        self._quarter_rows = None
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -147,15 +150,15 @@ class Replay:
         )
 
     def recent(self, batch: int) -> Tensor:
-        """(B,) row numbers where an action was taken, the newest quarter drawn with ``recent_share``.
+        """(B,) row numbers where an action was taken, the newest quarter of the episodes drawn with ``recent_share``.
 
         The three older quarters share the rest evenly (DIMA section 6).
         """
         share = (1 - self.config.recent_share) / 3
         draw = torch.rand(batch, 2, device=self.device)
         quarter = (draw[:, 0] / share if share else draw[:, 0] * 0 + 3).long().clamp(max=3)
-        size = self.newest - self.oldest
-        number = self.oldest + ((quarter + draw[:, 1]) / 4 * size).long().clamp(max=size - 1)
+        begin, size = (column[quarter] for column in self._quarters())
+        number = begin + torch.minimum((draw[:, 1] * size).long(), size - 1)
         return self._before_end(number)
 
     def least_visited(self, visitor: str, batch: int, length: int = 1) -> Tensor:
@@ -171,6 +174,20 @@ class Replay:
             0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device)
         )
         return chosen
+
+    def _quarters(self) -> tuple[Tensor, Tensor]:
+        """First row and number of rows (4,) of each quarter of the episodes, the oldest first.
+
+        An episode on the border belongs to both quarters, so none is empty however few there are.
+        """
+        if self._quarter_rows is None:
+            edges = self.oldest + np.cumsum([0, *self.lengths])
+            count = len(self.lengths)
+            begin = edges[[count * q // 4 for q in range(4)]]
+            end = edges[[-(-count * (q + 1) // 4) for q in range(4)]]
+            both = torch.from_numpy(np.stack([begin, end - begin])).to(self.device)
+            self._quarter_rows = both[0], both[1]
+        return self._quarter_rows
 
     def _before_end(self, number: Tensor) -> Tensor:
         """Steps back from an episode's last row, where there is no action."""
@@ -207,6 +224,7 @@ class Replay:
     def restore(self, saved: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> None:
         """Rebuild the store from its chunks, in order, and a checkpoint."""
         self.lengths.clear()
+        self._quarter_rows = None
         self.newest = saved["oldest"]
         for chunk in chunks:
             self._add_chunk(chunk, saved["oldest"])

@@ -87,7 +87,7 @@ class RewardTermination(nn.Module):
             nn.Linear(dim, dim),
             nn.LayerNorm(dim),
         )
-        self.embed_action = nn.Linear(spec.action_dim, dim)
+        self.embed_action = nn.Sequential(nn.Linear(spec.action_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.agent = nn.Parameter(0.02 * torch.randn(spec.n_agents, dim))
         self.mix_agents = nn.Sequential(
             *(
@@ -96,6 +96,7 @@ class RewardTermination(nn.Module):
                 for layer in (Attention(dim, config.action_heads, dim // config.action_heads), GegluFeedForward(dim))
             )
         )
+        self.pool = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.position = nn.Parameter(0.02 * torch.randn(2 * config.segment, dim))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.layers))
@@ -177,7 +178,7 @@ class RewardTermination(nn.Module):
 
     def _tokens(self, state: Tensor, action: Tensor, done: int) -> Tensor:
         """(B, T, S), (B, T, N, A) -> (B, 2 T, D): state and action tokens in turn, positions from ``done`` on."""
-        joint = self.mix_agents(self.embed_action(action) + self.agent).mean(dim=-2)
+        joint = self.pool(self.mix_agents(self.embed_action(action) + self.agent).mean(dim=-2))
         tokens = torch.stack([self.embed_state(state), joint], dim=-2).flatten(-3, -2)
         return tokens + self.position[done : done + tokens.shape[-2]]
 
