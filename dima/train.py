@@ -144,8 +144,10 @@ class Trainer:
             chunk = replay.chunk() if replay is not None else None
             first = replay.first_chunk if replay is not None else 0
             folder.save(self._tree(), [] if chunk is None else [chunk], drop_before=first)
-        shown = {"team_return": numbers.get("evaluate/return", numbers.get("collect/return", math.nan))}
-        self.progress.round(step, self.config.steps, **shown)
+        shown = {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
+        self.progress.round(
+            step, self.config.steps, **{label: numbers[name] for name, label in shown.items() if name in numbers}
+        )
 
     def _evaluate(self) -> Evaluation:
         with self.progress.phase("evaluate"):

@@ -43,7 +43,8 @@ class Mappo(Algorithm):
         with progress.phase("collect"):
             rollout, returns = collector.roll(self.act, self.config.rollout)
         with progress.phase("improve"):
-            metrics: dict[str, Tensor | float] = {**self.ppo.update(rollout, done)}
+            updated = self.ppo.update(rollout, done)
+            metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
             self.ppo.observe(rollout.obs, rollout.state)
         if returns:
             metrics["collect/return"] = float(np.mean(returns))

@@ -91,7 +91,7 @@ class ModelBased(Algorithm):
                 for key, value in self.ppo.update(rollout, done).items():
                     sums[key] = sums.get(key, torch.zeros_like(value)) + value
                 advance()
-        return {key: value / config.imaginations for key, value in sums.items()}
+        return {f"policy/{key}": value / config.imaginations for key, value in sums.items()}
 
     def checkpoint(self) -> dict[str, Any]:
         return {

@@ -147,7 +147,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         spec = self.spec
         self._obs = np.zeros((spec.n_agents, spec.obs_dim))
         self._rows = [self._obs[i, :size] for i, size in enumerate(spec.obs_sizes)]
-        self._mask = spec.action_valid.copy()
+        self._mask, self._state_size = spec.action_valid.copy(), spec.state_dim
         shape = (spec.n_agents, spec.action_dim)
         self.observation_space = spaces.Dict(  # type: ignore[assignment]  # Gymnasium calls its content Any
             {
@@ -201,9 +201,9 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def _read_state(self) -> np.ndarray:
         told = self._team.state() if self._has_state else np.concatenate(self._rows)
-        if told is None or told.size != self.spec.state_dim:
+        if told is None or told.size != self._state_size:
             size = 0 if told is None else told.size
-            self._team.fault(f"state() has {size} features, but had {self.spec.state_dim} at first: keep its size")
+            self._team.fault(f"state() has {size} features, but had {self._state_size} at first: keep its size")
         state, wrong = _as_float32(told)
         if wrong:
             self._team.fault(f"state() holds {told[wrong]} in feature {wrong[0]}: expected a finite number")

@@ -19,7 +19,14 @@ from dima.world_models.base import Step, WorldModel
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
-from dima.world_models.dima.sampler import SamplerConfig, agent_order, noise_schedule, reveal_masks, sample
+from dima.world_models.dima.sampler import (
+    Denoise,
+    SamplerConfig,
+    agent_order,
+    noise_schedule,
+    reveal_masks,
+    sample,
+)
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -116,7 +123,7 @@ class DimaWorldModel(WorldModel[Latent]):
         """EDM loss on recent windows."""
         anchor = replay.recent(self.config.denoiser_fit.batch)
         rows = replay.gather(anchor, self.past - 1, self.config.denoiser.rollout)
-        return self.denoiser.loss(self._scale(rows.state), self._sent(rows.action), rows.valid)
+        return self.denoiser.loss(self.scale_state(rows.state), self._sent(rows.action), rows.valid)
 
     def reward_loss(self, replay: Replay) -> Loss:
         """Reward and termination on the least visited segments."""
@@ -139,7 +146,7 @@ class DimaWorldModel(WorldModel[Latent]):
 
     def start(self, rows: Rows) -> Latent:
         return Latent(
-            state=self._scale(rows.state[:, 1:]) * rows.valid[:, 1:, None],
+            state=self.scale_state(rows.state[:, 1:]) * rows.valid[:, 1:, None],
             action=self._sent(rows.action[:, 1:-1]),
             valid=rows.valid[:, 1:],
             action_mask=rows.action_mask[:, -1],
@@ -182,12 +189,17 @@ class DimaWorldModel(WorldModel[Latent]):
             noise: (B, S) standard normal start, drawn when not given.
             order: (B, N) agents in the order they are revealed, the configured one when not given.
         """
-        config, agents = self.config.sampler, self.spec.n_agents
-        current = context.state[:, -1]
         if noise is None:
-            noise = torch.randn_like(current)
+            noise = torch.randn_like(context.state[:, -1])
+        denoise, sigmas = self.levels(context, order)
+        return sample(denoise, noise, sigmas, self.config.sampler.solver)
+
+    def levels(self, context: Context, order: Tensor | None = None) -> tuple[Denoise, Tensor]:
+        """The denoising function of each level and the (K + 1,) noise levels, for the same arguments."""
+        config, agents = self.config.sampler, self.spec.n_agents
+        batch, device = len(context.state), context.state.device
         if order is None:
-            order = agent_order(config.order, len(current), agents, current.device)
+            order = agent_order(config.order, batch, agents, device)
         # the condition depends on what is revealed, not on the noise: all stages in one call, before the loop
         masks = reveal_masks(order, self.config.denoiser.reveal)  # (G, B, N)
         stages = len(masks)
@@ -199,10 +211,7 @@ class DimaWorldModel(WorldModel[Latent]):
             stage = min(config.stage(level, agents), stages - 1)
             return self.denoiser.denoise(x, sigma, context, masks[stage], encoded[stage])
 
-        sigmas = noise_schedule(
-            config.levels(agents), config.sigma_min, config.sigma_max, config.rho, current.device
-        )
-        return sample(denoise, noise, sigmas, config.solver)
+        return denoise, noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -219,7 +228,7 @@ class DimaWorldModel(WorldModel[Latent]):
 
     # -- units ----------------------------------------------------------------------------------------------------
 
-    def _scale(self, state: Tensor) -> Tensor:
+    def scale_state(self, state: Tensor) -> Tensor:
         """Environment units -> standard deviation ``sigma_data``, as the denoiser wants it."""
         return self.state_scale.normalize(state) * self.config.denoiser.sigma_data
 

@@ -1,0 +1,184 @@
+"""Whatever an environment does wrong is one line that names who, what, when, and what to do."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dima.envs.base import JointEnv
+from dima.errors import EnvError
+
+ZERO = np.zeros((2, 1), dtype=np.float32)
+AGENTS = ("left", "right")
+
+
+def box(*shape, low=-9.0, high=9.0, dtype=np.float32):
+    return spaces.Box(low, high, shape, dtype)
+
+
+def each(space):
+    return {agent: space for agent in AGENTS}
+
+
+def message(make, seed=5, steps=3, action=ZERO):
+    """The error of building and playing, which must be one line that begins with the environment's name."""
+    with pytest.raises(EnvError) as caught:
+        env = JointEnv(make(), name="my/task")
+        env.reset(seed=seed)
+        for _ in range(steps):
+            env.step(action)
+    text = str(caught.value)
+    assert "\n" not in text and text.startswith("my/task: ")
+    return text, caught.value
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "expected"),
+    [
+        ({}, None, "possible_agents is empty or missing"),
+        (each(box(0)), None, "agent 'left' observes Box(.*), which is empty: give it at least one feature"),
+        (each(spaces.Tuple([box(1)])), None, "agent 'left' observes Tuple.*only Box and Discrete observations"),
+        (each(spaces.Dict(a=box(1))), None, "agent 'left' observes Dict.*flatten it"),
+        (each(spaces.MultiBinary(3)), None, "agent 'left' observes MultiBinary"),
+        (each(spaces.Text(3)), None, "agent 'left' observes Text"),
+        (each(box(65, 64)), None, "4160 features: at most 4096 are handled"),
+        (None, each(box(0)), "agent 'left' acts in Box.*which is empty"),
+        (None, each(box(2, high=np.inf)), "agent 'left' acts in Box.*which is unbounded: give it finite bounds"),
+        (None, each(box(2, dtype=np.int64)), "agent 'left' acts in Box.*floating point, or Discrete"),
+        (None, each(spaces.MultiDiscrete([2, 2])), "agent 'left' acts in MultiDiscrete.*only Box"),
+        (None, each(spaces.Dict(a=box(1))), "agent 'left' acts in Dict"),
+        (
+            None,
+            {"left": box(1), "right": spaces.Discrete(2)},
+            "agents mix Box and Discrete actions .*'right': 'Discrete'.*: give every agent the same kind",
+        ),
+    ],
+)
+def test_spaces_that_cannot_be_handled(puppet, observation, action, expected):
+    def make():
+        env = puppet(observation=observation or None, action=action)
+        if observation == {}:
+            env.possible_agents = []
+        return env
+
+    with pytest.raises(EnvError, match=expected):
+        JointEnv(make(), name="my/task")
+
+
+@pytest.mark.parametrize(
+    ("hooks", "expected"),
+    [
+        (
+            {"observations": lambda t, o: o | {"right": np.zeros(3, np.float32)} if t == 2 else o},
+            r"step 2 of the episode with seed 5: agent 'right' observed an array of shape \(3,\): its space says \(2,\)",
+        ),
+        (
+            {"observations": lambda t, o: o | {"left": np.zeros(2)} if t == 1 else o},
+            "step 1 .* agent 'left' observed an array of dtype float64: its space says float32; convert",
+        ),
+        ({"observations": lambda t, o: o | {"left": [0.0, 0.0]}}, "reset .*'left' observed .*expected a numpy array"),
+        (
+            {"observations": lambda t, o: o | {"right": np.array([0, np.nan], np.float32)} if t == 1 else o},
+            "agent 'right' observed nan in feature 1: expected a finite number",
+        ),
+        (
+            {"observations": lambda t, o: o | {"right": np.array([-np.inf, 0], np.float32)} if t == 1 else o},
+            "agent 'right' observed -inf in feature 0",
+        ),
+        ({"observations": lambda t, o: {"left": o["left"]} if t == 1 else o}, "agent 'right' has no observation"),
+        ({"observations": lambda t, o: None if t == 1 else o}, "agent 'left' has no observation"),
+        ({"rewards": lambda t, r: {"left": 0.0}}, "agent 'right' has no usable reward .*KeyError"),
+        ({"rewards": lambda t, r: r | {"right": "much"}}, "agent 'right' has no usable reward .*ValueError"),
+        ({"rewards": lambda t, r: r | {"right": np.nan}}, "rewards must be finite numbers, but are .*'right': nan"),
+        ({"terminations": lambda t, e: {"left": False}}, "agent 'right' has no usable termination and truncation"),
+        ({"truncations": lambda t, e: {}}, "agent 'left' has no usable termination and truncation"),
+        (
+            {"terminations": lambda t, e: e | {"left": t == 2}},
+            r"step 2 .* agents \['left'\] ended while others go on: agents that leave one by one are not handled",
+        ),
+        ({"agents": lambda t, a: [] if t == 2 else a}, "step 2 .* no agents are left although none terminated"),
+        (
+            {"agents": lambda t, a: ["left"] if t == 2 else a},
+            r"its agents are \['left'\], expected \['left', 'right'\]",
+        ),
+        ({"agents": lambda t, a: [*a, "new"] if t == 1 else a}, "its agents are .*'new'.*come and go"),
+        ({"agents": lambda t, a: ["left", "new"] if t == 0 else a}, "reset .*its agents are .*come and go"),
+        ({"state": lambda t, s: np.zeros(4) if t == 1 else s}, r"state\(\) has 4 features, but had 3 at first"),
+        ({"state": lambda t, s: s * np.inf if t == 1 else s}, r"state\(\) holds inf in feature 0"),
+        ({"state": lambda t, s: np.full(3, 1e60) if t == 1 else s}, r"state\(\) holds 1e\+60 in feature 0"),
+        ({"state": lambda t, s: np.array(["a"])}, r"state\(\) has dtype <U1: return an array of numbers"),
+        ({"state": lambda t, s: np.zeros(0)}, r"state\(\) is empty"),
+    ],
+)
+def test_broken_promises(puppet, hooks, expected):
+    text, _ = message(lambda: puppet(**hooks))
+    assert re.search(expected, text), text
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "state"])
+def test_an_environment_that_raises(puppet, where):
+    def fail(step, value):
+        if where == "reset" or step == 2:
+            raise ZeroDivisionError("the motor\nis off")
+        return value
+
+    text, error = message(lambda: puppet(**{where: fail}))
+    assert "ZeroDivisionError: the motor is off" in text
+    assert isinstance(error.__cause__, ZeroDivisionError)
+    if where != "reset":
+        assert "step 2 of the episode with seed 5" in text and f"{where}() raised" in text
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (np.zeros(2), "agent 'left' has an action mask that forbids every action: allow at least one"),
+        (np.ones(3), r"action mask of shape \(3,\) and dtype float64: expected 2 truth values"),
+        (np.array(["a", "b"]), "dtype <U1: expected 2 truth values"),
+        (None, "agent 'left' has no action mask, but had one at first"),
+    ],
+)
+def test_broken_masks(puppet, mask, expected):
+    def infos(step, _):
+        return {a: {"action_mask": mask if step == 1 else np.ones(2)} for a in AGENTS}
+
+    make = lambda: puppet(action=each(spaces.Discrete(2)), infos=infos)
+    text, _ = message(make, action=np.eye(2))
+    assert re.search(expected, text), text
+
+
+def test_masks_of_continuous_actions_are_refused(puppet):
+    make = lambda: puppet(infos=lambda t, i: {a: {"action_mask": np.ones(1)} for a in i})
+    assert "has an action mask, but acts in a Box" in message(make)[0]
+
+
+def test_an_action_of_the_wrong_shape(puppet):
+    assert "shape (2, 2), expected (2, 1)" in message(puppet, action=np.zeros((2, 2)))[0]
+
+
+@pytest.mark.parametrize(("method", "answer"), [("reset", None), ("step", (1, 2, 3, 4))])
+def test_old_interfaces_are_told_from_new_ones(puppet, method, answer):
+    def make():
+        env = puppet()
+        setattr(env, method, lambda *a, **k: answer)
+        return env
+
+    def make_stepping():
+        env = puppet()
+        env.step = lambda actions: answer
+        return env
+
+    text, _ = message(make if method == "reset" else make_stepping)
+    assert f"{method} must return" in text
+
+
+def test_spaces_that_are_not_there(puppet):
+    def make():
+        env = puppet()
+        del env.action_spaces["right"]
+        return env
+
+    assert "action_space('right') raised KeyError" in message(make)[0]
