@@ -20,7 +20,7 @@ from dima.data import EnvSpec
 from dima.envs import make_env, make_parallel_env
 from dima.envs.base import Joint, JointEnv
 from dima.envs.team import told
-from dima.errors import UserError
+from dima.errors import EnvError, UserError
 
 EPISODES = 3  # played at random
 
@@ -68,7 +68,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     try:
         make_parallel().close()
         env = make_env(task, config)
-    except UserError as error:
+    except EnvError as error:
         return CheckReport(task, (Finding("wrong", str(error)),))
     found.append(Finding("ok", _described(env.spec)))
     found += _pettingzoo("API", lambda: parallel_api_test(make_parallel(), num_cycles=min(max_steps, 200)))
@@ -131,13 +131,13 @@ def _same_twice(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding
         joint, reward, terminated, truncated, _ = env.step(actions[-1])
         ended = terminated or truncated
         first.append(_row(joint, reward, terminated, truncated))
-    for copy, what in ((other, "two copies"), (env, "two episodes")):
+    for copy, what in ((env, "two episodes"), (other, "two copies")):
         again = [_row(copy.reset(seed=1)[0])]
         again += [_row(*copy.step(action)[:4]) for action in actions[: len(first) - 1]]
         for step, (one, two) in enumerate(zip(first, again, strict=True)):
             if not np.array_equal(one, two):
                 where = "at reset" if step == 0 else f"at step {step}"
-                text = f"{what} with the same seed and actions differ {where}: draw everything from reset(seed)"
+                text = f"{what} with the same seed and actions differ {where}: let reset(seed) decide everything"
                 return [Finding("wrong", text)]
     other.close()
     found = [Finding("ok", "the same seed and actions give the same episode")]

@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -46,22 +47,22 @@ class VectorEnv:
         probe = make()
         self.spec = probe.spec
         spare = [] if processes else [probe]  # serves as the first copy
-        owner = os.getpid()
+        owner, in_main_thread = os.getpid(), threading.current_thread() is threading.main_thread()
 
         def build() -> _Slot:
             if os.getpid() != owner:
-                _prepare_worker(owner)
+                _prepare_worker(owner, in_main_thread)
             return _Slot(spare.pop() if spare else make())
 
         self._vector: SyncVectorEnv | AsyncVectorEnv
         if processes:
             probe.close()
         kind = AsyncVectorEnv if processes else SyncVectorEnv
-        self._vector = _guarded(lambda: kind([build] * n, copy=False, autoreset_mode=AutoresetMode.DISABLED))
+        self._vector = self._calling(lambda: kind([build] * n, copy=False, autoreset_mode=AutoresetMode.DISABLED))
         self._closed, self._ended = False, np.zeros(n, dtype=bool)
         self._at_exit = partial(_close_if_alive, weakref.ref(self))
         atexit.register(self._at_exit)  # before multiprocessing's own clean-up, whose SIGTERM the processes ignore
-        _guarded(lambda: self._vector.reset(options={"park": True}))
+        self._calling(lambda: self._vector.reset(options={"park": True}))
 
     def reset(self, seeds: Sequence[int | None], mask: np.ndarray) -> Joint:
         """Start new episodes in the copies that ``mask`` (n,) selects.
@@ -76,7 +77,7 @@ class VectorEnv:
         """
         mask = np.asarray(mask, dtype=bool)
         self._ended &= ~mask
-        rows, infos = _guarded(lambda: self._vector.reset(seed=list(seeds), options={"reset_mask": mask}))
+        rows, infos = self._calling(lambda: self._vector.reset(seed=list(seeds), options={"reset_mask": mask}))
         _raise_told(infos)
         return self._unpack(rows)
 
@@ -93,11 +94,11 @@ class VectorEnv:
         active = np.asarray(active, dtype=bool)
         if self._ended.any():  # Gymnasium steps no environment that ended: let those rest until they are reset
             ended, self._ended = self._ended, np.zeros(self.n, dtype=bool)
-            _guarded(lambda: self._vector.reset(options={"reset_mask": ended, "park": True}))
+            self._calling(lambda: self._vector.reset(options={"reset_mask": ended, "park": True}))
         flat = np.empty((self.n, self.spec.n_agents * self.spec.action_dim + 1), dtype=np.float32)
         flat[:, :-1] = action.reshape(self.n, -1)
         flat[:, -1] = active
-        rows, reward, terminated, truncated, infos = _guarded(lambda: self._vector.step(flat))
+        rows, reward, terminated, truncated, infos = self._calling(lambda: self._vector.step(flat))
         _raise_told(infos)
         self._ended = terminated | truncated
         return self._unpack(rows), reward, terminated, truncated
@@ -107,13 +108,14 @@ class VectorEnv:
         if self._closed:
             return
         self._closed = True
-        try:
-            self._vector.close()
-        except (EOFError, OSError):  # a worker is gone already
-            for process in getattr(self._vector, "processes", []):
-                process.kill()
-                process.join()
+        workers = getattr(self._vector, "processes", [])
+        if self._interrupted or not all(worker.is_alive() for worker in workers):  # they would not answer politely
+            for worker in workers:
+                worker.kill()
+                worker.join()
             self._vector.closed = True
+        else:
+            self._vector.close()
         atexit.unregister(self._at_exit)
 
     def __enter__(self) -> VectorEnv:  # noqa: PYI034  # Self is not in Python 3.10
@@ -125,6 +127,19 @@ class VectorEnv:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             self.close()
+
+    def _calling(self, call: Callable[[], T]) -> T:
+        """Call Gymnasium; a process that died becomes an EnvError."""
+        self._interrupted = True  # should the call never come back
+        try:
+            answer = call()
+        except (EOFError, ConnectionError) as error:
+            raise EnvError(
+                "an environment's process died: its simulator crashed or memory ran out; try fewer environments, "
+                "or keep them in one process to see the cause"
+            ) from error
+        self._interrupted = False
+        return answer
 
     def _unpack(self, rows: np.ndarray) -> Joint:
         spec, rows = self.spec, rows.copy()
@@ -182,17 +197,6 @@ class _Slot(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._row
 
 
-def _guarded(call: Callable[[], T]) -> T:
-    """Call Gymnasium; a process that died becomes an EnvError."""
-    try:
-        return call()
-    except (EOFError, ConnectionError) as error:
-        raise EnvError(
-            "an environment's process died: its simulator crashed or memory ran out; try fewer environments, "
-            "or keep them in one process to see the cause"
-        ) from error
-
-
 def _raise_told(infos: dict[str, Any]) -> None:
     """Raise the first error that a copy put into its info."""
     for error in infos.get("error", ()):
@@ -200,15 +204,16 @@ def _raise_told(infos: dict[str, Any]) -> None:
             raise error
 
 
-def _prepare_worker(owner: int) -> None:
+def _prepare_worker(owner: int, in_main_thread: bool) -> None:
     """What a process needs to outlive signals sent to the whole group, but not its owner.
 
     Ctrl-C and SIGTERM ask the owner to finish its round, for which it needs its environments. Should the owner be
-    killed, Linux ends the process with it.
+    killed, Linux ends the process with it; asked for only if the owner's main thread started it, since Linux minds
+    the end of the thread.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and in_main_thread:
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         if os.getppid() != owner:  # it died before the line above

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from pettingzoo.test.parallel_test import parallel_api_test
 from pettingzoo.test.seed_test import parallel_seed_test
 
+import dima
 from dima.envs import make_env
 from dima.envs.mamujoco import MamujocoConfig, MamujocoEnv, tasks
 from dima.envs.mujoco_parts import quiet
@@ -265,6 +268,20 @@ def test_it_leaves_no_files_and_prints_nothing(tmp_path, monkeypatch, capfd):
     make("manysegmentant-2x1"), make("halfcheetah-2x3")
     assert set(os.listdir(package)) == before and not os.listdir(tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_importing_prints_nothing(tmp_path):
+    code = "from dima.envs import make_env; make_env('mamujoco/halfcheetah-2x3', None)"
+    here = Path(dima.__file__).parents[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(here)},
+        capture_output=True,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+    assert not os.listdir(tmp_path)
 
 
 def test_other_warnings_of_the_simulator_still_show(capfd):

@@ -1,0 +1,119 @@
+"""The report on an environment says in plain words what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dima.envs.check import check_environment, random_action
+from dima.errors import ConfigError
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """The report on what a factory gives."""
+
+    def check(factory, **options):
+        module = ModuleType("yours")
+        module.make = factory
+        monkeypatch.setitem(sys.modules, "yours", module)
+        return check_environment("yours:make", **options)
+
+    return check
+
+
+@pytest.mark.parametrize("task", ["toy/walk", "toy/switches", "toy/uneven", "mpe/simple_speaker_listener"])
+def test_good_environments_pass(task):
+    report = check_environment(task)
+    assert report.ok, report.lines
+    assert report.lines[-1] == f"{task} is fit for training"
+    assert "PettingZoo's API test passes" in "\n".join(report.lines)
+
+
+def wrong(report):
+    assert not report.ok and report.lines[-1] == "yours:make is not fit for training yet"
+    return "\n".join(line for line in report.lines if line.startswith("wrong"))
+
+
+def test_what_cannot_be_built(report, puppet):
+    action = {a: spaces.MultiDiscrete([2, 2]) for a in ("left", "right")}
+    assert "agent 'left' acts in MultiDiscrete" in wrong(report(lambda: puppet(action=action)))
+    assert "expected a PettingZoo ParallelEnv" in wrong(report(lambda: 3))
+
+
+def test_a_fault_in_the_middle(report, puppet):
+    broken = report(lambda: puppet(rewards=lambda t, r: r | {"left": np.inf} if t == 2 else r))
+    assert "step 2 of the episode with seed 1: rewards must be finite numbers" in wrong(broken)
+
+
+def test_unseeded_randomness(report, puppet):
+    def noisy(step, seen):
+        return {a: np.random.normal(size=2).astype(np.float32) for a in seen}
+
+    text = wrong(report(lambda: puppet(observations=noisy)))
+    assert "two episodes with the same seed and actions differ at reset: let reset(seed) decide everything" in text
+    assert "PettingZoo's seed test fails: AssertionError: Incorrect observations" in text
+
+
+def test_what_one_episode_leaves_to_the_next(report, puppet):
+    def make():
+        born = []
+
+        def drift(step, state):
+            born.append(step)
+            return np.full(3, len(born) if step else 0, dtype=np.float32)
+
+        return puppet(state=drift)
+
+    assert "two episodes with the same seed and actions differ at step 1" in wrong(report(make))
+
+
+def test_a_time_limit_told_as_a_termination(report, puppet):
+    def make():
+        env = puppet(
+            terminations=lambda t, e: dict.fromkeys(e, t >= 3), truncations=lambda t, e: dict.fromkeys(e, False)
+        )
+        env.episode_limit = 3
+        return env
+
+    assert "every episode terminates after 3 steps: if that is a time limit, set truncations" in wrong(report(make))
+
+
+def test_advice(report, puppet):
+    endless = report(lambda: puppet(limit=10**9), max_steps=20)
+    assert endless.ok
+    assert "note   no episode ended within 20 steps: truncate them at a time limit" in endless.lines
+    assert any("seeds 1 and 2 start alike" in line for line in endless.lines)
+    high = report(lambda: puppet(limit=12))  # its Box ends at 9
+    assert high.ok and any("observations leave the bounds of their space" in line for line in high.lines)
+
+
+def test_pettingzoos_own_test_is_run(report, puppet):
+    class Forgetful(puppet):
+        def observation_space(self, agent):
+            return spaces.Box(-9, 9, (2,), np.float32)  # a new object at each call
+
+    text = wrong(report(Forgetful))
+    assert "PettingZoo's API test fails: AssertionError: observation_space should return the exact same" in text
+
+
+def test_names_that_do_not_exist():
+    with pytest.raises(ConfigError):
+        check_environment("toy/wlk")
+
+
+def test_random_actions_are_allowed_and_even():
+    class Spec:
+        discrete = True
+
+    rng, mask = np.random.default_rng(0), np.array([[True, False, True], [False, True, False]])
+    drawn = np.stack([random_action(Spec, mask, rng) for _ in range(4000)])
+    assert (drawn.sum(-1) == 1).all() and not drawn[:, ~mask].any()
+    assert abs(drawn[:, 0, 0].mean() - 0.5) < 0.05
+    Spec.discrete = False
+    drawn = np.stack([random_action(Spec, mask, rng) for _ in range(4000)])
+    assert not drawn[:, ~mask].any() and abs(drawn[:, mask].mean()) < 0.05 and np.abs(drawn).max() <= 1

@@ -1,0 +1,61 @@
+"""The particle tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pettingzoo.test.parallel_test import parallel_api_test
+from pettingzoo.test.seed_test import parallel_seed_test
+
+from dima.envs import make_env, make_parallel_env
+from dima.envs.check import random_action
+from dima.envs.mpe import MODULES, MpeConfig, greedy_spread
+from dima.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("continuous", [False, True])
+def test_they_run_to_their_time_limit(name, continuous):
+    config = MpeConfig(continuous_actions=continuous, max_cycles=4)
+    env, rng = make_env(f"mpe/{name}", config), np.random.default_rng(0)
+    joint, _ = env.reset(seed=0)
+    ends = []
+    for _ in range(4):
+        joint, _, *end, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
+        ends.append(tuple(end))
+    assert ends == [(False, False)] * 3 + [(False, True)]
+    assert env.spec.discrete is not continuous and env.spec.episode_limit == 4
+    assert env.spec.n_agents == MODULES[name][1]
+    parallel_api_test(make_parallel_env(f"mpe/{name}", config), num_cycles=20)
+    parallel_seed_test(lambda: make_parallel_env(f"mpe/{name}", config), num_cycles=20)
+
+
+def spread(act, episodes=20):
+    env, total = make_env("mpe/simple_spread"), 0.0
+    for seed in range(episodes):
+        joint, ended = env.reset(seed=seed)[0], False
+        while not ended:
+            joint, reward, terminated, truncated, _ = env.step(act(env, joint))
+            total, ended = total + reward, terminated or truncated
+    return total / episodes
+
+
+def test_the_scripted_player_is_far_better_than_chance():
+    rng = np.random.default_rng(0)
+    greedy = spread(lambda env, joint: greedy_spread(joint["obs"]))
+    chance = spread(lambda env, joint: random_action(env.spec, joint["action_mask"], rng))
+    assert greedy > 0.75 * chance and chance < -20
+
+
+def test_the_scripted_player_shares_landmarks_out():
+    """Both agents are nearest to the landmark at 0.3; the first leaves it to the second. The third has arrived."""
+    agents, landmarks, obs = np.array([0.0, 0.2, 5.0]), np.array([0.3, -0.5, 5.0]), np.zeros((3, 18))
+    obs[:, 4:10:2] = landmarks - agents[:, None]
+    assert greedy_spread(obs).argmax(-1).tolist() == [1, 2, 0]
+    obs[:, 4:10] = obs[:, 4:10].reshape(3, 3, 2)[..., ::-1].reshape(3, 6)  # the same along the other axis
+    assert greedy_spread(obs).argmax(-1).tolist() == [3, 4, 0]
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="mpe/simple_sprad: no such task: did you mean 'simple_spread'?"):
+        make_env("mpe/simple_sprad")
