@@ -1,0 +1,35 @@
+"""What tests of whole runs share: runs small enough for seconds, one CPU thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dima.run_config import RunConfig, build_config
+
+TOYS = ("toy/walk", "toy/switches", "toy/linear", "toy/uneven")
+ALGORITHMS = ("dima", "mappo")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
+    """Builds the config of a tiny run in a temporary folder, from a task, an algorithm and overrides."""
+
+    def build(task: str = "toy/walk", algorithm: str = "dima", run: str = "run", **overrides: Any) -> RunConfig:
+        fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False}
+        return build_config(task, algorithm, "debug", fixed | overrides)
+
+    return build
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors are fastest on one thread, and results do not depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
