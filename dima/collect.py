@@ -179,22 +179,28 @@ class Collector:
         return {"steps": self.steps, "episodes": self.episodes, "unfinished": unfinished}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on exactly where :meth:`checkpoint` was taken, replaying unfinished episodes from their seeds."""
+        """Go on exactly where :meth:`checkpoint` was taken, replaying unfinished episodes from their seeds.
+
+        An environment that does not repeat itself may end earlier than it did: then a new episode begins there.
+        """
         self.steps, self.episodes = saved["steps"], saved["episodes"]
         if not saved["unfinished"]:
             return
         self._open = [_Slot(number=slot["number"]) for slot in saved["unfinished"]]
-        everyone = np.ones(self.envs.n, dtype=bool)
+        everyone, lost = np.ones(self.envs.n, dtype=bool), np.zeros(self.envs.n, dtype=bool)
         self._now = self.envs.reset([episode_seed(self.seed, slot.number) for slot in self._open], everyone)
         histories = [slot["actions"].numpy() for slot in saved["unfinished"]]
         for t in range(max(map(len, histories))):
-            active = np.array([t < len(history) for history in histories])
+            active = np.array([t < len(history) for history in histories]) & ~lost
             action = np.stack([h[t] if t < len(h) else p for h, p in zip(histories, self._previous, strict=True)])
-            self._now, reward, _, _ = self.envs.step(action, active)
+            self._now, reward, terminated, truncated = self.envs.step(action, active)
             self._previous[active] = action[active]
+            lost |= terminated | truncated
             for n in np.flatnonzero(active):
                 self._open[n].actions.append(action[n])
                 self._open[n].rewards.append(float(reward[n]))
+        if lost.any():
+            self._restart(lost)
 
     def _next_seed(self) -> int:
         self.episodes += 1

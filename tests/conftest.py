@@ -11,9 +11,6 @@ import torch
 
 from dima.run_config import RunConfig, build_config
 
-TOYS = ("toy/walk", "toy/switches", "toy/linear", "toy/uneven")
-ALGORITHMS = ("dima", "mappo")
-
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
