@@ -38,10 +38,10 @@ SMALL: dict[str, Any] = {  # sizes of both forms
     "denoiser": {
         "context": 1,
         "rollout": 1,
-        "condition_dim": 64,
-        "channels": [128],
+        "condition_dim": 32,
+        "channels": [64],
         "blocks": 1,
-        "encoder": {"token_dim": 32, "latents": 4, "latent_dim": 32, "depth": 1, "heads": 2, "head_dim": 16},
+        "encoder": {"token_dim": 16, "latents": 2, "latent_dim": 16, "depth": 1, "heads": 2, "head_dim": 8},
     },
     "decoder": {"bottleneck": "none", "hidden": [8]},
     "reward": {"dim": 8, "layers": 1, "heads": 1, "action_layers": 0, "action_heads": 1},
