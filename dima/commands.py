@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -62,7 +62,7 @@ class NoOptions(Config):
 class _Choice:
     """What has to be known before the other flags can be: they depend on it."""
 
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)  # of the task, the algorithm and the preset
     rest: list[str] = field(default_factory=list)
 
 
@@ -70,9 +70,10 @@ def train(args: Sequence[str]) -> int:
     choice = _choose(args)
     if "task" not in choice.names:
         if not {"-h", "--help"} & set(args):
-            raise ConfigError("dima train: which task? `dima train TASK`, and `dima tasks` lists them")
+            raise ConfigError("no task was given: write `dima train TASK`, with a task that `dima tasks` lists")
         choice.names["task"] = _EXAMPLE
-    options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(build_config(**choice.names)))
+    config = build_config(**choice.names)
+    options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
 
     from dima.progress import choose_progress
     from dima.train import train as run

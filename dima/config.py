@@ -84,7 +84,9 @@ class _Loader(yaml.SafeLoader):
     """YAML that also reads ``1e-4`` as a number."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, bool) and kind is not bool or not isinstance(value, kind):
+    if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
         raise _mismatch(name, value, "nothing" if kind is type(None) else f"a value of type {kind.__name__}")
     if kind is float and not math.isfinite(value):
         raise _mismatch(name, value, "a finite number")

@@ -1,17 +1,11 @@
-"""What this machine offers: cores, memory, devices."""
+"""What this machine offers: cores and memory, as far as this process may use them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-
-from dima.errors import ConfigError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def cores() -> int:
@@ -29,21 +23,6 @@ def free_memory() -> int:
     """Bytes of memory this process could still take without swapping or being killed."""
     used = _container("memory.current") or _container("memory.usage_in_bytes") or 0
     return max(0, min(psutil.virtual_memory().available, total_memory() - used))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device a run computes on; ``auto`` takes a CUDA GPU where there is one.
-
-    Raises:
-        ConfigError: CUDA is asked for and this machine or this PyTorch has none.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "no usable CUDA GPU was found"
-        raise ConfigError(f"device = 'cuda' cannot be used: {why}; choose 'cpu' or 'auto'")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
 
 
 def _container(file: str) -> int | None:

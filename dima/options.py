@@ -16,12 +16,13 @@ from dima.errors import ConfigError
 
 T = TypeVar("T")
 _HELP = ("-h", "--help")
-_FRAMES = re.compile(r"[\u2500-\u257f]+")
+_FRAME = re.compile(r"[\u2500-\u257f]+|-{3,}|^[|+]|[|+]$")
 _PLAINER = {
-    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is not a whole number",
-    r"could not convert string to float: (.*)": r"\1 is not a number",
-    r"For full helptext, (see|run) (.*)": r"(see `\2`)",
-    r"Argument helptext:.*?(\(see|$)": r"\1",
+    r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 = \2 is not a whole number",
+    r"Error parsing (\S+): could not convert string to float: (.*)": r"\1 = \2 is not a number",
+    r"Missing from (.*?): STR (.*) \(required\)": r"`\1` needs a \2",
+    r"Missing value for argument '(\S+)'.*": r"\1 needs a value",
+    r"Invalid choice '(.*)' for argument '(\S+)'. Expected one of \((.*)\)\.?": r"\2 = '\1' is not one of \3",
 }
 
 
@@ -55,12 +56,13 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
 
 
 def _one_line(text: str) -> str:
-    """tyro's framed message without its frame and title."""
-    lines = [_FRAMES.sub(" ", line).strip() for line in text.splitlines()]
+    """tyro's message without its frame, its title and its pointers to the help."""
+    lines = [_FRAME.sub("", line.strip()).strip() for line in text.splitlines()]
     line = " ".join(line for line in lines[1:] if line)
+    line = re.split(r"Argument helptext:|For full helptext", line)[0].strip()
     for pattern, plainer in _PLAINER.items():
-        line = re.sub(pattern, plainer, line)
-    return line[:1].lower() + line[1:]
+        line = re.sub(pattern, plainer, line, flags=re.IGNORECASE)
+    return line
 
 
 def _with_flag(message: str, args: Sequence[str]) -> str:
@@ -72,15 +74,15 @@ def _with_flag(message: str, args: Sequence[str]) -> str:
 
 
 def _unknown(token: str, flags: Sequence[str], prog: str) -> str:
-    command = " ".join(prog.split()[:2])
+    help_command = f"see `{' '.join(prog.split()[:2])} --help`"
     if not token.startswith("-"):
-        return f"{command}: unexpected argument {token!r} (see `{command} --help`)"
+        return f"unexpected argument {token!r}: {help_command}"
     flag = token.split("=")[0]
     name = flag.lstrip("-").replace("_", "-")
     tails = [known for known in flags if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     close = tails[:3] or difflib.get_close_matches(name, flags, n=1) or _close_tails(name, flags)
-    hint = "did you mean " + " or ".join(f"--{known}" for known in close) + "?" if close else f"see `{command} --help`"
-    return f"{command} has no option {flag}: {hint}"
+    hint = "did you mean " + " or ".join(f"--{known}" for known in close) + "?" if close else help_command
+    return f"there is no option {flag}: {hint}"
 
 
 def _close_tails(name: str, flags: Sequence[str]) -> list[str]:

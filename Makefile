@@ -1,0 +1,43 @@
+# make train   learn to run with two agents on this machine, from nothing to an evaluated policy
+# make test    the test suite with coverage        make lint   format, lint and types
+# make venv    only the virtual environment         make clean  remove caches and build products
+
+PYTHON ?= python3
+TASK ?= mamujoco/halfcheetah-2x3
+SEED ?= 0
+RUN ?= runs/$(TASK)/dima-small-seed$(SEED)
+ARGS ?=
+COVERAGE ?= 90
+
+bin := .venv/bin
+ready := .venv/ready
+
+.PHONY: train test lint types format venv clean
+
+train: $(ready)
+	$(bin)/dima train $(TASK) --algorithm dima --preset small --seed $(SEED) --run $(RUN) $(ARGS)
+	$(bin)/dima evaluate $(RUN) --episodes 5
+
+test: $(ready)
+	$(bin)/python -m pytest --cov --cov-fail-under=$(COVERAGE) $(ARGS)
+
+lint: $(ready) types
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+types: $(ready)
+	$(bin)/mypy
+
+format: $(ready)
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+venv: $(ready)
+
+$(ready): pyproject.toml constraints.txt scripts/make_venv.sh
+	PYTHON=$(PYTHON) bash scripts/make_venv.sh
+	touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

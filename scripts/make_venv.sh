@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Make .venv and install the library with the tested versions. On a bare Debian machine, as root, the system packages
+# that are missing are installed first; elsewhere the one line that is needed is printed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+system() { # install Debian packages where that is possible, or say which are needed
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
+    else
+        echo "please install: $*" >&2
+        return 1
+    fi
+}
+
+library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed" >&2; exit 1; }
+
+if ! [ -x .venv/bin/pip ]; then
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || system python3-venv
+    "$python" -m venv --clear .venv
+fi
+
+# only pictures and videos need these: going on without them is fine
+if [ "$(uname)" = Linux ] && ! { library libEGL.so && library libGL.so && library libOSMesa.so; }; then
+    system libegl1 libgl1 libosmesa6 || echo "without them everything but rendering works" >&2
+fi
+
+.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+.venv/bin/dima --version
