@@ -87,7 +87,7 @@ def load(run: str | Path, device: str = "auto") -> Agent:
     env = make_env(config.task, config.env)
     assert isinstance(config.learner, AlgorithmConfig)
     with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
-        algorithm = config.learner.build(env.spec, str(where))
+        algorithm = config.learner.for_acting().build(env.spec, str(where))
     try:
         algorithm.restore(saved["algorithm"], None)
     except (KeyError, RuntimeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,5 +51,6 @@ class Fitter:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on exactly where :meth:`checkpoint` was taken."""
-        self.optimizer.load_state_dict(saved["optimizer"])
+        # a copy: the optimiser would go on working in the tensors it is given
+        self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
         self.steps = saved["steps"]

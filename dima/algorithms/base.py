@@ -21,6 +21,10 @@ class AlgorithmConfig(Config):
         """The algorithm for a task, on a device, freshly initialised from PyTorch's global random state."""
         raise NotImplementedError
 
+    def for_acting(self) -> AlgorithmConfig:
+        """The same networks without what only learning needs, such as memory for a replay."""
+        return self
+
 
 class Algorithm(nn.Module, ABC):
     """A learner together with the policy it improves."""

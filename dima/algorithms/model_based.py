@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class ModelBasedConfig(AlgorithmConfig):
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
+
+    def for_acting(self) -> ModelBasedConfig:
+        return replace(self, replay=replace(self.replay, capacity=1))
 
 
 @dataclass(frozen=True)

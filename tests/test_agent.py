@@ -1,0 +1,132 @@
+"""A trained team out of its run folder: acts as the PettingZoo environment wants it, is evaluated, refuses damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dima
+from dima.errors import ConfigError, EnvError, RunFolderError
+from dima.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def walker(tiny) -> Path:
+    """The folder of a short run on toy/walk."""
+    return train(tiny(algorithm="mappo", steps=50)).folder
+
+
+@pytest.mark.parametrize(
+    ("task", "algorithm", "changes"),
+    [
+        ("toy/walk", "dima", {}),
+        ("toy/switches", "dima", {}),
+        ("toy/uneven", "dima", {"env": {"n_agents": 4}}),
+        ("toy/linear", "mappo", {}),
+        ("toy/switches", "mappo", {}),
+        ("mpe/simple_speaker_listener", "mappo", {"evaluation_episodes": 1}),  # discrete, agents of different sizes
+    ],
+)
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_loaded_team_plays_a_pettingzoo_episode(tiny, task: str, algorithm: str, changes: dict, mode: bool) -> None:
+    agent = dima.load(train(tiny(task, algorithm, steps=120, **changes)).folder, device="cpu")
+    world = agent.env.parallel_env
+    observations, infos = world.reset(seed=0)
+    steps = 0
+    while world.agents:
+        actions = agent.act(observations, infos, mode=mode)
+        assert set(actions) == set(world.agents)
+        for name, action in actions.items():
+            assert world.action_space(name).contains(action), (name, action)
+            if "action_mask" in (observations[name] if isinstance(observations[name], dict) else ()):
+                assert observations[name]["action_mask"][action]
+        observations, _, _, _, infos = world.step(actions)
+        steps += 1
+    assert steps > 0
+
+
+def test_the_mode_is_certain_and_draws_are_not(walker: Path) -> None:
+    agent = dima.load(walker)
+    observations, _ = agent.env.parallel_env.reset(seed=0)
+    modes = [agent.act(observations)["agent_0"] for _ in range(3)]
+    draws = [agent.act(observations, mode=False)["agent_0"] for _ in range(3)]
+    assert np.array_equal(modes[0], modes[1])
+    assert np.array_equal(modes[0], modes[2])
+    assert not np.array_equal(draws[0], draws[1])
+
+
+def test_a_missing_or_wrong_observation_is_named(walker: Path) -> None:
+    agent = dima.load(walker)
+    observations, _ = agent.env.parallel_env.reset(seed=0)
+    with pytest.raises(EnvError, match="agent_1"):
+        agent.act({"agent_0": observations["agent_0"]})
+    with pytest.raises(EnvError, match="agent_0"):
+        agent.act(observations | {"agent_0": np.zeros(7, np.float32)})
+
+
+def test_evaluating_is_reproducible_and_never_repeats_training_s_evaluations(walker: Path) -> None:
+    first, second = dima.evaluate(walker, episodes=4), dima.evaluate(walker, episodes=4)
+    assert first == second
+    assert len(set(first.returns)) == 4
+    assert dima.evaluate(walker, episodes=4, seed=1).returns != first.returns
+    assert dima.evaluate(walker, episodes=2).returns == first.returns[:2]
+    training = dima.load(walker).evaluate(4, seed=dima.load(walker).config.seed)
+    assert not set(training.returns) & set(first.returns)
+
+
+def test_loading_leaves_the_caller_s_random_state_alone(walker: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    dima.load(walker)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_acting_needs_no_memory_for_the_replay(tiny) -> None:
+    """A policy trained on a large machine acts on a small one."""
+    folder = train(tiny(steps=120)).folder
+    config = folder / "config.yaml"
+    text = config.read_text()
+    assert "capacity: 20000" in text
+    config.write_text(text.replace("capacity: 20000", "capacity: 2000000000"))
+    agent = dima.load(folder)
+    assert agent.act(agent.env.parallel_env.reset(seed=0)[0]).keys() == {"agent_0", "agent_1"}
+
+
+# -- what cannot be loaded --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there_or_not_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="does not exist"):
+        dima.load(tmp_path / "nowhere")
+    with pytest.raises(RunFolderError, match="not a dima run folder"):
+        dima.load(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.98])
+def test_a_flipped_byte_in_the_weights_is_noticed(walker: Path, place: float) -> None:
+    path = walker / "checkpoint" / "tensors.safetensors"
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match="tensors.safetensors"):
+        dima.load(walker)
+
+
+def test_a_checkpoint_of_other_networks_is_refused(walker: Path) -> None:
+    config = walker / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("hidden:\n      - 16", "hidden:\n      - 24"))
+    assert config.read_text() != text
+    with pytest.raises(RunFolderError, match="does not fit its config.yaml"):
+        dima.load(walker)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none_is_one_clear_line(walker: Path) -> None:
+    with pytest.raises(ConfigError, match="device = '?cuda'? cannot be used"):
+        dima.load(walker, device="cuda")
