@@ -102,7 +102,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         return self._read(observations, infos), reward, terminated, truncated, infos
 
     def encode(self, observations: Any, infos: Any = None) -> Joint:
-        """A team's observations, as its PettingZoo environment gives them, as ``obs`` (N, O) and ``action_mask`` (N, A).
+        """A team's observations, as PettingZoo gives them, as ``obs`` (N, O) and ``action_mask`` (N, A).
 
         For acting outside a running episode of this environment.
 
@@ -123,7 +123,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def close(self) -> None:
         """Close the environment."""
-        self.parallel_env.close()  # type: ignore[no-untyped-call]
+        self.parallel_env.close()
 
     def state_names(self) -> list[str]:
         """What each of the S state features is, where the environment tells; numbered otherwise."""

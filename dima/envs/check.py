@@ -75,7 +75,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     if env.spec.masks_actions:
         found.append(Finding("note", "PettingZoo's seed test is left out: it ignores action masks; ours follows"))
     else:
-        found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))  # type: ignore[no-untyped-call]
+        found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))
     try:
         found += _same_twice(env, make_env(task, config))
         found += _episodes(env, max_steps)
@@ -115,7 +115,7 @@ def _pettingzoo(name: str, test: Callable[[], Any]) -> list[Finding]:
         try:
             test()
             found = [Finding("ok", f"PettingZoo's {name} test passes")]
-        except Exception as error:  # noqa: BLE001  # it asserts, and the environment may raise anything
+        except Exception as error:  # it asserts, and the environment may raise anything
             found = [Finding("wrong", f"PettingZoo's {name} test fails: {told(error)}")]
     notes = dict.fromkeys(" ".join(str(w.message).split()) for w in heard if issubclass(w.category, UserWarning))
     return found + [Finding("note", f"PettingZoo's {name} test warns: {note}") for note in notes]
@@ -161,7 +161,7 @@ def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
     )
     found = [Finding("ok", f"{EPISODES} episodes played at random: {told_ends}")]
     lengths, limit = {n for n, _, _ in ends}, env.spec.episode_limit
-    if all(t for _, t, _ in ends) and len(lengths) == 1 and (limit in lengths or max(lengths) > 1 and limit is None):
+    if all(t for _, t, _ in ends) and len(lengths) == 1 and (limit in lengths or (max(lengths) > 1 and limit is None)):
         verdict: Literal["wrong", "note"] = "wrong" if limit in lengths else "note"
         text = f"every episode terminates after {lengths.pop()} steps: if that is a time limit, set truncations instead"
         found.append(Finding(verdict, text))

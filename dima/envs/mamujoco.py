@@ -130,11 +130,11 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def _make_spaces(self, state_dim: int) -> None:
         bounds = self.simulator.action_space
         self.state_space = spaces.Box(-np.inf, np.inf, (state_dim,), np.float64)
-        self.observation_spaces: dict[str, spaces.Box] = {  # type: ignore[assignment]  # all Boxes here
+        self.observation_spaces: dict[str, spaces.Box] = {
             agent: spaces.Box(-np.inf, np.inf, (size,), np.float64)
             for agent, size in zip(self.possible_agents, self._view.sizes, strict=True)
         }
-        self.action_spaces: dict[str, spaces.Box] = {  # type: ignore[assignment]
+        self.action_spaces: dict[str, spaces.Box] = {
             agent: spaces.Box(bounds.low[ids], bounds.high[ids], dtype=np.float32)
             for agent, ids in self._actuators.items()
         }

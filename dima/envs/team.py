@@ -103,7 +103,7 @@ class Team:
             return function(*args, **kwargs)
         except UserError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever a stranger's code raises
+        except Exception as error:  # whatever a stranger's code raises
             self.fault(
                 f"{method}() raised {told(error)}: the fault is in the environment",
                 error,

@@ -118,7 +118,7 @@ class VectorEnv:
             self._vector.close()
         atexit.unregister(self._at_exit)
 
-    def __enter__(self) -> VectorEnv:  # noqa: PYI034  # Self is not in Python 3.10
+    def __enter__(self) -> VectorEnv:  # Self is not in Python 3.10
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,9 +17,12 @@ ZERO = np.zeros((2, 1), dtype=np.float32)
 def test_agents_of_different_sizes_are_padded_with_zeros():
     env = make_env("toy/uneven")
     joint, _ = env.reset(seed=0)
-    assert env.spec.obs_sizes == (2, 5) and env.spec.action_sizes == (1, 3)
-    assert joint["obs"].shape == (2, 5) and joint["obs"].dtype == np.float32
-    assert not joint["obs"][~env.spec.obs_valid].any() and joint["obs"][env.spec.obs_valid].all()
+    assert env.spec.obs_sizes == (2, 5)
+    assert env.spec.action_sizes == (1, 3)
+    assert joint["obs"].shape == (2, 5)
+    assert joint["obs"].dtype == np.float32
+    assert not joint["obs"][~env.spec.obs_valid].any()
+    assert joint["obs"][env.spec.obs_valid].all()
     assert (joint["action_mask"] == [[True, False, False], [True, True, True]]).all()
 
 
@@ -55,8 +58,11 @@ def test_continuous_actions_are_clipped_and_mapped_onto_the_box(puppet):
     env.reset(seed=0)
     env.step(np.array([[0.0, 3.0], [0.25, -7.0]]))
     left, right = parallel.played[0]["left"], parallel.played[0]["right"]
-    assert np.allclose(left, [0.5, 2.0]) and left.dtype == np.float32
-    assert np.allclose(right, [[0.25], [-1.0]]) and right.shape == (2, 1) and right.dtype == np.float64
+    assert np.allclose(left, [0.5, 2.0])
+    assert left.dtype == np.float32
+    assert np.allclose(right, [[0.25], [-1.0]])
+    assert right.shape == (2, 1)
+    assert right.dtype == np.float64
     env.step(np.array([[-1.0, -1.0], [1.0, 1.0]]))
     assert np.array_equal(parallel.played[1]["left"], [0, -4])
     assert all(boxes[agent].contains(parallel.played[1][agent]) for agent in boxes)
@@ -68,7 +74,8 @@ def test_discrete_actions_choose_among_the_real_choices_and_respect_start(puppet
     env.reset(seed=0)
     env.step(np.array([[0.0, 1, 9, 9], [0, 0, 0, 1]]))  # the nines are padding
     assert parallel.played[0] == {"left": 6, "right": 3}
-    assert env.spec.action_sizes == (2, 4) and env.spec.discrete
+    assert env.spec.action_sizes == (2, 4)
+    assert env.spec.discrete
 
 
 def test_discrete_observations_become_one_hot(puppet):
@@ -116,7 +123,8 @@ def test_masks_in_observations_and_in_infos(puppet):
     for parallel in (by_observation, by_info):
         env = JointEnv(parallel, name="p")
         joint, _ = env.reset(seed=0)
-        assert env.spec.masks_actions and joint["action_mask"].tolist() == [[False, True, True]] * 2
+        assert env.spec.masks_actions
+        assert joint["action_mask"].tolist() == [[False, True, True]] * 2
         with pytest.raises(EnvError, match="'left' was given action 0, which its action mask forbids"):
             env.step(np.eye(3)[[0, 1]])
 
@@ -139,7 +147,8 @@ def test_at_the_end_a_mask_may_be_missing_or_forbid_everything(puppet):
     env = JointEnv(parallel, name="p")
     env.reset(seed=0)
     joint, _, _, truncated, _ = env.step(np.eye(2))
-    assert truncated and joint["action_mask"].all()
+    assert truncated
+    assert joint["action_mask"].all()
 
 
 def test_arrays_handed_out_do_not_change_later(puppet):
@@ -172,6 +181,9 @@ def test_gymnasium_accepts_it(task):
 
 def test_facts_of_the_environment():
     env = make_env("toy/walk")
-    assert env.spec.episode_limit == 30 and not env.spec.masks_actions and not env.spec.discrete
-    assert env.render_mode is None and env.state_names() == ["state:0", "state:1", "state:2", "state:3"]
+    assert env.spec.episode_limit == 30
+    assert not env.spec.masks_actions
+    assert not env.spec.discrete
+    assert env.render_mode is None
+    assert env.state_names() == ["state:0", "state:1", "state:2", "state:3"]
     env.close()

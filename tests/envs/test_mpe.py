@@ -24,7 +24,8 @@ def test_they_run_to_their_time_limit(name, continuous):
         joint, _, *end, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
         ends.append(tuple(end))
     assert ends == [(False, False)] * 3 + [(False, True)]
-    assert env.spec.discrete is not continuous and env.spec.episode_limit == 4
+    assert env.spec.discrete is not continuous
+    assert env.spec.episode_limit == 4
     assert env.spec.n_agents == MODULES[name][1]
     parallel_api_test(make_parallel_env(f"mpe/{name}", config), num_cycles=20)
     parallel_seed_test(lambda: make_parallel_env(f"mpe/{name}", config), num_cycles=20)
@@ -44,7 +45,8 @@ def test_the_scripted_player_is_far_better_than_chance():
     rng = np.random.default_rng(0)
     greedy = spread(lambda env, joint: greedy_spread(joint["obs"]))
     chance = spread(lambda env, joint: random_action(env.spec, joint["action_mask"], rng))
-    assert greedy > 0.75 * chance and chance < -20
+    assert greedy > 0.75 * chance
+    assert chance < -20
 
 
 def test_the_scripted_player_shares_landmarks_out():
@@ -57,5 +59,5 @@ def test_the_scripted_player_shares_landmarks_out():
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="mpe/simple_sprad: no such task: did you mean 'simple_spread'?"):
+    with pytest.raises(ConfigError, match=r"mpe/simple_sprad: no such task: did you mean 'simple_spread'\?"):
         make_env("mpe/simple_sprad")

@@ -63,7 +63,9 @@ def test_walking_to_the_target_beats_standing():
         while env.agents:
             seen, rewards, gone, cut, _ = env.step({a: policy(seen[a]) for a in env.agents})
             total += sum(rewards.values())
-        assert not any(gone.values()) and all(cut.values()) and env._steps == 30
+        assert not any(gone.values())
+        assert all(cut.values())
+        assert env._steps == 30
         return total
 
     walk = played(lambda o: np.clip(5 * (o[1:] - o[:1]), -1, 1))
@@ -81,14 +83,18 @@ def test_switches_in_order_end_the_task():
     env = switches()
     for i in range(3):
         _, rewards, gone, cut, _ = env.step({f"agent_{k}": int(k == i) for k in range(3)})
-    assert all(gone.values()) and not any(cut.values()) and not env.agents
-    assert np.isclose(rewards["agent_0"], 0.9) and env.state().tolist() == [1, 1, 1]
+    assert all(gone.values())
+    assert not any(cut.values())
+    assert not env.agents
+    assert np.isclose(rewards["agent_0"], 0.9)
+    assert env.state().tolist() == [1, 1, 1]
 
 
 def test_a_switch_before_its_turn_turns_all_off():
     env = switches(on=[0])
     seen, rewards, *_ = env.step({"agent_0": 0, "agent_1": 0, "agent_2": 1})
-    assert np.isclose(rewards["agent_0"], -0.6) and env.state().tolist() == [0, 0, 0]
+    assert np.isclose(rewards["agent_0"], -0.6)
+    assert env.state().tolist() == [0, 0, 0]
     assert seen["agent_0"]["observation"].tolist() == [0, 0, 0, 1]
     assert seen["agent_1"]["observation"].tolist() == [0, 0, 0, 0]
 
@@ -114,7 +120,8 @@ def test_switches_start_differently_and_have_a_limit():
     env.reset(seed=0)
     for _ in range(5):
         _, _, gone, cut, _ = env.step(dict.fromkeys(env.possible_agents, 0))
-    assert all(cut.values()) and not any(gone.values())
+    assert all(cut.values())
+    assert not any(gone.values())
 
 
 def test_uneven_agents_pay_for_themselves():
@@ -127,7 +134,7 @@ def test_uneven_agents_pay_for_themselves():
 
 
 def test_unknown_worlds():
-    with pytest.raises(ConfigError, match="toy/wakl: no such world: did you mean 'walk'?"):
+    with pytest.raises(ConfigError, match=r"toy/wakl: no such world: did you mean 'walk'\?"):
         make_env("toy/wakl")
     assert isinstance(ToyConfig(), Config)
     with pytest.raises(ConfigError, match="n_agents = 0 is out of range"):

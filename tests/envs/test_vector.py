@@ -52,7 +52,8 @@ def test_it_gives_what_single_copies_give(make, processes):
             now, reward, terminated, truncated = envs.step(action, everyone)
             steps = [env.step(a) for env, a in zip(singles, action, strict=True)]
             alone = [step[0] for step in steps]
-            assert reward.tolist() == [step[1] for step in steps] and reward.dtype == np.float64
+            assert reward.tolist() == [step[1] for step in steps]
+            assert reward.dtype == np.float64
             assert terminated.tolist() == [step[2] for step in steps]
             assert truncated.tolist() == [step[3] for step in steps]
             ended = terminated | truncated
@@ -67,7 +68,8 @@ def test_copies_that_are_not_active_stand_still(processes):
         for step in range(6):
             active = np.array([step < 4, step in (2, 5), False])
             now, reward, terminated, truncated = envs.step(action, active)
-            assert (reward[~active] == 0).all() and not (terminated | truncated)[~active].any()
+            assert (reward[~active] == 0).all()
+            assert not (terminated | truncated)[~active].any()
             assert truncated[0] == (step == 3)
             if step == 1:
                 assert np.array_equal(now["obs"][1], start["obs"][1])
@@ -118,7 +120,7 @@ def test_faults_of_reset_and_of_building(puppet, processes):
     fail.armed = False
     envs = VectorEnv(lambda: JointEnv(puppet(reset=fail), name="my/task"), 1, processes=False)
     fail.armed = True
-    with pytest.raises(EnvError, match="seed 8: reset.. raised RuntimeError: out of levels"):
+    with pytest.raises(EnvError, match=r"seed 8: reset.. raised RuntimeError: out of levels"):
         envs.reset([8], np.ones(1, dtype=bool))
     with pytest.raises(EnvError, match="out of levels"):
         VectorEnv(lambda: JointEnv(puppet(reset=fail), name="my/task"), 2, processes)
@@ -168,12 +170,18 @@ def test_processes_outlive_polite_signals_but_not_their_owner(killed):
     """Signals to the whole group leave them at work; their owner's death, or its exit without close, ends them."""
     environment = {**os.environ, "PYTHONPATH": str(Path(dima.__file__).parents[1])}
     command = [sys.executable, "-c", OWNER, "60" if killed else "0"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
         workers = [int(pid) for pid in owner.stdout.readline().split()]
         assert len(workers) == 2
         if killed:
             owner.kill()
-        assert owner.wait(timeout=20) == (-signal.SIGKILL if killed else 0)
+        try:
+            assert owner.wait(timeout=30) == (-signal.SIGKILL if killed else 0)
+        except subprocess.TimeoutExpired:
+            for pid in (owner.pid, *workers):
+                os.kill(pid, signal.SIGKILL)
+            raise
+        assert owner.stderr.read() == ""  # nor do the processes, which write there too, die with complaints
     deadline = time.monotonic() + 10
     while not all(map(gone, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
