@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         whole = seal == _seal(manifest)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: damaged run folder") from None
-    except (OSError, ValueError, AttributeError, KeyError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         whole = False
     if not whole:
         raise RunFolderError(f"{path} is damaged: its bytes are not those that were written")

@@ -74,13 +74,13 @@ def play(envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device |
         if fresh.any():
             now = envs.reset(starting, fresh)
             previous[fresh] = 0
-            for n in np.flatnonzero(fresh):
+            for n in map(int, np.flatnonzero(fresh)):
                 slots[n].rows.append(_row(now, n))
         chosen, _ = act(view_of(now, previous, device))
         action = chosen.cpu().numpy()
         now, reward, terminated, truncated = envs.step(action, active)
         previous = action.copy()
-        for n in np.flatnonzero(active):
+        for n in map(int, np.flatnonzero(active)):
             slots[n].actions.append(action[n])
             slots[n].rewards.append(float(reward[n]))
             slots[n].rows.append(_row(now, n))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) a
 
 
 @torch.no_grad()
-def imagine(world_model: WorldModel, act: Act, start: Rows, horizon: int) -> Rollout:
+def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -> Rollout:
     """``horizon`` imagined steps from each start.
 
     Args:

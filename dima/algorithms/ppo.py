@@ -202,7 +202,7 @@ class PPO(nn.Module):
     def _step(self, module: nn.Module, optimizer: torch.optim.Adam, loss: Tensor) -> Tensor:
         """One gradient step; returns the gradient's norm before clipping."""
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm or torch.inf)
         optimizer.step()
         return norm

@@ -46,14 +46,15 @@ class ActionEncoder(nn.Module):
         self.latents = nn.Parameter(0.02 * torch.randn(config.latents, config.latent_dim))
         self.read = Attention(config.latent_dim, 1, config.head_dim, context_dim=width)
         self.read_feed = GegluFeedForward(config.latent_dim)
-        self.mix = nn.ModuleList(
-            nn.ModuleList(
-                (
+        self.mix = nn.Sequential(
+            *(
+                layer
+                for _ in range(config.depth)
+                for layer in (
                     Attention(config.latent_dim, config.heads, config.head_dim),
                     GegluFeedForward(config.latent_dim),
                 )
             )
-            for _ in range(config.depth)
         )
         self.out = nn.Sequential(nn.LayerNorm(config.latent_dim), nn.Linear(config.latent_dim, out_dim))
 
@@ -65,7 +66,5 @@ class ActionEncoder(nn.Module):
         tokens = (self.embed(action) + self.agent + self.time).flatten(1, 2)
         mask = visible.flatten(1)[:, None, None, :]
         latents = self.latents.expand(len(action), -1, -1)
-        latents = self.read_feed(self.read(latents, tokens, mask))
-        for attention, feed in self.mix:
-            latents = feed(attention(latents))
+        latents = self.mix(self.read_feed(self.read(latents, tokens, mask)))
         return self.out(latents.mean(dim=-2))

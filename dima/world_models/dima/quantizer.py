@@ -82,7 +82,7 @@ class FiniteScalarQuantizer(nn.Module):
         levels: number of levels of each coordinate; tokens have ``len(levels)`` coordinates.
     """
 
-    half: Tensor
+    reach: Tensor
     shift: Tensor
     offset: Tensor
     scale: Tensor
@@ -93,7 +93,7 @@ class FiniteScalarQuantizer(nn.Module):
         count = torch.tensor(levels)
         half = (count - 1) * (1 + 1e-3) / 2
         offset = torch.where(count % 2 == 0, 0.5, 0.0)
-        self.register_buffer("half", half)
+        self.register_buffer("reach", half)
         self.register_buffer("offset", offset)
         self.register_buffer("shift", (offset / half).atanh())
         self.register_buffer("scale", count // 2)
@@ -102,7 +102,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., len(levels)) -> quantised tokens in [-1, 1], their indices, and a commitment loss of zero."""
-        bounded = (tokens + self.shift).tanh() * self.half - self.offset
+        bounded = (tokens + self.shift).tanh() * self.reach - self.offset
         rounded = bounded + (bounded.round() - bounded).detach()
         index = ((rounded.detach() + self.scale) * self.basis).sum(-1).long()
         return rounded / self.scale, index, tokens.new_zeros(())

@@ -8,6 +8,7 @@ is faster than a convolution kernel on every device we measured.
 from __future__ import annotations
 
 from itertools import chain
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -105,15 +106,15 @@ class TemporalUNet(nn.Module):
         self.out_norm = nn.GroupNorm(max(1, channels[0] // GROUP), channels[0])
         self.out = TimeConv(channels[0], out_channels, zero=True)
         # one projection yields every block's scales and shifts, in the order the blocks run
-        in_order = chain(*self.down, self.middle, *reversed(self.up))
-        self.widths = [block.modulation_width for block in in_order]
+        in_order = chain(*_stages(self.down), self.middle, *reversed(_stages(self.up)))
+        self.widths = [cast(ResidualBlock, block).modulation_width for block in in_order]
         self.modulation = nn.Linear(condition_dim, sum(self.widths))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         modulation = iter(self.modulation(F.silu(condition)).split(self.widths, dim=-1))
         x = self.lift(x)
         skips = []
-        for shrink, level in zip(self.shrink, self.down, strict=True):
+        for shrink, level in zip(self.shrink, _stages(self.down), strict=True):
             x = shrink(x)
             skips.append(x)
             for block in level:
@@ -121,10 +122,15 @@ class TemporalUNet(nn.Module):
                 skips.append(x)
         for block in self.middle:
             x = block(x, next(modulation))
-        for depth in reversed(range(len(self.up))):
-            for block in self.up[depth]:
+        for depth, level in reversed(list(enumerate(_stages(self.up)))):
+            for block in level:
                 x = block(torch.cat([x, skips.pop()], dim=-1), next(modulation))
             if depth:
                 x = self.grow[depth](x.repeat_interleave(2, dim=1))
         x = self.out_norm(x.transpose(1, 2)).transpose(1, 2)
         return self.out(F.silu(x))
+
+
+def _stages(levels: nn.ModuleList) -> list[nn.ModuleList]:
+    """The blocks of each level, typed."""
+    return cast("list[nn.ModuleList]", list(levels))
