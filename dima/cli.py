@@ -27,6 +27,9 @@ COMMANDS = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status."""
     args = sys.argv[1:] if args is None else list(args)
+    # threads that wait for each other sleep instead of spinning: beside any other busy program spinning costs several
+    # times the work itself; read by OpenMP when PyTorch is first imported, below
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         return _run(args)
     except UserError as error:
