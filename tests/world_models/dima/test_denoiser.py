@@ -1,0 +1,217 @@
+"""EDM's identities, what a level may know, and training windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dima.data import EnvSpec
+from dima.errors import ConfigError
+from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
+
+SMALL: dict[str, Any] = {
+    "condition_dim": 16,
+    "channels": [32, 32],
+    "blocks": 1,
+    "encoder": {"token_dim": 16, "latents": 2, "latent_dim": 16, "depth": 1, "heads": 2, "head_dim": 8},
+}
+
+
+def build(spec: EnvSpec, **changes: Any) -> Denoiser:
+    return Denoiser(DenoiserConfig().override(SMALL).override(changes), spec)
+
+
+def context_of(denoiser: Denoiser, actions, batch: int) -> Context:
+    past, spec = denoiser.config.context, denoiser.spec
+    valid = torch.ones(batch, past, dtype=torch.bool)
+    valid[: batch // 2, :-1] = False
+    state = 0.5 * torch.randn(batch, past, spec.state_dim) * valid[..., None]
+    return Context(state, actions(spec, batch, past) * valid[..., None, None], valid)
+
+
+def denoise(denoiser: Denoiser, noisy: Tensor, sigma: Tensor, context: Context, reveal: Tensor) -> Tensor:
+    encoded = denoiser.encode_actions(context.action, context.valid, reveal)
+    return denoiser.denoise(noisy, sigma, context, reveal, encoded)
+
+
+# -- preconditioning --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3])
+def test_coefficients_are_edms_table_1(spec: EnvSpec, offset: float) -> None:
+    sigma = torch.tensor([[0.002], [0.5], [20.0]])
+    k = build(spec, sigma_offset=offset).coefficients(sigma)
+    square = sigma**2 + offset**2
+    torch.testing.assert_close(k.skip, 0.25 / (square + 0.25))
+    torch.testing.assert_close(k.scale_in, 1 / (square + 0.25).sqrt())
+    torch.testing.assert_close(k.scale_out, square.sqrt() * 0.5 / (square + 0.25).sqrt())
+    torch.testing.assert_close(k.level, square.log() / 8)
+
+
+def test_without_noise_the_input_comes_back(spec: EnvSpec, alive, actions) -> None:
+    denoiser = alive(build(spec, sigma_offset=0.0))
+    noisy, context = torch.randn(4, spec.state_dim), context_of(denoiser, actions, 4)
+    reveal = torch.ones(4, 3, dtype=torch.bool)
+    near = denoise(denoiser, noisy, torch.full((4, 1), 1e-5), context, reveal)
+    torch.testing.assert_close(near, noisy, atol=1e-3, rtol=0)
+    far = denoise(denoiser, noisy, torch.full((4, 1), 1.0), context, reveal)
+    assert (far - noisy).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 10.0])
+def test_input_and_target_of_the_network_have_unit_variance(spec: EnvSpec, sigma: float) -> None:
+    k = build(spec, sigma_offset=0.0).coefficients(torch.tensor([[sigma]]))
+    clean = 0.5 * torch.randn(200_000, 1)
+    noisy = clean + sigma * torch.randn_like(clean)
+    for values in (k.scale_in * noisy, (clean - k.skip * noisy) / k.scale_out):
+        torch.testing.assert_close(values.var(), torch.tensor(1.0), atol=0.02, rtol=0)
+
+
+def test_training_noise_is_log_normal_and_clipped(spec: EnvSpec) -> None:
+    sigma = build(spec).draw_sigma(torch.empty(100_000, 4))
+    assert sigma.shape == (100_000, 1) and sigma.min() >= 0.002 and sigma.max() <= 20
+    torch.testing.assert_close(sigma.log().mean(), torch.tensor(-0.4), atol=0.02, rtol=0)
+    torch.testing.assert_close(sigma.log().std(), torch.tensor(1.2), atol=0.02, rtol=0)
+    edges = build(spec, log_sigma_std=30.0).draw_sigma(torch.empty(100, 4))
+    assert edges.min() == torch.tensor(0.002) and edges.max() == 20
+
+
+# -- what a level knows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["condition", "condition+input"])
+def test_only_revealed_newest_actions_matter(any_spec: EnvSpec, path: str, alive, actions) -> None:
+    denoiser = alive(build(any_spec, action_path=path))
+    context, noisy, sigma = context_of(denoiser, actions, 8), torch.randn(8, any_spec.state_dim), torch.full((8, 1), 0.5)
+    for agent in range(any_spec.n_agents):
+        only = (torch.arange(any_spec.n_agents) == agent).expand(8, -1)
+        action = context.action.clone()
+        action[:, -1, agent] = action[:, -1, agent].flip(-1) + 0.3
+        changed = Context(context.state, action, context.valid)
+        hidden = [denoise(denoiser, noisy, sigma, c, ~only) for c in (context, changed)]
+        shown = [denoise(denoiser, noisy, sigma, c, only) for c in (context, changed)]
+        torch.testing.assert_close(hidden[0], hidden[1], rtol=0, atol=0)
+        assert ((shown[0] - shown[1]).abs().amax(-1) > 1e-5).all()
+
+
+@pytest.mark.parametrize("path", ["condition", "condition+input"])
+def test_actions_before_the_episode_do_not_matter(spec: EnvSpec, path: str, alive, actions) -> None:
+    denoiser = alive(build(spec, action_path=path))
+    context, noisy, sigma = context_of(denoiser, actions, 8), torch.randn(8, spec.state_dim), torch.full((8, 1), 0.5)
+    filled = torch.where(context.valid[..., None, None], context.action, actions(spec, 8, 3))
+    reveal = torch.ones(8, 3, dtype=torch.bool)
+    answers = [denoise(denoiser, noisy, sigma, Context(context.state, a, context.valid), reveal)
+               for a in (context.action, filled)]  # fmt: skip
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
+
+
+def test_past_states_and_actions_matter(spec: EnvSpec, alive, actions) -> None:
+    denoiser = alive(build(spec))
+    valid = torch.ones(4, 3, dtype=torch.bool)
+    context = Context(torch.randn(4, 3, spec.state_dim), actions(spec, 4, 3), valid)
+    noisy, sigma, reveal = torch.randn(4, spec.state_dim), torch.full((4, 1), 0.5), torch.ones(4, 3, dtype=torch.bool)
+    before = denoise(denoiser, noisy, sigma, context, reveal)
+    for t in range(3):
+        state, action = context.state.clone(), context.action.clone()
+        state[:, t] += 1
+        action[:, t] += 0.5
+        assert ((denoise(denoiser, noisy, sigma, Context(state, context.action, valid), reveal) - before).abs() > 0).any(1).all()
+        assert ((denoise(denoiser, noisy, sigma, Context(context.state, action, valid), reveal) - before).abs() > 0).any(1).all()
+
+
+def test_a_batch_equals_its_halves(any_spec: EnvSpec, alive, actions) -> None:
+    denoiser = alive(build(any_spec, action_path="condition+input"))
+    context, noisy, sigma = context_of(denoiser, actions, 6), torch.randn(6, any_spec.state_dim), torch.rand(6, 1) + 0.1
+    reveal = torch.rand(6, any_spec.n_agents) < 0.5
+    reveal[:, 0] = True
+    halves = [
+        denoise(denoiser, noisy[h], sigma[h], Context(context.state[h], context.action[h], context.valid[h]), reveal[h])
+        for h in (slice(0, 3), slice(3, 6))
+    ]
+    torch.testing.assert_close(torch.cat(halves), denoise(denoiser, noisy, sigma, context, reveal))
+
+
+@pytest.mark.parametrize("kind", ["one", "cumulative", "all"])
+def test_training_reveals_agents_evenly(spec: EnvSpec, kind: str) -> None:
+    reveal = build(spec, reveal=kind).draw_reveal(30_000, torch.device("cpu"))
+    share = {"one": [0, 1.0, 0, 0], "cumulative": [0, 1 / 3, 1 / 3, 1 / 3], "all": [0, 0, 0, 1.0]}[kind]
+    sizes = torch.bincount(reveal.sum(-1), minlength=4) / len(reveal)
+    torch.testing.assert_close(sizes, torch.tensor(share), atol=0.02, rtol=0)
+    for size in range(1, 3):
+        chosen = reveal[reveal.sum(-1) == size].float()
+        if len(chosen):
+            torch.testing.assert_close(chosen.mean(0), torch.full((3,), size / 3), atol=0.02, rtol=0)
+
+
+# -- training windows -------------------------------------------------------------------------------------------------
+
+
+def window(spec: EnvSpec, actions, valid: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    shown = torch.tensor(valid, dtype=torch.bool).expand(16, -1)
+    return 0.5 * torch.randn(16, 6, spec.state_dim), actions(spec, 16, 6), shown
+
+
+def loss_of(denoiser: Denoiser, *batch: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    return denoiser.loss(*batch)[0]
+
+
+@pytest.mark.parametrize("valid", [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]])
+def test_rows_outside_the_episode_reach_no_loss(spec: EnvSpec, valid: list[int], alive, actions) -> None:
+    denoiser = alive(build(spec, action_path="condition+input"))
+    state, action, shown = window(spec, actions, valid)
+    before = loss_of(denoiser, state, action, shown)
+    state, action = state.clone(), action.clone()
+    state[~shown], action[~shown] = 100.0, -0.7
+    torch.testing.assert_close(loss_of(denoiser, state, action, shown), before, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_every_target_counts_the_same(spec: EnvSpec) -> None:
+    """An untouched network answers zero, so the loss is the mean square of the targets: 1 for data of spread 0.5."""
+    denoiser = build(spec, sigma_offset=0.0)
+    batch = 0.5 * torch.randn(1024, 6, spec.state_dim), torch.zeros(1024, 6, 3, 2), torch.ones(1024, 6, dtype=torch.bool)
+    assert abs(float(denoiser.loss(*batch)[0]) - 1) < 0.1
+    batch[2][:, 4:] = False  # one target left instead of three: the same average
+    assert abs(float(denoiser.loss(*batch)[0]) - 1) < 0.1
+    batch[2][:, 3:] = False
+    assert float(denoiser.loss(*batch)[0]) == 0
+
+
+def test_later_targets_see_the_models_own_answers(spec: EnvSpec, alive, actions) -> None:
+    """With the last target alone in the loss, the true states before it do not matter, but reach it no gradient."""
+    denoiser = alive(build(spec, context=3))
+    state, action, shown = window(spec, actions, [1, 1, 1, 1, 1, 1])
+    seen: list[Tensor] = []
+    inner = denoiser.network
+    denoiser.network = lambda noisy, k, context, *rest: (seen.append(context.state), inner(noisy, k, context, *rest))[1]
+    state.requires_grad_()
+    denoiser.loss(state, action, shown)
+    torch.testing.assert_close(seen[0], state[:, :3])
+    torch.testing.assert_close(seen[1][:, :2], state[:, 1:3])
+    for own in (seen[1][:, 2], seen[2][:, 1], seen[2][:, 2]):
+        assert (own - state[:, 3:6].transpose(0, 1)).abs().amax((1, 2)).min() > 1e-3
+    assert torch.equal(seen[1][:, 2], seen[2][:, 1])
+    assert not seen[2][:, 1:].detach().requires_grad
+    (reached,) = torch.autograd.grad(seen[2].sum(), state)
+    assert not reached[:, 3:].any()  # detached
+
+
+def test_padded_actions_reach_no_loss_when_zero_and_real_ones_do(any_spec: EnvSpec, alive, actions) -> None:
+    denoiser = alive(build(any_spec))
+    batch = window(any_spec, actions, [1] * 6)
+    valid = torch.from_numpy(any_spec.action_valid)
+    assert not batch[1][..., ~valid].any()  # the store's promise
+    denoiser.loss(*batch)[0].backward()
+    embed = denoiser.encoder.embed
+    weight = (embed if any_spec.discrete else embed[0]).weight.grad
+    used = batch[1].flatten(0, -2).abs().sum(0) > 0
+    assert torch.equal(weight.abs().sum(0) > 0, used)
+
+
+def test_the_context_must_fit_the_levels(spec: EnvSpec) -> None:
+    with pytest.raises(ConfigError, match=r"channels = \[32, 32\] does not fit context = 2"):
+        build(spec, context=2)

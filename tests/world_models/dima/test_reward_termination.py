@@ -1,0 +1,157 @@
+"""No step sees another episode or the future; the cache changes nothing; padding reaches no loss; it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dima.data import EnvSpec
+from dima.errors import ConfigError
+from dima.optim import FitConfig, Fitter
+from dima.world_models.dima.reward_termination import (
+    RewardTermination,
+    RewardTerminationConfig,
+    Segments,
+    block_causal_mask,
+)
+
+SMALL = RewardTerminationConfig(
+    dim=16, layers=2, heads=2, dropout=0.1, segment=6, action_layers=1, action_heads=2
+)
+
+
+def build(spec: EnvSpec, **changes: Any) -> RewardTermination:
+    return RewardTermination(SMALL.override(changes), spec)
+
+
+@pytest.fixture
+def model(any_spec: EnvSpec, alive) -> RewardTermination:
+    return alive(build(any_spec))
+
+
+def fields(prediction) -> list[Tensor]:
+    return [field for field in prediction if field is not None]
+
+
+def test_the_mask_is_causal_within_each_episode() -> None:
+    mask = block_causal_mask(torch.tensor([[3, 3, 8]]))[0, 0].int().tolist()
+    assert mask == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_no_step_sees_another_episode_or_the_future(model, any_spec, actions) -> None:
+    state, action = torch.randn(4, 6, any_spec.state_dim), actions(any_spec, 4, 6)
+    episode = torch.tensor([0, 0, 0, 7, 7, 7]).expand(4, -1)
+    before = model(state, action, episode)
+    for changed in range(6):
+        other, pushed = state.clone(), action.clone()
+        other[:, changed] += 1
+        pushed[:, changed] = pushed[:, changed].flip(-1) + 0.3
+        end = 3 if changed < 3 else 6
+        for s, a in ((other, action), (state, pushed)):
+            for one, two in zip(fields(before), fields(model(s, a, episode)), strict=True):
+                moved = (one - two).abs().flatten(2).amax((0, 2)) if one.dim() > 2 else (one - two).abs().amax(0)
+                assert (moved[changed:end] > 1e-6).all()
+                assert (moved[:changed] == 0).all() and (moved[end:] == 0).all()
+
+
+def test_cached_steps_equal_the_full_pass(model, any_spec, actions) -> None:
+    state, action = torch.randn(3, 6, any_spec.state_dim), actions(any_spec, 3, 6)
+    whole = model(state, action, torch.zeros(3, 6, dtype=torch.long))
+    memory = model.start(3, state.device)
+    for t in range(6):
+        step = model.step(memory, state[:, t], action[:, t])
+        for one, two in zip(fields(step), fields(whole), strict=True):
+            torch.testing.assert_close(one, two[:, t])
+
+
+def test_a_full_memory_starts_anew(model, any_spec, actions) -> None:
+    state, action = torch.randn(3, 8, any_spec.state_dim), actions(any_spec, 3, 8)
+    memory = model.start(3, state.device)
+    steps = [model.step(memory, state[:, t], action[:, t]) for t in range(8)]
+    again = model(state[:, 6:], action[:, 6:], torch.zeros(3, 2, dtype=torch.long))
+    torch.testing.assert_close(torch.stack([steps[6].reward, steps[7].reward], dim=1), again.reward)
+
+
+def test_a_batch_equals_its_halves(model, any_spec, actions) -> None:
+    state, action = torch.randn(6, 6, any_spec.state_dim), actions(any_spec, 6, 6)
+    episode = torch.arange(6).expand(6, -1) // 4
+    parts = [model(s, a, e) for s, a, e in zip(state.split(3), action.split(3), episode.split(3), strict=True)]
+    for whole, *halves in zip(*map(fields, (model(state, action, episode), *parts)), strict=True):
+        torch.testing.assert_close(torch.cat(halves), whole)
+
+
+def segments(spec: EnvSpec, actions, batch: int = 8) -> Segments:
+    return Segments(
+        state=torch.randn(batch, 6, spec.state_dim),
+        action=actions(spec, batch, 6),
+        reward=torch.randn(batch, 6),
+        terminated=torch.tensor([False, False, True, False, False, False]).expand(batch, -1).clone(),
+        next_mask=(torch.rand(batch, 6, spec.n_agents, spec.action_dim) < 0.5) & torch.from_numpy(spec.action_valid),
+        episode=torch.tensor([0, 0, 0, 0, 1, 1]).expand(batch, -1),
+        valid=torch.tensor([True, True, True, False, True, True]).expand(batch, -1),
+    )
+
+
+def test_rows_without_an_action_and_padded_choices_reach_no_loss(model, any_spec, actions) -> None:
+    batch = segments(any_spec, actions)
+    loss, parts = model.loss(batch)
+    reward, end, mask = batch.reward.clone(), batch.terminated.clone(), batch.next_mask.clone()
+    state, action = batch.state.clone(), batch.action.clone()
+    reward[:, 3], end[:, 3], state[:, 3], action[:, 3] = 99, True, 9, 0.5
+    mask[:, 3] = True
+    mask |= ~torch.from_numpy(any_spec.action_valid)
+    other = replace(batch, reward=reward, terminated=end, next_mask=mask, state=state, action=action)
+    torch.testing.assert_close(model.loss(other)[0], loss, rtol=0, atol=0)
+    assert set(parts) == {f"reward_model/{n}" for n in ("reward", "proceed", "mask")[: 2 + any_spec.masks_actions]}
+    torch.testing.assert_close(torch.stack(list(parts.values())).sum(), loss)
+
+
+def test_losses_are_smooth_l1_and_cross_entropy(model, any_spec, actions) -> None:
+    batch = segments(any_spec, actions)
+    said, parts = model(batch.state, batch.action, batch.episode), model.loss(batch)[1]
+    gap = (said.reward - batch.reward).abs()[batch.valid]
+    smooth = torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean()
+    torch.testing.assert_close(parts["reward_model/reward"], smooth)
+    chance = torch.where(batch.terminated, 1 - said.proceed, said.proceed)[batch.valid]
+    torch.testing.assert_close(parts["reward_model/proceed"], -chance.log().mean())
+
+
+def test_rewards_can_be_learnt_in_their_own_scale(spec: EnvSpec, alive, actions) -> None:
+    plain, scaled = alive(build(spec)), build(spec, normalize_reward=True)
+    scaled.load_state_dict(plain.state_dict())
+    scaled.eval().reward_scale.update(torch.tensor([100.0, 300.0]))  # mean 200, deviation 100
+    batch = segments(spec, actions)
+    one, two = (m(batch.state, batch.action, batch.episode).reward for m in (plain, scaled))
+    torch.testing.assert_close(two, 200 + 100 * one)
+    big = replace(batch, reward=200 + 100 * batch.reward)
+    torch.testing.assert_close(scaled.loss(big)[0], plain.loss(batch)[0])
+
+
+def test_it_learns_rewards_and_ends(spec: EnvSpec, actions) -> None:
+    model = build(spec, dropout=0.0, dim=32)
+    fitter = Fitter(model, FitConfig(lr=3e-3, max_grad_norm=10.0))
+    for n in range(150):
+        batch = segments(spec, actions, 32)
+        batch.reward = batch.state[..., 0] + batch.action.sum((-1, -2)) / 2
+        batch.terminated = batch.state[..., 1] > 0.5
+        loss, parts = model.loss(batch)
+        first = parts if n == 0 else first
+        fitter.step(loss)
+    assert parts["reward_model/reward"] < 0.25 * first["reward_model/reward"]
+    assert parts["reward_model/proceed"] < 0.5 * first["reward_model/proceed"]
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ConfigError, match="dim = 30 must be divisible by heads = 4 and action_heads = 8"):
+        RewardTerminationConfig(dim=30)
