@@ -105,7 +105,7 @@ class Linear(Toy):
         self.A = turn @ np.diag(np.linspace(0.95, 0.6, size)) @ turn.T + 0.1 * np.eye(size, k=1)
         self.B = 0.4 * rng.normal(size=(n, size, 2))
         self.C = rng.normal(size=(n, 3, size))
-        root = 0.3 * np.eye(size) + 0.1 * np.tril(rng.normal(size=(size, size)), -1)
+        root = 0.6 * np.eye(size) + 0.2 * np.tril(rng.normal(size=(size, size)), -1)
         self.noise_cov, self.start_std = root @ root.T, 1.0
         self._root = root
         self.observation_spaces = {a: _box(3) for a in self.possible_agents}

@@ -1,0 +1,244 @@
+"""The four parts as one world model: sampling, starts, padding, masks, exact continuation, published sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dima.data import EnvSpec
+from dima.progress import Progress
+from dima.world_models.dima.denoiser import Context
+from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks
+
+SMALL: dict[str, Any] = {
+    "denoiser": {
+        "condition_dim": 16,
+        "channels": [32, 32],
+        "blocks": 1,
+        "encoder": {"token_dim": 16, "latents": 2, "latent_dim": 16, "depth": 1, "heads": 2, "head_dim": 8},
+    },
+    "decoder": {"hidden": [16], "tokens": 2, "token_dim": 4, "codebook": 8, "dead_below": 0.1},
+    "reward": {"dim": 16, "layers": 1, "heads": 2, "segment": 5, "action_layers": 1, "action_heads": 2},
+    "denoiser_fit": {"updates": 3, "batch": 8},
+    "decoder_fit": {"updates": 3, "batch": 8},
+    "reward_fit": {"updates": 3, "batch": 8},
+}
+
+
+def build(spec: EnvSpec, **changes: Any) -> DimaWorldModel:
+    return DimaModelConfig().override(SMALL).override(changes).build(spec).eval()
+
+
+@pytest.fixture
+def model(any_spec: EnvSpec, alive, episodes) -> DimaWorldModel:
+    model = alive(build(any_spec))
+    model.take_in(episodes(any_spec, (30, 30)))
+    return model
+
+
+def context_of(model: DimaWorldModel, actions, batch: int) -> Context:
+    valid = torch.ones(batch, model.past, dtype=torch.bool)
+    valid[0, 0] = False
+    state = 0.5 * torch.randn(batch, model.past, model.spec.state_dim) * valid[..., None]
+    return Context(state, actions(model.spec, batch, model.past), valid)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_published_sizes() -> None:
+    """Of halfcheetah-2x3; section 12's numbers, to their last digit but for the reward model's (8.4)."""
+    model = DimaModelConfig().build(EnvSpec(("a", "b"), 17, (19, 19), (3, 3), discrete=False))
+    millions = {
+        "denoiser": parameters(model.denoiser) / 1e6,
+        "perceiver": parameters(model.denoiser.encoder) / 1e6,
+        "u-net": parameters(model.denoiser.net) / 1e6,
+        "reward": parameters(model.reward) / 1e6,
+        "decoder": parameters(model.decoder) / 1e6,
+    }
+    assert millions == pytest.approx(
+        {"denoiser": 14.1, "perceiver": 11.9, "u-net": 2.1, "reward": 8.3, "decoder": 0.54}, rel=0.013
+    )
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reveal", ["one", "cumulative", "all"])
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_conditions_in_one_call_equal_a_call_per_level(any_spec: EnvSpec, reveal, solver, alive, actions) -> None:
+    sampler = {"solver": solver, "tail_levels": 1, "order": "random"}
+    model = alive(build(any_spec, denoiser={"reveal": reveal}, sampler=sampler))
+    context, noise = context_of(model, actions, 5), torch.randn(5, any_spec.state_dim)
+    order = agent_order("random", 5, any_spec.n_agents, noise.device)
+    fast = model.next_state(context, noise, order)
+
+    config, n = model.config.sampler, any_spec.n_agents
+    sigmas = noise_schedule(config.levels(n), config.sigma_min, config.sigma_max, config.rho, noise.device)
+
+    def estimate(x, sigma, level):
+        masks = reveal_masks(order, reveal)
+        mask = masks[min(config.stage(level, n), len(masks) - 1)]
+        encoded = model.denoiser.encode_actions(context.action, context.valid, mask)
+        return model.denoiser.denoise(x, sigma.expand(5, 1), context, mask, encoded)
+
+    x = sigmas[0] * noise
+    for level in range(len(sigmas) - 1):
+        now, after = sigmas[level], sigmas[level + 1]
+        slope = (x - estimate(x, now, level)) / now
+        ahead = x + (after - now) * slope
+        if solver == "heun" and after > 0:
+            ahead = x + (after - now) * (slope + (ahead - estimate(ahead, after, level)) / after) / 2
+        x = ahead
+    torch.testing.assert_close(fast, x, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_equals_its_halves(model, actions) -> None:
+    context, noise = context_of(model, actions, 6), torch.randn(6, model.spec.state_dim)
+    halves = [
+        model.next_state(Context(context.state[h], context.action[h], context.valid[h]), noise[h])
+        for h in (slice(0, 3), slice(3, 6))
+    ]
+    torch.testing.assert_close(torch.cat(halves), model.next_state(context, noise), rtol=1e-4, atol=1e-5)
+
+
+# -- imagination ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_an_imagination_starts_where_reality_stands(model, any_spec, filled) -> None:
+    replay = filled(any_spec)
+    anchor = torch.tensor([0, 1, 7, 14, 20])  # also an episode's first two steps
+    rows = replay.gather(anchor, model.context - 1, 0)
+    view = model.observe(model.start(rows))
+    torch.testing.assert_close(view.state, rows.state[:, -1])
+    assert torch.equal(view.action_mask, rows.action_mask[:, -1])
+    assert torch.equal(view.previous_action, rows.action[:, -2])
+    assert not view.previous_action[0].any() and view.previous_action[1].any()
+
+
+@torch.no_grad()
+def test_what_was_before_the_episode_does_not_matter(model, any_spec, filled, actions) -> None:
+    replay = filled(any_spec)
+    rows = replay.gather(torch.tensor([0, 1, 13, 14]), model.context - 1, 0)
+    other = rows[:]
+    other.state = torch.where(rows.valid[..., None], rows.state, torch.full_like(rows.state, 9.0))
+    other.action = torch.where(rows.valid[..., None, None], rows.action, actions(any_spec, 4, model.context))
+    action = actions(any_spec, 4)
+    after = []
+    for start in (rows, other):
+        latent = model.start(start)
+        for seed in (3, 4):
+            torch.manual_seed(seed)
+            latent = model.step(latent, action).latent
+        after.append(model.observe(latent).state)
+    torch.testing.assert_close(after[0], after[1], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_steps_move_time_on(model, any_spec, filled, actions) -> None:
+    rows = filled(any_spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    latent = model.start(rows)
+    first, second = actions(any_spec, 2), actions(any_spec, 2)
+    one = model.step(latent, first)
+    assert one.reward.shape == one.proceed.shape == (2,) and ((one.proceed > 0) & (one.proceed < 1)).all()
+    assert torch.equal(one.latent.state[:, :-1], latent.state[:, 1:])
+    assert torch.equal(one.latent.action[:, -1], first)
+    assert torch.equal(model.observe(one.latent).previous_action, first)
+    two = model.step(one.latent, second)
+    assert torch.equal(two.latent.action[:, -2:], torch.stack([first, second], dim=1))
+
+
+@torch.no_grad()
+def test_continuous_actions_count_as_the_environment_clips_them(spec: EnvSpec, alive, filled) -> None:
+    model = alive(build(spec))
+    rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    wild = 3 * torch.randn(2, 3, 2)
+    told = []
+    for action in (wild, wild.clamp(-1, 1)):
+        torch.manual_seed(0)
+        told.append(model.step(model.start(rows), action))
+    torch.testing.assert_close(told[0].latent.state, told[1].latent.state, rtol=0, atol=0)
+    torch.testing.assert_close(told[0].reward, told[1].reward, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_imagined_observations_keep_padding_zero(model, any_spec, filled) -> None:
+    rows = filled(any_spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    obs, valid = model.observe(model.start(rows)).obs, torch.from_numpy(any_spec.obs_valid)
+    assert not obs[:, ~valid].any() and (obs[:, valid] != 0).all()
+    assert 1 < obs[:, valid].mean() < 5  # in the environment's units
+
+
+def test_padding_reaches_no_loss(any_spec: EnvSpec, alive, filled) -> None:
+    model, replay = alive(build(any_spec)), filled(any_spec)
+    losses = []
+    for junk in (0.0, 7.0):
+        replay.store["obs"][:, ~torch.from_numpy(any_spec.obs_valid)] = junk
+        replay.store["action_mask"][:, ~torch.from_numpy(any_spec.action_valid)] = bool(junk)
+        torch.manual_seed(0)
+        replay.visits = {name: torch.zeros_like(visits) for name, visits in replay.visits.items()}
+        losses.append([f(replay)[0].item() for f in (model.decoder_loss, model.denoiser_loss, model.reward_loss)])
+    assert losses[0] == losses[1]
+
+
+@torch.no_grad()
+def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
+    spec = EnvSpec(("a", "b"), 3, (4, 2), (2, 4), discrete=True, masks_actions=True)
+    model = alive(build(spec))
+    valid = torch.from_numpy(spec.action_valid)
+    logits = torch.randn(200, 2, 4) - 1
+    logits[:100] -= 10  # everything looks forbidden
+    logits[..., ~valid] = 50.0
+    allowed = model._allowed(logits, torch.ones(200, 2, 4, dtype=torch.bool))
+    assert allowed.any(-1).all() and not allowed[:, ~valid].any()
+    assert (allowed[:100].sum(-1) == 1).all()
+    assert torch.equal(allowed[100:] | ~valid, (logits[100:] > 0) | allowed[100:] | ~valid)
+    model.reward.mask_head[-1].bias.fill_(-50.0)
+    rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    latent = model.start(rows)
+    for _ in range(3):
+        latent = model.step(latent, actions(spec, 2)).latent
+        assert model.observe(latent).action_mask.any(-1).all()
+
+
+# -- fitting and saving -----------------------------------------------------------------------------------------------
+
+
+def test_a_round_reports_every_loss_and_ends_in_evaluation_mode(any_spec: EnvSpec, filled) -> None:
+    model = build(any_spec)
+    metrics = model.fit(filled(any_spec), Progress())
+    names = {"decoder/error", "decoder/commitment", "denoiser/loss", "reward_model/reward", "reward_model/proceed"}
+    assert set(metrics) == names | ({"reward_model/mask"} if any_spec.masks_actions else set())
+    assert all(value.isfinite() for value in metrics.values())
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_restored_model_goes_on_bit_for_bit(any_spec: EnvSpec, filled, episodes) -> None:
+    def go_on(model: DimaWorldModel, replay) -> dict[str, torch.Tensor]:
+        torch.manual_seed(5)
+        model.take_in(episodes(any_spec, (7,)))
+        metrics = model.fit(replay, Progress())
+        with torch.no_grad():
+            rows = replay.gather(torch.tensor([3, 4]), model.context - 1, 0)
+            step = model.step(model.start(rows), rows.action[:, -1])
+        return model.state_dict() | metrics | {"state": step.latent.state, "reward_": step.reward}
+
+    replay, model = filled(any_spec), build(any_spec)
+    model.take_in(episodes(any_spec, (20, 20)))
+    model.fit(replay, Progress())
+    saved = model.checkpoint()
+    other = build(any_spec)
+    other.restore({k: v for k, v in saved.items()})
+    visits = {name: visits.clone() for name, visits in replay.visits.items()}
+    expected = {name: value.clone() for name, value in go_on(model, replay).items()}
+    replay.visits = visits
+    found = go_on(other, replay)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
