@@ -31,7 +31,9 @@ def main(args: Sequence[str] | None = None) -> int:
     # times the work itself; read by OpenMP when PyTorch is first imported, below
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return _run(args)
+        status = _run(args)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print("dima: " + " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
 from dima.options import parse
 from dima.run_config import RunConfig, build_config
+from dima.summary import settings_line
 
 _EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
 _VALUELESS = ("--overwrite", "--no-overwrite", "--quiet", "--no-quiet")
@@ -97,14 +98,18 @@ def resume(args: Sequence[str]) -> int:
 def evaluate(args: Sequence[str]) -> int:
     options = parse(EvaluateOptions, args, "dima evaluate")
 
-    from dima.agent import evaluate as run
+    from dima.agent import load
 
-    result = run(options.run, episodes=options.episodes, seed=options.seed, device=options.device)
+    agent = load(options.run, options.device)
+    result = agent.evaluate(options.episodes, options.seed)
+    config = agent.config
     if options.json:
+        told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "episodes": options.episodes}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
-        print(json.dumps({"run": options.run, "episodes": options.episodes} | numbers))
+        print(json.dumps(told | numbers))
     else:
-        print(f"{options.run}: team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes")
+        print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
+        print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dima.progress import duration
 
@@ -22,6 +23,7 @@ class Summary:
         steps: environment steps made.
         evaluations: (environment steps, mean team return) of every evaluation, in order.
         seconds: wall seconds per phase.
+        env: the environment's settings, which returns depend on.
         finished: False when the run was asked to stop before its last step.
     """
 
@@ -31,11 +33,13 @@ class Summary:
     steps: int
     evaluations: Sequence[tuple[int, float]]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    env: Mapping[str, Any] = field(default_factory=dict)
     finished: bool = True
 
     def table(self) -> str:
         """A few lines for a person: the curve of returns, the time per phase, the run folder."""
         lines = [f"{self.algorithm} on {self.task}: {self.steps:,} environment steps"]
+        lines += [settings_line(self.env)] if self.env else []
         lines += ["", *self._curve()] if self.evaluations else ["", "no evaluation was made"]
         lines += ["", *self._clock()] if self.seconds else []
         lines += ["", f"run folder: {self.folder}"]
@@ -59,3 +63,8 @@ class Summary:
         width = max(len(name) for name in (*self.seconds, "all phases"))
         rows = [*ordered, ("all phases", sum(self.seconds.values()))]
         return [f"{name:<{width}}  {duration(spent):>10}  {spent / total:>4.0%}" for name, spent in rows]
+
+
+def settings_line(settings: Mapping[str, Any]) -> str:
+    """An environment's settings in a line: ``observation = full+id, standardise = False``."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
