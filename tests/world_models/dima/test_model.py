@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from dima.data import EnvSpec
 from dima.progress import Progress
-from dima.world_models.dima.denoiser import Context
+from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.dima.observation_decoder import ObservationDecoder
+from dima.world_models.dima.reward_termination import RewardTermination
 from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks
 
 SMALL: dict[str, Any] = {
@@ -47,20 +48,19 @@ def context_of(model: DimaWorldModel, actions, batch: int) -> Context:
     return Context(state, actions(model.spec, batch, model.past), valid)
 
 
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def test_published_sizes() -> None:
     """Of halfcheetah-2x3; section 12's numbers, to their last digit but for the reward model's (8.4)."""
-    model = DimaModelConfig().build(EnvSpec(("a", "b"), 17, (19, 19), (3, 3), discrete=False))
-    millions = {
-        "denoiser": parameters(model.denoiser) / 1e6,
-        "perceiver": parameters(model.denoiser.encoder) / 1e6,
-        "u-net": parameters(model.denoiser.net) / 1e6,
-        "reward": parameters(model.reward) / 1e6,
-        "decoder": parameters(model.decoder) / 1e6,
-    }
+    config, spec = DimaModelConfig(), EnvSpec(("a", "b"), 17, (19, 19), (3, 3), discrete=False)
+    with torch.device("meta"):
+        denoiser = Denoiser(config.denoiser, spec)
+        parts = {
+            "denoiser": denoiser,
+            "perceiver": denoiser.encoder,
+            "u-net": denoiser.net,
+            "reward": RewardTermination(config.reward, spec),
+            "decoder": ObservationDecoder(config.decoder, spec),
+        }
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}
     assert millions == pytest.approx(
         {"denoiser": 14.1, "perceiver": 11.9, "u-net": 2.1, "reward": 8.3, "decoder": 0.54}, rel=0.013
     )
