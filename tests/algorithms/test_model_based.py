@@ -1,0 +1,171 @@
+"""Learning in imagination: the schedule, what the policy may see, and that it learns."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from dima.algorithms.model_based import DimaConfig, ModelBased
+from dima.collect import Collector
+from dima.envs import make_env
+from dima.envs.toy import ToyConfig
+from dima.envs.vector import VectorEnv
+from dima.evaluate import evaluate
+from dima.presets import preset_changes
+from dima.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DEBUG = DimaConfig().override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
+
+# one round of learning that suffices for toy/walk
+QUICK = {
+    "learn_after": 600,
+    "policy_after": 0,
+    "imaginations": 20,
+    "imagination_batch": 64,
+    "horizon": 8,
+    "world_model": {
+        "denoiser": {
+            "context": 1,
+            "rollout": 1,
+            "reveal": "cumulative",
+            "action_path": "condition+input",
+            "channels": [32],
+        },
+        "sampler": {"levels_per_agent": 1},
+        "decoder": {"bottleneck": "none"},
+        "reward": {"segment": 8, "dropout": 0.0, "normalize_reward": True},
+        "denoiser_fit": {"updates": 120, "batch": 64, "lr": 3e-3, "warmup": 0},
+        "decoder_fit": {"updates": 60, "batch": 64, "lr": 3e-3},
+        "reward_fit": {"updates": 80, "batch": 32, "lr": 3e-3},
+    },
+    "ppo": {
+        "gamma": 0.8,
+        "clip": 0.2,
+        "epochs": 4,
+        "minibatches": 2,
+        "max_grad_norm": 0.5,
+        "lr": 3e-3,
+        "critic_lr": 3e-3,
+        "value_norm_beta": 0.9,
+        "actor": {"hidden": [32]},
+        "critic": {"hidden": [32]},
+    },
+}
+
+
+def environments(task: str = "toy/walk", n: int = 1, **changes: int) -> VectorEnv:
+    return VectorEnv(partial(make_env, task, ToyConfig(**changes)), n)
+
+
+def build(envs: VectorEnv, **changes: Any) -> ModelBased:
+    torch.manual_seed(0)
+    return DEBUG.override(changes).build(envs.spec, "cpu")
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def moved(module: torch.nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(value, before[name]) for name, value in module.named_parameters())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_dima_learns_to_walk_in_its_imagination(seed: int) -> None:
+    """From 600 random steps and none more; a team that stands still loses 10 to 20, a perfect one 1 to 2."""
+    with environments(n=10) as envs, environments(n=10) as test_envs:
+        torch.manual_seed(seed)
+        dima = DEBUG.override(QUICK).build(envs.spec, "cpu")
+        act = partial(dima.act, mode=True)
+        before = evaluate(test_envs, act, 10, seed).mean
+        metrics = dima.round(Collector(envs, seed), Progress(), 0.0)
+        after = evaluate(test_envs, act, 10, seed).mean
+    assert after > 0.6 * before, (before, after, metrics)
+
+
+def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
+    with environments() as envs:  # episodes of 30 steps
+        dima, collector = build(envs, learn_after=100, round_steps=40, imaginations=1), Collector(envs, 0)
+        steps = []
+        for _ in range(3):
+            dima.round(collector, Progress(), 0.0)
+            steps.append(collector.steps)
+    assert steps == [120, 180, 240]
+    assert dima.replay.steps == 240
+
+
+def test_the_policy_waits_until_the_world_model_had_its_rounds() -> None:
+    with environments() as envs:
+        dima, collector = build(envs, policy_after=2), Collector(envs, 0)
+        actor, world = weights(dima.ppo), weights(dima.world_model)
+        for _ in range(2):
+            metrics = dima.round(collector, Progress(), 0.0)
+            assert not moved(dima.ppo, actor)
+            assert not any("policy_loss" in name for name in metrics)
+        assert moved(dima.world_model, world)
+        metrics = dima.round(collector, Progress(), 0.0)
+    assert moved(dima.ppo.actor, {name[6:]: value for name, value in actor.items() if name.startswith("actor.")})
+    assert any("policy_loss" in name for name in metrics)
+
+
+def test_improving_the_policy_leaves_the_world_model_alone() -> None:
+    """Neither its weights and statistics nor its gradients are touched."""
+    with environments() as envs:
+        dima = build(envs, policy_after=9)
+        dima.round(Collector(envs, 0), Progress(), 0.0)
+        dima.world_model.zero_grad(set_to_none=True)
+        state = {name: value.clone() for name, value in dima.world_model.state_dict().items()}
+        actor = weights(dima.ppo)
+        dima.improve(Progress(), 0.0)
+        assert moved(dima.ppo, actor)
+        assert all(torch.equal(value, state[name]) for name, value in dima.world_model.state_dict().items())
+        assert all(weight.grad is None for weight in dima.world_model.parameters())
+
+
+def test_metrics_of_the_imaginations_are_averages() -> None:
+    """A policy whose weights stay where they are has the same entropy in each of them."""
+    with environments() as envs:
+        dima = build(envs, ppo={"lr": 1e-30, "critic_lr": 1e-30}, policy_after=9)
+        dima.round(Collector(envs, 0), Progress(), 0.0)
+        with torch.no_grad():
+            policy = dima.ppo.actor(torch.zeros(1, 2, 2), torch.ones(1, 2, 1, dtype=torch.bool))
+        metrics = dima.improve(Progress(), 0.0)
+    told = next(value for name, value in metrics.items() if name.endswith("entropy"))
+    assert float(told) == pytest.approx(float(policy.entropy().mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["toy/walk", "toy/switches"])
+def test_one_restored_from_a_checkpoint_goes_on_exactly(task: str) -> None:
+    with environments(task) as envs, environments(task) as others:
+        dima, collector = build(envs), Collector(envs, 0)
+        chunks = []
+        for _ in range(2):
+            dima.round(collector, Progress(), 0.0)
+            chunks.append(dima.replay.chunk())
+        torch.manual_seed(77)
+        other, fresh = DEBUG.build(others.spec, "cpu"), Collector(others, 0)
+        other.restore(dima.checkpoint(), chunks)
+        fresh.restore(collector.checkpoint())
+        state = torch.get_rng_state()
+        expected = dima.round(collector, Progress(), 0.5)
+        torch.set_rng_state(state)
+        got = other.round(fresh, Progress(), 0.5)
+    assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
+    for name, weight in dima.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
+
+
+def test_one_restored_for_acting_acts_alike_with_an_empty_replay() -> None:
+    with environments() as envs:
+        dima = build(envs)
+        dima.round(Collector(envs, 0), Progress(), 0.0)
+        other = DEBUG.for_acting().build(envs.spec, "cpu")
+        other.restore(dima.checkpoint(), None)
+        assert other.replay.steps == 0
+        one, same = (evaluate(envs, partial(a.act, mode=True), 2, 0) for a in (dima, other))
+    assert one == same
