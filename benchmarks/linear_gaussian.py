@@ -121,9 +121,7 @@ def as_context(model: DimaWorldModel, state: Tensor, action: Tensor) -> Context:
 
 
 @torch.no_grad()
-def compare(
-    model: DimaWorldModel, world: Linear, state: Tensor, action: Tensor, draws: int
-) -> dict[str, float]:
+def compare(model: DimaWorldModel, world: Linear, state: Tensor, action: Tensor, draws: int) -> dict[str, float]:
     """Conditional mean and covariance of samples against the closed form.
 
     Each transition is drawn with ``draws`` pairs of opposite noises, which makes the mean of a (nearly) linear sampler

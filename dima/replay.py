@@ -170,9 +170,7 @@ class Replay:
         visits = self.visits[visitor][numbers % self.rows]
         weight = ((visits.min() - visits) / self.config.visit_temperature).exp()
         chosen = numbers[torch.multinomial(weight, batch, replacement=True)]
-        self.visits[visitor].index_add_(
-            0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device)
-        )
+        self.visits[visitor].index_add_(0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device))
         return chosen
 
     def _quarters(self) -> tuple[Tensor, Tensor]:

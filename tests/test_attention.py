@@ -58,7 +58,9 @@ def test_a_causal_block_never_sees_the_future() -> None:
 def test_a_cached_block_equals_the_full_pass(stride: int) -> None:
     block, x = TransformerBlock(8, 2, 0.3).eval(), torch.randn(2, 6, 8)
     cache = torch.full((2, 2, 2, 6, 4), torch.nan)  # what is not written yet must not matter
-    parts = [block(x[:, t : t + stride], causal(6)[t : t + stride, : t + stride], cache, t) for t in range(0, 6, stride)]
+    parts = [
+        block(x[:, t : t + stride], causal(6)[t : t + stride, : t + stride], cache, t) for t in range(0, 6, stride)
+    ]
     torch.testing.assert_close(torch.cat(parts, dim=1), block(x, causal(6)))
 
 

@@ -76,7 +76,8 @@ def test_a_window_holds_its_own_episode_and_zeros() -> None:
 def test_a_window_before_the_first_row_is_padded_with_zeros() -> None:
     rows = filled([5]).gather(torch.tensor([0]), 3, 0)
     assert rows.valid.tolist() == [[False, False, False, True]]
-    assert not rows.state[:, :3].any() and not rows.action[:, :3].any()
+    assert not rows.state[:, :3].any()
+    assert not rows.action[:, :3].any()
 
 
 def test_windows_stay_in_their_episode_after_wrapping_around() -> None:
@@ -85,7 +86,8 @@ def test_windows_stay_in_their_episode_after_wrapping_around() -> None:
     rows = replay.gather(acted_rows(replay), 3, 4)
     number = rows.state[..., 0].masked_fill(~rows.valid, -1).amax(1, keepdim=True)
     assert torch.equal(rows.state[..., 0][rows.valid], number.expand_as(rows.valid)[rows.valid])
-    assert rows.valid[:, 3].all() and (number >= 16).all()
+    assert rows.valid[:, 3].all()
+    assert (number >= 16).all()
     step = rows.state[:, 1:, 1] - rows.state[:, :-1, 1]
     assert (step[rows.valid[:, 1:] & rows.valid[:, :-1]] == 1).all()
 
@@ -131,7 +133,9 @@ def test_recent_reaches_every_step_of_few_episodes(episodes: int) -> None:
 def test_recent_leaves_evicted_rows_alone() -> None:
     replay = filled([5] * 30, capacity=40)
     number = replay.recent(2000)
-    assert replay.oldest > 0 and (number >= replay.oldest).all() and (number < replay.newest).all()
+    assert replay.oldest > 0
+    assert (number >= replay.oldest).all()
+    assert (number < replay.newest).all()
 
 
 def test_least_visited_evens_out_the_visits() -> None:
@@ -142,7 +146,8 @@ def test_least_visited_evens_out_the_visits() -> None:
         replay.least_visited("decoder", 50)
     now = visits[:size].float()
     even = visits[:size].sum() / size
-    assert (now[: size // 2].mean() - even).abs() < 8 and (now[size // 2 :].mean() - even).abs() < 8
+    assert (now[: size // 2].mean() - even).abs() < 8
+    assert (now[size // 2 :].mean() - even).abs() < 8
 
 
 def test_least_visited_draws_with_a_softmax_of_the_visits() -> None:
@@ -179,7 +184,8 @@ def test_segments_to_draw_must_fit() -> None:
 
 def test_whole_episodes_are_evicted_the_oldest_first() -> None:
     replay = filled([6, 4, 5, 3], capacity=13)
-    assert list(replay.lengths) == [5, 6, 4] and replay.steps == 12
+    assert list(replay.lengths) == [5, 6, 4]
+    assert replay.steps == 12
     assert replay.oldest == 7
     kept = replay.segments(torch.arange(replay.oldest, replay.newest), 1).state[:, 0, 0]
     assert kept.unique().tolist() == [1, 2, 3]
@@ -191,14 +197,15 @@ def test_capacity_counts_steps_and_is_used_to_the_last() -> None:
 
 
 def test_an_episode_longer_than_the_store_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="replay.capacity = 5 cannot hold an episode of 6 steps: raise it"):
+    with pytest.raises(ConfigError, match=r"replay\.capacity = 5 cannot hold an episode of 6 steps: raise it"):
         filled([6], capacity=5)
 
 
 def test_too_little_memory_is_an_error_with_a_number_that_fits() -> None:
-    with patch("psutil.virtual_memory") as memory, pytest.raises(ConfigError) as raised:
+    with patch("psutil.virtual_memory") as memory:
         memory.return_value.available = 2**20
-        Replay(ReplayConfig(capacity=10**6), SPEC, "cpu")
+        with pytest.raises(ConfigError) as raised:
+            Replay(ReplayConfig(capacity=10**6), SPEC, "cpu")
     message = str(raised.value)
     assert message.startswith("replay.capacity = 1000000 needs 0.1 GiB on cpu, which has 0.0 GiB free: lower it to ")
     fits = int(message.split("lower it to ")[1].split()[0])
@@ -213,18 +220,21 @@ def test_too_little_memory_is_an_error_with_a_number_that_fits() -> None:
 def assert_same(one: Replay, other: Replay) -> None:
     """Equal in what they hold and in what they draw."""
     assert (one.oldest, one.newest, one.steps) == (other.oldest, other.newest, other.steps)
-    assert one.lengths == other.lengths and one.chunk_ends == other.chunk_ends
+    assert one.lengths == other.lengths
+    assert one.chunk_ends == other.chunk_ends
     rows = torch.arange(one.oldest, one.newest) % one.rows
     for name in one.store:
         assert torch.equal(one.store[name][rows], other.store[name][rows]), name
-    assert torch.equal(one.first[rows], other.first[rows]) and torch.equal(one.last[rows], other.last[rows])
+    assert torch.equal(one.first[rows], other.first[rows])
+    assert torch.equal(one.last[rows], other.last[rows])
     for replay in (one, other):
         torch.manual_seed(1)
         replay.drawn = [replay.recent(100), replay.least_visited("v", 100, 3)]  # type: ignore[attr-defined]
     for a, b in zip(one.drawn, other.drawn, strict=True):  # type: ignore[attr-defined]
         assert torch.equal(a, b)
     windows = [replay.gather(replay.drawn[0], 3, 3) for replay in (one, other)]  # type: ignore[attr-defined]
-    assert torch.equal(windows[0].state, windows[1].state) and torch.equal(windows[0].valid, windows[1].valid)
+    assert torch.equal(windows[0].state, windows[1].state)
+    assert torch.equal(windows[0].valid, windows[1].valid)
     assert torch.equal(one.visits["v"][rows], other.visits["v"][rows])
 
 
@@ -252,11 +262,15 @@ def test_a_replay_comes_back_from_its_chunks_and_checkpoint(capacity: int) -> No
 def test_what_was_chunked_is_not_chunked_again() -> None:
     replay = filled([3, 4])
     first = replay.chunk()
-    assert first is not None and first["start"] == 0 and len(first["last"]) == 9
+    assert first is not None
+    assert first["start"] == 0
+    assert len(first["last"]) == 9
     assert replay.chunk() is None
     replay.add(episode(2, 2))
     second = replay.chunk()
-    assert second is not None and second["start"] == 9 and second["state"][:, 0].tolist() == [2, 2, 2]
+    assert second is not None
+    assert second["start"] == 9
+    assert second["state"][:, 0].tolist() == [2, 2, 2]
 
 
 def test_a_missing_chunk_is_an_error() -> None:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.config import Config, Count, NonNegative, Positive
-from dima.errors import ConfigError
 from dima.data import EnvSpec
+from dima.errors import ConfigError
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
 from dima.world_models.dima.unet import TemporalUNet
 

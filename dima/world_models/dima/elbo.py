@@ -2,9 +2,9 @@
 
 With noise levels s_1 < ... < s_K and D_k the denoiser at level k, which sees the actions revealed there:
 
-    q(x_k | x_0) = N(x_0, s_k^2 I)                                       noising, x_0 the true next state
-    q(x_{k-1} | x_k, x_0) = N(r_k x_k + (1 - r_k) x_0, v_k I)            r_k = s_{k-1}^2 / s_k^2,  v_k = s_{k-1}^2 (1 - r_k)
-    p(x_{k-1} | x_k, s, a) = N(r_k x_k + (1 - r_k) D_k(x_k), v_k I)      the same with the estimate in x_0's place
+    q(x_k | x_0) = N(x_0, s_k^2 I)                                    noising; x_0 is the true next state
+    q(x_{k-1} | x_k, x_0) = N(r_k x_k + (1 - r_k) x_0, v_k I)         r_k = s_{k-1}^2 / s_k^2, v_k = s_{k-1}^2 (1 - r_k)
+    p(x_{k-1} | x_k, s, a) = N(r_k x_k + (1 - r_k) D_k(x_k), v_k I)   the same with the estimate in x_0's place
     p(x_0 | x_1, s, a) = N(D_1(x_1), s_1^2 I),   p(x_K) = N(0, s_K^2 I)
 
 so that every term of the theorem is closed but for the expectation over x_k, which one draw estimates without bias:

@@ -115,9 +115,7 @@ class DimaWorldModel(WorldModel[Latent]):
     def decoder_loss(self, replay: Replay) -> Loss:
         """L1 and commitment on the least visited rows."""
         rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
-        return self.decoder.loss(
-            self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0])
-        )
+        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
     def denoiser_loss(self, replay: Replay) -> Loss:
         """EDM loss on recent windows."""

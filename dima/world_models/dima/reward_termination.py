@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dima.attention import Attention, GegluFeedForward, TransformerBlock
 from dima.config import Config, Count, Fraction, Whole
-from dima.errors import ConfigError
 from dima.data import EnvSpec
+from dima.errors import ConfigError
 from dima.nets import Normalizer
 
 
@@ -124,9 +124,7 @@ class RewardTermination(nn.Module):
 
     def loss(self, batch: Segments) -> tuple[Tensor, dict[str, Tensor]]:
         """Smooth L1 of the reward, Bernoulli log-likelihood of continuation and of the next action masks."""
-        hidden = self._run(
-            self.dropout(self._tokens(batch.state, batch.action, 0)), block_causal_mask(batch.episode)
-        )
+        hidden = self._run(self.dropout(self._tokens(batch.state, batch.action, 0)), block_causal_mask(batch.episode))
         count = batch.valid.sum().clamp(min=1)
 
         def average(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dima.config import Config, Count, Positive, Whole
+from dima.config import Config, Positive, Whole
 from dima.errors import ConfigError
 
 Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (B, 1), level -> (B, S)

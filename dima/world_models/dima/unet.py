@@ -7,7 +7,7 @@ is faster than a convolution kernel on every device we measured.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 from typing import cast
 
 import torch
@@ -90,9 +90,7 @@ class TemporalUNet(nn.Module):
         for level, width in enumerate(channels):
             self.shrink.append(TimeConv(previous, previous, stride=2) if level else nn.Identity())
             widths = [previous] + [width] * blocks
-            self.down.append(
-                nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-            )
+            self.down.append(nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths)))
             # on the way up every block takes the features that the way down produced at the same place
             self.up.append(
                 nn.ModuleList(

@@ -72,11 +72,14 @@ def test_input_and_target_of_the_network_have_unit_variance(spec: EnvSpec, sigma
 
 def test_training_noise_is_log_normal_and_clipped(spec: EnvSpec) -> None:
     sigma = build(spec).draw_sigma(torch.empty(100_000, 4))
-    assert sigma.shape == (100_000, 1) and sigma.min() >= 0.002 and sigma.max() <= 20
+    assert sigma.shape == (100_000, 1)
+    assert sigma.min() >= 0.002
+    assert sigma.max() <= 20
     torch.testing.assert_close(sigma.log().mean(), torch.tensor(-0.4), atol=0.02, rtol=0)
     torch.testing.assert_close(sigma.log().std(), torch.tensor(1.2), atol=0.02, rtol=0)
     edges = build(spec, log_sigma_std=30.0).draw_sigma(torch.empty(100, 4))
-    assert edges.min() == torch.tensor(0.002) and edges.max() == 20
+    assert edges.min() == torch.tensor(0.002)
+    assert edges.max() == 20
 
 
 # -- what a level knows -----------------------------------------------------------------------------------------------
@@ -85,7 +88,11 @@ def test_training_noise_is_log_normal_and_clipped(spec: EnvSpec) -> None:
 @pytest.mark.parametrize("path", ["condition", "condition+input"])
 def test_only_revealed_newest_actions_matter(any_spec: EnvSpec, path: str, alive, actions) -> None:
     denoiser = alive(build(any_spec, action_path=path))
-    context, noisy, sigma = context_of(denoiser, actions, 8), torch.randn(8, any_spec.state_dim), torch.full((8, 1), 0.5)
+    context, noisy, sigma = (
+        context_of(denoiser, actions, 8),
+        torch.randn(8, any_spec.state_dim),
+        torch.full((8, 1), 0.5),
+    )
     for agent in range(any_spec.n_agents):
         only = (torch.arange(any_spec.n_agents) == agent).expand(8, -1)
         action = context.action.clone()
@@ -118,8 +125,16 @@ def test_past_states_and_actions_matter(spec: EnvSpec, alive, actions) -> None:
         state, action = context.state.clone(), context.action.clone()
         state[:, t] += 1
         action[:, t] += 0.5
-        assert ((denoise(denoiser, noisy, sigma, Context(state, context.action, valid), reveal) - before).abs() > 0).any(1).all()
-        assert ((denoise(denoiser, noisy, sigma, Context(context.state, action, valid), reveal) - before).abs() > 0).any(1).all()
+        assert (
+            ((denoise(denoiser, noisy, sigma, Context(state, context.action, valid), reveal) - before).abs() > 0)
+            .any(1)
+            .all()
+        )
+        assert (
+            ((denoise(denoiser, noisy, sigma, Context(context.state, action, valid), reveal) - before).abs() > 0)
+            .any(1)
+            .all()
+        )
 
 
 def test_a_batch_equals_its_halves(any_spec: EnvSpec, alive, actions) -> None:
@@ -173,7 +188,11 @@ def test_rows_outside_the_episode_reach_no_loss(spec: EnvSpec, valid: list[int],
 def test_every_target_counts_the_same(spec: EnvSpec) -> None:
     """An untouched network answers zero, so the loss is the mean square of the targets: 1 for data of spread 0.5."""
     denoiser = build(spec, sigma_offset=0.0)
-    batch = 0.5 * torch.randn(1024, 6, spec.state_dim), torch.zeros(1024, 6, 3, 2), torch.ones(1024, 6, dtype=torch.bool)
+    batch = (
+        0.5 * torch.randn(1024, 6, spec.state_dim),
+        torch.zeros(1024, 6, 3, 2),
+        torch.ones(1024, 6, dtype=torch.bool),
+    )
     assert abs(float(denoiser.loss(*batch)[0]) - 1) < 0.1
     batch[2][:, 4:] = False  # one target left instead of three: the same average
     assert abs(float(denoiser.loss(*batch)[0]) - 1) < 0.1

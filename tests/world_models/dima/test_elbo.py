@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_each_term_is_that_of_the_theorem() -> None:
     bound = elbo(gaussian, clean, sigmas)
     torch.manual_seed(1)
     levels = torch.zeros(7)
-    for k, (sigma, below) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for k, (sigma, below) in enumerate(itertools.pairwise(sigmas)):
         x = clean + sigma * torch.randn(7, 2)
         keep, guess = below**2 / sigma**2, gaussian(x, sigma, k)
         if below == 0:
@@ -68,7 +69,8 @@ def test_with_the_true_denoiser_it_rises_to_the_likelihood_as_levels_are_added()
         entropy = Independent(Normal(MEAN, STD), 1).entropy()
         gaps.append(float(kept + lost + prior - entropy))
         assert abs(float(found.mean()) - gaps[-1]) < 5 * float(found.std()) / 5_000**0.5
-    assert gaps[0] > gaps[1] > gaps[2] > 0 and gaps[2] < 0.8
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    assert gaps[2] < 0.8
 
 
 def test_a_worse_denoiser_has_a_lower_bound() -> None:
@@ -92,7 +94,8 @@ def proof() -> ModuleType:
     """The benchmark's own code."""
     path = Path(__file__).parents[3] / "benchmarks" / "linear_gaussian.py"
     spec = spec_from_file_location("linear_gaussian", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -118,7 +121,8 @@ def trained(proof: ModuleType) -> dict[str, Any]:
 def test_the_bound_rises_in_training_and_stays_below_the_likelihood(proof: ModuleType, trained) -> None:
     exact = proof.log_likelihood(Linear(), *trained["tested"])
     before, amid, after = trained["bounds"]
-    assert before < amid - 1 and amid < after < exact
+    assert before < amid - 1
+    assert amid < after < exact
 
 
 def test_samples_approach_the_closed_form(proof: ModuleType, trained) -> None:
@@ -127,7 +131,8 @@ def test_samples_approach_the_closed_form(proof: ModuleType, trained) -> None:
     untrained = proof.build("exact", Linear())
     untrained.state_scale = trained["model"].state_scale
     start = proof.compare(untrained, Linear(), state, action, draws=2)
-    assert found["mean_error"] < 0.25 and found["covariance_error"] < 0.5
+    assert found["mean_error"] < 0.25
+    assert found["covariance_error"] < 0.5
     assert start["mean_error"] > 4 * found["mean_error"]
 
 
@@ -144,7 +149,7 @@ def test_the_order_of_revealing_matters_far_less_than_the_actions(proof: ModuleT
         return drawn.unflatten(0, (draws, -1)).mean(0)
 
     down, up, other = mean(action, [1, 0]), mean(action, [0, 1]), mean(action.flip(0), [1, 0])
-    assert (down - up).abs().mean() < 0.2 * (down - other).abs().mean()
+    assert (down - up).abs().mean() < 0.05 * (down - other).abs().mean()
 
 
 def test_the_bound_is_a_density_in_the_environments_units(proof: ModuleType, trained) -> None:

@@ -119,7 +119,8 @@ def test_an_imagination_starts_where_reality_stands(model, any_spec, filled) -> 
     torch.testing.assert_close(view.state, rows.state[:, -1])
     assert torch.equal(view.action_mask, rows.action_mask[:, -1])
     assert torch.equal(view.previous_action, rows.action[:, -2])
-    assert not view.previous_action[0].any() and view.previous_action[1].any()
+    assert not view.previous_action[0].any()
+    assert view.previous_action[1].any()
 
 
 @torch.no_grad()
@@ -146,7 +147,8 @@ def test_steps_move_time_on(model, any_spec, filled, actions) -> None:
     latent = model.start(rows)
     first, second = actions(any_spec, 2), actions(any_spec, 2)
     one = model.step(latent, first)
-    assert one.reward.shape == one.proceed.shape == (2,) and ((one.proceed > 0) & (one.proceed < 1)).all()
+    assert one.reward.shape == one.proceed.shape == (2,)
+    assert ((one.proceed > 0) & (one.proceed < 1)).all()
     assert torch.equal(one.latent.state[:, :-1], latent.state[:, 1:])
     assert torch.equal(one.latent.action[:, -1], first)
     assert torch.equal(model.observe(one.latent).previous_action, first)
@@ -171,7 +173,8 @@ def test_continuous_actions_count_as_the_environment_clips_them(spec: EnvSpec, a
 def test_imagined_observations_keep_padding_zero(model, any_spec, filled) -> None:
     rows = filled(any_spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
     obs, valid = model.observe(model.start(rows)).obs, torch.from_numpy(any_spec.obs_valid)
-    assert not obs[:, ~valid].any() and (obs[:, valid] != 0).all()
+    assert not obs[:, ~valid].any()
+    assert (obs[:, valid] != 0).all()
     assert 1 < obs[:, valid].mean() < 5  # in the environment's units
 
 
@@ -196,7 +199,8 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
     logits[:100] -= 10  # everything looks forbidden
     logits[..., ~valid] = 50.0
     allowed = model._allowed(logits, torch.ones(200, 2, 4, dtype=torch.bool))
-    assert allowed.any(-1).all() and not allowed[:, ~valid].any()
+    assert allowed.any(-1).all()
+    assert not allowed[:, ~valid].any()
     assert (allowed[:100].sum(-1) == 1).all()
     assert torch.equal(allowed[100:] | ~valid, (logits[100:] > 0) | allowed[100:] | ~valid)
     model.reward.mask_head[-1].bias.fill_(-50.0)
@@ -234,7 +238,7 @@ def test_a_restored_model_goes_on_bit_for_bit(any_spec: EnvSpec, filled, episode
     model.fit(replay, Progress())
     saved = model.checkpoint()
     other = build(any_spec)
-    other.restore({k: v for k, v in saved.items()})
+    other.restore(dict(saved.items()))
     visits = {name: visits.clone() for name, visits in replay.visits.items()}
     expected = {name: value.clone() for name, value in go_on(model, replay).items()}
     replay.visits = visits

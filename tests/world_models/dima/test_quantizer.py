@@ -78,8 +78,10 @@ def test_finite_scalars_equal_the_reference(levels: tuple[int, ...]) -> None:
     quantized, index, commitment = ours(a)
     expected, expected_index = reference(b)
     torch.testing.assert_close(quantized, expected)
-    assert torch.equal(index, expected_index.long()) and commitment == 0
+    assert torch.equal(index, expected_index.long())
+    assert commitment == 0
     quantized.sum().backward()
     expected.sum().backward()
     torch.testing.assert_close(a.grad, b.grad)
-    assert index.min() == 0 and index.max() == torch.tensor(levels).prod() - 1
+    assert index.min() == 0
+    assert index.max() == torch.tensor(levels).prod() - 1

@@ -19,9 +19,7 @@ from dima.world_models.dima.reward_termination import (
     block_causal_mask,
 )
 
-SMALL = RewardTerminationConfig(
-    dim=16, layers=2, heads=2, dropout=0.1, segment=6, action_layers=1, action_heads=2
-)
+SMALL = RewardTerminationConfig(dim=16, layers=2, heads=2, dropout=0.1, segment=6, action_layers=1, action_heads=2)
 
 
 def build(spec: EnvSpec, **changes: Any) -> RewardTermination:
@@ -62,7 +60,8 @@ def test_no_step_sees_another_episode_or_the_future(model, any_spec, actions) ->
             for one, two in zip(fields(before), fields(model(s, a, episode)), strict=True):
                 moved = (one - two).abs().flatten(2).amax((0, 2)) if one.dim() > 2 else (one - two).abs().amax(0)
                 assert (moved[changed:end] > 1e-6).all()
-                assert (moved[:changed] == 0).all() and (moved[end:] == 0).all()
+                assert (moved[:changed] == 0).all()
+                assert (moved[end:] == 0).all()
 
 
 def test_cached_steps_equal_the_full_pass(model, any_spec, actions) -> None:
@@ -141,12 +140,13 @@ def test_rewards_can_be_learnt_in_their_own_scale(spec: EnvSpec, alive, actions)
 def test_it_learns_rewards_and_ends(spec: EnvSpec, actions) -> None:
     model = build(spec, dropout=0.0, dim=32)
     fitter = Fitter(model, FitConfig(lr=3e-3, max_grad_norm=10.0))
-    for n in range(150):
+    first: dict[str, Tensor] = {}
+    for _ in range(120):
         batch = segments(spec, actions, 32)
         batch.reward = batch.state[..., 0] + batch.action.sum((-1, -2)) / 2
         batch.terminated = batch.state[..., 1] > 0.5
         loss, parts = model.loss(batch)
-        first = parts if n == 0 else first
+        first = first or parts
         fitter.step(loss)
     assert parts["reward_model/reward"] < 0.25 * first["reward_model/reward"]
     assert parts["reward_model/proceed"] < 0.5 * first["reward_model/proceed"]

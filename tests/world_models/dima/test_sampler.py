@@ -41,7 +41,9 @@ def test_orders() -> None:
     drawn = agent_order("random", 6000, 3, CPU)
     assert torch.equal(drawn.sort(-1).values, torch.arange(3).expand(6000, 3))
     kinds = (drawn @ torch.tensor([9, 3, 1])).unique(return_counts=True)[1]
-    assert len(kinds) == 6 and (kinds > 850).all() and (kinds < 1150).all()
+    assert len(kinds) == 6
+    assert (kinds > 850).all()
+    assert (kinds < 1150).all()
 
 
 def test_reveal_masks_follow_the_order() -> None:
@@ -51,7 +53,8 @@ def test_reveal_masks_follow_the_order() -> None:
         for stage in range(3):
             assert one[stage, row].nonzero().flatten().tolist() == [agents[stage]]
             assert cumulative[stage, row].nonzero().flatten().tolist() == sorted(agents[: stage + 1])
-    assert everyone.shape == (1, 2, 3) and everyone.all()
+    assert everyone.shape == (1, 2, 3)
+    assert everyone.all()
 
 
 MEAN, STD = 0.7, 0.4
@@ -76,8 +79,10 @@ def solver_error(solver: str, levels: int) -> float:
 def test_the_solvers_converge_with_their_order() -> None:
     euler = [solver_error("euler", levels) for levels in (20, 40, 80)]
     heun = [solver_error("heun", levels) for levels in (20, 40, 80)]
-    assert 1.7 < euler[0] / euler[1] < 2.4 and 1.7 < euler[1] / euler[2] < 2.4
-    assert heun[0] / heun[1] > 3.2 and heun[1] / heun[2] > 3.2
+    assert 1.7 < euler[0] / euler[1] < 2.4
+    assert 1.7 < euler[1] / euler[2] < 2.4
+    assert heun[0] / heun[1] > 3.2
+    assert heun[1] / heun[2] > 3.2
     assert heun[2] < 2e-3 < euler[2]
 
 
@@ -86,7 +91,8 @@ def test_the_denoiser_is_called_at_each_level(solver: str, calls: list[int]) -> 
     seen: list[tuple[int, float]] = []
 
     def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
-        assert sigma.shape == (2, 1) and (sigma > 0).all()
+        assert sigma.shape == (2, 1)
+        assert (sigma > 0).all()
         seen.append((level, float(sigma[0])))
         return torch.zeros_like(x)
 
@@ -98,5 +104,5 @@ def test_the_denoiser_is_called_at_each_level(solver: str, calls: list[int]) -> 
 
 
 def test_the_noise_levels_must_fall() -> None:
-    with pytest.raises(ConfigError, match="sigma_min = 5.0 must be below sigma_max = 5.0"):
+    with pytest.raises(ConfigError, match=r"sigma_min = 5\.0 must be below sigma_max = 5\.0"):
         SamplerConfig(sigma_min=5.0)
