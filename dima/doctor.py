@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import shutil
 import sys
+import warnings
+from contextlib import redirect_stderr
 from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,7 +67,9 @@ def _package(name: str, module: str, needed: bool) -> Finding:
     if version is None:
         return Finding(name, "not installed" + ("" if needed else f" (optional: pip install 'dima[{name}]')"), needed)
     try:
-        import_module(module)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # what packages say while they are imported
+            warnings.simplefilter("ignore")
+            import_module(module)
     except Exception as error:  # whatever a broken installation raises is what we want to show
         return Finding(name, f"{version} cannot be imported: {' '.join(str(error).split())}", needed)
     return Finding(name, version)
