@@ -192,8 +192,9 @@ def test_whole_episodes_are_evicted_the_oldest_first() -> None:
 
 
 def test_capacity_counts_steps_and_is_used_to_the_last() -> None:
-    replay = filled([10] * 9, capacity=80)
-    assert replay.steps == 80
+    assert filled([10] * 9, capacity=80).steps == 80
+    assert filled([40, 40], capacity=80).steps == 80
+    assert filled([40, 40, 1], capacity=80).steps == 41  # though there are rows to spare
 
 
 def test_an_episode_longer_than_the_store_is_an_error() -> None:
