@@ -102,7 +102,7 @@ class Linear(Toy):
         super().__init__(config)
         n, size, rng = self.config.n_agents, self.state_dim, np.random.default_rng(7)
         turn = np.linalg.qr(rng.normal(size=(size, size)))[0]
-        self.A = turn @ np.diag(np.linspace(0.95, 0.6, size)) @ turn.T + 0.1 * np.eye(size, k=1)
+        self.A = turn @ np.diag(np.linspace(0.7, 0.3, size)) @ turn.T + 0.1 * np.eye(size, k=1)
         self.B = 0.4 * rng.normal(size=(n, size, 2))
         self.C = rng.normal(size=(n, 3, size))
         root = 0.6 * np.eye(size) + 0.2 * np.tril(rng.normal(size=(size, size)), -1)
