@@ -20,7 +20,7 @@ from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.sampler import noise_schedule
 
 MEAN, STD = torch.tensor([0.3, -0.2]), torch.tensor([0.5, 0.2])
-UPDATES = 500
+UPDATES = 400
 
 
 def gaussian(x: Tensor, sigma: Tensor, _: int) -> Tensor:
@@ -122,7 +122,7 @@ def test_the_bound_rises_in_training_and_stays_below_the_likelihood(proof: Modul
     exact = proof.log_likelihood(Linear(), *trained["tested"])
     before, amid, after = trained["bounds"]
     assert before < amid - 1
-    assert amid < after < exact
+    assert before + 1 < after < exact
 
 
 def test_samples_approach_the_closed_form(proof: ModuleType, trained) -> None:
@@ -131,16 +131,16 @@ def test_samples_approach_the_closed_form(proof: ModuleType, trained) -> None:
     untrained = proof.build("exact", Linear())
     untrained.state_scale = trained["model"].state_scale
     start = proof.compare(untrained, Linear(), state, action, draws=2)
-    assert found["mean_error"] < 0.25
+    assert found["mean_error"] < 0.2
     assert found["covariance_error"] < 0.5
-    assert start["mean_error"] > 4 * found["mean_error"]
+    assert start["mean_error"] > 3 * found["mean_error"]
 
 
 @torch.no_grad()
 def test_the_order_of_revealing_matters_far_less_than_the_actions(proof: ModuleType, trained) -> None:
     model: DimaWorldModel = trained["model"]
-    state, action = trained["tested"][:2]
-    draws = 8
+    state, action = (part[:64] for part in trained["tested"][:2])
+    draws = 4
     noise = torch.randn(draws * len(state), state.shape[-1])
 
     def mean(action: Tensor, order: list[int]) -> Tensor:
