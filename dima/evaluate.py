@@ -28,9 +28,7 @@ class Evaluation:
         return float(np.std(self.returns))
 
 
-def evaluate(
-    envs: VectorEnv, act: Act, episodes: int, seed: int, device: torch.device | str = "cpu"
-) -> Evaluation:
+def evaluate(envs: VectorEnv, act: Act, episodes: int, seed: int, device: torch.device | str = "cpu") -> Evaluation:
     """Play ``episodes`` episodes.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,7 +37,7 @@ def mlp(
         head_gain: the same for the last layer.
     """
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for before, after in itertools.pairwise(sizes):
         linear = nn.Linear(before, after)
         layers += [linear if gain is None else orthogonal_(linear, gain), activation()]
         if norm:

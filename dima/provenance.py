@@ -53,7 +53,12 @@ def uncommitted_diff() -> str:
 def _git(*command: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, errors="replace"
+            ["git", "--no-optional-locks", *command],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
