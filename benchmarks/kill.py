@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
     "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
 }
+_PRELOAD = ["dima.train", "dima.algorithms.model_based", "dima.algorithms.mappo", "dima.envs.toy", "torch._dynamo"]
 _PATIENCE = 600  # seconds after which an attempt counts as hung
 _CLOCKS = "time/"
 
@@ -69,9 +70,7 @@ def start(config: RunConfig) -> BaseProcess:
         RuntimeError: it did not come up.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["dima.train", "dima.algorithms.model_based", "dima.algorithms.mappo", "dima.envs.toy", "torch._dynamo"]
-    )
+    context.set_forkserver_preload(_PRELOAD)
     ready = context.Event()
     process = context.Process(target=work, args=(config.to_dict(), ready))
     process.start()

@@ -36,21 +36,12 @@ EPISODES, STEPS = 8, 1_000  # of random data in the replay
 
 # DIMA section 12: the published sizes, re-created and measured by others on 2 CPU cores; TFLOP, seconds on one round
 REFERENCE = {
-    "mamujoco/halfcheetah-2x3": {
-        "denoiser": 0.434,
-        "reward": 0.190,
-        "imagination": 27.5,
-        "round": 263,
-        "seconds": 2547,
-    },
-    "mamujoco/halfcheetah-6x1": {
-        "denoiser": 0.436,
-        "reward": 0.339,
-        "imagination": 41.4,
-        "round": 363,
-        "seconds": 4128,
-    },
-    "mamujoco/ant-4x2": {"denoiser": 0.435, "reward": 0.265, "imagination": 27.6, "round": 279, "seconds": 2914},
+    task: dict(zip(("denoiser", "reward", "imagination", "round", "seconds"), numbers, strict=True))
+    for task, numbers in {
+        "mamujoco/halfcheetah-2x3": (0.434, 0.190, 27.5, 263, 2547),
+        "mamujoco/halfcheetah-6x1": (0.436, 0.339, 41.4, 363, 4128),
+        "mamujoco/ant-4x2": (0.435, 0.265, 27.6, 279, 2914),
+    }.items()
 }
 NOTES = (
     "Reference: DIMA section 12, where every denoising level runs the Perceiver. Here it runs once per reveal mask, in "

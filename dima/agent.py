@@ -35,7 +35,9 @@ class Agent:
     def __init__(self, config: RunConfig, env: JointEnv, algorithm: Algorithm, device: torch.device) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
 
-    def act(self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True) -> dict[Any, Any]:
+    def act(
+        self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
+    ) -> dict[Any, Any]:
         """Every agent's action, as the PettingZoo environment takes it.
 
         Args:

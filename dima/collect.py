@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dima.data import Episode, Rollout, View
+from dima.data import EnvSpec, Episode, Rollout, View
 from dima.envs.vector import VectorEnv
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
@@ -88,6 +89,20 @@ def play(envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device |
                 episodes[slots[n].number] = slots[n].episode(bool(terminated[n]))
                 active[n] = False
     return [episodes[number] for number in range(len(seeds))]
+
+
+def random_policy(spec: EnvSpec) -> Act:
+    """Uniform over each agent's action space, or over its allowed choices; log-probabilities are left at 0."""
+
+    def act(view: View) -> tuple[Tensor, Tensor]:
+        draw = torch.rand(view.action_mask.shape, device=view.obs.device)
+        nothing = torch.zeros(draw.shape[:-1], device=draw.device)
+        if not spec.discrete:
+            return (2 * draw - 1) * view.action_mask, nothing
+        choice = torch.where(view.action_mask, draw, -1.0).argmax(-1)
+        return F.one_hot(choice, spec.action_dim).float(), nothing
+
+    return act
 
 
 def view_of(now: dict[str, np.ndarray], previous: np.ndarray, device: torch.device | str) -> View:

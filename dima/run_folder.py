@@ -93,13 +93,12 @@ class RunFolder:
                 write_text(path / PROTOCOL, json.dumps(facts, indent=1) + "\n")
                 if diff := uncommitted_diff():
                     write_text(path / "uncommitted.diff", diff)
-                draft = path / (CONFIG + ".new")
-                write_yaml(draft, config)
-                commit(draft, path / CONFIG)
+                folder = cls(path, lock)
+                folder._write_config(config)
         except BaseException:
             lock.close()
             raise
-        return cls(path, lock)
+        return folder
 
     @classmethod
     def open(cls, path: str | Path, *, write: bool = False) -> RunFolder:
@@ -132,6 +131,15 @@ class RunFolder:
         if not (self.path / CONFIG).is_file():
             raise RunFolderError(f"{self.path / CONFIG} is missing: damaged run folder")
         return read_yaml(self.path / CONFIG)
+
+    def replace_config(self, config: Mapping[str, Any]) -> None:
+        """Change the configuration from now on, as when a run is carried further than it was started for.
+
+        Raises:
+            RunFolderError: the disk is full or read-only; the configuration before stands.
+        """
+        with disk_errors(self.path):
+            self._write_config(config)
 
     def protocol(self) -> dict[str, Any]:
         """Versions, commit and class of machine of the run's start."""
@@ -230,6 +238,11 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        draft = self.path / (CONFIG + ".new")
+        write_yaml(draft, config)
+        commit(draft, self.path / CONFIG)
+
     def _read_checkpoint(self) -> Tree:
         for attempt in range(_READ_ATTEMPTS):
             folder = current_checkpoint(self.path / CHECKPOINT)
@@ -279,7 +292,8 @@ def _refuse_taken(path: Path, overwrite: bool) -> bool:
         return False
     if _facts(path) is None:
         raise RunFolderError(f"{path} is not a dima run folder, so it is never overwritten: choose another --run")
-    if not overwrite:
+    begun = (path / CONFIG).exists() or current_checkpoint(path / CHECKPOINT) is not None
+    if begun and not overwrite:  # without either, the start was cut off: nothing was learnt yet
         raise RunFolderError(
             f"{path} already holds a run: `dima resume {path}` goes on with it, --overwrite starts it again, "
             "--run chooses another folder"

@@ -51,18 +51,21 @@ def resume(path: str | Path, *, steps: int | None = None, progress: Progress | N
 
     Args:
         path: the run folder.
-        steps: carry it to this many environment steps, when further than it was started for.
+        steps: carry it to this many environment steps instead of as many as it was started for.
         progress: told of each phase and round; silent by default.
 
     Raises:
         UserError: as :func:`train`, or the folder is missing, damaged or not ours.
     """
     with RunFolder.open(path, write=True) as folder:
-        config = RunConfig.from_dict(folder.config()).override({"run": str(path)})
-        if steps is not None:
+        config = RunConfig.from_dict(folder.config())
+        if steps is not None and steps != config.steps:
             config = config.override({"steps": steps})
+            folder.replace_config(config.to_dict())  # so that the next resume knows of it
+        config = config.override({"run": str(path)})
         device = pick_device(config.device)
-        with _seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
+        progress = progress or Progress()
+        with _seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress) as trainer:
             if folder.has_checkpoint:
                 trainer.restore(folder)
             else:
@@ -96,6 +99,7 @@ class Trainer:
             steps=self.collector.steps,
             evaluations=self.evaluations,
             seconds=self.progress.seconds,
+            env=self.config.env.to_dict(),
             finished=self.collector.steps >= target,
         )
 

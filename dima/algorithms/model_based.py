@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.collect import Collector
+from dima.collect import Collector, random_policy
 from dima.config import Count, Whole
 from dima.data import EnvSpec, View
 from dima.imagination import imagine
@@ -30,6 +30,7 @@ class ModelBasedConfig(AlgorithmConfig):
     replay: ReplayConfig = ReplayConfig()
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
     learn_after: Count = 5_000  # environment steps before the first learning round
+    random_first: bool = False  # play uniformly random actions until the first learning round
     policy_after: Whole = 9  # learning rounds that fit the world model only
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
@@ -65,8 +66,10 @@ class ModelBased(Algorithm):
 
     def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
-            short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
-            episodes = collector.play(self.act, max(short, self.config.round_steps))
+            first = self.rounds == 0
+            act = random_policy(self.spec) if first and self.config.random_first else self.act
+            short = self.config.learn_after - self.replay.steps if first else 0
+            episodes = collector.play(act, max(short, self.config.round_steps))
             for episode in episodes:
                 self.replay.add(episode)
                 self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
