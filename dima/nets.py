@@ -37,7 +37,7 @@ def mlp(
         head_gain: the same for the last layer.
     """
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
+    for before, after in itertools.pairwise(sizes[:-1]):
         linear = nn.Linear(before, after)
         layers += [linear if gain is None else orthogonal_(linear, gain), activation()]
         if norm:
