@@ -74,9 +74,9 @@ def start(config: RunConfig) -> BaseProcess:
     ready = context.Event()
     process = context.Process(target=work, args=(config.to_dict(), ready))
     process.start()
-    if not ready.wait(_PATIENCE):
-        process.kill()
-        raise RuntimeError(f"{config.folder}: the process did not start")
+    while not ready.wait(0.2):
+        if process.exitcode is not None:
+            raise RuntimeError(f"{config.folder}: the process did not start")
     return process
 
 

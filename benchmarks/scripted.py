@@ -1,7 +1,7 @@
 """Returns of policies that do not learn, the yardsticks of every comparison.
 
-    python -m benchmarks.scripted mamujoco/halfcheetah-2x3 --policy random --episodes 20
-    python -m benchmarks.scripted mpe/simple_spread --policy greedy --episodes 200
+python -m benchmarks.scripted mamujoco/halfcheetah-2x3 --policy random --episodes 20
+python -m benchmarks.scripted mpe/simple_spread --policy greedy --episodes 200
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def test_a_flipped_byte_in_the_weights_is_noticed(walker: Path, place: float) ->
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunFolderError, match="tensors.safetensors"):
+    with pytest.raises(RunFolderError, match=r"tensors\.safetensors"):
         dima.load(walker)
 
 
@@ -122,11 +122,11 @@ def test_a_checkpoint_of_other_networks_is_refused(walker: Path) -> None:
     text = config.read_text()
     config.write_text(text.replace("hidden:\n      - 16", "hidden:\n      - 24"))
     assert config.read_text() != text
-    with pytest.raises(RunFolderError, match="does not fit its config.yaml"):
+    with pytest.raises(RunFolderError, match=r"does not fit its config\.yaml"):
         dima.load(walker)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_where_there_is_none_is_one_clear_line(walker: Path) -> None:
-    with pytest.raises(ConfigError, match="device = '?cuda'? cannot be used"):
+    with pytest.raises(ConfigError, match="device = cuda cannot be used"):
         dima.load(walker, device="cuda")

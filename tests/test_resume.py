@@ -71,8 +71,8 @@ def assert_equal_runs(one: RunConfig, other: RunConfig) -> None:
 def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(whole: RunConfig, again: RunConfig) -> None:
     phases = PHASES[whole.algorithm]
     for number, phase in enumerate(phases):
+        progress = Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug)
         with pytest.raises(Power):
-            progress = Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug)
             train(again, progress=progress) if number == 0 else resume(again.folder, progress=progress)
     assert 1 <= rounds(again.folder) < rounds(whole.folder)
     assert resume(again.folder).finished
@@ -127,7 +127,7 @@ def test_a_run_killed_in_its_first_round_begins_again(whole: RunConfig, again: R
 def test_a_run_killed_before_its_config_was_written_can_be_started_again(whole: RunConfig, again: RunConfig) -> None:
     again.folder.mkdir()
     shutil.copy(whole.folder / "protocol.json", again.folder)
-    with pytest.raises(RunFolderError, match="config.yaml"):
+    with pytest.raises(RunFolderError, match=r"config\.yaml"):
         resume(again.folder)
     assert train(again).finished
     assert_equal_runs(whole, again)
@@ -168,5 +168,5 @@ def test_a_config_that_was_changed_by_hand_is_refused(again: RunConfig) -> None:
         train(again, progress=Interrupted("collect", 2, pull_plug))
     path = again.folder / "config.yaml"
     path.write_text(path.read_text().replace("hidden:\n      - 16", "hidden:\n      - 24"))
-    with pytest.raises(RunFolderError, match="does not fit its config.yaml"):
+    with pytest.raises(RunFolderError, match=r"does not fit its config\.yaml"):
         resume(again.folder)
