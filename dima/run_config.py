@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dima.algorithms import ALGORITHMS
-from dima.config import Config, Count, Whole
+from dima.config import Config, Count, Range, Whole
 from dima.envs import suite_config
 from dima.errors import ConfigError, nearest
 from dima.presets import preset_changes
@@ -23,7 +23,7 @@ class RunConfig(Config):
     algorithm: str = "dima"  # how (see `dima algorithms`)
     preset: str = "published"  # file of differences from the defaults that this config was built with
     steps: Count = 1_000_000  # environment steps of the whole run
-    seed: Whole = 0  # everything random descends from it
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # everything random descends from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
     envs: Count = 1  # environments that collect in parallel

@@ -222,6 +222,6 @@ def _require_finite(numbers: dict[str, float], algorithm: Algorithm, step: int) 
         bad = [name for (name, _), fine in zip(weights, finite, strict=True) if not fine]
     if bad:
         raise DivergenceError(
-            f"learning diverged before step {step}: {bad[0]} is not finite; the last finished round is saved: "
+            f"learning diverged before step {step}: {bad[0]} is not finite; what was saved before is kept: "
             "lower that part's learning rate, or look at the rewards and observations of the task"
         )

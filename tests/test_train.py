@@ -169,22 +169,22 @@ def test_a_run_is_replaced_only_when_asked(tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "learner", "culprit"),
+    ("algorithm", "learner", "culprit", "saved"),
     [
-        ("dima", {"ppo": {"lr": 1e30}}, "policy/"),
-        ("dima", {"world_model": {"denoiser_fit": {"lr": 1e30, "warmup": 6}}}, "denoiser/loss"),
-        ("mappo", {"ppo": {"critic_lr": 1e30, "linear_lr_decay": True}}, "policy/"),
+        ("dima", {"ppo": {"lr": 1e30}}, "policy/", 1),  # the first round leaves the policy alone
+        ("dima", {"world_model": {"denoiser_fit": {"lr": 1e30, "warmup": 6}}}, "denoiser/loss", 0),
+        ("mappo", {"ppo": {"critic_lr": 1e30}}, "policy/", 0),
     ],
 )
-def test_divergence_is_blamed_on_a_loss_and_what_was_saved_loads(tiny, algorithm, learner, culprit) -> None:
+def test_divergence_is_blamed_on_a_loss_and_what_was_saved_loads(tiny, algorithm, learner, culprit, saved) -> None:
     config = tiny(algorithm=algorithm, steps=600, learner=learner)
     with pytest.raises(DivergenceError, match=culprit) as error:
         train(config)
     assert "\n" not in str(error.value)
     told = records(config.folder)
     assert all(math.isfinite(value) for record in told for value in record.values())
-    if algorithm == "dima":
-        assert len(told) >= 1
+    assert len(told) == saved
+    if saved:
         agent = dima.load(config.folder)
         assert agent.act(agent.env.parallel_env.reset(seed=0)[0])
 
@@ -197,7 +197,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     line = one_line(capsys)
     assert "broken_walk:make" in line
     assert "nan" in line
-    assert len(records(run)) == 3  # 3 of 40 steps: four good episodes have 120
+    assert len(records(run)) == 2  # of 40 steps: three good episodes have 90
     assert dima.load(run)
 
 
