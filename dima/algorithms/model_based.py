@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.collect import Collector, random_policy
-from dima.config import Count, Whole
+from dima.collect import Act, Collector, random_policy
+from dima.config import Count, Fraction, Whole
 from dima.data import EnvSpec, View
 from dima.imagination import imagine
 from dima.progress import Progress
@@ -31,6 +32,7 @@ class ModelBasedConfig(AlgorithmConfig):
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
     learn_after: Count = 5_000  # environment steps before the first learning round
     random_first: bool = False  # play uniformly random actions until the first learning round
+    mode_share: Fraction = 0.0  # of learning rounds that collect with the policy's mode, the rest with its draws
     policy_after: Whole = 9  # learning rounds that fit the world model only
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
@@ -66,10 +68,8 @@ class ModelBased(Algorithm):
 
     def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
-            first = self.rounds == 0
-            act = random_policy(self.spec) if first and self.config.random_first else self.act
-            short = self.config.learn_after - self.replay.steps if first else 0
-            episodes = collector.play(act, max(short, self.config.round_steps))
+            short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
+            episodes = collector.play(self._behaviour(), max(short, self.config.round_steps))
             for episode in episodes:
                 self.replay.add(episode)
                 self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
@@ -83,6 +83,13 @@ class ModelBased(Algorithm):
         if self.rounds > self.config.policy_after:
             metrics |= self.improve(progress, done)
         return metrics
+
+    def _behaviour(self) -> Act:
+        """How this round's real episodes are played."""
+        if self.rounds == 0 and self.config.random_first:
+            return random_policy(self.spec)
+        share, n = self.config.mode_share, self.rounds
+        return partial(self.act, mode=int((n + 1) * share) > int(n * share))
 
     def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:
         """Imagine and update the policy, several times; metrics are averages."""
