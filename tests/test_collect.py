@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dima.collect import Act, Collector, episode_seed, play
+from dima.collect import Act, Collector, episode_seed, play, random_policy
 from dima.data import Episode, Rollout, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig, tasks
@@ -87,6 +87,23 @@ def test_three_environments_play_what_one_plays(task: str) -> None:
     assert len(alone) == len(together) == 8
     for a, b in zip(alone, together, strict=True):
         assert_same(a, b)
+
+
+@pytest.mark.parametrize("task", ["toy/walk", "toy/switches", "toy/uneven"])
+def test_random_actions_are_allowed_varied_and_zero_on_padding(task: str) -> None:
+    torch.manual_seed(0)
+    with environments(task, n=4) as envs:
+        spec = envs.spec
+        episodes = play(envs, random_policy(spec), range(8))
+    action = torch.cat([e.action for e in episodes])
+    mask = torch.cat([e.action_mask[:-1] for e in episodes])
+    assert not action[~mask].any()
+    if spec.discrete:
+        assert torch.equal(action.sum(-1), torch.ones(action.shape[:-1]))
+        assert action.any(0).sum() > spec.n_agents  # more than one choice was made
+    else:
+        assert action.abs().max() <= 1
+        assert action[:, torch.from_numpy(spec.action_valid)].std() > 0.4
 
 
 def test_a_return_is_the_sum_of_the_mean_reward_of_the_agents() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from dima.algorithms.model_based import DimaConfig, ModelBased
 from dima.collect import Collector
+from dima.data import View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
@@ -97,6 +98,36 @@ def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
             steps.append(collector.steps)
     assert steps == [120, 180, 240]
     assert dima.replay.steps == 240
+
+
+@pytest.mark.parametrize("random_first", [False, True])
+def test_the_first_episodes_are_random_when_asked_for(random_first: bool) -> None:
+    with environments() as envs:
+        dima, collector = build(envs, random_first=random_first, learn_after=300), Collector(envs, 0)
+        dima.round(collector, Progress(), 0.0)
+    action = dima.replay.store["action"][: dima.replay.newest]
+    assert bool((action.abs() <= 1).all()) == random_first  # a Gaussian's tails reach further than uniform draws
+    assert action.std() > 0.3
+
+
+@pytest.mark.parametrize(("share", "modes"), [(0.0, []), (0.5, [1, 3, 5]), (1.0, [0, 1, 2, 3, 4, 5])])
+def test_a_share_of_the_rounds_is_played_with_the_mode(share: float, modes: list[int]) -> None:
+    with environments() as envs:
+        dima = build(envs, mode_share=share)
+        spec = envs.spec
+        action = torch.zeros(1, spec.n_agents, spec.action_dim)
+        view = View(
+            obs=torch.ones(1, spec.n_agents, spec.obs_dim),
+            state=torch.ones(1, spec.state_dim),
+            action_mask=torch.ones_like(action, dtype=torch.bool),
+            previous_action=action,
+        )
+        found = []
+        for dima.rounds in range(6):
+            act = dima._behaviour()
+            if torch.equal(act(view)[0], act(view)[0]):
+                found.append(dima.rounds)
+    assert found == modes
 
 
 def test_the_policy_waits_until_the_world_model_had_its_rounds() -> None:
