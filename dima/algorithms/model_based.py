@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.collect import Act, Collector, random_policy
+from dima.collect import Act, Collector
 from dima.config import Count, Fraction, Whole
 from dima.data import EnvSpec, View
 from dima.imagination import imagine
@@ -31,7 +31,6 @@ class ModelBasedConfig(AlgorithmConfig):
     replay: ReplayConfig = ReplayConfig()
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
     learn_after: Count = 5_000  # environment steps before the first learning round
-    random_first: bool = False  # play uniformly random actions until the first learning round
     mode_share: Fraction = 0.0  # of learning rounds that collect with the policy's mode, the rest with its draws
     policy_after: Whole = 9  # learning rounds that fit the world model only
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
@@ -86,8 +85,6 @@ class ModelBased(Algorithm):
 
     def _behaviour(self) -> Act:
         """How this round's real episodes are played."""
-        if self.rounds == 0 and self.config.random_first:
-            return random_policy(self.spec)
         share, n = self.config.mode_share, self.rounds
         return partial(self.act, mode=int((n + 1) * share) > int(n * share))
 

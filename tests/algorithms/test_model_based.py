@@ -100,16 +100,6 @@ def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
     assert dima.replay.steps == 240
 
 
-@pytest.mark.parametrize("random_first", [False, True])
-def test_the_first_episodes_are_random_when_asked_for(random_first: bool) -> None:
-    with environments() as envs:
-        dima, collector = build(envs, random_first=random_first, learn_after=300), Collector(envs, 0)
-        dima.round(collector, Progress(), 0.0)
-    action = dima.replay.store["action"][: dima.replay.newest]
-    assert bool((action.abs() <= 1).all()) == random_first  # a Gaussian's tails reach further than uniform draws
-    assert action.std() > 0.3
-
-
 @pytest.mark.parametrize(("share", "modes"), [(0.0, []), (0.5, [1, 3, 5]), (1.0, [0, 1, 2, 3, 4, 5])])
 def test_a_share_of_the_rounds_is_played_with_the_mode(share: float, modes: list[int]) -> None:
     with environments() as envs:
