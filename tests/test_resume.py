@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill import RUNS, contents, differences, measure, rounds, small_run
+from dima import run_folder
 from dima.cli import main
 from dima.errors import RunFolderError
 from dima.progress import Progress, Step
 from dima.run_config import RunConfig
+from dima.run_folder import RunFolder
 from dima.train import resume, train
 
 ROUNDS = 8
@@ -75,6 +77,28 @@ def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(whole: RunConfig
         with pytest.raises(Power):
             train(again, progress=progress) if number == 0 else resume(again.folder, progress=progress)
     assert 1 <= rounds(again.folder) < rounds(whole.folder)
+    assert resume(again.folder).finished
+    assert_equal_runs(whole, again)
+
+
+def test_a_run_cut_off_while_it_saves_ends_like_one_undisturbed(
+    whole: RunConfig, again: RunConfig, monkeypatch
+) -> None:
+    """The record and the replay's chunk are written, the checkpoint is not."""
+    left, replace_checkpoint = [2], run_folder.replace_checkpoint
+
+    def fail_the_third_time(*args: object) -> None:
+        if not left[0]:
+            raise Power
+        left[0] -= 1
+        replace_checkpoint(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "replace_checkpoint", fail_the_third_time)
+        with pytest.raises(Power):
+            train(again)
+    with RunFolder.open(again.folder) as folder:
+        assert len(folder.records()) == rounds(again.folder) + 1
     assert resume(again.folder).finished
     assert_equal_runs(whole, again)
 
