@@ -14,12 +14,12 @@ from dima.progress import Progress
 from dima.replay import Replay
 
 
-class AlgorithmConfig(Config):
+class AlgorithmConfig(Config, ABC):
     """Settings of an algorithm; they know how to build it."""
 
+    @abstractmethod
     def build(self, spec: EnvSpec, device: str) -> Algorithm:
         """The algorithm for a task, on a device, freshly initialised from PyTorch's global random state."""
-        raise NotImplementedError
 
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without what only learning needs, such as memory for a replay."""

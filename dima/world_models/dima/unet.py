@@ -1,8 +1,7 @@
 """The denoiser's backbone: a one-dimensional U-Net over time, steered by a condition vector.
 
 Tokens are time steps, channels are features (DIMA section 3; the layout follows DIAMOND's two-dimensional one).
-Arrays are ``(B, T, C)``: with four time steps a convolution is one matrix product over neighbouring steps, which
-is faster than a convolution kernel on every device we measured.
+Arrays are ``(B, T, C)``, and a convolution is one matrix product over neighbouring steps: there are only four.
 """
 
 from __future__ import annotations
