@@ -53,8 +53,17 @@ class _Slot:
         )
 
 
-def play(envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device | str = "cpu") -> list[Episode]:
+def play(
+    envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device | str = "cpu", limit: int = 0
+) -> list[Episode]:
     """Play one whole episode per seed, as many at a time as there are environments.
+
+    Args:
+        envs: vectorised environments.
+        act: chooses every action.
+        seeds: one for each episode.
+        device: where ``act`` wants its input.
+        limit: truncate episodes after so many steps; 0 leaves that to the environment.
 
     Returns:
         The episodes in the order of their seeds, on the CPU.
@@ -85,7 +94,7 @@ def play(envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device |
             slots[n].actions.append(action[n])
             slots[n].rewards.append(float(reward[n]))
             slots[n].rows.append(_row(now, n))
-            if terminated[n] or truncated[n]:
+            if terminated[n] or truncated[n] or len(slots[n].actions) == limit:
                 episodes[slots[n].number] = slots[n].episode(bool(terminated[n]))
                 active[n] = False
     return [episodes[number] for number in range(len(seeds))]
@@ -135,12 +144,12 @@ class Collector:
         self._now: dict[str, np.ndarray] = {}
         self._previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
 
-    def play(self, act: Act, min_steps: int) -> list[Episode]:
-        """Whole episodes, one in each environment at a time, until they hold ``min_steps`` steps."""
+    def play(self, act: Act, min_steps: int, limit: int = 0) -> list[Episode]:
+        """Whole episodes (as :func:`play`), one in each environment at a time, until they hold ``min_steps`` steps."""
         played: list[Episode] = []
         while sum(map(len, played)) < min_steps:
             seeds = [self._next_seed() for _ in range(self.envs.n)]
-            played += play(self.envs, act, seeds, self.device)
+            played += play(self.envs, act, seeds, self.device, limit)
         self.steps += sum(map(len, played))
         return played
 

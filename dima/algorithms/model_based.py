@@ -30,6 +30,7 @@ class ModelBasedConfig(AlgorithmConfig):
     ppo: PPOConfig = PPOConfig()
     replay: ReplayConfig = ReplayConfig()
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
+    episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: where the task ends them
     learn_after: Count = 5_000  # environment steps before the first learning round
     mode_share: Fraction = 0.0  # of learning rounds that collect with the policy's mode, the rest with its draws
     policy_after: Whole = 9  # learning rounds that fit the world model only
@@ -68,7 +69,8 @@ class ModelBased(Algorithm):
     def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
             short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
-            episodes = collector.play(self._behaviour(), max(short, self.config.round_steps))
+            steps = max(short, self.config.round_steps)
+            episodes = collector.play(self._behaviour(), steps, self.config.episode_steps)
             for episode in episodes:
                 self.replay.add(episode)
                 self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
