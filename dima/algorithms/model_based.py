@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.collect import Act, Collector
-from dima.config import Count, Fraction, Whole
+from dima.collect import Collector
+from dima.config import Count, Whole
 from dima.data import EnvSpec, View
 from dima.imagination import imagine
 from dima.progress import Progress
@@ -32,7 +31,6 @@ class ModelBasedConfig(AlgorithmConfig):
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
     episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: where the task ends them
     learn_after: Count = 5_000  # environment steps before the first learning round
-    mode_share: Fraction = 0.0  # of learning rounds that collect with the policy's mode, the rest with its draws
     policy_after: Whole = 9  # learning rounds that fit the world model only
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
@@ -70,7 +68,7 @@ class ModelBased(Algorithm):
         with progress.phase("collect"):
             short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
             steps = max(short, self.config.round_steps)
-            episodes = collector.play(self._behaviour(), steps, self.config.episode_steps)
+            episodes = collector.play(self.act, steps, self.config.episode_steps)
             for episode in episodes:
                 self.replay.add(episode)
                 self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
@@ -84,11 +82,6 @@ class ModelBased(Algorithm):
         if self.rounds > self.config.policy_after:
             metrics |= self.improve(progress, done)
         return metrics
-
-    def _behaviour(self) -> Act:
-        """How this round's real episodes are played."""
-        share, n = self.config.mode_share, self.rounds
-        return partial(self.act, mode=int((n + 1) * share) > int(n * share))
 
     def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:
         """Imagine and update the policy, several times; metrics are averages."""
