@@ -58,6 +58,7 @@ _STYLE: dict[Any, Any] = {
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _PNG_DPI = 160
+_LONG = 32  # characters of a cell that is wrapped
 
 
 def plots(rows: int, columns: int, width: float = 6.4, height: float = 3.6, **subplots: Any) -> tuple[Figure, Any]:
@@ -101,7 +102,7 @@ class Page:
 
     def section(self, title: str, text: str = "") -> None:
         """Begin a section, with an entry in the table of contents."""
-        anchor = self._claim("-".join(re.findall(r"[a-z0-9]+", title.lower())) or f"section-{len(self._contents)}")
+        anchor = self._claim(f"section-{len(self._contents) + 1}")
         self._contents.append((anchor, title))
         self._add("section", f'<h2 id="{anchor}">{escape(title)}</h2>')
         if text:
@@ -110,6 +111,10 @@ class Page:
     def text(self, text: str) -> None:
         """A paragraph."""
         self._add("text", f"<p>{escape(text)}</p>")
+
+    def small(self, text: str) -> None:
+        """A paragraph of small print, such as the protocol beneath a table."""
+        self._add("small", f'<p class="small">{escape(text)}</p>')
 
     def notice(self, text: str) -> None:
         """A paragraph that must not be missed, such as a warning."""
@@ -120,17 +125,17 @@ class Page:
         rows = "".join(f"<dt>{escape(name)}</dt><dd>{_cell(value)}</dd>" for name, value in pairs.items())
         self._add("facts", f"<dl>{rows}</dl>")
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", note: str = "") -> None:
         """A table whose first column names its rows; numbers are rounded to four digits.
 
         Args:
             head: the columns' names.
             rows: as many cells each as there are columns; None and undefined numbers show as a dash.
             caption: what the table tells.
+            note: small print beside the table, such as the protocol; below it in narrow windows.
         """
         assert all(len(row) == len(head) for row in rows), "a row has more or fewer cells than the table has columns"
-        numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-        css = [' class="number"' if right else "" for right in numeric]
+        css = [_column_class([row[i] for row in rows]) for i in range(len(head))]
         top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, css, strict=True))
         body = "\n".join(
             f'<tr><th scope="row"{css[0]}>{_cell(row[0])}</th>'
@@ -139,10 +144,12 @@ class Page:
             for row in rows
         )
         told = f"<caption>{escape(caption)}</caption>" if caption else ""
+        reach = f'class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"'
+        beside = f'\n<p class="small">{escape(note)}</p>' if note else ""
         self._add(
             "table",
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}">'
-            f"<table>{told}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>",
+            f'<div class="table">\n<div {reach}>'
+            f"<table>{told}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{beside}\n</div>",
         )
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
@@ -225,6 +232,13 @@ class Page:
             return ""
         links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in self._contents)
         return f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n'
+
+
+def _column_class(values: Sequence[object]) -> str:
+    """Numbers stand right, long text wraps, short text does not."""
+    if values and all(map(_is_number, values)):
+        return ' class="number"'
+    return ' class="long"' if any(len(str(value)) > _LONG for value in values) else ""
 
 
 def _is_number(value: object) -> bool:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dima.algorithms import ALGORITHMS
 from dima.errors import UserError
 from dima.report.statistics import Array
+from dima.run_config import learner_config
 from dima.run_folder import METRICS, PROTOCOL, RunFolder
 from dima.storage.metrics import Metrics
 
@@ -32,7 +34,7 @@ class Phase:
     updates: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run, as its folder tells it.
 
@@ -40,7 +42,8 @@ class Run:
         path: the folder.
         task, algorithm, preset, seed: of its config.
         env: the environment's settings, which returns depend on.
-        settings: every other choice that learning depends on, by dotted name.
+        settings: every other choice that learning depends on, by dotted name; those that came later than the run
+            stand at their defaults, which keep to what was done before.
         target: environment steps it was started for.
         steps: environment steps made.
         evaluation_episodes: episodes behind one evaluation.
@@ -75,16 +78,14 @@ class Run:
     @property
     def outcome(self) -> str:
         """The status in words."""
-        if self.status == "finished":
-            return "finished"
-        if self.status == "empty":
-            return f"no round finished{f': {self.why}' if self.why else ''}"
         told = {
+            "finished": "finished",
             "interrupted": "interrupted and saved",
             "failed": f"failed: {self.why}",
             "stopped": "killed, or still at work",
-        }[self.status]
-        return f"{self.steps:,} of {self.target:,} steps; {told}"
+            "empty": f"no round finished: {self.why or 'killed, or still at work'}",
+        }
+        return told[self.status]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def read_run(path: Path) -> Run:
         preset=config["preset"],
         seed=config["seed"],
         env=config["env"],
-        settings=_flat(config["learner"]) | {"envs": config["envs"]},
+        settings=_defaults(config["algorithm"]) | _flat(config["learner"]) | {"envs": config["envs"]},
         target=config["steps"],
         steps=steps,
         evaluation_episodes=config["evaluation_episodes"],
@@ -171,13 +172,11 @@ def _run_folders(path: Path) -> Iterator[Path]:
 def _status(records: Sequence[Metrics], steps: int, target: int) -> tuple[Status, str]:
     last = records[-1] if records else {}
     why = str(last.get("error", ""))
-    if steps >= target:
-        return "finished", ""
     if steps == 0:
         return "empty", why
     if last.get("event") in ("interrupted", "failed"):
         return last["event"], why
-    return "stopped", ""
+    return "finished" if steps >= target else "stopped", ""
 
 
 def _phases(rounds: Sequence[Metrics]) -> dict[str, Phase]:
@@ -188,6 +187,10 @@ def _phases(rounds: Sequence[Metrics]) -> dict[str, Phase]:
             if kind in ("time", "updates") and name != "round" and value is not None:
                 totals.setdefault(name, [0.0, 0])[kind == "updates"] += value
     return {name.replace("_", " "): Phase(seconds, int(updates)) for name, (seconds, updates) in totals.items()}
+
+
+def _defaults(algorithm: str) -> dict[str, Any]:
+    return _flat(learner_config(algorithm).to_dict()) if algorithm in ALGORITHMS else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
