@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dima.page import Page
-from dima.report import score_sections, time_sections
+from dima.report import run_sections, score_sections
 from dima.report.comparison import Comparison
 from dima.report.protocols import notices
 from dima.report.results import Results
@@ -23,6 +23,7 @@ def build_page(comparison: Comparison, results: Results, problems: Sequence[Prob
         page.notice(told)
     if problems:
         page.notice(f"Not in this report, and listed below with the reason: {counted(len(problems), 'folder')}.")
+    run_sections.variants(page, comparison)
     if comparison.at:
         score_sections.curves(page, comparison)
         score_sections.scores(page, comparison, results)
@@ -31,9 +32,8 @@ def build_page(comparison: Comparison, results: Results, problems: Sequence[Prob
         score_sections.efficiency(page, comparison, results)
     else:
         page.text("No run has been evaluated yet, so there is nothing to compare.")
-    time_sections.speed(page, comparison, results)
-    time_sections.variants(page, comparison)
-    time_sections.runs(page, comparison, problems)
+    run_sections.speed(page, comparison, results)
+    run_sections.runs(page, comparison, problems)
     _method(page)
     return page
 

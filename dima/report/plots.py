@@ -133,7 +133,7 @@ def _curve(axes: Axes, comparison: Comparison, algorithm: str, runs: Sequence[Ru
         axes.plot(grid, average, linewidth=1.2, alpha=0.6, **style)
     if len(runs) > 1:
         for run in runs:
-            axes.plot(run.evaluated, run.returns, linewidth=0.8, alpha=0.45, color=style["color"], linestyle="-")
+            axes.plot(run.evaluated, run.returns, linewidth=0.8, alpha=0.6, color=style["color"], linestyle="-")
     _band(
         axes,
         grid,

@@ -12,6 +12,8 @@ from dima.report.results import Efficiency, Results
 from dima.report.statistics import MIN_RUNS
 from dima.report.wording import INTERVAL, counted, from_to
 
+_PAIRS = 28  # of algorithms that a plot can show; the table shows them all
+
 
 def curves(page: Page, comparison: Comparison) -> None:
     """One plot per task."""
@@ -99,11 +101,12 @@ def improvement(page: Page, comparison: Comparison, results: Results) -> None:
         "How likely a run of one algorithm scores higher than a run of the other on the same task, averaged over the "
         "tasks on which both have two scored runs or more.",
     )
-    page.figure(
-        plots.improvement_plot(results.improvements),
-        "probability-of-improvement",
-        f"Probability of improvement with {INTERVAL} from {MIN_RUNS} seeds on; the broken line is an even chance.",
-    )
+    if len(results.improvements) <= _PAIRS:
+        page.figure(
+            plots.improvement_plot(results.improvements),
+            "probability-of-improvement",
+            f"Probability of improvement with {INTERVAL} from {MIN_RUNS} seeds on; the broken line is an even chance.",
+        )
     head = ("pair", "probability", INTERVAL, "runs", "tasks")
     rows = [
         (f"{r.first} over {r.second}", r.chance, from_to(r.interval), "{} and {}".format(*r.runs), r.tasks)
@@ -117,9 +120,10 @@ def efficiency(page: Page, comparison: Comparison, results: Results) -> None:
     page.section(
         "Sample efficiency",
         "Environment steps until an evaluation first returned a score. The median counts runs that did not get there "
-        "as infinitely slow, so it is missing unless more than half did.",
+        "as infinitely slow, so it is missing unless more than half did. The scale is that of the task's returns, from "
+        "zero to one.",
     )
-    head = ("team return", "of the scale", "algorithm", "runs that got there", "fastest", "median")
+    head = ("team return", "scale", "algorithm", "reached by", "fastest", "median")
     for task in comparison.at:
         rows = [_efficiency_row(row) for row in results.efficiencies if row.task == task]
         page.table(head, rows, f"{task}: environment steps to a score", protocol_line(comparison, [task]))

@@ -135,9 +135,12 @@ class TestManyRuns:
     def test_many_algorithms_keep_their_legends(self, make_run, tmp_path):
         for clip in np.linspace(0.1, 0.9, 9).round(2).tolist():
             make_run(f"c{clip}", [1.0, clip], learner={"ppo": {"clip": clip}})
+            make_run(f"again{clip}", [1.0, clip], seed=1, learner={"ppo": {"clip": clip}})
         ids, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
         assert "curve-0-toy-walk" in ids
-        assert text.startswith("Report on 9 runs 9 algorithms on toy/walk")
+        assert text.startswith("Report on 18 runs 9 algorithms on toy/walk")
+        assert "probability-of-improvement" not in ids  # 36 pairs: the table holds them
+        assert text.count(" over mappo (clip") == 36
 
 
 class TestFewRuns:
