@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dima.agent import load as load
     from dima.envs import all_tasks as all_tasks
     from dima.envs import make_env as make_env
+    from dima.report.build import report as report
     from dima.run_config import RunConfig as RunConfig
     from dima.run_config import build_config as build_config
     from dima.train import resume as resume
@@ -36,6 +37,7 @@ _HOME = {
     "evaluate": "dima.agent",
     "load": "dima.agent",
     "make_env": "dima.envs",
+    "report": "dima.report.build",
     "resume": "dima.train",
     "train": "dima.train",
 }

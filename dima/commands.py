@@ -45,6 +45,17 @@ class EvaluateOptions(Config):
 
 
 @dataclass(frozen=True)
+class ReportOptions(Config):
+    runs: tyro.conf.Positional[tuple[str, ...]]  # run folders, or folders that hold some
+    out: str = "report"  # folder of report.html and report.csv; an earlier report in it is replaced
+    score: tuple[float, ...] = ()  # team returns to tell the steps to; default: shares of each task's scale
+    at: Count | None = None  # environment steps to compare at; default: as far as half of the runs got
+    reference: str | None = None  # YAML file, task: [team return that counts as 0, as 1]; default: what was seen
+    plots: bool = False  # also write every plot as SVG and PNG
+    json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
 class TasksOptions(Config):
     text: tyro.conf.Positional[str] = ""  # show only the names that hold this text
 
@@ -111,6 +122,23 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+    return 0
+
+
+def report(args: Sequence[str]) -> int:
+    options = parse(ReportOptions, args, "dima report")
+
+    from dima.report.build import report as write
+
+    done = write(
+        options.runs,
+        options.out,
+        scores=options.score,
+        at=options.at,
+        reference=options.reference,
+        plots=options.plots,
+    )
+    print(json.dumps(done.to_dict()) if options.json else done.summary())
     return 0
 
 

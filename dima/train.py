@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,12 @@ class Trainer:
     def run(self, folder: RunFolder, stop: Stop) -> Summary:
         """Rounds until the last step, or until asked to stop after one."""
         target = self.config.steps
-        while self.collector.steps < target and not stop.requested:
-            self._round(folder)
+        self.progress.lap()  # what was timed before is not of this run's next round
+        with _end_told(folder):
+            while self.collector.steps < target and not stop.requested:
+                self._round(folder)
+        if self.collector.steps < target:
+            folder.log({"event": "interrupted"})
         return Summary(
             task=self.config.task,
             algorithm=self.config.algorithm,
@@ -143,7 +147,7 @@ class Trainer:
             numbers["evaluate/length"] = sum(result.lengths) / len(result.lengths)
         record = {"step": step, "round": self.rounds, "episodes": self.collector.episodes} | numbers
         with self.progress.phase("save"):
-            folder.log(record | {"time/round": time.perf_counter() - began})
+            folder.log(record | self.progress.lap() | {"time/round": time.perf_counter() - began})
             replay = self.algorithm.replay
             chunk = replay.chunk() if replay is not None else None
             first = replay.first_chunk if replay is not None else 0
@@ -187,6 +191,17 @@ def set_rng_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def _end_told(folder: RunFolder) -> Iterator[None]:
+    """Log what ended the run before its time. A resumed run begins by removing what follows the last saved round."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(RunFolderError):  # the disk may be what failed
+            folder.log({"event": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
+        raise
 
 
 @contextmanager
