@@ -227,7 +227,10 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     line = one_line(capsys)
     assert "broken_walk:make" in line
     assert "nan" in line
-    assert len(records(run)) == 2  # of 40 steps: three good episodes have 90
+    *rounds, end = records(run)
+    assert len(rounds) == 2  # of 40 steps: three good episodes have 90
+    assert end["event"] == "failed"
+    assert "nan" in end["error"]
     assert dima.load(run)
 
 
