@@ -65,7 +65,7 @@ def _sources(diagnosis: Diagnosis) -> Iterator[str]:
         error = curves[STATE].at(step) if curves else None
         if error is not None:
             told.append(f"{source.name} {error:.2f}")
-    yield f"By policy: state error {_ahead(step)}, by whose episodes are foretold: {', '.join(told)}."
+    yield f"By policy: state error {_ahead(step)}, by whose episodes are foretold: {'; '.join(told)}."
 
 
 def _calibration(diagnosis: Diagnosis) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _reward(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _value(diagnosis: Diagnosis) -> Iterator[str]:
     step, value = min(_SOON, diagnosis.horizon), diagnosis.value
-    apart = ", ".join(f"{name} {_number(curve.at(step))}" for name, curve in value.by_source.items())
+    apart = "; ".join(f"{name} {_number(curve.at(step))}" for name, curve in value.by_source.items())
     yield (
         f"Value: rank correlation of imagined and real returns over {step} steps "
         f"{_with_interval(value.correlation, step)}; within one policy's episodes: {apart}."

@@ -25,6 +25,7 @@ from dima.page import DASHES, PALETTE, plot, plots
 STEPS = "steps ahead"
 DEVIATIONS = "standard deviations"
 _PAIR = (4.8, 3.4)  # inches: two in a row
+_WIDE = 6.4  # inches: still readable on a phone
 _LOOKS = {MODEL: 0, UNCHANGED: 1, RECONSTRUCTION: 2}  # places in the palette
 _MOST_NAMES = 60  # features that can be named one by one
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f1ea", PALETTE[0], "#0b1f45"])
@@ -40,9 +41,9 @@ def growth(guesses: Mapping[str, Growth], cumulative: bool) -> Figure:
 
 def growth_by_part(parts: Mapping[str, Mapping[str, Growth]]) -> Figure:
     """The same for every group of features or agent, one small plot each."""
-    columns = min(3, len(parts))
+    columns = min(2, len(parts))
     rows = -(-len(parts) // columns)
-    figure, grid = plots(rows, columns, width=9.6, height=0.6 + 2.4 * rows, sharex=True)
+    figure, grid = plots(rows, columns, width=_WIDE, height=0.6 + 2.1 * rows, sharex=True)
     for axes, (name, guesses) in zip(grid.flat, parts.items(), strict=False):
         _guesses(axes, guesses, cumulative=False)
         axes.set_title(name.partition(": ")[2])
@@ -71,7 +72,7 @@ def curves(named: Mapping[str, Curve], ylabel: str, log: bool = False) -> Figure
 
 def rank_histogram(found: Mapping[str, Calibration]) -> Figure:
     """Where the truth falls among the futures; flat is right, a U is overconfident, a hill too careful."""
-    figure, grid = plots(1, len(found), width=4.8 * len(found), height=3.2, sharey=True)
+    figure, grid = plots(1, len(found), width=_WIDE, height=3, sharey=True)
     for axes, (what, result) in zip(grid[0], found.items(), strict=True):
         gaps = np.arange(len(result.histogram))
         axes.bar(gaps, result.histogram, width=0.9, color=PALETTE[0], alpha=0.65, label="all steps")
@@ -103,11 +104,11 @@ def reward_scatter(reward: RewardError) -> Figure:
 
 def reward_growth(reward: RewardError) -> Figure:
     """Error of a step's reward, and of the sum so far, beside a constant guess."""
-    figure, grid = plots(1, 2, width=9.6, height=3.2)
+    figure, grid = plots(1, 2, width=_WIDE, height=2.8)
     for axes, (told, constant), label in zip(
         grid[0],
         ((reward.step, reward.constant_step), (reward.cumulative, reward.constant_cumulative)),
-        ("error of a step's reward", "error of the sum of rewards"),
+        ("error of a step's reward", "error of the sum"),
         strict=True,
     ):
         _curve(axes, told, MODEL, 0)
@@ -174,7 +175,7 @@ def influence(found: Influence) -> Figure:
     top = max(max(map(max, rows)) for rows in maps.values()) or 1.0
     features, agents = len(found.features), len(found.agents)
     height = 1.6 + len(maps) * (0.5 + 0.3 * agents)
-    figure, grid = plots(len(maps), 1, width=9.6, height=height, sharex=True)
+    figure, grid = plots(len(maps), 1, width=_WIDE, height=height, sharex=True)
     for axes, (name, rows) in zip(grid[:, 0], maps.items(), strict=True):
         mesh = axes.pcolormesh(np.array(rows), cmap=_HEAT, vmin=0, vmax=top, edgecolors="face", linewidth=0.1)
         axes.set_title(name)

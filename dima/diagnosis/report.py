@@ -63,7 +63,8 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
         )
     for what, each in ((STATE, "kind of state feature"), (OBSERVATIONS, "agent's observation")):
         parts = {name: guesses for name, guesses in error.standardised.items() if name.startswith(f"{what}: ")}
-        page.figure(plots.growth_by_part(parts), f"error-{what}-parts", f"Error after each step, for each {each}.")
+        if len(parts) > 1:
+            page.figure(plots.growth_by_part(parts), f"error-{what}-parts", f"Error after each step, for each {each}.")
     sources = {name: curves[STATE] for name, curves in error.by_source.items()}
     page.figure(
         plots.curves(sources, "L1 error of a step"),
@@ -81,7 +82,9 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
             for who in ((MODEL, UNCHANGED) if what in (STATE, OBSERVATIONS) else (MODEL,))
         ]
         page.table(head, rows, f"Mean absolute error in {unit}, so many steps ahead and summed up.")
-    page.text(f"Segments that last so long: {_at(error.segments, steps)}; the task ended the others.")
+    if error.segments[-1] < error.segments[0]:
+        lasting = ", ".join(f"{error.segments[step - 1]} for {step} steps" for step in steps)
+        page.text(f"Segments that last so long: {lasting}; the task ended the others.")
 
 
 def _calibration(page: Page, diagnosis: Diagnosis) -> None:
@@ -106,8 +109,7 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
         "spread",
         "Spread of the futures and error of their mean; equal where the spread is right.",
     )
-    rows = [[what, result.correlation] for what, result in found.items()]
-    page.table(["", "correlation"], rows, "Does the model know when to doubt? Spread against error over segments.")
+    page.facts({f"Correlation of spread and error, {what}": result.correlation for what, result in found.items()})
 
 
 def _reward(page: Page, diagnosis: Diagnosis) -> None:
@@ -118,7 +120,11 @@ def _reward(page: Page, diagnosis: Diagnosis) -> None:
     )
     page.figure(plots.reward_growth(reward), "reward-error", "Error of the reward, of a step and of the sum so far.")
     page.figure(plots.reward_scatter(reward), "reward-steps", "Foretold and real reward of single steps.")
-    page.figure(plots.curves({"foretold minus real": reward.bias}, "bias"), "reward-bias", "Does it hope or fear?")
+    page.figure(
+        plots.curves({"foretold minus real": reward.bias}, "bias"),
+        "reward-bias",
+        "Mean error of the reward: above zero the model hopes, below it fears.",
+    )
     page.facts({"Correlation": reward.correlation, "Share of the variance foretold": reward.explained})
 
 
@@ -234,7 +240,3 @@ def _protocol(page: Page, diagnosis: Diagnosis) -> None:
         | {name: version for name, version in about["packages"].items() if version}
         | {"machine": f"{machine['system']}, {machine['cores']} cores, {machine['device']}"}
     )
-
-
-def _at(counts: list[int], steps: list[int]) -> str:
-    return ", ".join(f"{counts[step - 1]} for {step}" for step in steps)

@@ -13,7 +13,10 @@ import torch
 
 import dima
 from dima.cli import main
+from dima.diagnosis import plots
 from dima.diagnosis.config import DiagnosisConfig
+from dima.diagnosis.error import STATE
+from dima.diagnosis.report import page
 from dima.diagnosis.results import Diagnosis
 from dima.errors import ConfigError, RunFolderError
 from dima.run_config import build_config
@@ -22,8 +25,14 @@ from dima.train import resume, train
 SMALL = DiagnosisConfig(episodes=3, segments=8, horizon=3, futures=4, calibrated=6, starts=3)
 FLAGS = ["--episodes=3", "--segments=8", "--futures=4", "--calibrated=6", "--starts=3", "--device=cpu", "--quiet"]
 PLOTS = {
-    *("error-state", "error-state-summed", "error-state-parts", "error-observations", "error-observations-summed"),
-    *("error-observations-parts", "error-sources", "rank-histogram", "coverage", "spread", "reward-error"),
+    *(
+        "error-state",
+        "error-state-summed",
+        "error-observations",
+        "error-observations-summed",
+        "error-observations-parts",
+    ),
+    *("error-sources", "rank-histogram", "coverage", "spread", "reward-error"),
     *("reward-steps", "reward-bias", "termination-reliability", "value-returns", "value-correlation"),
     *("order-spread", "denoising-agents", "denoising-levels", "influence"),
 }
@@ -90,8 +99,6 @@ def test_the_page_tells_the_findings(run: Path, found: Diagnosis) -> None:
 
 
 def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> None:
-    from dima.diagnosis.report import page
-
     quiet = replace(found.termination, ends=0, foretold=0, recall=None, precision=None)
     poor = replace(
         found,
@@ -114,9 +121,16 @@ def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> No
     assert "and the model foretold 2 ends" in " ".join(noisy.findings)
 
 
-def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
-    from dima.diagnosis.plots import influence
+def test_kinds_of_state_features_are_drawn_apart_where_there_are_several(found: Diagnosis) -> None:
+    kinds = [f"kind {i}" for i in range(4)]
+    parts = {f"{STATE}: {kind}": found.error.standardised[STATE] for kind in kinds}
+    assert [axes.get_title() for axes in plots.growth_by_part(parts).axes] == kinds
+    table = found.error.standardised | parts
+    html = page(replace(found, error=replace(found.error, standardised=table, raw=table))).html()
+    assert 'id="error-state-parts"' in html
 
+
+def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
     wide = [[float(i) for i in range(80)]] * 2
     many = replace(
         found.influence,
@@ -125,7 +139,7 @@ def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
         features=[f"f{i}" for i in range(80)],
         kinds=["left"] * 40 + ["right"] * 40,
     )
-    labels = [label.get_text() for label in influence(many).axes[1].get_xticklabels()]
+    labels = [label.get_text() for label in plots.influence(many).axes[1].get_xticklabels()]
     assert labels == ["left", "right"]
 
 
