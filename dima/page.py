@@ -9,83 +9,34 @@
     page.save(Path("report.html"))
 
 A page loads nothing from elsewhere and runs no script: it opens from a file, without a network, on a phone, in dark
-and in light, and prints. In plots, pure black means the page's ink, which is light on a dark page; every other colour
-stays as it is, and those of :data:`PALETTE` read on both.
+and in light, and prints. Plots made by :func:`plot` follow its ink, see ``dima.figures``.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-from cycler import cycler
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from dima import __version__
+from dima.figures import DASHES as DASHES
+from dima.figures import PALETTE as PALETTE
+from dima.figures import as_png, as_svg, inline_svg
+from dima.figures import plot as plot
+from dima.figures import plots as plots
 from dima.page_style import CSS
 from dima.storage.disk import disk_errors, write_bytes
 
-PALETTE = ("#2f72d5", "#e8601c", "#1a9a78", "#a8479f", "#b23c2c", "#70757d")
-"""Six colours, each 3:1 or more against both grounds, told apart by colour-blind eyes with the help of the dashes."""
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (7, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
-"""The pattern of the line that goes with each colour: prints without colour stay readable."""
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.prop_cycle": cycler(color=PALETTE) + cycler(linestyle=DASHES),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "figure.facecolor": "none",
-    "font.size": 11,
-    "grid.alpha": 0.15,
-    "grid.color": "black",
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-}
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
-_PNG_DPI = 160
-
-
-def plots(rows: int, columns: int, width: float = 6.4, height: float = 3.6, **subplots: Any) -> tuple[Figure, Any]:
-    """A figure with a grid of empty axes in the house style.
-
-    Args:
-        rows, columns: the grid.
-        width, height: of the whole figure in inches; on the page an inch is 96 pixels, and narrow windows shrink it.
-            Figures of at most 4.8 inches stand two in a row where the window allows.
-        subplots: passed on to ``Figure.subplots``, such as ``sharey=True``.
-
-    Returns:
-        The figure, and an array of axes of shape (rows, columns).
-    """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
-
-
-def plot(
-    width: float = 6.4, height: float = 3.6, *, xlabel: str = "", ylabel: str = "", title: str = ""
-) -> tuple[Figure, Axes]:
-    """A figure with one pair of empty axes in the house style; see :func:`plots`."""
-    figure, grid = plots(1, 1, width, height)
-    axes: Axes = grid[0, 0]
-    with matplotlib.rc_context(_STYLE):
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    return figure, axes
+_LONG = 32  # characters of a cell that is wrapped
 
 
 class Page:
@@ -101,7 +52,7 @@ class Page:
 
     def section(self, title: str, text: str = "") -> None:
         """Begin a section, with an entry in the table of contents."""
-        anchor = self._claim("-".join(re.findall(r"[a-z0-9]+", title.lower())) or f"section-{len(self._contents)}")
+        anchor = self._claim(f"section-{len(self._contents) + 1}")
         self._contents.append((anchor, title))
         self._add("section", f'<h2 id="{anchor}">{escape(title)}</h2>')
         if text:
@@ -110,6 +61,10 @@ class Page:
     def text(self, text: str) -> None:
         """A paragraph."""
         self._add("text", f"<p>{escape(text)}</p>")
+
+    def small(self, text: str) -> None:
+        """A paragraph of small print, such as the protocol beneath a table."""
+        self._add("small", f'<p class="small">{escape(text)}</p>')
 
     def notice(self, text: str) -> None:
         """A paragraph that must not be missed, such as a warning."""
@@ -120,17 +75,17 @@ class Page:
         rows = "".join(f"<dt>{escape(name)}</dt><dd>{_cell(value)}</dd>" for name, value in pairs.items())
         self._add("facts", f"<dl>{rows}</dl>")
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", note: str = "") -> None:
         """A table whose first column names its rows; numbers are rounded to four digits.
 
         Args:
             head: the columns' names.
             rows: as many cells each as there are columns; None and undefined numbers show as a dash.
             caption: what the table tells.
+            note: small print beside the table, such as the protocol; below it in narrow windows.
         """
         assert all(len(row) == len(head) for row in rows), "a row has more or fewer cells than the table has columns"
-        numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-        css = [' class="number"' if right else "" for right in numeric]
+        css = [_column_class([row[i] for row in rows]) for i in range(len(head))]
         top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, css, strict=True))
         body = "\n".join(
             f'<tr><th scope="row"{css[0]}>{_cell(row[0])}</th>'
@@ -139,10 +94,12 @@ class Page:
             for row in rows
         )
         told = f"<caption>{escape(caption)}</caption>" if caption else ""
+        reach = f'class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"'
+        beside = f'\n<p class="small">{escape(note)}</p>' if note else ""
         self._add(
             "table",
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}">'
-            f"<table>{told}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>",
+            f'<div class="table">\n<div {reach}>'
+            f"<table>{told}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{beside}\n</div>",
         )
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
@@ -156,7 +113,7 @@ class Page:
         for legend in figure.findobj(Legend):
             legend.set_frame_on(False)
         self._figures[self._claim(name)] = figure
-        self._shown(name, _inline_svg(_svg(figure, name), name, caption, figure.get_figwidth()), caption)
+        self._shown(name, inline_svg(figure, name, caption), caption)
 
     def image(self, png: bytes, name: str, caption: str) -> None:
         """A picture."""
@@ -203,8 +160,8 @@ class Page:
             if plots:
                 (path.parent / "plots").mkdir(exist_ok=True)
                 for name, figure in self._figures.items():
-                    write_bytes(path.parent / "plots" / f"{name}.svg", _svg(figure, name, facecolor="white"))
-                    write_bytes(path.parent / "plots" / f"{name}.png", _png(figure))
+                    write_bytes(path.parent / "plots" / f"{name}.svg", as_svg(figure, name))
+                    write_bytes(path.parent / "plots" / f"{name}.png", as_png(figure))
             write_bytes(path, self.html().encode())
 
     def _claim(self, name: str) -> str:
@@ -227,6 +184,13 @@ class Page:
         return f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n'
 
 
+def _column_class(values: Sequence[object]) -> str:
+    """Numbers stand right, long text wraps, short text does not."""
+    if values and all(map(_is_number, values)):
+        return ' class="number"'
+    return ' class="long"' if any(len(str(value)) > _LONG for value in values) else ""
+
+
 def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
@@ -245,32 +209,3 @@ def _cell(value: object) -> str:
 
 def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white")
-    return buffer.getvalue()
-
-
-def _svg(figure: Figure, name: str, facecolor: str = "none") -> bytes:
-    """The same bytes for the same figure, whenever it is written."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", facecolor=facecolor, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _inline_svg(svg: bytes, name: str, caption: str, inches: float) -> str:
-    """An SVG file as an element of a page that may hold others: no rules of its own, ids that are used nowhere else."""
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style.*?</style>", "", text, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
-    text = re.sub(r'(url\(#|href="#)', rf"\1{name}-", text)
-    text = text.replace("#000000", "currentColor")
-    box = re.search(r'viewBox="[^"]+"', text)
-    assert box is not None
-    root = f'<svg {box[0]} style="width: {96 * inches:.0f}px" role="img" aria-label="{escape(caption)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: root, text, count=1).strip()

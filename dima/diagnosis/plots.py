@@ -20,7 +20,7 @@ from dima.diagnosis.order import OrderSpread
 from dima.diagnosis.reward import RewardError
 from dima.diagnosis.termination import Termination
 from dima.diagnosis.value import ValueRanking
-from dima.page import DASHES, PALETTE, plot, plots
+from dima.figures import DASHES, PALETTE, plot, plots
 
 STEPS = "steps ahead"
 DEVIATIONS = "standard deviations"
