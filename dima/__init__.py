@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dima.agent import Agent as Agent
     from dima.agent import evaluate as evaluate
     from dima.agent import load as load
+    from dima.diagnosis.config import DiagnosisConfig as DiagnosisConfig
+    from dima.diagnosis.diagnose import diagnose as diagnose
     from dima.envs import all_tasks as all_tasks
     from dima.envs import make_env as make_env
     from dima.report.build import report as report
@@ -31,9 +33,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Agent": "dima.agent",
+    "DiagnosisConfig": "dima.diagnosis.config",
     "RunConfig": "dima.run_config",
     "all_tasks": "dima.envs",
     "build_config": "dima.run_config",
+    "diagnose": "dima.diagnosis.diagnose",
     "evaluate": "dima.agent",
     "load": "dima.agent",
     "make_env": "dima.envs",

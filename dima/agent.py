@@ -1,10 +1,11 @@
-"""A trained team, out of its run folder: acts on PettingZoo observations, is evaluated."""
+"""A trained team, out of its run folder: acts on PettingZoo observations, is evaluated, is diagnosed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,11 +15,17 @@ from dima.device import pick_device
 from dima.envs import make_env
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
-from dima.errors import RunFolderError
+from dima.errors import ConfigError, RunFolderError
 from dima.evaluate import Evaluation
 from dima.evaluate import evaluate as play_evaluation
+from dima.progress import Progress
 from dima.run_config import RunConfig
 from dima.run_folder import RunFolder
+from dima.world_models.base import WorldModel
+
+if TYPE_CHECKING:
+    from dima.diagnosis.config import DiagnosisConfig
+    from dima.diagnosis.results import Diagnosis
 
 FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
 
@@ -30,10 +37,31 @@ class Agent:
         config: the run's configuration.
         env: an environment of the task; its ``parallel_env`` is the PettingZoo one to play in.
         algorithm: the learner, weights restored, replay left empty.
+        folder: where the run is kept.
+        steps: environment steps it had made.
     """
 
-    def __init__(self, config: RunConfig, env: JointEnv, algorithm: Algorithm, device: torch.device) -> None:
+    def __init__(
+        self, config: RunConfig, env: JointEnv, algorithm: Algorithm, device: torch.device, folder: Path, steps: int
+    ) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
+        self.folder, self.steps = folder, steps
+
+    @property
+    def world_model(self) -> WorldModel[Any]:
+        """What the team learnt in.
+
+        Raises:
+            ConfigError: its algorithm has none.
+        """
+        model = getattr(self.algorithm, "world_model", None)
+        if model is None:
+            raise ConfigError(
+                f"{self.folder} is a run of {self.config.algorithm}, which learns without a world model: "
+                "give a run of dima"
+            )
+        assert isinstance(model, WorldModel)
+        return model
 
     def act(
         self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
@@ -71,6 +99,24 @@ class Agent:
         with VectorEnv(make, min(episodes, 20)) as envs:
             return play_evaluation(envs, partial(self.algorithm.act, mode=True), episodes, seed, self.device)
 
+    def diagnose(
+        self,
+        settings: DiagnosisConfig | None = None,
+        *,
+        also: Sequence[Agent] = (),
+        progress: Progress | None = None,
+    ) -> Diagnosis:
+        """What the world model gets right and wrong, see :func:`dima.diagnose`; ``save`` writes it.
+
+        Args:
+            settings: how much is played and foretold.
+            also: teams of other runs on the same task, whose policies play too.
+            progress: told of each phase; silent by default.
+        """
+        from dima.diagnosis.diagnose import diagnose_agent
+
+        return diagnose_agent(self, settings, also=also, progress=progress)
+
 
 def load(run: str | Path, device: str = "auto") -> Agent:
     """The trained team of a run folder.
@@ -95,7 +141,7 @@ def load(run: str | Path, device: str = "auto") -> Agent:
     except (KeyError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
-    return Agent(config, env, algorithm, where)
+    return Agent(config, env, algorithm, where, Path(run), saved["collector"]["steps"])
 
 
 def evaluate(run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto") -> Evaluation:

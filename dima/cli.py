@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "learn a task: dima train TASK --algorithm dima --preset small",
     "resume": "go on with a run that was interrupted",
     "evaluate": "play episodes with a run's policy",
+    "diagnose": "say what a run's world model gets right and wrong: a page and its numbers",
     "report": "compare runs on one page: curves, tables, intervals over seeds",
     "tasks": "list the environments",
     "algorithms": "list the algorithms and their presets",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from dima.config import Config, Count, Whole
+from dima.diagnosis.config import DiagnosisConfig
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
 from dima.options import parse
@@ -42,6 +44,17 @@ class EvaluateOptions(Config):
     seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
     device: Device = "auto"  # where the policy computes
     json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
+    also: tuple[str, ...] = ()  # other runs' folders on the same task, whose policies play too
+    out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
+    device: Device = "auto"  # where everything is computed
+    quiet: bool = False  # no progress bars
+    json: bool = False  # print everything as one JSON object
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,21 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+    return 0
+
+
+def diagnose(args: Sequence[str]) -> int:
+    options = parse(DiagnoseOptions, args, "dima diagnose")
+
+    from dima.diagnosis.diagnose import FOLDER
+    from dima.diagnosis.diagnose import diagnose as run
+    from dima.diagnosis.report import PAGE
+    from dima.progress import choose_progress
+
+    out = Path(options.out or Path(options.run, FOLDER))
+    progress = choose_progress(options.quiet)
+    found = run(options.run, options.config, also=options.also, out=out, device=options.device, progress=progress)
+    print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
     return 0
 
 

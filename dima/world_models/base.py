@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -21,6 +21,13 @@ class Step(NamedTuple, Generic[L]):
     latent: L
     reward: Tensor  # (B,) team reward
     proceed: Tensor  # (B,) probability that the task goes on
+
+
+class Reveal(NamedTuple):
+    """A next state while it takes shape, over the K levels it is drawn in."""
+
+    agents: list[list[int]]  # whose newest action each level sees
+    estimate: Tensor  # (K, B, S) the next state expected at each level, environment units; the last is the draw
 
 
 class WorldModel(nn.Module, ABC, Generic[L]):
@@ -60,3 +67,18 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     @abstractmethod
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on exactly where :meth:`checkpoint` was taken."""
+
+
+@runtime_checkable
+class AgentByAgent(Protocol[L]):
+    """What a world model offers besides when it takes in the agents' actions one after another."""
+
+    @property
+    def reveal_order(self) -> tuple[int, ...]:
+        """The agents in the order :meth:`WorldModel.step` reveals them; where it draws one, any."""
+
+    def step_in_order(self, latent: L, action: Tensor, order: Sequence[int]) -> Step[L]:
+        """:meth:`WorldModel.step` with the agents revealed in a given order; draws the same noise under any."""
+
+    def reveal(self, latent: L, action: Tensor, order: Sequence[int]) -> Reveal:
+        """How the next state takes shape in such a step; leaves ``latent`` as it is."""

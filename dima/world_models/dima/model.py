@@ -15,7 +15,7 @@ from dima.nets import Normalizer
 from dima.optim import FitConfig, Fitter
 from dima.progress import Progress
 from dima.replay import Replay, Rows
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Reveal, Step, WorldModel
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
@@ -23,6 +23,7 @@ from dima.world_models.dima.sampler import (
     Denoise,
     SamplerConfig,
     agent_order,
+    estimates,
     noise_schedule,
     reveal_masks,
     sample,
@@ -162,14 +163,17 @@ class DimaWorldModel(WorldModel[Latent]):
         )
 
     def step(self, latent: Latent, action: Tensor) -> Step[Latent]:
+        return self._step(latent, action, None)
+
+    def _step(self, latent: Latent, action: Tensor, order: Tensor | None) -> Step[Latent]:
         action = self._sent(action)
-        joint = torch.cat([latent.action, action[:, None]], dim=1)
-        after = self.next_state(Context(latent.state, joint, latent.valid))
+        context = self._context(latent, action)
+        after = self.next_state(context, order=order)
         predicted = self.reward.step(latent.memory, latent.state[:, -1] / self.config.denoiser.sigma_data, action)
         return Step(
             Latent(
                 state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
-                action=joint[:, 1:],
+                action=context.action[:, 1:],
                 valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
                 action_mask=self._allowed(predicted.mask_logits, latent.action_mask),
                 previous_action=action,
@@ -211,6 +215,30 @@ class DimaWorldModel(WorldModel[Latent]):
 
         return denoise, noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
 
+    # -- agent by agent -------------------------------------------------------------------------------------------
+
+    @property
+    def reveal_order(self) -> tuple[int, ...]:
+        agents = range(self.spec.n_agents)
+        return tuple(agents if self.config.sampler.order == "ascending" else reversed(agents))
+
+    def step_in_order(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Step[Latent]:
+        return self._step(latent, action, self._everywhere(latent, order))
+
+    def reveal(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Reveal:
+        config, agents = self.config, self.spec.n_agents
+        denoise, sigmas = self.levels(self._context(latent, self._sent(action)), self._everywhere(latent, order))
+        noise = torch.randn_like(latent.state[:, -1])
+        estimate = estimates(denoise, noise, sigmas, config.sampler.solver) / config.denoiser.sigma_data
+        masks = reveal_masks(torch.tensor([order]), config.denoiser.reveal)[:, 0]
+        stages = [min(config.sampler.stage(level, agents), len(masks) - 1) for level in range(len(estimate))]
+        seen = [masks[stage].nonzero()[:, 0].tolist() for stage in stages]
+        return Reveal(seen, self.state_scale.denormalize(estimate))
+
+    def _everywhere(self, latent: Latent, order: Sequence[int]) -> Tensor:
+        """One order for every row, (B, N)."""
+        return torch.tensor(order, device=latent.state.device).expand(len(latent.state), -1)
+
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> dict[str, Any]:
@@ -229,6 +257,10 @@ class DimaWorldModel(WorldModel[Latent]):
     def scale_state(self, state: Tensor) -> Tensor:
         """Environment units -> standard deviation ``sigma_data``, as the denoiser wants it."""
         return self.state_scale.normalize(state) * self.config.denoiser.sigma_data
+
+    def _context(self, latent: Latent, action: Tensor) -> Context:
+        """What the denoiser knows when the team takes this action, as it is sent, there."""
+        return Context(latent.state, torch.cat([latent.action, action[:, None]], dim=1), latent.valid)
 
     def _sent(self, action: Tensor) -> Tensor:
         """The action the environment carries out: it clips continuous ones to [-1, 1]."""

@@ -9,6 +9,7 @@ import torch
 
 from dima.data import EnvSpec
 from dima.progress import Progress
+from dima.world_models.base import AgentByAgent
 from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
 from dima.world_models.dima.observation_decoder import ObservationDecoder
@@ -209,6 +210,48 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
     for _ in range(3):
         latent = model.step(latent, actions(spec, 2)).latent
         assert model.observe(latent).action_mask.any(-1).all()
+
+
+# -- agent by agent ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_a_step_in_the_configured_order_is_the_step(any_spec: EnvSpec, alive, filled, actions, order: str) -> None:
+    model = alive(build(any_spec, sampler={"order": order}))
+    assert isinstance(model, AgentByAgent)
+    rows = filled(any_spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    action = actions(any_spec, 2)
+    torch.manual_seed(1)
+    one = model.step(model.start(rows), action)
+    torch.manual_seed(1)
+    two = model.step_in_order(model.start(rows), action, model.reveal_order)
+    torch.manual_seed(1)
+    other = model.step_in_order(model.start(rows), action, model.reveal_order[::-1])
+    assert torch.equal(one.latent.state, two.latent.state)
+    assert torch.equal(one.reward, other.reward)
+    assert not torch.equal(one.latent.state, other.latent.state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize(
+    ("reveal", "seen"),
+    [("one", [[2], [0], [1], [1]]), ("cumulative", [[2], [0, 2], [0, 1, 2], [0, 1, 2]]), ("all", [[0, 1, 2]] * 4)],
+)
+def test_a_reveal_ends_in_the_draw_and_tells_who_was_seen(spec, alive, filled, actions, solver, reveal, seen) -> None:
+    config = {"sampler": {"solver": solver, "tail_levels": 1}, "denoiser": {"reveal": reveal}}
+    model = alive(build(spec, **config))
+    rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    latent, action = model.start(rows), actions(spec, 2)
+    torch.manual_seed(1)
+    told = model.reveal(latent, action, (2, 0, 1))
+    torch.manual_seed(1)
+    after = model.observe(model.step_in_order(latent, action, (2, 0, 1)).latent)
+    assert told.agents == seen
+    assert told.estimate.shape == (4, 2, spec.state_dim)
+    torch.testing.assert_close(told.estimate[-1], after.state, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(told.estimate[0], told.estimate[1])
 
 
 # -- fitting and saving -----------------------------------------------------------------------------------------------
