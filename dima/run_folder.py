@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.checkpoint import FORMAT, check_format, current_checkpoint, load_tree, replace_checkpoint, settle_checkpoint
+from dima.checkpoint import FORMAT, current_checkpoint, load_tree, replace_checkpoint, settle_checkpoint
 from dima.config import read_yaml, write_yaml
 from dima.errors import RunFolderError
 from dima.provenance import protocol, uncommitted_diff
@@ -38,6 +38,7 @@ from dima.storage.metrics import (
     sync_metrics,
     truncate_metrics,
 )
+from dima.storage.sealed import check_format
 from dima.storage.trees import Tree
 
 KIND = "dima run folder"
@@ -129,7 +130,7 @@ class RunFolder:
             ConfigError: it is not valid YAML.
         """
         if not (self.path / CONFIG).is_file():
-            raise RunFolderError(f"{self.path / CONFIG} is missing: damaged run folder")
+            raise RunFolderError(f"{self.path / CONFIG} is missing: the folder is damaged")
         return read_yaml(self.path / CONFIG)
 
     def replace_config(self, config: Mapping[str, Any]) -> None:
@@ -278,7 +279,7 @@ def _check_ours(path: Path) -> dict[str, Any]:
     facts = _facts(path)
     if facts is None:
         raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
-    check_format(path, facts)
+    check_format(path, facts, FORMAT)
     return facts
 
 
