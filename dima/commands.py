@@ -13,7 +13,7 @@ from dima.config import Config, Count, Whole
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
 from dima.options import parse
-from dima.run_config import RunConfig, build_config
+from dima.run_config import TrainConfig, build_config
 from dima.summary import settings_line
 
 _EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
@@ -23,7 +23,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    config: Annotated[RunConfig, tyro.conf.arg(name="", prefix_name=False)]
+    config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # start again where an earlier run is kept
     quiet: bool = False  # one plain line a round instead of progress bars
 
