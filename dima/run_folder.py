@@ -21,7 +21,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.checkpoint import FORMAT, current_checkpoint, load_tree, replace_checkpoint, settle_checkpoint
+from dima.checkpoint import (
+    FORMAT,
+    current_checkpoint,
+    load_tree,
+    read_manifest,
+    replace_checkpoint,
+    settle_checkpoint,
+)
 from dima.config import read_yaml, write_yaml
 from dima.errors import RunFolderError
 from dima.provenance import protocol, uncommitted_diff
@@ -38,7 +45,7 @@ from dima.storage.metrics import (
     sync_metrics,
     truncate_metrics,
 )
-from dima.storage.sealed import check_format
+from dima.storage.sealed import check_format, seal
 from dima.storage.trees import Tree
 
 KIND = "dima run folder"
@@ -53,6 +60,7 @@ class Saved:
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
+    seal: str  # SHA-256 that tells this state from any other
 
 
 class RunFolder:
@@ -209,12 +217,12 @@ class RunFolder:
         Raises:
             RunFolderError: there is none yet, or a file is missing, truncated or changed.
         """
-        content = self._read_checkpoint()
+        content, sha256 = self._read_checkpoint()
         self._listing, self._next_chunk = content["chunks"], content["next_chunk"]
         if self._lock is not None:
             truncate_metrics(self.path / METRICS, content["metrics_bytes"])
             keep_chunks(self.path / REPLAY, self._listing)
-        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing))
+        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256)
 
     def rewind_to_start(self) -> None:
         """Remove what a first round left that never finished, to begin the run again.
@@ -244,14 +252,14 @@ class RunFolder:
         write_yaml(draft, config)
         commit(draft, self.path / CONFIG)
 
-    def _read_checkpoint(self) -> Tree:
+    def _read_checkpoint(self) -> tuple[Tree, str]:
         for attempt in range(_READ_ATTEMPTS):
             folder = current_checkpoint(self.path / CHECKPOINT)
             if folder is None:
                 raise RunFolderError(f"{self.path} holds no checkpoint yet: its first round has not finished")
             before = _identity(folder)
             try:
-                return load_tree(folder)
+                return load_tree(folder), seal(read_manifest(folder))
             except RunFolderError:
                 if _identity(folder) == before or attempt == _READ_ATTEMPTS - 1:
                     raise

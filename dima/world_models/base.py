@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -60,3 +60,11 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     @abstractmethod
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on exactly where :meth:`checkpoint` was taken."""
+
+
+@runtime_checkable
+class Renewable(Protocol[L]):
+    """What a world model offers besides when imaginations of one batch can begin at different times."""
+
+    def renew(self, latent: L, fresh: L, which: Tensor) -> L:
+        """``fresh``, which was just started, where ``which`` (B,) is True; elsewhere ``latent``, which goes on."""
