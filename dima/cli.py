@@ -18,6 +18,8 @@ COMMANDS = {
     "resume": "go on with a run that was interrupted",
     "evaluate": "play episodes with a run's policy",
     "report": "compare runs on one page: curves, tables, intervals over seeds",
+    "dataset": "record episodes, look at them, exchange them with Minari",
+    "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
     "tasks": "list the environments",
     "algorithms": "list the algorithms and their presets",
     "check": "say whether an environment can be learnt, and what is wrong with it",

@@ -53,10 +53,7 @@ def fit_config(
         config = config.override({"learner": changes.get("learner") or {}})
     replay = {"capacity": data.steps + len(data), "recent_share": 0.25}
     fixed = {"preset": preset, "env": data.header.env, "learner": {"replay": replay}}
-    base = config.override(fixed)
-    config = base.override(overrides or {})
-    _refuse_unused(base, config)
-    return config
+    return config.override(fixed).override(overrides or {})
 
 
 def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
@@ -71,6 +68,7 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
             diverged. What the last finished round saved is kept.
     """
+    _refuse_unused(config)
     device = pick_device(config.device)
     with seeded(config, device), graceful_stop() as stop, Fitting(config, device, progress or Progress()) as fitting:
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
@@ -171,8 +169,9 @@ class Fitting(Rounds):
         return f"held_out/state_{self.config.evaluation_horizon}"
 
 
-def _refuse_unused(base: OfflineConfig, config: OfflineConfig) -> None:
+def _refuse_unused(config: OfflineConfig) -> None:
     """No setting is ignored silently: those of collecting and of the policy have no effect here."""
+    base = fit_config(config.dataset, config.algorithm, config.preset)
     before, after = base.learner.to_dict(), config.learner.to_dict()
     for name, value in after.items():
         if name not in _NEEDED and value != before[name]:

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
 
 from dima.collect import episode_seed, play
-from dima.config import Config, Count, Range, Whole
+from dima.datasets.config import RecordConfig
 from dima.datasets.folder import Header
-from dima.datasets.sources import RANDOM, Player, Source, prepare
+from dima.datasets.sources import Player, Source, prepare
 from dima.datasets.writer import DatasetWriter
 from dima.device import pick_device
-from dima.envs import make_env, suite_config
+from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.progress import Progress
 from dima.provenance import protocol
@@ -27,27 +26,6 @@ CHUNK_STEPS = 10_000  # a chunk has about so many environment steps, or one epis
 _SEEDS = 2_000_003  # offset of the seeds of recorded episodes, so that they differ from training's and evaluation's
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordConfig(Config):
-    """What is recorded. Everything but ``out`` and ``device`` decides what the dataset holds."""
-
-    task: str  # an environment (see `dima tasks`)
-    sources: tuple[str, ...] = (RANDOM,)  # who plays: `random` or RUN; options: RUN,share=0.5,mode,noise=0.2
-    steps: Count = 10_000  # environment steps, rounded up to whole episodes
-    episode_steps: Whole = 0  # episodes are truncated after so many steps; 0: where the task ends them
-    held_out: Annotated[float, Range(0, 0.9)] = 0.2  # share of each source's episodes kept from training
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the environments, the policies' draws and the split
-    envs: Count = 1  # environments played in parallel
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # where policies compute
-    out: str | None = None  # the dataset's folder; default datasets/<task>-seed<seed>
-    env: Config  # how the environment is presented; fields depend on the task's suite
-
-    @property
-    def folder(self) -> Path:
-        """Where the dataset is kept."""
-        return Path(self.out or f"datasets/{self.task}-seed{self.seed}")
-
-
 @dataclass(frozen=True)
 class Recording:
     """How a recording ended."""
@@ -56,15 +34,6 @@ class Recording:
     episodes: int
     steps: int
     finished: bool  # False when it was asked to stop before its last step
-
-
-def record_config(task: str) -> RecordConfig:
-    """The defaults for a task.
-
-    Raises:
-        ConfigError: there is no such suite.
-    """
-    return RecordConfig(task=task, env=suite_config(task)())
 
 
 def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Recording:
@@ -100,7 +69,7 @@ def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress 
                         return Recording(config.folder, writer.episodes, writer.steps(), finished=False)
                     with progress.phase("record"), drawn_from(device, config.seed + _SEEDS, writer.episodes):
                         _add_chunk(writer, envs, player, number, missing, config, device)
-                    progress.round(writer.steps(), config.steps)
+                    progress.round(min(writer.steps(), config.steps), config.steps)
             writer.finish(config.held_out, config.seed)
             return Recording(config.folder, writer.episodes, writer.steps(), finished=True)
 

@@ -113,8 +113,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         joint = self._read_team(observations, infos or {})
         return {"obs": joint, "action_mask": self._mask.copy()}
 
-    def decode(self, action: np.ndarray) -> dict[Any, Any]:
-        """A joint action (N, A) as the PettingZoo environment takes it, one entry per agent."""
+    def decode(self, action: np.ndarray, action_mask: np.ndarray | None = None) -> dict[Any, Any]:
+        """A joint action (N, A) as the PettingZoo environment takes it, one entry per agent.
+
+        Args:
+            action: whose entries may be written over.
+            action_mask: (N, A) bool, what is allowed; by default what was last observed.
+        """
+        if action_mask is not None:
+            self._mask[:] = action_mask
         return self._actions(action)
 
     def encode_actions(self, actions: Any) -> np.ndarray:
