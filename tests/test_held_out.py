@@ -95,7 +95,7 @@ def test_a_perfect_model_makes_no_error():
 def test_only_whole_segments_are_forecast_ends_included():
     judge = held_out(walk(4, terminated=True), walk(2), horizon=3)
     assert judge.rows.state[..., 0].tolist() == [[0, 3, 6, 9], [3, 6, 9, 12]]
-    assert judge.rows.terminated.tolist() == [[False] * 4, [False, False, True, False]]
+    assert judge.rows.terminated.tolist() == [[False] * 3 + [True], [False, False, True, False]]
     assert judge.errors(Biased(proceed=0.75))["proceed"] == pytest.approx((5 * 0.25**2 + 0.75**2) / 6)
 
 
