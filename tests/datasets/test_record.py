@@ -217,7 +217,8 @@ def test_a_description_checks_and_counts(small: Callable[..., RecordConfig], run
     assert facts["parts"]["train"]["steps"] + facts["parts"]["held-out"]["steps"] == 120
     text = table(facts)
     assert "toy/walk (n_agents = 2, episode_limit = 30)" in text
-    assert "random (share = 1.0" in text
+    assert text.splitlines()[3].endswith("  random")
+    assert "(share = 0.001, algorithm = mappo, preset = debug" in text
     assert facts["seal"] in text
 
 
