@@ -194,7 +194,7 @@ def dataset(args: Sequence[str]) -> int:
 
 
 def _record(args: Sequence[str]) -> int:
-    choice = _choose(args)
+    choice = _choose(args, learns=False)
     config = record_config(_the_task(choice, args, "dima dataset record"))
     options = parse(RecordOptions, choice.rest, "dima dataset record TASK", RecordOptions(config))
 
@@ -220,7 +220,7 @@ def _info(args: Sequence[str]) -> int:
 
 
 def _import(args: Sequence[str]) -> int:
-    choice = _choose(args)
+    choice = _choose(args, learns=False)
     config = import_config(_the_task(choice, args, "dima dataset import"))
     options = parse(ImportOptions, choice.rest, "dima dataset import TASK", ImportOptions(config))
 
@@ -317,14 +317,15 @@ def _the_task(choice: _Choice, args: Sequence[str], command: str) -> str:
     return task
 
 
-def _choose(args: Sequence[str], subject: str = "task") -> _Choice:
-    """Take the subject, a word without a flag, ``--algorithm`` and ``--preset`` out of a command's arguments."""
+def _choose(args: Sequence[str], subject: str = "task", learns: bool = True) -> _Choice:
+    """Take the subject, a word without a flag, out of the arguments; ``--algorithm``, ``--preset`` if it learns."""
+    flags = [f"--{name}" for name in (subject, *(("algorithm", "preset") if learns else ()))]
     choice, waiting = _Choice(), list(args)
     before = ""
     while waiting:
         arg = waiting.pop(0)
         name, has_value, value = arg.partition("=")
-        if name in (f"--{subject}", "--algorithm", "--preset"):
+        if name in flags:
             if not has_value and (not waiting or waiting[0].startswith("-")):
                 raise ConfigError(f"{name} needs a value")
             choice.names[name[2:]] = value if has_value else waiting.pop(0)

@@ -81,9 +81,9 @@ class Rounds(ABC):
         return {}
 
     @property
+    @abstractmethod
     def shown(self) -> dict[str, str]:
         """Metrics worth a glance, and what they are called."""
-        return {}
 
     @abstractmethod
     def summary(self, folder: Path, finished: bool) -> Summary:

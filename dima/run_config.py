@@ -65,6 +65,7 @@ class TrainConfig(RunConfig):
 class OfflineConfig(RunConfig):
     """Every choice of a run that fits a world model to a dataset, and leaves its policy untrained (`dima fit`)."""
 
+    run: str | None = None  # run folder; default runs/<task>/fit-<algorithm>-<preset>-seed<seed>
     dataset: str  # folder of the dataset
     rounds: Count = 100  # rounds of gradient steps in the whole run, each as in training
     evaluate_every: Count = 10  # rounds between two forecasts of held-out episodes

@@ -318,7 +318,8 @@ def test_from_recording_to_a_fitted_model(command, tmp_path: Path):
         (("dataset", "record"), "no task was given: write `dima dataset record TASK`"),
         (("dataset", "record", "toy/walk", "--out", "{data}"), "already holds a dataset"),
         (("dataset", "record", "toy/walk", "--sources", "nowhere", "--out", "{data}x"), "nowhere does not exist"),
-        (("dataset", "import", "toy/walk"), "minari"),
+        (("dataset", "record", "toy/walk", "--preset", "small", "--out", "{data}x"), "there is no option --preset"),
+        (("dataset", "import", "toy/walk"), "inari"),
     ],
 )
 def test_misuse_is_one_line(command, data: Path, args, said):

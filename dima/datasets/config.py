@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from dima.config import Config, Count, Range, Whole
 from dima.envs import suite_config
+from dima.errors import ConfigError
 
 Share = Annotated[float, Range(0, 0.9)]
 
@@ -26,6 +27,11 @@ class RecordConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where policies compute
     out: str | None = None  # the dataset's folder; default datasets/<task>-seed<seed>
     env: Config  # how the environment is presented; fields depend on the task's suite
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise ConfigError("sources = () is empty: name at least one, such as `random` or a run folder")
 
     @property
     def folder(self) -> Path:

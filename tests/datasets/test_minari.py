@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from dima.cli import main
 from dima.datasets.config import ImportConfig, import_config
 from dima.datasets.reader import Dataset
 from dima.datasets.record import record
+from dima.datasets.writer import DatasetWriter
+from dima.envs import make_env
 from dima.errors import ConfigError, DatasetError, RunFolderError
 
 pytest.importorskip("h5py")
@@ -106,8 +110,6 @@ def test_single_agent_data_is_cut_into_agents(tmp_path, task):
     back = import_minari(taken(tmp_path, task, "gym/cheetah-v0"))
     episode = back.episodes()[0]
     assert torch.equal(episode.state, torch.from_numpy(observations).float())
-    from dima.envs import make_env
-
     env = make_env(task)
     env.reset(seed=0)
     for t, action in enumerate(episode.action.numpy()):  # the team of the real task, playing them again
@@ -156,8 +158,6 @@ def test_a_folder_will_do_and_a_take_over_is_resumed(recorded, tmp_path, monkeyp
     whole = import_minari(config.override({"out": str(tmp_path / "whole")}))
 
     class Cut(Exception): ...
-
-    from dima.datasets.writer import DatasetWriter
 
     add, calls = DatasetWriter.add, []
 
@@ -268,8 +268,6 @@ def test_a_taken_folder_is_refused(recorded, tmp_path):
 
 
 def test_without_minari_it_is_asked_for(recorded, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "h5py", None)
     for call in (
         lambda: export_minari(recorded("toy/walk"), "mine/walk-v0"),
@@ -277,6 +275,27 @@ def test_without_minari_it_is_asked_for(recorded, tmp_path, monkeypatch):
     ):
         with pytest.raises(ConfigError, match=r"pip install 'dima\[minari\]'"):
             call()
+
+
+def test_the_command_line_hands_over_and_takes_over(recorded, tmp_path, capsys):
+    path = recorded("toy/walk").path
+    assert main(["dataset", "export", str(path), "mine/walk-v0"]) == 0
+    assert "minari.load_dataset('mine/walk-v0') opens it" in capsys.readouterr().out
+    fixed = ["--minari", "mine/walk-v0", "--out", str(tmp_path / "taken"), "--held-out", "0.5"]
+    assert main(["dataset", "import", "toy/walk", *fixed]) == 0
+    assert "held-out  1 episodes" in capsys.readouterr().out
+    assert main(["dataset", "export", str(path), "mine/walk-v0"]) == 2
+    assert "Minari cannot take 'mine/walk-v0'" in capsys.readouterr().err
+
+
+def test_other_people_s_teams_lack_what_the_infos_hold(recorded, tmp_path, root):
+    export_minari(recorded("toy/walk"), "mine/walk-v0")
+    import h5py
+
+    with h5py.File(root / "mine" / "walk-v0" / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0"]["infos"]
+    with pytest.raises(DatasetError, match="episode 0: its infos hold no state and action masks"):
+        import_minari(taken(tmp_path, "toy/walk", "mine/walk-v0"))
 
 
 def test_default_folders(tmp_path):

@@ -204,6 +204,11 @@ def test_what_the_environment_breaks_leaves_what_was_recorded(small, tmp_path, m
     assert len(content(config.folder)) == 2
 
 
+def test_nobody_to_play_is_refused(small):
+    with pytest.raises(ConfigError, match=r"sources = .* is empty: name at least one"):
+        small(sources=[])
+
+
 # -- telling ----------------------------------------------------------------------------------------------------------
 
 
