@@ -22,6 +22,7 @@ from dima.datasets.record import record
 from dima.errors import ConfigError, DatasetError, DivergenceError, RunFolderError
 from dima.offline import fit, fit_config
 from dima.progress import Progress, Step
+from dima.report.runs import read_runs
 from dima.run_config import OfflineConfig, RunConfig
 from dima.run_folder import RunFolder
 from dima.train import resume
@@ -197,6 +198,12 @@ def test_the_run_loads_and_says_that_its_policy_is_untrained(small: Build, data:
     again = record_config("toy/walk").override({"sources": [str(config.folder)], "env": {"episode_limit": 9}})
     with pytest.raises(DatasetError, match="its policy is untrained: use `random`"):
         record(again.override({"out": str(config.folder.parent / "again")}))
+
+
+def test_a_report_of_returns_has_no_place_for_it(small: Build):
+    fit(config := small(rounds=1))
+    (problem,) = read_runs([config.folder])[1]
+    assert "learnt from a dataset" in problem.why
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
