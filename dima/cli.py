@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": "play episodes with a run's policy",
     "diagnose": "say what a run's world model gets right and wrong: a page and its numbers",
     "report": "compare runs on one page: curves, tables, intervals over seeds",
+    "dataset": "record episodes, look at them, exchange them with Minari",
+    "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
     "tasks": "list the environments",
     "algorithms": "list the algorithms and their presets",
     "check": "say whether an environment can be learnt, and what is wrong with it",

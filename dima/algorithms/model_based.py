@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
 from dima.collect import Collector
 from dima.config import Count, Whole
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec, Episode, View
 from dima.imagination import imagine
 from dima.progress import Progress
 from dima.replay import Replay, ReplayConfig
@@ -69,18 +70,27 @@ class ModelBased(Algorithm):
             short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
             steps = max(short, self.config.round_steps)
             episodes = collector.play(self.act, steps, self.config.episode_steps)
-            for episode in episodes:
-                self.replay.add(episode)
-                self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
-            self.world_model.take_in(episodes)
+            self.take_in(episodes)
         metrics: dict[str, Tensor | float] = {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
         }
-        metrics |= self.world_model.fit(self.replay, progress)
-        self.rounds += 1
+        metrics |= self.fit(progress)
         if self.rounds > self.config.policy_after:
             metrics |= self.improve(progress, done)
+        return metrics
+
+    def take_in(self, episodes: Sequence[Episode]) -> None:
+        """Keep real episodes, and let every running statistic see them."""
+        for episode in episodes:
+            self.replay.add(episode)
+            self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
+        self.world_model.take_in(episodes)
+
+    def fit(self, progress: Progress) -> dict[str, Tensor]:
+        """One round of the world model's gradient steps; metrics are averages."""
+        metrics = self.world_model.fit(self.replay, progress)
+        self.rounds += 1
         return metrics
 
     def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:

@@ -132,6 +132,8 @@ def read_run(path: Path) -> Run:
     """
     folder = RunFolder.open(path)
     protocol, config, records = folder.protocol(), folder.config(), folder.records()
+    if "dataset" in config:
+        raise UserError("learnt from a dataset, without a policy whose returns could be compared")
     missing = [name for name in _NEEDED if name not in config]
     if missing:
         raise UserError(f"config.yaml lacks the field {missing[0]}")

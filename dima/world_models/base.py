@@ -82,3 +82,11 @@ class AgentByAgent(Protocol[L]):
 
     def reveal(self, latent: L, action: Tensor, order: Sequence[int]) -> Reveal:
         """How the next state takes shape in such a step; leaves ``latent`` as it is."""
+
+
+@runtime_checkable
+class Renewable(Protocol[L]):
+    """What a world model offers besides when imaginations of one batch can begin at different times."""
+
+    def renew(self, latent: L, fresh: L, which: Tensor) -> L:
+        """``fresh``, which was just started, where ``which`` (B,) is True; elsewhere ``latent``, which goes on."""

@@ -183,6 +183,14 @@ class DimaWorldModel(WorldModel[Latent]):
             predicted.proceed,
         )
 
+    def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
+        def either(name: str) -> Tensor:
+            old, new = getattr(latent, name), getattr(fresh, name)
+            return torch.where(which.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+
+        names = ("state", "action", "valid", "action_mask", "previous_action")
+        return Latent(**{name: either(name) for name in names}, memory=self.reward.forget(latent.memory, which))
+
     def next_state(self, context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         """Draw the next scaled state, (B, S).
 

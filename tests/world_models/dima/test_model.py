@@ -9,9 +9,10 @@ import torch
 
 from dima.data import EnvSpec
 from dima.progress import Progress
-from dima.world_models.base import AgentByAgent
+from dima.replay import Replay
+from dima.world_models.base import AgentByAgent, Renewable
 from dima.world_models.dima.denoiser import Context, Denoiser
-from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
 from dima.world_models.dima.observation_decoder import ObservationDecoder
 from dima.world_models.dima.reward_termination import RewardTermination
 from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks
@@ -289,3 +290,31 @@ def test_a_restored_model_goes_on_bit_for_bit(any_spec: EnvSpec, filled, episode
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
+
+
+def test_imaginations_begin_anew_one_by_one(any_spec: EnvSpec, alive, actions, episodes) -> None:
+    """A renewed row goes on like a fresh start, the others like a batch that nobody touched; same noise everywhere."""
+    model = alive(build(any_spec))
+    played = episodes(any_spec, (12, 12))
+    model.take_in(played)
+    replay = Replay.of(played, any_spec, "cpu")
+    rows = replay.gather(torch.tensor([4, 5, 6]), model.context - 1, 0)
+    others = replay.gather(torch.tensor([7, 8, 9]), model.context - 1, 0)
+    which, moves = torch.tensor([False, True, False]), actions(any_spec, 3, 2)
+
+    def after(latent: Latent) -> Any:
+        torch.manual_seed(3)
+        return model.step(latent, moves[:, 1])
+
+    torch.manual_seed(1)
+    touched = model.step(model.start(rows), moves[:, 0]).latent
+    torch.manual_seed(1)
+    alone = model.step(model.start(rows), moves[:, 0]).latent
+    fresh = model.start(others)
+    renewed = model.renew(touched, fresh, which)
+    assert isinstance(model, Renewable)
+    assert torch.equal(model.observe(renewed).state[which], model.observe(fresh).state[which])
+    one, untouched, begun = after(renewed), after(alone), after(model.start(others))
+    for t, expected in ((~which, untouched), (which, begun)):
+        torch.testing.assert_close(model.observe(one.latent).state[t], model.observe(expected.latent).state[t])
+    torch.testing.assert_close(one.reward[~which], untouched.reward[~which])
