@@ -30,6 +30,7 @@ from dima.world_models.dima.sampler import (
 )
 
 Loss = tuple[Tensor, dict[str, Tensor]]
+SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class DimaWorldModel(WorldModel[Latent]):
         self.past = config.denoiser.context
         self.context = self.past + 1  # one more, for the joint action that led to the first state
         self.state_scale = Normalizer((spec.state_dim,))
+        self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
         self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
         self.denoiser = Denoiser(config.denoiser, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
@@ -90,7 +92,10 @@ class DimaWorldModel(WorldModel[Latent]):
         for episode in episodes:
             self.state_scale.update(episode.state.to(device))
             self.obs_scale.update(episode.obs.to(device))
+            self.change_scale.update(episode.state.to(device).diff(dim=0))
             self.reward.reward_scale.update(episode.reward.to(device))
+        change = self.change_scale.var.sqrt() / self.state_scale.scale
+        self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
     def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
         losses: dict[str, Callable[[Replay], Loss]] = {
@@ -202,7 +207,8 @@ class DimaWorldModel(WorldModel[Latent]):
         if noise is None:
             noise = torch.randn_like(context.state[:, -1])
         denoise, sigmas = self.levels(context, order)
-        return sample(denoise, noise, sigmas, self.config.sampler.solver)
+        drawn = sample(denoise, noise, sigmas, self.config.sampler.solver)
+        return self.denoiser.to_state(drawn, context.state[:, -1])
 
     def levels(self, context: Context, order: Tensor | None = None) -> tuple[Denoise, Tensor]:
         """The denoising function of each level and the (K + 1,) noise levels, for the same arguments."""
@@ -237,7 +243,8 @@ class DimaWorldModel(WorldModel[Latent]):
         config, agents = self.config, self.spec.n_agents
         denoise, sigmas = self.levels(self._context(latent, self._sent(action)), self._everywhere(latent, order))
         noise = torch.randn_like(latent.state[:, -1])
-        estimate = estimates(denoise, noise, sigmas, config.sampler.solver) / config.denoiser.sigma_data
+        estimate = estimates(denoise, noise, sigmas, config.sampler.solver)
+        estimate = self.denoiser.to_state(estimate, latent.state[:, -1]) / config.denoiser.sigma_data
         masks = reveal_masks(torch.tensor([order]), config.denoiser.reveal)[:, 0]
         stages = [min(config.sampler.stage(level, agents), len(masks) - 1) for level in range(len(estimate))]
         seen = [masks[stage].nonzero()[:, 0].tolist() for stage in stages]

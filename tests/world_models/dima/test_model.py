@@ -15,7 +15,7 @@ from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
 from dima.world_models.dima.observation_decoder import ObservationDecoder
 from dima.world_models.dima.reward_termination import RewardTermination
-from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks
+from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
 
 SMALL: dict[str, Any] = {
     "denoiser": {
@@ -113,6 +113,24 @@ def test_a_batch_equals_its_halves(model, actions) -> None:
 
 
 @torch.no_grad()
+def test_the_spread_of_changes_follows_the_data(any_spec: EnvSpec, episodes) -> None:
+    model, played = build(any_spec), episodes(any_spec, (30, 20))
+    model.take_in(played)
+    changes = torch.cat([episode.state.diff(dim=0) for episode in played])
+    spread = changes.std(0, correction=0) / torch.cat([episode.state for episode in played]).std(0, correction=0)
+    torch.testing.assert_close(model.denoiser.change, spread.clamp(min=0.01))
+
+
+def test_a_denoised_change_is_added_to_the_newest_state(any_spec: EnvSpec, alive, episodes, actions) -> None:
+    model = alive(build(any_spec, denoiser={"target": "change"}))
+    model.take_in(episodes(any_spec, (30, 30)))
+    context, noise = context_of(model, actions, 6), torch.randn(6, any_spec.state_dim)
+    denoise, sigmas = model.levels(context)
+    change = sample(denoise, noise, sigmas, model.config.sampler.solver)
+    expected = context.state[:, -1] + model.denoiser.change * change
+    torch.testing.assert_close(model.next_state(context, noise), expected)
+
+
 def test_an_imagination_starts_where_reality_stands(model, any_spec, filled) -> None:
     replay = filled(any_spec)
     anchor = torch.tensor([0, 1, 7, 14, 20])  # also an episode's first two steps
