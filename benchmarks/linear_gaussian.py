@@ -53,6 +53,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "denoiser": {
             "reveal": "cumulative",
             "action_path": "condition+input",
+            "target": "change",
             "sigma_offset": 0.0,
             "log_sigma_mean": -1.0,
             "log_sigma_std": 1.4,

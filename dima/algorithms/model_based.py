@@ -18,15 +18,16 @@ from dima.data import EnvSpec, Episode, View
 from dima.imagination import imagine
 from dima.progress import Progress
 from dima.replay import Replay, ReplayConfig
-from dima.world_models.base import WorldModel
+from dima.world_models.base import WorldModel, WorldModelConfig
 from dima.world_models.dima.model import DimaModelConfig
+from dima.world_models.ensemble import EnsembleModelConfig
 
 
 @dataclass(frozen=True)
 class ModelBasedConfig(AlgorithmConfig):
     """A world model and the MAPPO that learns inside it; defaults are the published DIMA schedule."""
 
-    world_model: DimaModelConfig = DimaModelConfig()
+    world_model: WorldModelConfig
     ppo: PPOConfig = PPOConfig()
     replay: ReplayConfig = ReplayConfig()
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
@@ -47,6 +48,15 @@ class ModelBasedConfig(AlgorithmConfig):
 @dataclass(frozen=True)
 class DimaConfig(ModelBasedConfig):
     """DIMA: MAPPO in the imagination of a diffusion-inspired multi-agent world model (arXiv 2505.20922)."""
+
+    world_model: DimaModelConfig = DimaModelConfig()
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(ModelBasedConfig):
+    """MAPPO in the imagination of plain one-step networks (PETS, arXiv 1805.12114): the model every other must beat."""
+
+    world_model: EnsembleModelConfig = EnsembleModelConfig()
 
 
 class ModelBased(Algorithm):

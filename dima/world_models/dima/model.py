@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dima.config import Config
 from dima.data import EnvSpec, Episode, View
 from dima.nets import Normalizer
 from dima.optim import FitConfig, Fitter
-from dima.progress import Progress
 from dima.replay import Replay, Rows
-from dima.world_models.base import Reveal, Step, WorldModel
+from dima.world_models.base import Loss, Reveal, Step, WorldModel, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
@@ -29,12 +26,11 @@ from dima.world_models.dima.sampler import (
     sample,
 )
 
-Loss = tuple[Tensor, dict[str, Tensor]]
 SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
 
 
 @dataclass(frozen=True)
-class DimaModelConfig(Config):
+class DimaModelConfig(WorldModelConfig):
     """DIMA's world model; the defaults are the published sizes and schedule (DIMA section 7)."""
 
     denoiser: DenoiserConfig = DenoiserConfig()
@@ -97,26 +93,8 @@ class DimaWorldModel(WorldModel[Latent]):
         change = self.change_scale.var.sqrt() / self.state_scale.scale
         self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
-    def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
-        losses: dict[str, Callable[[Replay], Loss]] = {
-            "decoder": self.decoder_loss,
-            "denoiser": self.denoiser_loss,
-            "reward": self.reward_loss,
-        }
-        metrics: dict[str, Tensor] = {}
-        self.train()
-        for name, loss_of in losses.items():
-            fitter = self.fitters[name]
-            sums: dict[str, Tensor] = {}
-            with progress.phase(name, total=fitter.config.updates) as advance:
-                for _ in range(fitter.config.updates):
-                    loss, parts = loss_of(replay)
-                    fitter.step(loss)
-                    sums = {key: sums.get(key, 0) + part for key, part in parts.items()}
-                    advance()
-            metrics |= {key: value / fitter.config.updates for key, value in sums.items()}
-        self.eval()
-        return metrics
+    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
+        return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
 
     def decoder_loss(self, replay: Replay) -> Loss:
         """L1 and commitment on the least visited rows."""
@@ -180,7 +158,9 @@ class DimaWorldModel(WorldModel[Latent]):
                 state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
                 action=context.action[:, 1:],
                 valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
-                action_mask=self._allowed(predicted.mask_logits, latent.action_mask),
+                action_mask=latent.action_mask
+                if predicted.mask_logits is None
+                else allowed(predicted.mask_logits, self.action_valid),
                 previous_action=action,
                 memory=latent.memory,
             ),
@@ -189,12 +169,14 @@ class DimaWorldModel(WorldModel[Latent]):
         )
 
     def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
-        def either(name: str) -> Tensor:
-            old, new = getattr(latent, name), getattr(fresh, name)
-            return torch.where(which.reshape(-1, *[1] * (old.dim() - 1)), new, old)
-
-        names = ("state", "action", "valid", "action_mask", "previous_action")
-        return Latent(**{name: either(name) for name in names}, memory=self.reward.forget(latent.memory, which))
+        return Latent(
+            state=either(which, fresh.state, latent.state),
+            action=either(which, fresh.action, latent.action),
+            valid=either(which, fresh.valid, latent.valid),
+            action_mask=either(which, fresh.action_mask, latent.action_mask),
+            previous_action=either(which, fresh.previous_action, latent.previous_action),
+            memory=self.reward.forget(latent.memory, which),
+        )
 
     def next_state(self, context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         """Draw the next scaled state, (B, S).
@@ -254,19 +236,6 @@ class DimaWorldModel(WorldModel[Latent]):
         """One order for every row, (B, N)."""
         return torch.tensor(order, device=latent.state.device).expand(len(latent.state), -1)
 
-    # -- saving ---------------------------------------------------------------------------------------------------
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {
-            "model": self.state_dict(),
-            "fitters": {name: fitter.checkpoint() for name, fitter in self.fitters.items()},
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.load_state_dict(saved["model"])
-        for name, fitter in self.fitters.items():
-            fitter.restore(saved["fitters"][name])
-
     # -- units ----------------------------------------------------------------------------------------------------
 
     def scale_state(self, state: Tensor) -> Tensor:
@@ -278,12 +247,4 @@ class DimaWorldModel(WorldModel[Latent]):
         return Context(latent.state, torch.cat([latent.action, action[:, None]], dim=1), latent.valid)
 
     def _sent(self, action: Tensor) -> Tensor:
-        """The action the environment carries out: it clips continuous ones to [-1, 1]."""
-        return action if self.spec.discrete else action.clamp(-1, 1)
-
-    def _allowed(self, logits: Tensor | None, before: Tensor) -> Tensor:
-        """(B, N, A) bool: predicted action mask, never empty."""
-        if logits is None:
-            return before
-        logits = logits.masked_fill(~self.action_valid, -torch.inf)
-        return (logits > 0) | (logits == logits.amax(-1, keepdim=True))
+        return sent(action, self.spec)

@@ -10,7 +10,7 @@ import torch
 from dima.data import EnvSpec
 from dima.progress import Progress
 from dima.replay import Replay
-from dima.world_models.base import AgentByAgent, Renewable
+from dima.world_models.base import AgentByAgent, Renewable, allowed
 from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
 from dima.world_models.dima.observation_decoder import ObservationDecoder
@@ -218,11 +218,11 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
     logits = torch.randn(200, 2, 4) - 1
     logits[:100] -= 10  # everything looks forbidden
     logits[..., ~valid] = 50.0
-    allowed = model._allowed(logits, torch.ones(200, 2, 4, dtype=torch.bool))
-    assert allowed.any(-1).all()
-    assert not allowed[:, ~valid].any()
-    assert (allowed[:100].sum(-1) == 1).all()
-    assert torch.equal(allowed[100:] | ~valid, (logits[100:] > 0) | allowed[100:] | ~valid)
+    mask = allowed(logits, valid)
+    assert mask.any(-1).all()
+    assert not mask[:, ~valid].any()
+    assert (mask[:100].sum(-1) == 1).all()
+    assert torch.equal(mask[100:] | ~valid, (logits[100:] > 0) | mask[100:] | ~valid)
     model.reward.mask_head[-1].bias.fill_(-50.0)
     rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
     latent = model.start(rows)
