@@ -130,18 +130,19 @@ def _curve(curve: Curve) -> dict[str, list[float | None]]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Cumulative L1 errors of the observations, standardised: mean over seeds ± half of Student's 95 % interval."""
-    head = ["form", "seeds", *(f"H = {h}" for h in SHOWN), "state, step 1", "state, step 15", "order / noise", "MFLOP"]
+    steps = [f"state, step {h}" for h in SHOWN[:2]]
+    head = ["form", "seeds", *(f"H = {h}" for h in SHOWN), *steps, "order / noise", "MFLOP"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for form in sorted({r["form"] for r in results}, key=FORMS.index):
         mine = [r for r in results if r["form"] == form]
         cumulative = [[r["error"][OBSERVATIONS][MODEL]["cumulative"]["mean"][h - 1] for r in mine] for h in SHOWN]
-        state = [[r["error"][STATE][MODEL]["step"]["mean"][h - 1] for r in mine] for h in (1, 15)]
-        order = [r["order_by_noise"][ORDER_STEPS - 1] for r in mine if "order_by_noise" in r]
+        state = [[r["error"][STATE][MODEL]["step"]["mean"][h - 1] for r in mine] for h in SHOWN[:2]]
+        order = [r["order_by_noise"][-1] for r in mine if "order_by_noise" in r]
         cells = [form, str(len(mine)), *map(spread_of, [*cumulative, *state]), spread_of(order) if order else ""]
         lines.append("| " + " | ".join([*cells, f"{mean(r['flops'] for r in mine) / 1e6:,.1f}"]) + " |")
     for who in (UNCHANGED, RECONSTRUCTION):
         sums = [[r["error"][OBSERVATIONS][who]["cumulative"]["mean"][h - 1] for r in results] for h in SHOWN]
-        state = [[r["error"][STATE][who]["step"]["mean"][h - 1] for r in results] for h in (1, 15)]
+        state = [[r["error"][STATE][who]["step"]["mean"][h - 1] for r in results] for h in SHOWN[:2]]
         lines.append("| " + " | ".join([who, "", *(f"{mean(v):.3g}" for v in [*sums, *state]), "", ""]) + " |")
     return "\n".join(lines)
 
