@@ -8,10 +8,11 @@ from pathlib import Path
 
 from dima.agent import Agent, load
 from dima.collect import Act, random_policy
+from dima.datasets.reader import Dataset, Part
 from dima.diagnosis.calibration import calibration
 from dima.diagnosis.config import DiagnosisConfig
 from dima.diagnosis.denoising import taking_shape
-from dima.diagnosis.episodes import Source, play_fresh, stored_episodes
+from dima.diagnosis.episodes import Source, play_fresh, some_of, stored_episodes
 from dima.diagnosis.error import by_source, horizon_error
 from dima.diagnosis.foretell import Foreteller
 from dima.diagnosis.influence import influence
@@ -24,13 +25,15 @@ from dima.diagnosis.termination import termination
 from dima.diagnosis.units import measure
 from dima.diagnosis.value import value_ranking
 from dima.envs import make_env
-from dima.errors import ConfigError
+from dima.errors import ConfigError, UserError
 from dima.progress import Progress
 from dima.provenance import protocol
+from dima.run_config import OfflineConfig
 from dima.run_folder import RunFolder
 from dima.world_models.base import AgentByAgent
 
 FOLDER = "diagnosis"  # inside a run folder
+_PARTS: dict[Part, str] = {"held-out": "held out", "train": "trained on"}  # of a dataset, and how they are shown
 
 
 def diagnose(
@@ -75,6 +78,8 @@ def diagnose_agent(
     model, env, seed = agent.world_model, agent.env, settings.seed
     make = partial(make_env, agent.config.task, agent.config.env)
     fresh = play_fresh(make, _policies(agent, also), settings.episodes, seed, agent.device, progress)
+    held_out, trained = _recorded(agent, settings, progress)
+    fresh += [held_out] if held_out is not None else []
     horizon = choose_horizon(fresh, settings.horizon)
     units = measure(env, [episode for source in fresh for episode in source.episodes])
     segments = cut(fresh, env.spec, model.context, horizon, settings.segments, seed)
@@ -88,7 +93,6 @@ def diagnose_agent(
     error.by_source.update(by_source(told, segments, units, names, seed))
     sources = [_facts(source, int((segments.source == n).sum())) for n, source in enumerate(fresh)]
     with progress.phase("foretell what was trained on"):
-        trained = _trained_on(agent, settings)
         if trained is not None and max(map(len, trained.episodes)) >= horizon:
             old = cut([trained], env.spec, model.context, horizon, settings.segments, seed)
             error.by_source.update(by_source(foreteller.foretell(old), old, units, [trained.name], seed))
@@ -150,12 +154,25 @@ def _policies(agent: Agent, also: Sequence[Agent]) -> Mapping[str, Act]:
     return policies
 
 
-def _trained_on(agent: Agent, settings: DiagnosisConfig) -> Source | None:
-    """Some of the episodes in the run's replay; None where it keeps none."""
+def _recorded(agent: Agent, settings: DiagnosisConfig, progress: Progress) -> tuple[Source | None, Source | None]:
+    """Episodes kept from the world model, and episodes it was trained on; None where there are none."""
+    if isinstance(agent.config, OfflineConfig):
+        try:
+            dataset = Dataset.open(agent.config.dataset)
+            dataset.require(agent.config.task, agent.config.env, agent.env.spec)
+            parts = {part: some_of(dataset.episodes(part), settings.episodes, settings.seed) for part in _PARTS}
+        except UserError as error:  # the policies can still play
+            progress.message(f"episodes of the dataset are left out: {error}")
+            return None, None
+        held_out, trained = (
+            Source(f"dataset ({told})", parts[part], seen=part == "train") if parts[part] else None
+            for part, told in _PARTS.items()
+        )
+        return held_out, trained
     with RunFolder.open(agent.folder) as folder:
         chunks = (chunk for _, chunk in folder.load().chunks)
-        episodes = stored_episodes(chunks, 2 * settings.episodes, settings.seed)
-    return Source("replay (trained on)", episodes, seen=True) if episodes else None
+        episodes = some_of(stored_episodes(chunks), 2 * settings.episodes, settings.seed)
+    return None, Source("replay (trained on)", episodes, seen=True) if episodes else None
 
 
 def _facts(source: Source, segments: int) -> SourceFacts:

@@ -67,17 +67,23 @@ def play_fresh(
     return sources
 
 
-def stored_episodes(chunks: Iterable[Tree], limit: int, seed: int) -> list[Episode]:
-    """At most ``limit`` of the episodes that a run's replay was saved with, all equally likely (reservoir sampling)."""
+def some_of(episodes: Iterable[Episode], limit: int, seed: int) -> list[Episode]:
+    """At most ``limit`` of them, all equally likely (reservoir sampling)."""
     rng = np.random.default_rng(seed)
     kept: list[Episode] = []
-    for number, episode in enumerate(episode for chunk in chunks for episode in _episodes(chunk)):
+    for number, episode in enumerate(episodes):
         place = int(rng.integers(number + 1))
         if len(kept) < limit:
             kept.append(episode)
         elif place < limit:
             kept[place] = episode
     return kept
+
+
+def stored_episodes(chunks: Iterable[Tree]) -> Iterator[Episode]:
+    """The episodes that a run's replay was saved with, in order."""
+    for chunk in chunks:
+        yield from _episodes(chunk)
 
 
 def _episodes(chunk: Tree) -> Iterator[Episode]:

@@ -60,13 +60,13 @@ def influence(
     Args:
         foreteller: the world model.
         env: the environment, to compare with.
-        sources: fresh episodes.
+        sources: fresh episodes; those without known seeds are left alone.
         units: what the features are.
         count: number of situations.
         advance: called after each of them has been tried in the environment.
     """
     rng = np.random.default_rng(foreteller.seed)
-    known = [pair for source in sources for pair in zip(source.episodes, source.seeds, strict=True)]
+    known = [pair for source in sources if source.seeds for pair in zip(source.episodes, source.seeds, strict=True)]
     moments = []
     for place in rng.integers(len(known), size=count):
         episode, seed = known[place]

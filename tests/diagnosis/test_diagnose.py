@@ -13,12 +13,15 @@ import torch
 
 import dima
 from dima.cli import main
+from dima.datasets.config import record_config
+from dima.datasets.record import record
 from dima.diagnosis import plots
 from dima.diagnosis.config import DiagnosisConfig
 from dima.diagnosis.error import STATE
 from dima.diagnosis.report import page
 from dima.diagnosis.results import Diagnosis
 from dima.errors import ConfigError, RunFolderError
+from dima.offline import fit, fit_config
 from dima.run_config import build_config
 from dima.train import resume, train
 
@@ -244,3 +247,27 @@ def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: 
 def test_one_of_what_must_be_compared_is_refused(run: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", str(run), flag, "1"]) == 2
     assert f"{flag} = 1 is out of range: expected at least 2" in one_line(capsys)
+
+
+# -- a run on a dataset -----------------------------------------------------------------------------------------------
+
+
+def test_a_plain_model_fitted_to_a_dataset_is_judged_by_its_held_out_episodes(tmp_path: Path, capsys) -> None:
+    record(record_config("toy/switches").override({"out": str(tmp_path / "data"), "steps": 120, "device": "cpu"}))
+    fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "rounds": 1}
+    fixed |= {"evaluation_horizon": 2}
+    fit(fit_config(tmp_path / "data", "ensemble", "debug", fixed))
+    found = dima.diagnose(tmp_path / "run", SMALL, device="cpu")
+    named = {source.name: source for source in found.sources}
+    assert list(named) == ["policy, drawn", "policy, mode", "random", "dataset (held out)", "dataset (trained on)"]
+    assert [source.seen for source in found.sources] == [False] * 4 + [True]
+    assert named["dataset (held out)"].episodes == 3
+    assert named["dataset (held out)"].segments == 8
+    assert found.order is None  # it takes in all agents at once
+    assert "denoising-agents" not in (tmp_path / "run" / "diagnosis" / "diagnosis.html").read_text()
+
+    shutil.rmtree(tmp_path / "data")
+    assert main(["diagnose", str(tmp_path / "run"), "--horizon=3", *FLAGS]) == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "episodes of the dataset are left out" in err
