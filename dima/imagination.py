@@ -1,18 +1,29 @@
-"""Roll a policy through a world model: the same loop for every policy and every model."""
+"""Roll a policy, or given actions, through a world model: the same loop for every policy and every model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dima.data import Rollout, View
+from dima.data import Record, Rollout, View
 from dima.replay import Rows
 from dima.world_models.base import WorldModel
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
+
+
+@dataclass
+class Forecast(Record):
+    """What a world model expects to follow from given actions; row 0 of ``state`` and ``obs`` is the real start."""
+
+    state: Tensor  # (B, H + 1, S) environment units
+    obs: Tensor  # (B, H + 1, N, O)
+    reward: Tensor  # (B, H)
+    proceed: Tensor  # (B, H) probability that the task goes on after this step
 
 
 @torch.no_grad()
@@ -53,3 +64,25 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
         boundary=boundary,
         next_state=states[:, 1:],
     )
+
+
+@torch.no_grad()
+def forecast(world_model: WorldModel[Any], start: Rows, action: Tensor) -> Forecast:
+    """One future that the world model draws for each row of actions.
+
+    Args:
+        world_model: in evaluation mode.
+        start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
+        action: (B, H, N, A) what the team does from there on, whatever it would see.
+    """
+    latent = world_model.start(start)
+    state, obs = [start.state[:, -1]], [start.obs[:, -1]]
+    told = []
+    for now in action.unbind(1):
+        latent, reward, proceed = world_model.step(latent, now)
+        view = world_model.observe(latent)
+        state.append(view.state)
+        obs.append(view.obs)
+        told.append((reward, proceed))
+    reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, proceed)

@@ -1,4 +1,4 @@
-"""The imagined rollout pairs each action with what was seen before it and what followed."""
+"""Imagination pairs each action with what was seen before it and what followed, whoever chose it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dima.data import EnvSpec, View
-from dima.imagination import imagine
+from dima.imagination import forecast, imagine
 from dima.objectives import lambda_returns
 from dima.replay import Rows
 from dima.world_models.base import Step, WorldModel
@@ -123,3 +123,28 @@ def test_the_last_step_bootstraps_from_the_state_it_led_to(start: Rows) -> None:
     value = 100 * rollout.next_state[..., 0]
     returns = lambda_returns(rollout.reward, rollout.proceed, rollout.boundary, value, 0.5, 1.0)
     torch.testing.assert_close(returns[:, 1], rollout.reward[:, 1] + 50 * rollout.next_state[:, 1, 0])
+
+
+# -- given actions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_forecast_tells_where_given_actions_lead(start: Rows) -> None:
+    start.obs[:, -1, 0] = 77.0  # what was really seen, not what the model makes of the state
+    action = torch.tensor([1.0, 2.0, -4.0]).expand(3, 2, 3).transpose(1, 2)[..., None]
+    told = forecast(Counter(ends_at=6.0), start, action)
+    path = torch.tensor([0.0, 2, 6, -2]) + torch.tensor([[0.0], [5.0], [9.0]])
+    assert torch.equal(told.state[..., 0], path)
+    assert torch.equal(told.obs[:, 0], start.obs[:, -1])
+    assert torch.equal(told.obs[:, 1:, :, 0], torch.stack([path[:, 1:], -path[:, 1:]], dim=-1))
+    assert torch.equal(told.reward, 10 * path[:, :-1] + torch.tensor([2.0, 4, -8]))
+    assert told.proceed.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert not told.state.requires_grad
+    assert told[1:].state.shape == (2, 4, 1)
+
+
+def test_following_a_policy_s_own_actions_repeats_its_rollout(start: Rows) -> None:
+    rollout = imagine(Counter(), act, start, 5)
+    told = forecast(Counter(), start, rollout.action)
+    assert torch.equal(told.state[:, 1:], rollout.next_state)
+    assert torch.equal(told.obs[:, 1:-1], rollout.obs[:, 1:])
+    assert torch.equal(told.reward, rollout.reward)

@@ -134,6 +134,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         sizes = zip(self.spec.agents, self.spec.obs_sizes, strict=True)
         return [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
 
+    def state_kinds(self) -> list[str]:
+        """What kind of quantity each of the S state features is, where the environment tells.
+
+        Otherwise what stands before the colon of its name: ``state``, or the agent that observes it.
+        """
+        if hasattr(self.parallel_env, "state_kinds"):
+            return list(self.parallel_env.state_kinds())
+        return [name.partition(":")[0] for name in self.state_names()]
+
     def _find_masks(self, infos: Any) -> bool:
         self._masked = []  # the agents, by number, that have masks
         for i, (agent, reader) in enumerate(zip(self._team.agents, self._readers, strict=True)):

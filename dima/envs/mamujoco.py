@@ -43,7 +43,7 @@ from dima.envs.mujoco_parts import (
     parts_of,
     simulator,
 )
-from dima.envs.mujoco_views import FullView, LocalView, standardized, state_names
+from dima.envs.mujoco_views import FullView, LocalView, standardized, state_kinds, state_names
 from dima.envs.team import told
 from dima.errors import ConfigError, EnvError
 
@@ -186,6 +186,10 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def state_names(self) -> list[str]:
         """What each state feature is, such as ``qpos:rootz`` or ``qvel:bthigh``."""
         return state_names(self.simulator, self._state.size)
+
+    def state_kinds(self) -> list[str]:
+        """What kind of quantity each state feature is: ``joint positions``, ``root velocity``, ..."""
+        return state_kinds(self.simulator, self.state_names())
 
     def render(self) -> Any:
         """A picture of the robot, (height, width, 3) uint8 with ``rgb_array``."""

@@ -21,6 +21,13 @@ _FROM_BODIES = (
     "pusher",
     "reacher",
 )  # some features are computed from body positions, not copied
+_KINDS = {
+    "state": "state",
+    "cinert": "body inertias",
+    "cvel": "body velocities",
+    "qfrc_actuator": "actuator forces",
+    "cfrc_ext": "contact forces",
+}
 
 
 def standardized(rows: np.ndarray) -> np.ndarray:
@@ -142,3 +149,25 @@ def state_names(simulator: Any, state_dim: int) -> list[str]:
         names += [f"qfrc_actuator:{name}" for name in velocities[6:] if structure.get("qfrc_actuator")]
         names += [f"cfrc_ext:{b}.{k}" for b in bodies for k in range(6) if structure.get("cfrc_ext")]
     return names if len(names) == state_dim else [f"state:{i}" for i in range(state_dim)]
+
+
+def state_kinds(simulator: Any, names: list[str]) -> list[str]:
+    """What kind of quantity each feature that :func:`state_names` named is, such as ``root orientation``.
+
+    The root is what no actuator drives: where the robot is in its world, and how it is turned.
+    """
+    model = simulator.model
+    driven = {model.joint(int(i)).name for i in model.actuator_trnid[:, 0]}
+    hinges = {model.joint(i).name for i in range(model.njnt) if int(model.joint(i).type[0]) == 3}
+    kinds = []
+    for name in names:
+        array, _, place = name.partition(":")
+        joint, _, axis = place.partition(".")
+        turns = axis[0] in "qr" if axis else joint in hinges
+        if array == "qpos" and joint not in driven:
+            kinds.append("root orientation" if turns else "root position")
+        elif array == "qvel" and joint not in driven:
+            kinds.append("root rotation" if turns else "root velocity")
+        else:
+            kinds.append({"qpos": "joint positions", "qvel": "joint velocities"}.get(array) or _KINDS[array])
+    return kinds

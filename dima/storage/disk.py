@@ -12,10 +12,16 @@ from safetensors import SafetensorError
 
 from dima.errors import RunFolderError
 
+_KEEP_THE_RUN = "choose another --run (the last finished round, if there is one, is kept)"
+
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str = _KEEP_THE_RUN) -> Iterator[None]:
     """Turn what the operating system says while ``path`` is written into one line for the user.
+
+    Args:
+        path: what is written.
+        remedy: what else the user can do than free some space or allow writing.
 
     Raises:
         RunFolderError: the disk is full or read-only, or permission is missing.
@@ -23,16 +29,13 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _cannot_write(path, (error.strerror or str(error)).lower()) from error
+        raise _cannot_write(path, (error.strerror or str(error)).lower(), remedy) from error
     except SafetensorError as error:
-        raise _cannot_write(path, str(error).lower()) from error
+        raise _cannot_write(path, str(error).lower(), remedy) from error
 
 
-def _cannot_write(path: Path, why: str) -> RunFolderError:
-    return RunFolderError(
-        f"cannot write {path}: {why}; free some space, allow writing or choose another --run "
-        "(the last finished round, if there is one, is kept)"
-    )
+def _cannot_write(path: Path, why: str, remedy: str) -> RunFolderError:
+    return RunFolderError(f"cannot write {path}: {why}; free some space, allow writing or {remedy}")
 
 
 def sync(path: Path) -> None:
@@ -46,8 +49,13 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content in one step."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step."""
     draft = path.with_name(path.name + ".new")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_bytes(content)
     commit(draft, path)
 
 

@@ -32,6 +32,7 @@ def test_state_without_a_method_is_the_observations_without_padding():
     assert env.spec.state_dim == 7
     assert np.array_equal(joint["state"], joint["obs"][env.spec.obs_valid])
     assert env.state_names()[2] == "agent_1:0"
+    assert env.state_kinds() == ["agent_0"] * 2 + ["agent_1"] * 5
 
 
 def test_padding_of_actions_does_not_reach_the_environment():
@@ -186,4 +187,7 @@ def test_facts_of_the_environment():
     assert not env.spec.discrete
     assert env.render_mode is None
     assert env.state_names() == ["state:0", "state:1", "state:2", "state:3"]
+    assert env.state_kinds() == ["state"] * 4
+    env.parallel_env.state_kinds = lambda: ["position"] * 2 + ["target"] * 2
+    assert env.state_kinds()[1:3] == ["position", "target"]
     env.close()

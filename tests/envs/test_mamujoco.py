@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,24 @@ def test_names_of_the_state():
     humanoid = make("humanoid-9|8").state_names()
     assert "cinert:torso.0" in humanoid
     assert "qfrc_actuator:abdomen_z" in humanoid
+
+
+def test_kinds_of_state_features():
+    kinds = make("halfcheetah-2x3").state_kinds()
+    assert kinds[:3] == ["root position", "root orientation", "joint positions"]
+    assert kinds[8:12] == ["root velocity", "root velocity", "root rotation", "joint velocities"]
+    ant = Counter(make("ant-4x2", contact_forces=True).state_kinds())
+    assert ant == {
+        "root position": 1,
+        "root orientation": 4,
+        "joint positions": 8,
+        "root velocity": 3,
+        "root rotation": 3,
+        "joint velocities": 8,
+        "contact forces": 78,
+    }
+    assert set(make("humanoid-9|8").state_kinds()) >= {"body inertias", "body velocities", "actuator forces"}
+    assert set(make("reacher-2x1").state_kinds()) == {"state"}
 
 
 @pytest.mark.parametrize(
