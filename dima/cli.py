@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "learn a task: dima train TASK --algorithm dima --preset small",
     "resume": "go on with a run that was interrupted",
     "evaluate": "play episodes with a run's policy",
+    "imagine": "show what a run's world model imagines beside what happens: film, strip, page",
     "tasks": "list the environments",
     "algorithms": "list the algorithms and their presets",
     "check": "say whether an environment can be learnt, and what is wrong with it",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dima.config import Config, Count, Whole
+from dima.config import Config, Count, Range, Whole
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
 from dima.options import parse
 from dima.run_config import RunConfig, build_config
 from dima.summary import settings_line
+
+if TYPE_CHECKING:
+    from dima.agent import Agent
 
 _EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
 _VALUELESS = ("--overwrite", "--no-overwrite", "--quiet", "--no-quiet")
@@ -41,7 +46,23 @@ class EvaluateOptions(Config):
     episodes: Count = 20  # episodes to play with the policy's mode
     seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
     device: Device = "auto"  # where the policy computes
+    video: bool = False  # also film the first episode: into videos/ in the run folder
     json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
+class ImagineOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    horizon: tuple[Count, ...] = ()  # steps to look at; default: those of 15 50 200 that the episode has room for
+    act: Literal["recorded", "policy"] = "recorded"  # whose actions: a real episode's, or the policy's in imagination
+    seed: Whole | None = None  # of the episode; default: the first that `dima evaluate` plays
+    start: Whole | None = None  # step of the episode to begin at; default: 100, or earlier where that is too late
+    out: str | None = None  # folder for film, strip, page and numbers; default: imagination/ in the run folder
+    width: Annotated[int, Range(64, 1920)] = 320  # pixels of each picture
+    fps: Annotated[int, Range(1, 60)] = 10  # frames a second of the film
+    device: Device = "auto"  # where the world model computes
+    quiet: bool = False  # no progress bar
+    json: bool = False  # print everything as one JSON object
 
 
 @dataclass(frozen=True)
@@ -101,16 +122,36 @@ def evaluate(args: Sequence[str]) -> int:
     from dima.agent import load
 
     agent = load(options.run, options.device)
+    film = _film(agent, options) if options.video else None
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config
     if options.json:
         told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "episodes": options.episodes}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
-        print(json.dumps(told | numbers))
+        print(json.dumps(told | numbers | ({} if film is None else {"video": str(film)})))
     else:
         print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+        if film is not None:
+            print(f"film: {film}")
+    return 0
+
+
+def imagine(args: Sequence[str]) -> int:
+    options = parse(ImagineOptions, args, "dima imagine")
+
+    from dima.agent import load
+    from dima.progress import choose_progress
+
+    agent = load(options.run, options.device)
+    told = agent.imagine(
+        options.horizon or None, options.act, seed=options.seed, start=options.start, width=options.width
+    )
+    if told.unseen:
+        print(f"dima: no film and no strip: {told.unseen}", file=sys.stderr)
+    page = told.save(options.out or agent.folder / "imagination", options.fps, choose_progress(options.quiet))
+    print(json.dumps(told.to_dict()) if options.json else "\n".join([*told.findings(), f"page: {page}"]))
     return 0
 
 
@@ -157,6 +198,14 @@ def doctor(args: Sequence[str]) -> int:
     findings = examine()
     print("\n".join(map(str, findings)))
     return 1 if any(finding.fatal for finding in findings) else 0
+
+
+def _film(agent: Agent, options: EvaluateOptions) -> Path:
+    """The first episode as a film in the run folder."""
+    from dima.progress import choose_progress
+
+    name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
+    return agent.film(agent.folder / "videos" / name, options.seed, progress=choose_progress(options.json))
 
 
 def _task_line(task: TaskInfo) -> str:

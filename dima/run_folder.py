@@ -6,6 +6,8 @@
     checkpoint/      the state after the last finished round (see ``dima.checkpoint``)
     replay/          chunks of experience, each written once
     tensorboard/     event files
+    imagination/     what `dima imagine` showed, if it was asked
+    videos/          likewise `dima evaluate --video`
 
 A round ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to a round
 that never finished: :meth:`RunFolder.load` on a writable folder removes it.
@@ -42,7 +44,10 @@ from dima.storage.trees import Tree
 
 KIND = "dima run folder"
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
-_RESULTS = (METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY, "tensorboard", "videos", "report.html")
+_RESULTS = (
+    *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
+    *("tensorboard", "videos", "imagination", "report.html"),
+)
 _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
 
