@@ -49,7 +49,7 @@ class Beside:
         start: step of the episode that both begin at.
         horizons: numbers of steps to look at, increasing; the last is the length H of the imagination.
         action: (H, N, A) what the team does in both.
-        real: ends early where the real episode does.
+        real: ends early where the real episode does, or where it forbids an action.
         imagined: H steps.
     """
 
@@ -121,12 +121,12 @@ def beside(
             imagined = _follow(world_model, rows, action)
         else:
             imagined, action = _let_act(world_model, rows, act, horizon)
-    wrong = ~np.isfinite(imagined.state).all(-1)
-    if wrong.any():
-        raise DivergenceError(f"the world model imagines NaN or infinite numbers from step {int(wrong.argmax())} on")
+    _refuse_nonsense(imagined)
     if acting == "policy":
-        again = _watch(moments(env, episode, in_turn([*taken[:start], *action])), scene, start + horizon)
-        if not np.array_equal(again[start].moment.joint["state"], seen[start].moment.joint["state"]):
+        given = in_turn([*taken[:start], *action], env.spec)
+        again = _watch(moments(env, episode, given), scene, start + horizon)
+        before, after = (np.stack([one.moment.joint["state"] for one in some[: start + 1]]) for some in (seen, again))
+        if not np.array_equal(before, after):
             raise EnvError(f"{env.name} does not repeat itself under the same seed and actions: give --act recorded")
         seen = again
     real = _course(seen[start : start + horizon + 1])
@@ -203,6 +203,14 @@ def _course(seen: list[_Seen]) -> Course:
         proceed=np.array([1.0 - moment.terminated for moment in kept[1:]]),
         poses=[one.pose for one in seen if one.pose is not None],
     )
+
+
+def _refuse_nonsense(imagined: Course) -> None:
+    after = (imagined.state[1:], imagined.obs[1:], imagined.reward, imagined.proceed)
+    wrong = ~np.all([np.isfinite(part).reshape(len(imagined), -1).all(-1) for part in after], axis=0)
+    if wrong.any():
+        step = int(wrong.argmax()) + 1
+        raise DivergenceError(f"the world model imagines NaN or infinite numbers from step {step} on: it has diverged")
 
 
 @contextlib.contextmanager

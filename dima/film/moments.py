@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dima.collect import Act, view_of
+from dima.data import EnvSpec
 from dima.envs.base import Joint, JointEnv
 
 Choose = Callable[[Joint, np.ndarray], np.ndarray | None]  # what is seen, last action -> next action; None to stop
@@ -49,7 +50,15 @@ def by_policy(act: Act, device: torch.device | str) -> Choose:
     return choose
 
 
-def in_turn(actions: Iterable[np.ndarray]) -> Choose:
-    """Given actions, one after the other."""
+def in_turn(actions: Iterable[np.ndarray], spec: EnvSpec) -> Choose:
+    """Given actions, one after the other, until the environment forbids one."""
     waiting = iter(actions)
-    return lambda joint, previous: next(waiting, None)
+
+    def choose(joint: Joint, previous: np.ndarray) -> np.ndarray | None:
+        action = next(waiting, None)
+        if action is None or not spec.masks_actions:
+            return action
+        allowed = np.take_along_axis(joint["action_mask"], action.argmax(-1)[:, None], axis=-1)
+        return action if allowed.all() else None
+
+    return choose
