@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {  # sizes of both forms
         "context": 1,
         "rollout": 1,
         "condition_dim": 32,
-        "channels": [64],
+        "channels": [128],
         "blocks": 1,
         "encoder": {"token_dim": 16, "latents": 2, "latent_dim": 16, "depth": 1, "heads": 2, "head_dim": 8},
     },
@@ -53,6 +53,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "denoiser": {
             "reveal": "cumulative",
             "action_path": "condition+input",
+            "target": "change",
             "sigma_offset": 0.0,
             "log_sigma_mean": -1.0,
             "log_sigma_std": 1.4,
@@ -90,14 +91,15 @@ def collect(steps: int, seed: int) -> list[Episode]:
 
 
 def fit(model: DimaWorldModel, episodes: list[Episode], updates: int, evaluations: int) -> Iterator[int]:
-    """Train the denoiser, its learning rate falling to zero along a cosine; pauses at evenly spaced updates."""
+    """Train the denoiser, its learning rate falling to zero along a cosine; pauses often at first, then less."""
     replay = Replay(ReplayConfig(capacity=10**6, recent_share=0.25), model.spec, "cpu", model.visitors)
     for episode in episodes:
         replay.add(episode)
     model.take_in(episodes)
     fitter = model.fitters["denoiser"]
+    pauses = {updates * k**2 // evaluations**2 for k in range(evaluations)}
     for n in range(updates):
-        if n % (updates // evaluations) == 0:
+        if n in pauses:
             yield n
         fitter.optimizer.param_groups[0]["lr"] = fitter.config.lr * 0.5 * (1 + np.cos(np.pi * n / updates))
         model.train()
@@ -167,7 +169,9 @@ def run(form: str, *, steps: int, updates: int, evaluations: int, draws: int, se
     exact = log_likelihood(world, *tested)
     curve = []
     for n in fit(model, collect(steps, seed), updates, evaluations):
-        bound = transition_elbo(model, as_context(model, *tested[:2]), tested[2], draws=4).mean()
+        with torch.random.fork_rng():  # the same noise every time
+            torch.manual_seed(seed)
+            bound = transition_elbo(model, as_context(model, *tested[:2]), tested[2], draws=16).mean()
         curve.append({"update": n, "elbo": float(bound)})
         print(f"{form:>9} update {n:>6}  ELBO {float(bound):9.3f} nats (exact log-likelihood {exact:.3f})", flush=True)
     result = compare(model, world, tested[0][:64], tested[1][:64], draws)

@@ -19,8 +19,17 @@ if TYPE_CHECKING:
     from dima.agent import Agent as Agent
     from dima.agent import evaluate as evaluate
     from dima.agent import load as load
+    from dima.datasets.config import RecordConfig as RecordConfig
+    from dima.datasets.config import record_config as record_config
+    from dima.datasets.reader import Dataset as Dataset
+    from dima.datasets.record import record as record
+    from dima.diagnosis.config import DiagnosisConfig as DiagnosisConfig
+    from dima.diagnosis.diagnose import diagnose as diagnose
     from dima.envs import all_tasks as all_tasks
     from dima.envs import make_env as make_env
+    from dima.offline import fit as fit
+    from dima.offline import fit_config as fit_config
+    from dima.report.build import report as report
     from dima.run_config import RunConfig as RunConfig
     from dima.run_config import build_config as build_config
     from dima.train import resume as resume
@@ -30,12 +39,21 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Agent": "dima.agent",
+    "DiagnosisConfig": "dima.diagnosis.config",
+    "Dataset": "dima.datasets.reader",
+    "RecordConfig": "dima.datasets.config",
     "RunConfig": "dima.run_config",
     "all_tasks": "dima.envs",
     "build_config": "dima.run_config",
+    "diagnose": "dima.diagnosis.diagnose",
     "evaluate": "dima.agent",
+    "fit": "dima.offline",
+    "fit_config": "dima.offline",
     "load": "dima.agent",
     "make_env": "dima.envs",
+    "record": "dima.datasets.record",
+    "record_config": "dima.datasets.config",
+    "report": "dima.report.build",
     "resume": "dima.train",
     "train": "dima.train",
 }

@@ -1,4 +1,4 @@
-"""A trained team, out of its run folder: acts on PettingZoo observations, is evaluated, shows what it imagines."""
+"""A trained team, out of its run folder: acts, is evaluated, lends its world model, shows what it believes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.model_based import ModelBased
 from dima.data import View
+from dima.datasets.reader import Dataset
 from dima.device import pick_device
 from dima.envs import make_env
 from dima.envs.base import JointEnv
@@ -19,15 +21,21 @@ from dima.errors import ConfigError, RunFolderError
 from dima.evaluate import Evaluation
 from dima.evaluate import evaluate as play_evaluation
 from dima.progress import Progress
-from dima.run_config import RunConfig
+from dima.replay import Replay, ReplayConfig
+from dima.run_config import OfflineConfig, RunConfig
 from dima.run_folder import RunFolder
+from dima.world_env import ImaginedEnv, ImaginedVectorEnv
 from dima.world_models.base import WorldModel
+from dima.worlds import EpisodeStarts, ReplayStarts, Starts, Worlds
 
 if TYPE_CHECKING:
+    from dima.diagnosis.config import DiagnosisConfig
+    from dima.diagnosis.results import Diagnosis
     from dima.film.beside import Acting
     from dima.film.imagination import Imagination
 
 FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
+REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, besides datasets
 
 
 class Agent:
@@ -37,31 +45,39 @@ class Agent:
         config: the run's configuration.
         env: an environment of the task; its ``parallel_env`` is the PettingZoo one to play in.
         algorithm: the learner, weights restored, replay left empty.
-        folder: where the run is kept.
-        steps: environment steps it had made.
+        folder: the run's.
+        steps: environment steps it had made; 0 for a run of `dima fit`.
+        seal: SHA-256 that tells what was learnt from any other round and run.
     """
 
     def __init__(
-        self, config: RunConfig, env: JointEnv, algorithm: Algorithm, device: torch.device, folder: Path, steps: int
+        self,
+        config: RunConfig,
+        env: JointEnv,
+        algorithm: Algorithm,
+        device: torch.device,
+        folder: Path,
+        steps: int,
+        seal: str,
     ) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
-        self.folder, self.steps = folder, steps
+        self.folder, self.steps, self.seal = folder, steps, seal
+
+    @property
+    def trained(self) -> bool:
+        """Whether the policy is: a run of `dima fit` learns a world model only."""
+        return not isinstance(self.config, OfflineConfig)
 
     @property
     def world_model(self) -> WorldModel[Any]:
-        """What the team learnt in.
+        """What the run learnt of its world.
 
         Raises:
-            ConfigError: its algorithm has none.
+            ConfigError: its algorithm learns no world model.
         """
-        model = getattr(self.algorithm, "world_model", None)
-        if model is None:
-            raise ConfigError(
-                f"{self.folder} is a run of {self.config.algorithm}, which learns without a world model: "
-                "give a run of dima"
-            )
-        assert isinstance(model, WorldModel)
-        return model
+        if not isinstance(self.algorithm, ModelBased):
+            raise ConfigError(f"{self.folder}: {self.config.algorithm} learns no world model: give a run of dima")
+        return self.algorithm.world_model
 
     def act(
         self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
@@ -149,6 +165,90 @@ class Agent:
         """Of episodes that neither training nor its evaluations have seen."""
         return self.config.seed + FINAL_SEED if given is None else given
 
+    def diagnose(
+        self,
+        settings: DiagnosisConfig | None = None,
+        *,
+        also: Sequence[Agent] = (),
+        progress: Progress | None = None,
+    ) -> Diagnosis:
+        """What the world model gets right and wrong, see :func:`dima.diagnose`; ``save`` writes it.
+
+        Args:
+            settings: how much is played and foretold.
+            also: teams of other runs on the same task, whose policies play too.
+            progress: told of each phase; silent by default.
+        """
+        from dima.diagnosis.diagnose import diagnose_agent
+
+        return diagnose_agent(self, settings, also=also, progress=progress)
+
+    def experience(self) -> Replay:
+        """The real episodes that the world model was fitted to, of which none is preferred.
+
+        Raises:
+            RunFolderError: they are missing or damaged, or the algorithm keeps none.
+            DatasetError: the dataset of a run of `dima fit` has become another.
+        """
+        if isinstance(self.config, OfflineConfig):
+            dataset = Dataset.open(self.config.dataset)
+            dataset.require(self.config.task, self.config.env, self.env.spec)
+            return Replay.of(dataset.episodes("train"), self.env.spec, self.device)
+        with RunFolder.open(self.folder) as folder:
+            saved = folder.load()
+            if "replay" not in saved.tree["algorithm"]:
+                raise RunFolderError(f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima")
+            stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
+            rows = ReplayConfig(capacity=max(1, stored["newest"] - stored["oldest"]), recent_share=0.25)
+            replay = Replay(rows, self.env.spec, self.device)
+            replay.restore(stored, [chunk for _, chunk in saved.chunks])
+        return replay
+
+    def as_env(self, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None) -> ImaginedEnv:
+        """The world model as a PettingZoo environment with the task's own agents and spaces.
+
+        Args:
+            starts: where episodes begin: ``replay``, any step of the experience it was fitted to; ``episodes``, the
+                first step of fresh real episodes; or a dataset's folder, any step of its episodes.
+            horizon: steps after which an episode is truncated; by default as many as the policy learns to imagine.
+            seed: of everything random, until ``reset`` is given one; None takes one from the operating system.
+
+        Raises:
+            UserError: the run has no world model, or the starts cannot be had.
+        """
+        worlds, env = self._worlds(1, starts, horizon, seed)
+        return ImaginedEnv(worlds, env)
+
+    def as_vector_env(
+        self, count: int, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None
+    ) -> ImaginedVectorEnv:
+        """``count`` imagined teams as one vectorised Gymnasium environment, stepped in one call of the world model.
+
+        Arguments and errors as for :meth:`as_env`.
+        """
+        worlds, env = self._worlds(count, starts, horizon, seed)
+        return ImaginedVectorEnv(worlds, env)
+
+    def _worlds(self, count: int, starts: str | Path, horizon: int | None, seed: int | None) -> tuple[Worlds, JointEnv]:
+        world_model = self.world_model
+        assert isinstance(self.algorithm, ModelBased)
+        horizon = self.algorithm.config.horizon if horizon is None else horizon
+        for name, value in (("count", count), ("horizon", horizon)):
+            if value < 1:
+                raise ConfigError(f"{name} = {value} is out of range: expected at least 1")
+        env = make_env(self.config.task, self.config.env)
+        begin = self._starts(starts, env, world_model.context)
+        return Worlds(world_model, begin, count, horizon, self.device, seed), env
+
+    def _starts(self, starts: str | Path, env: JointEnv, context: int) -> Starts:
+        if starts == EPISODES:
+            return EpisodeStarts(env, context, self.device)
+        if starts == REPLAY:
+            return ReplayStarts(self.experience(), context)
+        dataset = Dataset.open(starts)
+        dataset.require(self.config.task, self.config.env, env.spec)
+        return ReplayStarts(Replay.of(dataset.episodes(), env.spec, self.device), context)
+
 
 def load(run: str | Path, device: str = "auto") -> Agent:
     """The trained team of a run folder.
@@ -163,17 +263,18 @@ def load(run: str | Path, device: str = "auto") -> Agent:
     where = pick_device(device)
     with RunFolder.open(run) as folder:
         config = RunConfig.from_dict(folder.config())
-        saved: Any = folder.load().tree
+        saved = folder.load()
     env = make_env(config.task, config.env)
     assert isinstance(config.learner, AlgorithmConfig)
     with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
         algorithm = config.learner.for_acting().build(env.spec, str(where))
     try:
-        algorithm.restore(saved["algorithm"], None)
+        algorithm.restore(saved.tree["algorithm"], None)
     except (KeyError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
-    return Agent(config, env, algorithm, where, Path(run), saved["collector"]["steps"])
+    steps = saved.tree["collector"]["steps"] if "collector" in saved.tree else 0  # `dima fit` makes none
+    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal)
 
 
 def evaluate(run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto") -> Evaluation:

@@ -10,8 +10,6 @@ becomes ``checkpoint.old`` and ``checkpoint.new`` becomes ``checkpoint``. So ``c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from dima import __version__
 from dima.errors import RunFolderError
 from dima.storage.disk import disk_errors, fingerprint, sync, verify
+from dima.storage.sealed import check_format, read_sealed, sealed
 from dima.storage.trees import Tree, decode, encode
 
 FORMAT = 1  # of checkpoints and run folders; raised whenever an older reader would misread a newer one
@@ -46,7 +45,7 @@ def save_tree(folder: Path, tree: Tree) -> None:
             "dima": __version__,
             "files": {name: fingerprint(folder / name) for name in (TENSORS, TREE)},
         }
-        (folder / MANIFEST).write_text(json.dumps(body | {"sha256": _seal(body)}, indent=1), encoding="utf-8")
+        (folder / MANIFEST).write_text(sealed(body), encoding="utf-8")
         for name in (TENSORS, TREE, MANIFEST):
             sync(folder / name)
         sync(folder)
@@ -75,31 +74,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunFolderError: it is missing, damaged, or of a format this version does not read.
     """
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        seal = manifest.pop("sha256")
-        whole = seal == _seal(manifest)
-    except FileNotFoundError:
-        raise RunFolderError(f"{path} is missing: damaged run folder") from None
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise RunFolderError(f"{path} is damaged: its bytes are not those that were written")
-    check_format(path, manifest)
-    return dict(manifest)
-
-
-def check_format(path: Path, facts: dict[str, Any]) -> None:
-    """Refuse files that another version of the library wrote in another format.
-
-    Raises:
-        RunFolderError: the format differs.
-    """
-    if facts.get("format") != FORMAT:
-        raise RunFolderError(
-            f"{path} has format {facts.get('format')!r}, written by dima {facts.get('dima', 'unknown')}; this is dima "
-            f"{__version__}, which reads format {FORMAT}: use the version that wrote it"
-        )
+    manifest = read_sealed(path)
+    check_format(path, manifest, FORMAT)
+    return manifest
 
 
 def replace_checkpoint(path: Path, tree: Tree) -> None:
@@ -146,7 +123,3 @@ def _new(path: Path) -> Path:
 
 def _old(path: Path) -> Path:
     return path.with_name(path.name + ".old")
-
-
-def _seal(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,11 @@ class EnvError(UserError):
 
 
 class RunFolderError(UserError):
-    """A run folder that is missing, damaged, not ours, or cannot be written."""
+    """A folder of ours, a run's or a dataset's, that is missing, damaged, not ours, or cannot be written."""
+
+
+class DatasetError(UserError):
+    """A dataset that does not fit what is asked of it: of another task, empty, unfinished, unlike its simulator."""
 
 
 class DivergenceError(UserError):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import Record, Rollout, View
 from dima.replay import Rows
-from dima.world_models.base import WorldModel
+from dima.world_models.base import Step, WorldModel
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
 
@@ -67,19 +67,23 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
 
 
 @torch.no_grad()
-def forecast(world_model: WorldModel[Any], start: Rows, action: Tensor) -> Forecast:
+def forecast(
+    world_model: WorldModel[Any], start: Rows, action: Tensor, step: Callable[[Any, Tensor], Step[Any]] | None = None
+) -> Forecast:
     """One future that the world model draws for each row of actions.
 
     Args:
         world_model: in evaluation mode.
         start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
         action: (B, H, N, A) what the team does from there on, whatever it would see.
+        step: another of the model's ways to step than ``world_model.step``.
     """
+    step = step or world_model.step
     latent = world_model.start(start)
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
     told = []
     for now in action.unbind(1):
-        latent, reward, proceed = world_model.step(latent, now)
+        latent, reward, proceed = step(latent, now)
         view = world_model.observe(latent)
         state.append(view.state)
         obs.append(view.obs)

@@ -28,6 +28,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._lap: dict[str, float] = {}
         self._start: tuple[float, int] | None = None
 
     @contextmanager
@@ -38,12 +39,27 @@ class Progress:
             name: what is going on, a word or two.
             total: units of work in this phase, where known.
         """
-        begin = time.perf_counter()
+        begin, updates = time.perf_counter(), 0
         try:
-            with self._shown(name, total) as step:
+            with self._shown(name, total) as show:
+
+                def step() -> None:
+                    nonlocal updates
+                    updates += 1
+                    show()
+
                 yield step
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+            seconds, key = time.perf_counter() - begin, name.replace(" ", "_")
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self._lap[f"time/{key}"] = self._lap.get(f"time/{key}", 0.0) + seconds
+            if updates:
+                self._lap[f"updates/{key}"] = self._lap.get(f"updates/{key}", 0) + updates
+
+    def lap(self) -> dict[str, float]:
+        """Wall seconds (``time/<phase>``) and units of work (``updates/<phase>``) since the last call, for the log."""
+        lap, self._lap = self._lap, {}
+        return lap
 
     def round(self, done: int, total: int, **numbers: float) -> None:
         """Tell that a round is over.

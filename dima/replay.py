@@ -87,6 +87,15 @@ class Replay:
         self.chunk_ends: list[int] = []  # one past the last row of each chunk made so far
         self._quarter_rows: tuple[Tensor, Tensor] | None = None  # of the episodes, once asked for
 
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], spec: EnvSpec, device: torch.device | str) -> Replay:
+        """A store of exactly these episodes, of which none is preferred."""
+        rows = sum(len(episode) + 1 for episode in episodes)
+        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device)
+        for episode in episodes:
+            replay.add(episode)
+        return replay
+
     # -- storing --------------------------------------------------------------------------------------------------
 
     @property

@@ -17,18 +17,14 @@ from dima.presets import preset_changes
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
-    """Every choice that a run depends on; the facts of the environment are not among them."""
+    """What every run depends on; the facts of the environment are not among it."""
 
     task: str  # what is learnt, such as mamujoco/halfcheetah-2x3 (see `dima tasks`)
     algorithm: str = "dima"  # how (see `dima algorithms`)
     preset: str = "published"  # file of differences from the defaults that this config was built with
-    steps: Count = 1_000_000  # environment steps of the whole run
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # everything random descends from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
-    envs: Count = 1  # environments that collect in parallel
-    evaluate_every: Count = 1_000  # environment steps between two evaluations
-    evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
     threads: Whole = 0  # CPU threads PyTorch may use; 0: its own choice
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra dima[wandb])
@@ -42,23 +38,58 @@ class RunConfig(Config):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
-        """The config that :meth:`to_dict` described.
+        """The config that :meth:`to_dict` described, of a run of either kind.
 
         Raises:
             ConfigError: a field does not exist or a value does not fit.
         """
         if "task" not in content:
             raise ConfigError("the config names no task")
-        return default_config(str(content["task"]), str(content.get("algorithm", cls.algorithm))).override(content)
+        task, algorithm = str(content["task"]), str(content.get("algorithm", cls.algorithm))
+        if "dataset" in content:
+            return offline_config(str(content["dataset"]), task, algorithm).override(content)
+        return default_config(task, algorithm).override(content)
 
 
-def default_config(task: str, algorithm: str) -> RunConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """Every choice of a run in the environment (`dima train`)."""
+
+    steps: Count = 1_000_000  # environment steps of the whole run
+    envs: Count = 1  # environments that collect in parallel
+    evaluate_every: Count = 1_000  # environment steps between two evaluations
+    evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineConfig(RunConfig):
+    """Every choice of a run that fits a world model to a dataset, and leaves its policy untrained (`dima fit`)."""
+
+    run: str | None = None  # run folder; default runs/<task>/fit-<algorithm>-<preset>-seed<seed>
+    dataset: str  # folder of the dataset
+    rounds: Count = 100  # rounds of gradient steps in the whole run, each as in training
+    evaluate_every: Count = 10  # rounds between two forecasts of held-out episodes
+    evaluation_segments: Count = 256  # held-out segments that are forecast from their first state and their actions
+    evaluation_horizon: Count = 15  # steps of such a segment
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run or f"runs/{self.task}/fit-{self.algorithm}-{self.preset}-seed{self.seed}")
+
+
+def default_config(task: str, algorithm: str) -> TrainConfig:
     """The Python defaults for a task and an algorithm.
 
     Raises:
         ConfigError: the task or the algorithm does not exist.
     """
-    return RunConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=learner_config(algorithm))
+    return TrainConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=learner_config(algorithm))
+
+
+def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
+    """The Python defaults for fitting an algorithm's world model to a dataset; errors as :func:`default_config`."""
+    env, learner = suite_config(task)(), learner_config(algorithm)
+    return OfflineConfig(task=task, algorithm=algorithm, env=env, learner=learner, dataset=dataset)
 
 
 def build_config(
@@ -66,8 +97,8 @@ def build_config(
     algorithm: str = "dima",
     preset: str = "published",
     overrides: Mapping[str, Any] | None = None,
-) -> RunConfig:
-    """The resolved config of a run.
+) -> TrainConfig:
+    """The resolved config of a run in the environment.
 
     Args:
         task: name of an environment.

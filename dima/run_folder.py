@@ -6,6 +6,7 @@
     checkpoint/      the state after the last finished round (see ``dima.checkpoint``)
     replay/          chunks of experience, each written once
     tensorboard/     event files
+    diagnosis/       what `dima diagnose` found, if it was asked
     imagination/     what `dima imagine` showed, if it was asked
     videos/          likewise `dima evaluate --video`
 
@@ -23,7 +24,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.checkpoint import FORMAT, check_format, current_checkpoint, load_tree, replace_checkpoint, settle_checkpoint
+from dima.checkpoint import (
+    FORMAT,
+    current_checkpoint,
+    load_tree,
+    read_manifest,
+    replace_checkpoint,
+    settle_checkpoint,
+)
 from dima.config import read_yaml, write_yaml
 from dima.errors import RunFolderError
 from dima.provenance import protocol, uncommitted_diff
@@ -40,13 +48,14 @@ from dima.storage.metrics import (
     sync_metrics,
     truncate_metrics,
 )
+from dima.storage.sealed import check_format, seal
 from dima.storage.trees import Tree
 
 KIND = "dima run folder"
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
-    *("tensorboard", "videos", "imagination", "report.html"),
+    *("tensorboard", "videos", "imagination", "diagnosis", "report.html"),
 )
 _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
@@ -57,6 +66,7 @@ class Saved:
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
+    seal: str  # SHA-256 that tells this state from any other
 
 
 class RunFolder:
@@ -134,7 +144,7 @@ class RunFolder:
             ConfigError: it is not valid YAML.
         """
         if not (self.path / CONFIG).is_file():
-            raise RunFolderError(f"{self.path / CONFIG} is missing: damaged run folder")
+            raise RunFolderError(f"{self.path / CONFIG} is missing: the folder is damaged")
         return read_yaml(self.path / CONFIG)
 
     def replace_config(self, config: Mapping[str, Any]) -> None:
@@ -213,12 +223,12 @@ class RunFolder:
         Raises:
             RunFolderError: there is none yet, or a file is missing, truncated or changed.
         """
-        content = self._read_checkpoint()
+        content, sha256 = self._read_checkpoint()
         self._listing, self._next_chunk = content["chunks"], content["next_chunk"]
         if self._lock is not None:
             truncate_metrics(self.path / METRICS, content["metrics_bytes"])
             keep_chunks(self.path / REPLAY, self._listing)
-        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing))
+        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256)
 
     def rewind_to_start(self) -> None:
         """Remove what a first round left that never finished, to begin the run again.
@@ -248,14 +258,14 @@ class RunFolder:
         write_yaml(draft, config)
         commit(draft, self.path / CONFIG)
 
-    def _read_checkpoint(self) -> Tree:
+    def _read_checkpoint(self) -> tuple[Tree, str]:
         for attempt in range(_READ_ATTEMPTS):
             folder = current_checkpoint(self.path / CHECKPOINT)
             if folder is None:
                 raise RunFolderError(f"{self.path} holds no checkpoint yet: its first round has not finished")
             before = _identity(folder)
             try:
-                return load_tree(folder)
+                return load_tree(folder), seal(read_manifest(folder))
             except RunFolderError:
                 if _identity(folder) == before or attempt == _READ_ATTEMPTS - 1:
                     raise
@@ -283,7 +293,7 @@ def _check_ours(path: Path) -> dict[str, Any]:
     facts = _facts(path)
     if facts is None:
         raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
-    check_format(path, facts)
+    check_format(path, facts, FORMAT)
     return facts
 
 

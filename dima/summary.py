@@ -20,11 +20,15 @@ class Summary:
         task: the environment's name.
         algorithm: the algorithm's name.
         folder: where everything is kept.
-        steps: environment steps made.
-        evaluations: (environment steps, mean team return) of every evaluation, in order.
+        steps: steps made.
+        evaluations: (steps, measure) of every evaluation, in order.
         seconds: wall seconds per phase.
         env: the environment's settings, which returns depend on.
         finished: False when the run was asked to stop before its last step.
+        unit: what the steps are.
+        measure: what is evaluated; a mean team return unless said otherwise.
+        digits: decimals that the measure is shown with.
+        note: one thing to know about the outcome.
     """
 
     task: str
@@ -35,14 +39,19 @@ class Summary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     env: Mapping[str, Any] = field(default_factory=dict)
     finished: bool = True
+    unit: str = "environment steps"
+    measure: str = "team return"
+    digits: int = 1
+    note: str = ""
 
     def table(self) -> str:
         """A few lines for a person: the curve of returns, the time per phase, the run folder."""
-        lines = [f"{self.algorithm} on {self.task}: {self.steps:,} environment steps"]
+        lines = [f"{self.algorithm} on {self.task}: {self.steps:,} {self.unit}"]
         lines += [settings_line(self.env)] if self.env else []
         lines += ["", *self._curve()] if self.evaluations else ["", "no evaluation was made"]
         lines += ["", *self._clock()] if self.seconds else []
         lines += ["", f"run folder: {self.folder}"]
+        lines += [self.note] if self.note else []
         if not self.finished:
             lines.append(f"interrupted and saved: `dima resume {self.folder}` goes on")
         return "\n".join(lines)
@@ -51,10 +60,11 @@ class Summary:
         returns = [mean for _, mean in self.evaluations]
         low, high = min(returns), max(returns)
         spread = (high - low) or 1.0
-        lines = [f"{'steps':>12}  {'team return':>12}"]
+        width = max(12, len(self.measure))
+        lines = [f"{self.unit.split()[-1]:>12}  {self.measure:>{width}}"]
         for steps, mean in self.evaluations:
             bar = "▪" * round(_BAR * (mean - low) / spread)
-            lines.append(f"{steps:>12,}  {mean:>12,.1f}  {bar}".rstrip())
+            lines.append(f"{steps:>12,}  {mean:>{width},.{self.digits}f}  {bar}".rstrip())
         return lines
 
     def _clock(self) -> list[str]:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from dima.run_config import RunConfig, build_config
+from dima.run_config import TrainConfig, build_config
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
+def tiny(tmp_path: Path) -> Callable[..., TrainConfig]:
     """Builds the config of a tiny run in a temporary folder, from a task, an algorithm and overrides."""
 
-    def build(task: str = "toy/walk", algorithm: str = "dima", run: str = "run", **overrides: Any) -> RunConfig:
+    def build(task: str = "toy/walk", algorithm: str = "dima", run: str = "run", **overrides: Any) -> TrainConfig:
         fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False}
         return build_config(task, algorithm, "debug", fixed | overrides)
 

@@ -51,13 +51,13 @@ def test_truncated(folder, name, keep):
 @pytest.mark.parametrize("name", [TENSORS, TREE, MANIFEST])
 def test_missing(folder, name):
     (folder / name).unlink()
-    with pytest.raises(RunFolderError, match=f"{name} .*damaged run folder"):
+    with pytest.raises(RunFolderError, match=f"{name} .*the folder is damaged"):
         load_tree(folder)
 
 
 def test_another_format_names_the_version_that_wrote_it(folder, monkeypatch):
     monkeypatch.setattr(module, "FORMAT", 2)
-    monkeypatch.setattr(module, "__version__", "9.9")
+    monkeypatch.setattr("dima.storage.sealed.__version__", "9.9")
     with pytest.raises(
         RunFolderError, match=r"has format 1, written by dima .*this is dima 9\.9, which reads format 2"
     ):

@@ -61,7 +61,7 @@ class TestHelp:
     def test_train_shows_the_presets_values_with_every_field(self, command):
         _, out, _ = command("train", "mpe/simple_spread", "--algorithm", "dima", "--preset", "small", "--help")
         text = " ".join(out.replace("│", " ").split())
-        assert "environment steps of the whole run (default: 12000)" in text
+        assert "environment steps of the whole run (default: 8000)" in text
         assert "--learner.world-model.denoiser.reveal {one,cumulative,all}" in text
         assert "(default: cumulative)" in text
 

@@ -152,6 +152,20 @@ def test_a_time_limit_is_not_a_termination() -> None:
         assert not episode.terminated.any()
 
 
+def test_a_limit_truncates_episodes_where_they_would_have_gone_on() -> None:
+    with environments("toy/walk", 2) as envs:
+        act = random_policy(envs.spec)
+        torch.manual_seed(0)
+        whole = play(envs, act, [1, 2])
+        torch.manual_seed(0)
+        cut = play(envs, act, [1, 2], limit=5)
+    for before, after in zip(whole, cut, strict=True):
+        assert torch.equal(before.state[: len(after) + 1], after.state)
+        assert len(after) == min(5, len(before))
+        assert after.truncated[-1] == (len(before) > 5 or bool(before.truncated[-1]))
+        assert not (after.terminated[-1] and after.truncated[-1])
+
+
 def test_playing_counts_whole_episodes_until_there_are_enough_steps() -> None:
     with environments("toy/walk", 2) as envs:
         collector = Collector(envs, seed=4)

@@ -40,6 +40,21 @@ def test_seconds_add_up_per_phase_also_when_one_fails(clock):
     assert progress.seconds == {"denoiser": 3.5, "evaluate": 4.0}
 
 
+def test_a_lap_holds_what_happened_since_the_last_one(clock):
+    progress = Progress()
+    for spent, updates in ((1.0, 2), (2.0, 3)):
+        with progress.phase("imagine and improve", total=3) as step:
+            for _ in range(updates):
+                step()
+            clock[0] += spent
+    with progress.phase("save"):
+        clock[0] += 0.5
+        assert progress.lap() == {"time/imagine_and_improve": 3.0, "updates/imagine_and_improve": 5}
+    assert progress.lap() == {"time/save": 0.5}
+    assert progress.lap() == {}
+    assert progress.seconds == {"imagine and improve": 3.0, "save": 0.5}
+
+
 def test_a_restored_clock_goes_on(clock):
     progress = Progress()
     progress.seconds.update({"collect": 10.0})

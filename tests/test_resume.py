@@ -98,7 +98,7 @@ def test_a_run_cut_off_while_it_saves_ends_like_one_undisturbed(
         with pytest.raises(Power):
             train(again)
     with RunFolder.open(again.folder) as folder:
-        assert len(folder.records()) == rounds(again.folder) + 1
+        assert sum("round" in record for record in folder.records()) == rounds(again.folder) + 1
     assert resume(again.folder).finished
     assert_equal_runs(whole, again)
 

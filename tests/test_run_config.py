@@ -84,7 +84,7 @@ def test_the_folder_follows_from_the_names():
         (("halfcheetah-2x3",), "did you mean 'mamujoco/halfcheetah-2x3'?"),
         (("toy/walk", "dimma"), "there is no algorithm 'dimma': did you mean 'dima'?"),
         (("toy/walk", "dima", "smal"), "the algorithm 'dima' has no preset 'smal': did you mean 'small'?"),
-        (("toy/walk", "dima", "small", {"stpes": 1}), "stpes is not a field of RunConfig: did you mean 'steps'?"),
+        (("toy/walk", "dima", "small", {"stpes": 1}), "stpes is not a field of TrainConfig: did you mean 'steps'?"),
         (("toy/walk", "dima", "small", {"learner": {"horizn": 1}}), "learner.horizn is not a field of "),
         (("toy/walk", "dima", "small", {"learner": {"ppo": {"clip": "a"}}}), "learner.ppo.clip = 'a' does not fit"),
         (("toy/walk", "dima", "small", {"env": {"nope": 1}}), "env.nope is not a field of ToyConfig"),

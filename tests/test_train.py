@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from dima.algorithms import ALGORITHMS
 from dima.cli import main
 from dima.envs.toy import tasks
 from dima.errors import DivergenceError, RunFolderError
+from dima.progress import Progress
 from dima.run_folder import RunFolder
-from dima.train import train
+from dima.train import resume, train
 
 TOYS = [task.name for task in tasks()]
 
@@ -84,6 +87,11 @@ def test_every_algorithm_trains_on_every_toy(tiny, task: str, algorithm: str) ->
     names = set().union(*told)
     assert {"step", "round", "episodes", "time/round", "evaluate/return", "collect/return"} <= names
     assert {"policy/policy_loss", "policy/entropy", "policy/value_loss"} <= names
+    assert {"time/collect", "time/evaluate"} <= names
+    assert any(name.startswith("updates/") for name in names)
+    for record in told:
+        timed = [v for k, v in record.items() if k.startswith("time/") and k not in ("time/round", "time/save")]
+        assert sum(timed) <= record["time/round"]
     if algorithm == "dima":
         assert {"decoder/error", "denoiser/loss", "reward_model/reward", "reward_model/proceed"} <= names
         assert ("reward_model/mask" in names) == (task == "toy/switches")
@@ -168,6 +176,25 @@ def test_a_run_is_replaced_only_when_asked(tiny) -> None:
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+def test_what_ended_a_run_early_is_its_last_record_until_it_goes_on(tiny) -> None:
+    class Stopped(Progress):
+        def round(self, done: int, total: int, **numbers: float) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Failing(Progress):
+        def round(self, done: int, total: int, **numbers: float) -> None:
+            raise ZeroDivisionError("no such\nnumber")
+
+    config = tiny(algorithm="mappo", steps=240)
+    assert not train(config, progress=Stopped()).finished
+    assert records(config.folder)[-1] == {"event": "interrupted"}
+    with pytest.raises(ZeroDivisionError):
+        resume(config.folder, progress=Failing())
+    assert records(config.folder)[-1] == {"event": "failed", "error": "ZeroDivisionError: no such number"}
+    assert resume(config.folder).finished
+    assert not any("event" in record for record in records(config.folder))
+
+
 @pytest.mark.parametrize(
     ("algorithm", "learner", "culprit", "saved"),
     [
@@ -182,6 +209,9 @@ def test_divergence_is_blamed_on_a_loss_and_what_was_saved_loads(tiny, algorithm
         train(config)
     assert "\n" not in str(error.value)
     told = records(config.folder)
+    end = told.pop()
+    assert end["event"] == "failed"
+    assert culprit in end["error"]
     assert all(math.isfinite(value) for record in told for value in record.values())
     assert len(told) == saved
     if saved:
@@ -197,7 +227,10 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     line = one_line(capsys)
     assert "broken_walk:make" in line
     assert "nan" in line
-    assert len(records(run)) == 2  # of 40 steps: three good episodes have 90
+    *rounds, end = records(run)
+    assert len(rounds) == 2  # of 40 steps: three good episodes have 90
+    assert end["event"] == "failed"
+    assert "nan" in end["error"]
     assert dima.load(run)
 
 

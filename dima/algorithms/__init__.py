@@ -2,5 +2,6 @@
 
 ALGORITHMS = {
     "dima": "dima.algorithms.model_based:DimaConfig",
+    "ensemble": "dima.algorithms.model_based:EnsembleConfig",
     "mappo": "dima.algorithms.mappo:MappoConfig",
 }

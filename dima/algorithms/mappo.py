@@ -42,10 +42,11 @@ class Mappo(Algorithm):
     def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
             rollout, returns = collector.roll(self.act, self.config.rollout)
-        with progress.phase("improve"):
+        with progress.phase("improve", total=1) as advance:
             updated = self.ppo.update(rollout, done)
             metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
             self.ppo.observe(rollout.obs, rollout.state)
+            advance()
         if returns:
             metrics["collect/return"] = float(np.mean(returns))
         return metrics

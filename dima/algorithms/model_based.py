@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,27 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.collect import Act, Collector
-from dima.config import Count, Fraction, Whole
-from dima.data import EnvSpec, View
+from dima.collect import Collector
+from dima.config import Count, Whole
+from dima.data import EnvSpec, Episode, View
 from dima.imagination import imagine
 from dima.progress import Progress
 from dima.replay import Replay, ReplayConfig
-from dima.world_models.base import WorldModel
+from dima.world_models.base import WorldModel, WorldModelConfig
 from dima.world_models.dima.model import DimaModelConfig
+from dima.world_models.ensemble import EnsembleModelConfig
 
 
 @dataclass(frozen=True)
 class ModelBasedConfig(AlgorithmConfig):
     """A world model and the MAPPO that learns inside it; defaults are the published DIMA schedule."""
 
-    world_model: DimaModelConfig = DimaModelConfig()
+    world_model: WorldModelConfig
     ppo: PPOConfig = PPOConfig()
     replay: ReplayConfig = ReplayConfig()
     round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
     episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: where the task ends them
     learn_after: Count = 5_000  # environment steps before the first learning round
-    mode_share: Fraction = 0.0  # of learning rounds that collect with the policy's mode, the rest with its draws
     policy_after: Whole = 9  # learning rounds that fit the world model only
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
@@ -48,6 +48,15 @@ class ModelBasedConfig(AlgorithmConfig):
 @dataclass(frozen=True)
 class DimaConfig(ModelBasedConfig):
     """DIMA: MAPPO in the imagination of a diffusion-inspired multi-agent world model (arXiv 2505.20922)."""
+
+    world_model: DimaModelConfig = DimaModelConfig()
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(ModelBasedConfig):
+    """MAPPO in the imagination of plain one-step networks (PETS, arXiv 1805.12114): the model every other must beat."""
+
+    world_model: EnsembleModelConfig = EnsembleModelConfig()
 
 
 class ModelBased(Algorithm):
@@ -70,25 +79,29 @@ class ModelBased(Algorithm):
         with progress.phase("collect"):
             short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
             steps = max(short, self.config.round_steps)
-            episodes = collector.play(self._behaviour(), steps, self.config.episode_steps)
-            for episode in episodes:
-                self.replay.add(episode)
-                self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
-            self.world_model.take_in(episodes)
+            episodes = collector.play(self.act, steps, self.config.episode_steps)
+            self.take_in(episodes)
         metrics: dict[str, Tensor | float] = {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
         }
-        metrics |= self.world_model.fit(self.replay, progress)
-        self.rounds += 1
+        metrics |= self.fit(progress)
         if self.rounds > self.config.policy_after:
             metrics |= self.improve(progress, done)
         return metrics
 
-    def _behaviour(self) -> Act:
-        """How this round's real episodes are played."""
-        share, n = self.config.mode_share, self.rounds
-        return partial(self.act, mode=int((n + 1) * share) > int(n * share))
+    def take_in(self, episodes: Sequence[Episode]) -> None:
+        """Keep real episodes, and let every running statistic see them."""
+        for episode in episodes:
+            self.replay.add(episode)
+            self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
+        self.world_model.take_in(episodes)
+
+    def fit(self, progress: Progress) -> dict[str, Tensor]:
+        """One round of the world model's gradient steps; metrics are averages."""
+        metrics = self.world_model.fit(self.replay, progress)
+        self.rounds += 1
+        return metrics
 
     def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:
         """Imagine and update the policy, several times; metrics are averages."""

@@ -52,6 +52,8 @@ class ObservationReader:
                 "(images are not); encode the observation in your environment"
             )
         self.shape, self.dtype = inner.shape, inner.dtype
+        self.space = inner
+        self.mask_dtype = space["action_mask"].dtype if isinstance(space, spaces.Dict) else None
 
     def read(self, value: Any, into: np.ndarray) -> str | None:
         """Write ``value`` into ``into``, (size,) float32, or say what is wrong with it."""
@@ -73,6 +75,23 @@ class ObservationReader:
             )
         into[:] = value if value.ndim == 1 else value.reshape(-1)
         return None
+
+    def inverse(self, row: np.ndarray, mask: np.ndarray) -> Any:
+        """The observation in its space that reads as ``row`` (size,), or is nearest to that.
+
+        Args:
+            row: features, such as a model predicts.
+            mask: (choices,) bool, for spaces that hold an action mask.
+        """
+        if self.start is not None:
+            value: Any = self.start + row.argmax()
+        else:
+            low, high = self.space.low.reshape(-1), self.space.high.reshape(-1)
+            whole = row if np.issubdtype(self.dtype, np.floating) else np.rint(row)
+            value = np.clip(whole, low, high).astype(self.dtype).reshape(self.shape)
+        if not self.masked:
+            return value
+        return {"observation": value, "action_mask": mask.astype(self.mask_dtype)}
 
     def _read_choice(self, value: Any, into: np.ndarray) -> str | None:
         assert self.start is not None
@@ -99,6 +118,7 @@ class ActionWriter:
     """
 
     def __init__(self, where: str, space: spaces.Space[Any]) -> None:
+        self.where, self.space = where, space
         self.discrete = isinstance(space, spaces.Discrete)
         if isinstance(space, spaces.Discrete):
             self.size, self.start = int(space.n), int(space.start)
@@ -137,6 +157,23 @@ class ActionWriter:
         if self.scaled:
             row = np.minimum(np.maximum(self.centre + self.half * row, self.low), self.high)
         return row.astype(self.dtype, copy=False).reshape(self.shape)
+
+    def inverse(self, action: Any) -> np.ndarray:
+        """The row (size,) float32 that :meth:`write` makes this action of; continuous ones are clipped to the space.
+
+        Raises:
+            EnvError: the action is of another shape or not one of the choices.
+        """
+        try:
+            if self.discrete:
+                return np.eye(self.size, dtype=np.float32)[range(self.size).index(int(action) - self.start)]
+            values = np.asarray(action, dtype=np.float64).reshape(self.shape).reshape(-1)
+        except (TypeError, ValueError):
+            raise EnvError(
+                f"{self.where} was given action {_short(action)}: its space is {_short(self.space)}"
+            ) from None
+        half = np.where(self.half > 0, self.half, 1)
+        return np.clip((values - self.centre) / half, -1, 1).astype(np.float32)
 
 
 def _short(value: Any) -> str:

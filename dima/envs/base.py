@@ -113,9 +113,43 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         joint = self._read_team(observations, infos or {})
         return {"obs": joint, "action_mask": self._mask.copy()}
 
-    def decode(self, action: np.ndarray) -> dict[Any, Any]:
-        """A joint action (N, A) as the PettingZoo environment takes it, one entry per agent."""
+    def decode(self, action: np.ndarray, action_mask: np.ndarray | None = None) -> dict[Any, Any]:
+        """A joint action (N, A) as the PettingZoo environment takes it, one entry per agent.
+
+        Args:
+            action: whose entries may be written over.
+            action_mask: (N, A) bool, what is allowed; by default what was last observed.
+        """
+        if action_mask is not None:
+            self._mask[:] = action_mask
         return self._actions(action)
+
+    def encode_actions(self, actions: Any) -> np.ndarray:
+        """A team's actions, as the PettingZoo environment takes them, as a joint action (N, A): inverts :meth:`decode`.
+
+        Raises:
+            EnvError: an agent is missing, or its action does not fit its space.
+        """
+        joint = np.zeros(self._mask.shape, dtype=np.float32)
+        for i, (agent, writer) in enumerate(zip(self._team.agents, self._writers, strict=True)):
+            if agent not in actions:
+                raise EnvError(f"{_who(self.name, agent)} was given no action: give one to every agent")
+            joint[i, : writer.size] = writer.inverse(actions[agent])
+        return joint
+
+    def decode_observations(self, obs: np.ndarray, action_mask: np.ndarray) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """Observations and infos as the PettingZoo environment would give them: inverts :meth:`encode`.
+
+        Args:
+            obs: (N, O); features that lie outside an agent's space are moved to its border.
+            action_mask: (N, A) bool.
+        """
+        observations, infos = {}, {}
+        for i, agent in enumerate(self._team.agents):
+            reader, mask = self._readers[i], action_mask[i, : self._writers[i].size]
+            observations[agent] = reader.inverse(obs[i, : reader.size], mask)
+            infos[agent] = {"action_mask": mask.astype(np.int8)} if i in self._masked and not reader.masked else {}
+        return observations, infos
 
     def render(self) -> Any:
         """What the environment renders."""

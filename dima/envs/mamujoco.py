@@ -125,7 +125,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             self._view = FullView(len(self.possible_agents), state.size, config.standardize)
         else:
             self._view = LocalView(scenario, parts, local, config.contact_forces, self.simulator.data)
-        self._actuators = {
+        self.actuators = {
             agent: np.array(ids) for agent, ids in zip(self.possible_agents, parts.actuators, strict=True)
         }
         self._place = np.argsort(np.concatenate(parts.actuators))  # of each actuator among the agents' actions
@@ -140,7 +140,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         }
         self.action_spaces: dict[str, spaces.Box] = {
             agent: spaces.Box(bounds.low[ids], bounds.high[ids], dtype=np.float32)
-            for agent, ids in self._actuators.items()
+            for agent, ids in self.actuators.items()
         }
 
     def observation_space(self, agent: str) -> spaces.Box:
@@ -194,6 +194,25 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def state_kinds(self) -> list[str]:
         """What kind of quantity each state feature is: ``joint positions``, ``root velocity``, ..."""
         return state_kinds(self.simulator, self.state_names())
+
+    @property
+    def single_agent_task(self) -> Any:
+        """Gymnasium's record of the robot's own task, where the state is what that observes; None elsewhere."""
+        spec = self.simulator.spec
+        return None if self._standardize or spec is None or "xml_file" in spec.kwargs else spec
+
+    def show(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        """What the agents observe of a robot that observes ``state`` (S,) as a whole; :meth:`state` follows.
+
+        Raises:
+            EnvError: they see the joints near their own, which only the simulator knows.
+        """
+        if not isinstance(self._view, FullView):
+            raise EnvError(
+                f"mamujoco/{self.metadata['name']}: what agents observe locally does not follow from the state alone: "
+                "use observation = full+id"
+            )
+        return self._observe(np.asarray(state, dtype=np.float64))
 
     def render(self) -> Any:
         """A picture of the robot, (height, width, 3) uint8 with ``rgb_array``."""

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 
 from dima.errors import RunFolderError
 
-_KEEP_THE_RUN = "choose another --run (the last finished round, if there is one, is kept)"
+_ELSEWHERE = "choose another folder (what was saved before is kept)"
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = _KEEP_THE_RUN) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
     """Turn what the operating system says while ``path`` is written into one line for the user.
 
     Args:
@@ -85,6 +85,6 @@ def verify(path: Path, expected: object) -> None:
         found = fingerprint(path)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise RunFolderError(f"{path} cannot be read ({why}): damaged run folder") from error
+        raise RunFolderError(f"{path} cannot be read ({why}): the folder is damaged") from error
     if found != expected:
         raise RunFolderError(f"{path} is damaged: its {found['size']} bytes are not those that were written")

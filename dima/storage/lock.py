@@ -29,7 +29,7 @@ class FolderLock:
             holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
             self._drop()
             raise RunFolderError(
-                f"{folder} is being written by another process (id {holder}): wait for it, or choose another --run"
+                f"{folder} is being written by another process (id {holder}): wait for it, or choose another folder"
             ) from None
         with disk_errors(path):
             os.ftruncate(self._descriptor, 0)

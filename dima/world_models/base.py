@@ -1,18 +1,22 @@
-"""What every world model offers: it is fitted to a replay, and imagination knows it by three verbs."""
+"""What every world model offers: it is fitted to a replay, part by part, and imagination knows it by three verbs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+from dima.config import Config
 from dima.data import EnvSpec, Episode, View
+from dima.optim import Fitter
 from dima.progress import Progress
 from dima.replay import Replay, Rows
 
 L = TypeVar("L")
+Loss = tuple[Tensor, dict[str, Tensor]]  # what a gradient step follows, and metrics
 
 
 class Step(NamedTuple, Generic[L]):
@@ -23,6 +27,21 @@ class Step(NamedTuple, Generic[L]):
     proceed: Tensor  # (B,) probability that the task goes on
 
 
+class Reveal(NamedTuple):
+    """A next state while it takes shape, over the K levels it is drawn in."""
+
+    agents: list[list[int]]  # whose newest action each level sees
+    estimate: Tensor  # (K, B, S) the next state expected at each level, environment units; the last is the draw
+
+
+class WorldModelConfig(Config, ABC):
+    """Settings of a world model; they know how to build it."""
+
+    @abstractmethod
+    def build(self, spec: EnvSpec) -> WorldModel[Any]:
+        """The world model of a task, freshly initialised from PyTorch's global random state."""
+
+
 class WorldModel(nn.Module, ABC, Generic[L]):
     """A learnt simulator of a team's world; ``L`` is its own notion of where an imagination stands.
 
@@ -30,6 +49,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     """
 
     spec: EnvSpec
+    fitters: dict[str, Fitter]  # of its parts, by name
     context: int  # real steps, the newest included, that an imagination starts from
     visitors: tuple[str, ...] = ()  # names of the visit counts it wants the replay to keep
 
@@ -38,8 +58,25 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         """Update running statistics with new real experience, before fitting to it."""
 
     @abstractmethod
+    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
+        """The loss of each part on a batch of its own choice, named as its fitter, in the order they are fitted."""
+
     def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
         """One round of gradient steps; metrics are averages over the round, still on the device."""
+        metrics: dict[str, Tensor] = {}
+        self.train()
+        for name, loss_of in self.losses().items():
+            fitter = self.fitters[name]
+            sums: dict[str, Tensor] = {}
+            with progress.phase(name, total=fitter.config.updates) as advance:
+                for _ in range(fitter.config.updates):
+                    loss, parts = loss_of(replay)
+                    fitter.step(loss)
+                    sums = {key: sums.get(key, 0) + part for key, part in parts.items()}
+                    advance()
+            metrics |= {key: value / fitter.config.updates for key, value in sums.items()}
+        self.eval()
+        return metrics
 
     @abstractmethod
     def start(self, rows: Rows) -> L:
@@ -53,10 +90,59 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     def step(self, latent: L, action: Tensor) -> Step[L]:
         """Imagine the consequences of a joint action (B, N, A)."""
 
-    @abstractmethod
     def checkpoint(self) -> dict[str, Any]:
         """Everything :meth:`restore` needs to go on exactly."""
+        return {
+            "model": self.state_dict(),
+            "fitters": {name: fitter.checkpoint() for name, fitter in self.fitters.items()},
+        }
 
-    @abstractmethod
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on exactly where :meth:`checkpoint` was taken."""
+        self.load_state_dict(saved["model"])
+        for name, fitter in self.fitters.items():
+            fitter.restore(saved["fitters"][name])
+
+
+@runtime_checkable
+class AgentByAgent(Protocol[L]):
+    """What a world model offers besides when it takes in the agents' actions one after another."""
+
+    @property
+    def reveal_order(self) -> tuple[int, ...]:
+        """The agents in the order :meth:`WorldModel.step` reveals them; where it draws one, any."""
+
+    def step_in_order(self, latent: L, action: Tensor, order: Sequence[int]) -> Step[L]:
+        """:meth:`WorldModel.step` with the agents revealed in a given order; draws the same noise under any."""
+
+    def reveal(self, latent: L, action: Tensor, order: Sequence[int]) -> Reveal:
+        """How the next state takes shape in such a step; leaves ``latent`` as it is."""
+
+
+@runtime_checkable
+class Renewable(Protocol[L]):
+    """What a world model offers besides when imaginations of one batch can begin at different times."""
+
+    def renew(self, latent: L, fresh: L, which: Tensor) -> L:
+        """``fresh``, which was just started, where ``which`` (B,) is True; elsewhere ``latent``, which goes on."""
+
+
+def sent(action: Tensor, spec: EnvSpec) -> Tensor:
+    """The action the environment carries out: it clips continuous ones to [-1, 1]."""
+    return action if spec.discrete else action.clamp(-1, 1)
+
+
+def allowed(logits: Tensor, valid: Tensor) -> Tensor:
+    """Predicted logits (B, N, A) -> the action mask they stand for, bool, never empty.
+
+    Args:
+        logits: of each choice being allowed.
+        valid: (N, A) bool, which choices are real.
+    """
+    logits = logits.masked_fill(~valid, -torch.inf)
+    return (logits > 0) | (logits == logits.amax(-1, keepdim=True))
+
+
+def either(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """(B, ...) rows of ``yes`` where ``which`` (B,) is True, of ``no`` elsewhere."""
+    return torch.where(which.reshape(-1, *[1] * (no.dim() - 1)), yes, no)

@@ -10,7 +10,6 @@ import torch
 
 from dima.algorithms.model_based import DimaConfig, ModelBased
 from dima.collect import Collector
-from dima.data import View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
@@ -100,24 +99,13 @@ def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
     assert dima.replay.steps == 240
 
 
-@pytest.mark.parametrize(("share", "modes"), [(0.0, []), (0.5, [1, 3, 5]), (1.0, [0, 1, 2, 3, 4, 5])])
-def test_a_share_of_the_rounds_is_played_with_the_mode(share: float, modes: list[int]) -> None:
-    with environments() as envs:
-        dima = build(envs, mode_share=share)
-        spec = envs.spec
-        action = torch.zeros(1, spec.n_agents, spec.action_dim)
-        view = View(
-            obs=torch.ones(1, spec.n_agents, spec.obs_dim),
-            state=torch.ones(1, spec.state_dim),
-            action_mask=torch.ones_like(action, dtype=torch.bool),
-            previous_action=action,
-        )
-        found = []
-        for dima.rounds in range(6):
-            act = dima._behaviour()
-            if torch.equal(act(view)[0], act(view)[0]):
-                found.append(dima.rounds)
-    assert found == modes
+def test_collected_episodes_may_be_cut_short() -> None:
+    with environments() as envs:  # episodes of 30 steps
+        dima, collector = build(envs, round_steps=40, episode_steps=20, learn_after=1), Collector(envs, 0)
+        metrics = dima.round(collector, Progress(), 0.0)
+    assert collector.steps == 40 and metrics["collect/length"] == 20
+    assert not dima.replay.store["terminated"].any()
+    assert int(dima.replay.store["truncated"].sum()) == 2
 
 
 def test_the_policy_waits_until_the_world_model_had_its_rounds() -> None:

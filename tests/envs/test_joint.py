@@ -191,3 +191,70 @@ def test_facts_of_the_environment():
     env.parallel_env.state_kinds = lambda: ["position"] * 2 + ["target"] * 2
     assert env.state_kinds()[1:3] == ["position", "target"]
     env.close()
+
+
+# -- and back ---------------------------------------------------------------------------------------------------------
+
+TASKS = ("toy/walk", "toy/switches", "toy/uneven", "mpe/simple_speaker_listener", "mamujoco/ant-4x2")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_observations_and_actions_go_there_and_back(task):
+    env = make_env(task)
+    joint, _ = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        observations, infos = env.decode_observations(joint["obs"], joint["action_mask"])
+        for agent in env.parallel_env.possible_agents:
+            assert env.parallel_env.observation_space(agent).contains(observations[agent])
+        again = env.encode(observations, infos)
+        assert np.array_equal(again["obs"], joint["obs"])
+        assert np.array_equal(again["action_mask"], joint["action_mask"])
+        action = np.where(env.spec.action_valid, rng.uniform(-1, 1, env.spec.action_valid.shape), 0)
+        if env.spec.discrete:
+            action = np.eye(env.spec.action_dim)[
+                np.where(joint["action_mask"], rng.random(action.shape), -1).argmax(-1)
+            ]
+        actions = env.decode(action.astype(np.float32))
+        np.testing.assert_allclose(env.encode_actions(actions), action, atol=1e-6)
+        joint, *_ = env.step(action)
+
+
+def test_masks_go_back_to_where_they_came_from(puppet):
+    choices = {a: spaces.Discrete(3, start=5) for a in ("left", "right")}
+    mask = np.array([1, 0, 1], np.int8)
+    env = JointEnv(puppet(action=choices, infos=lambda t, i: {a: {"action_mask": mask} for a in i}), name="p")
+    joint, _ = env.reset(seed=0)
+    _, infos = env.decode_observations(joint["obs"], joint["action_mask"])
+    assert infos["left"]["action_mask"].tolist() == [1, 0, 1]
+    assert env.encode_actions({"left": 7, "right": 5}).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert env.decode(np.array([[0.0, 1, 0], [1, 0, 0]]), np.ones((2, 3), bool)) == {"left": 6, "right": 5}
+    for wrong in ({"left": 8, "right": 5}, {"left": 4, "right": 5}, {"left": "up", "right": 5}):
+        with pytest.raises(EnvError, match=r"agent 'left' was given action .*: its space is Discrete\(3, start=5\)"):
+            env.encode_actions(wrong)
+    with pytest.raises(EnvError, match="'right' was given no action"):
+        env.encode_actions({"left": 5})
+
+
+def test_predictions_are_moved_into_the_space(puppet):
+    observed = {
+        "left": spaces.Box(np.array([0, -1], np.int16), np.array([3, 1], np.int16), dtype=np.int16),
+        "right": spaces.Discrete(3, start=1),
+    }
+    hooks = {"observations": lambda t, o: {"left": np.zeros(2, np.int16), "right": 1}}
+    env = JointEnv(
+        puppet(observation=observed, action={a: spaces.Box(-1, 1, (1,)) for a in observed}, **hooks), name="p"
+    )
+    predicted = np.array([[3.6, -0.4, 9.0], [0.1, 0.2, 0.7]], np.float32)
+    observations, infos = env.decode_observations(predicted, np.ones((2, 1), bool))
+    assert observations["left"].tolist() == [3, 0] and observations["left"].dtype == np.int16
+    assert observations["right"] == 3 and infos == {"left": {}, "right": {}}
+
+
+def test_actions_in_other_bounds_are_mapped_back_and_clipped(puppet):
+    boxes = {"left": spaces.Box(0, 4, (2,), np.float32), "right": spaces.Box(-1, 1, (1,), np.float32)}
+    env = JointEnv(puppet(action=boxes), name="p")
+    joint = env.encode_actions({"left": np.array([3.0, 9.0], np.float32), "right": [0.5]})
+    np.testing.assert_allclose(joint, [[0.5, 1.0], [0.5, 0.0]])
+    with pytest.raises(EnvError, match="agent 'left' was given action"):
+        env.encode_actions({"left": np.zeros(3), "right": np.zeros(1)})

@@ -28,6 +28,7 @@ class DenoiserConfig(Config):
     rollout: Count = 3  # successive targets of a training window, each predicted from the model's own answers
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
     action_path: Literal["condition", "condition+input"] = "condition"  # where the newest actions enter
+    target: Literal["state", "change"] = "state"  # what is denoised: the next state, or its difference from the newest
     sigma_data: Positive = 0.5  # standard deviation of a scaled state feature
     sigma_offset: NonNegative = 0.3  # noise added at every level, also the last
     sigma_min: Positive = 0.002  # smallest training noise
@@ -81,18 +82,33 @@ class Context:
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma, context): the expected next state behind a noisy one, given the revealed actions."""
+    """D(x; sigma, context): the expected next state behind a noisy one, given the revealed actions.
+
+    With ``target = "change"`` x is the state's change instead, in units of its own spread: features that move little in
+    a step, such as a robot's pitch, are then not lost below the noise floor.
+    """
+
+    change: Tensor  # (S,) spread of a step's change in units of the state's own
 
     def __init__(self, config: DenoiserConfig, spec: EnvSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
         dim = config.condition_dim
+        self.register_buffer("change", torch.ones(spec.state_dim))
         self.noise_features = FourierFeatures(dim)
         self.encoder = ActionEncoder(config.encoder, spec, config.context, dim)
         self.condition = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.direct = config.action_path == "condition+input"
         extra = spec.n_agents * (spec.action_dim + 1) if self.direct else 0
         self.net = TemporalUNet(spec.state_dim + extra, spec.state_dim, dim, config.channels, config.blocks)
+
+    def to_target(self, state: Tensor, newest: Tensor) -> Tensor:
+        """(B, S) scaled next states after the ``newest`` known ones -> what is denoised."""
+        return state if self.config.target == "state" else (state - newest) / self.change
+
+    def to_state(self, target: Tensor, newest: Tensor) -> Tensor:
+        """The inverse of :meth:`to_target`."""
+        return target if self.config.target == "state" else newest + target * self.change
 
     # -- preconditioning ------------------------------------------------------------------------------------------
 
@@ -135,7 +151,7 @@ class Denoiser(nn.Module):
         """D(x; sigma), the estimate of the clean next state.
 
         Args:
-            noisy: (B, S) scaled next state plus noise.
+            noisy: (B, S) what :meth:`to_target` makes of the next state, plus noise.
             sigma: (B, 1) its noise level, without the offset.
             context: past states and actions.
             reveal: (B, N) bool, agents whose newest action may be used.
@@ -181,7 +197,8 @@ class Denoiser(nn.Module):
         history = known[:, :past]
         losses = []
         for h in range(horizon):
-            target = known[:, past + h]
+            newest = history[:, -1]
+            target = self.to_target(known[:, past + h], newest)
             sigma = self.draw_sigma(target)
             noise = torch.randn_like(target)
             noisy = target + (sigma.square() + self.config.sigma_offset**2).sqrt() * noise
@@ -189,7 +206,7 @@ class Denoiser(nn.Module):
             context = Context(history, actions[h], valids[h])
             answer = self.network(noisy, k, context, reveal[h], encoded[h])
             losses.append((answer - (target - k.skip * noisy) / k.scale_out).square().mean(-1))
-            estimate = (k.skip * noisy + k.scale_out * answer).detach()
+            estimate = self.to_state(k.skip * noisy + k.scale_out * answer, newest).detach()
             history = torch.cat([history[:, 1:], estimate[:, None]], dim=1)
         real = valid[:, past:]
         loss = (torch.stack(losses, dim=1) * real).sum() / real.sum().clamp(min=1)

@@ -77,7 +77,9 @@ def transition_elbo(model: DimaWorldModel, context: Context, state: Tensor, draw
         draws: Monte-Carlo draws to average.
     """
     denoise, sigmas = model.levels(context)
-    clean = model.scale_state(state)
+    clean = model.denoiser.to_target(model.scale_state(state), context.state[:, -1])
     bound = torch.stack([elbo(denoise, clean, sigmas).total for _ in range(draws)]).mean(0)
-    unit = model.config.denoiser.sigma_data / model.state_scale.scale.double()  # d(scaled) / d(state)
+    unit = model.config.denoiser.sigma_data / model.state_scale.scale.double()  # d(clean) / d(state)
+    if model.config.denoiser.target == "change":
+        unit = unit / model.denoiser.change.double()
     return bound + unit.log().sum()

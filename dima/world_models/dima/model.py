@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dima.config import Config
 from dima.data import EnvSpec, Episode, View
 from dima.nets import Normalizer
 from dima.optim import FitConfig, Fitter
-from dima.progress import Progress
 from dima.replay import Replay, Rows
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Loss, Reveal, Step, WorldModel, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
@@ -23,16 +20,17 @@ from dima.world_models.dima.sampler import (
     Denoise,
     SamplerConfig,
     agent_order,
+    estimates,
     noise_schedule,
     reveal_masks,
     sample,
 )
 
-Loss = tuple[Tensor, dict[str, Tensor]]
+SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
 
 
 @dataclass(frozen=True)
-class DimaModelConfig(Config):
+class DimaModelConfig(WorldModelConfig):
     """DIMA's world model; the defaults are the published sizes and schedule (DIMA section 7)."""
 
     denoiser: DenoiserConfig = DenoiserConfig()
@@ -70,6 +68,7 @@ class DimaWorldModel(WorldModel[Latent]):
         self.past = config.denoiser.context
         self.context = self.past + 1  # one more, for the joint action that led to the first state
         self.state_scale = Normalizer((spec.state_dim,))
+        self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
         self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
         self.denoiser = Denoiser(config.denoiser, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
@@ -89,28 +88,13 @@ class DimaWorldModel(WorldModel[Latent]):
         for episode in episodes:
             self.state_scale.update(episode.state.to(device))
             self.obs_scale.update(episode.obs.to(device))
+            self.change_scale.update(episode.state.to(device).diff(dim=0))
             self.reward.reward_scale.update(episode.reward.to(device))
+        change = self.change_scale.var.sqrt() / self.state_scale.scale
+        self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
-    def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
-        losses: dict[str, Callable[[Replay], Loss]] = {
-            "decoder": self.decoder_loss,
-            "denoiser": self.denoiser_loss,
-            "reward": self.reward_loss,
-        }
-        metrics: dict[str, Tensor] = {}
-        self.train()
-        for name, loss_of in losses.items():
-            fitter = self.fitters[name]
-            sums: dict[str, Tensor] = {}
-            with progress.phase(name, total=fitter.config.updates) as advance:
-                for _ in range(fitter.config.updates):
-                    loss, parts = loss_of(replay)
-                    fitter.step(loss)
-                    sums = {key: sums.get(key, 0) + part for key, part in parts.items()}
-                    advance()
-            metrics |= {key: value / fitter.config.updates for key, value in sums.items()}
-        self.eval()
-        return metrics
+    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
+        return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
 
     def decoder_loss(self, replay: Replay) -> Loss:
         """L1 and commitment on the least visited rows."""
@@ -162,21 +146,36 @@ class DimaWorldModel(WorldModel[Latent]):
         )
 
     def step(self, latent: Latent, action: Tensor) -> Step[Latent]:
+        return self._step(latent, action, None)
+
+    def _step(self, latent: Latent, action: Tensor, order: Tensor | None) -> Step[Latent]:
         action = self._sent(action)
-        joint = torch.cat([latent.action, action[:, None]], dim=1)
-        after = self.next_state(Context(latent.state, joint, latent.valid))
+        context = self._context(latent, action)
+        after = self.next_state(context, order=order)
         predicted = self.reward.step(latent.memory, latent.state[:, -1] / self.config.denoiser.sigma_data, action)
         return Step(
             Latent(
                 state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
-                action=joint[:, 1:],
+                action=context.action[:, 1:],
                 valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
-                action_mask=self._allowed(predicted.mask_logits, latent.action_mask),
+                action_mask=latent.action_mask
+                if predicted.mask_logits is None
+                else allowed(predicted.mask_logits, self.action_valid),
                 previous_action=action,
                 memory=latent.memory,
             ),
             predicted.reward,
             predicted.proceed,
+        )
+
+    def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
+        return Latent(
+            state=either(which, fresh.state, latent.state),
+            action=either(which, fresh.action, latent.action),
+            valid=either(which, fresh.valid, latent.valid),
+            action_mask=either(which, fresh.action_mask, latent.action_mask),
+            previous_action=either(which, fresh.previous_action, latent.previous_action),
+            memory=self.reward.forget(latent.memory, which),
         )
 
     def next_state(self, context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
@@ -190,7 +189,8 @@ class DimaWorldModel(WorldModel[Latent]):
         if noise is None:
             noise = torch.randn_like(context.state[:, -1])
         denoise, sigmas = self.levels(context, order)
-        return sample(denoise, noise, sigmas, self.config.sampler.solver)
+        drawn = sample(denoise, noise, sigmas, self.config.sampler.solver)
+        return self.denoiser.to_state(drawn, context.state[:, -1])
 
     def levels(self, context: Context, order: Tensor | None = None) -> tuple[Denoise, Tensor]:
         """The denoising function of each level and the (K + 1,) noise levels, for the same arguments."""
@@ -211,18 +211,30 @@ class DimaWorldModel(WorldModel[Latent]):
 
         return denoise, noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
 
-    # -- saving ---------------------------------------------------------------------------------------------------
+    # -- agent by agent -------------------------------------------------------------------------------------------
 
-    def checkpoint(self) -> dict[str, Any]:
-        return {
-            "model": self.state_dict(),
-            "fitters": {name: fitter.checkpoint() for name, fitter in self.fitters.items()},
-        }
+    @property
+    def reveal_order(self) -> tuple[int, ...]:
+        agents = range(self.spec.n_agents)
+        return tuple(agents if self.config.sampler.order == "ascending" else reversed(agents))
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.load_state_dict(saved["model"])
-        for name, fitter in self.fitters.items():
-            fitter.restore(saved["fitters"][name])
+    def step_in_order(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Step[Latent]:
+        return self._step(latent, action, self._everywhere(latent, order))
+
+    def reveal(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Reveal:
+        config, agents = self.config, self.spec.n_agents
+        denoise, sigmas = self.levels(self._context(latent, self._sent(action)), self._everywhere(latent, order))
+        noise = torch.randn_like(latent.state[:, -1])
+        estimate = estimates(denoise, noise, sigmas, config.sampler.solver)
+        estimate = self.denoiser.to_state(estimate, latent.state[:, -1]) / config.denoiser.sigma_data
+        masks = reveal_masks(torch.tensor([order]), config.denoiser.reveal)[:, 0]
+        stages = [min(config.sampler.stage(level, agents), len(masks) - 1) for level in range(len(estimate))]
+        seen = [masks[stage].nonzero()[:, 0].tolist() for stage in stages]
+        return Reveal(seen, self.state_scale.denormalize(estimate))
+
+    def _everywhere(self, latent: Latent, order: Sequence[int]) -> Tensor:
+        """One order for every row, (B, N)."""
+        return torch.tensor(order, device=latent.state.device).expand(len(latent.state), -1)
 
     # -- units ----------------------------------------------------------------------------------------------------
 
@@ -230,13 +242,9 @@ class DimaWorldModel(WorldModel[Latent]):
         """Environment units -> standard deviation ``sigma_data``, as the denoiser wants it."""
         return self.state_scale.normalize(state) * self.config.denoiser.sigma_data
 
-    def _sent(self, action: Tensor) -> Tensor:
-        """The action the environment carries out: it clips continuous ones to [-1, 1]."""
-        return action if self.spec.discrete else action.clamp(-1, 1)
+    def _context(self, latent: Latent, action: Tensor) -> Context:
+        """What the denoiser knows when the team takes this action, as it is sent, there."""
+        return Context(latent.state, torch.cat([latent.action, action[:, None]], dim=1), latent.valid)
 
-    def _allowed(self, logits: Tensor | None, before: Tensor) -> Tensor:
-        """(B, N, A) bool: predicted action mask, never empty."""
-        if logits is None:
-            return before
-        logits = logits.masked_fill(~self.action_valid, -torch.inf)
-        return (logits > 0) | (logits == logits.amax(-1, keepdim=True))
+    def _sent(self, action: Tensor) -> Tensor:
+        return sent(action, self.spec)

@@ -5,7 +5,7 @@ DIMA section 5. Two tokens a step; the answers are read from the action token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -67,6 +67,7 @@ class Memory:
 
     cache: Tensor  # (layers, 2, B, heads, 2 * segment, head_dim)
     done: int = 0  # tokens stored
+    begin: Tensor | None = None  # (B,) the first token of each row's own imagination; None: they all began together
 
 
 class RewardTermination(nn.Module):
@@ -162,15 +163,25 @@ class RewardTermination(nn.Module):
         A full memory is emptied first: training segments start anywhere in an episode, so an empty one is familiar.
         """
         if memory.done == 2 * self.config.segment:
-            memory.done = 0
+            memory.done, memory.begin = 0, None
         tokens = self._tokens(state[:, None], action[:, None], memory.done)
         # the action token sees everything, the state token everything but the action
         mask = torch.ones(2, memory.done + 2, dtype=torch.bool, device=state.device)
         mask[0, -1] = False
+        if memory.begin is not None:
+            mask = mask & (torch.arange(len(mask[0]), device=mask.device) >= memory.begin[:, None])[:, None, None]
         hidden = self._run(tokens, mask, memory)
         memory.done += 2
         reward, proceed, logits = self._predict(hidden)
         return Prediction(reward[:, 0], proceed[:, 0], None if logits is None else logits[:, 0])
+
+    def forget(self, memory: Memory, which: Tensor) -> Memory:
+        """What is remembered once some rows, ``which`` (B,) bool, begin a new imagination.
+
+        They keep their place among the positions: in training, too, episodes begin anywhere in a segment.
+        """
+        begin = torch.zeros_like(which, dtype=torch.long) if memory.begin is None else memory.begin
+        return replace(memory, begin=torch.where(which, memory.done, begin))
 
     # -- the network ----------------------------------------------------------------------------------------------
 

@@ -102,3 +102,16 @@ def sample(denoise: Denoise, noise: Tensor, sigmas: Tensor, solver: str = "euler
             ahead = x + (after - now) * slope
         x = ahead
     return x
+
+
+def estimates(denoise: Denoise, noise: Tensor, sigmas: Tensor, solver: str = "euler") -> Tensor:
+    """What each level of :func:`sample`, for the same arguments, takes the clean state to be, (K, B, S)."""
+    seen: dict[int, Tensor] = {}
+
+    def watched(x: Tensor, sigma: Tensor, level: int) -> Tensor:
+        estimate = denoise(x, sigma, level)
+        seen.setdefault(level, estimate)  # heun looks at a level twice
+        return estimate
+
+    sample(watched, noise, sigmas, solver)
+    return torch.stack(list(seen.values()))

@@ -29,6 +29,10 @@ class TimeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         steps = x.shape[1]
+        if steps == 2 and self.stride == 1:  # each step sees both: one dense product, without the zeros
+            before, centre, after = self.linear.weight.chunk(3, dim=1)
+            both = torch.cat([torch.cat([centre, after], dim=1), torch.cat([before, centre], dim=1)])
+            return F.linear(x.flatten(1), both, self.linear.bias.repeat(2)).unflatten(1, (2, -1))
         padded = F.pad(x, (0, 0, 1, 1))
         neighbours = [padded[:, k : k + steps : self.stride] for k in range(3)]
         return self.linear(torch.cat(neighbours, dim=-1))

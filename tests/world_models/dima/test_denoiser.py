@@ -174,6 +174,21 @@ def loss_of(denoiser: Denoiser, *batch: Tensor) -> Tensor:
     return denoiser.loss(*batch)[0]
 
 
+def test_a_change_is_denoised_in_units_of_its_own_spread(spec: EnvSpec, actions) -> None:
+    denoiser = build(spec, target="change", rollout=1)  # the network of a new denoiser answers zero
+    denoiser.change.copy_(torch.linspace(0.05, 1.5, spec.state_dim))
+    state, action, valid = (part[:, :4] for part in window(spec, actions, [1, 1, 1, 1, 1, 1]))
+    found = loss_of(denoiser, state, action, valid)
+    torch.manual_seed(1)
+    denoiser.draw_reveal(len(state), state.device)
+    target = (state[:, -1] - state[:, -2]) / denoiser.change
+    sigma = denoiser.draw_sigma(target)
+    k = denoiser.coefficients(sigma)
+    noisy = target + (sigma.square() + 0.09).sqrt() * torch.randn_like(target)
+    torch.testing.assert_close(found, ((target - k.skip * noisy) / k.scale_out).square().mean())
+    torch.testing.assert_close(denoiser.to_state(target, state[:, -2]), state[:, -1])
+
+
 @pytest.mark.parametrize("valid", [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]])
 def test_rows_outside_the_episode_reach_no_loss(spec: EnvSpec, valid: list[int], alive, actions) -> None:
     denoiser = alive(build(spec, action_path="condition+input"))

@@ -165,3 +165,19 @@ def test_the_bound_is_a_density_in_the_environments_units(proof: ModuleType, tra
     scale.shift /= 10
     scale.scale /= 10
     torch.testing.assert_close(ten, one - 4 * torch.tensor(10.0).log(), rtol=1e-3, atol=0.05)
+
+
+@torch.no_grad()
+def test_the_bound_of_a_change_is_a_density_of_the_state_it_leads_to(proof: ModuleType, trained) -> None:
+    state, action, after = trained["tested"]
+    model = trained["model"].config.override({"denoiser": {"target": "change"}}).build(trained["model"].spec).eval()
+    model.state_scale, spread = trained["model"].state_scale, torch.tensor([0.1, 0.5, 1.0, 1.5])
+    model.denoiser.change.copy_(spread)
+    context = proof.as_context(model, state, action)
+    torch.manual_seed(0)
+    found = transition_elbo(model, context, after)
+    unit = 0.5 / model.state_scale.scale / spread  # of the change, by sigma_data
+    torch.manual_seed(0)
+    denoise, sigmas = model.levels(context)
+    expected = elbo(denoise, (after - state) * unit, sigmas).total + unit.double().log().sum()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)

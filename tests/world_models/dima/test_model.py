@@ -9,11 +9,13 @@ import torch
 
 from dima.data import EnvSpec
 from dima.progress import Progress
+from dima.replay import Replay
+from dima.world_models.base import AgentByAgent, Renewable, allowed
 from dima.world_models.dima.denoiser import Context, Denoiser
-from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
 from dima.world_models.dima.observation_decoder import ObservationDecoder
 from dima.world_models.dima.reward_termination import RewardTermination
-from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks
+from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
 
 SMALL: dict[str, Any] = {
     "denoiser": {
@@ -111,6 +113,24 @@ def test_a_batch_equals_its_halves(model, actions) -> None:
 
 
 @torch.no_grad()
+def test_the_spread_of_changes_follows_the_data(any_spec: EnvSpec, episodes) -> None:
+    model, played = build(any_spec), episodes(any_spec, (30, 20))
+    model.take_in(played)
+    changes = torch.cat([episode.state.diff(dim=0) for episode in played])
+    spread = changes.std(0, correction=0) / torch.cat([episode.state for episode in played]).std(0, correction=0)
+    torch.testing.assert_close(model.denoiser.change, spread.clamp(min=0.01))
+
+
+def test_a_denoised_change_is_added_to_the_newest_state(any_spec: EnvSpec, alive, episodes, actions) -> None:
+    model = alive(build(any_spec, denoiser={"target": "change"}))
+    model.take_in(episodes(any_spec, (30, 30)))
+    context, noise = context_of(model, actions, 6), torch.randn(6, any_spec.state_dim)
+    denoise, sigmas = model.levels(context)
+    change = sample(denoise, noise, sigmas, model.config.sampler.solver)
+    expected = context.state[:, -1] + model.denoiser.change * change
+    torch.testing.assert_close(model.next_state(context, noise), expected)
+
+
 def test_an_imagination_starts_where_reality_stands(model, any_spec, filled) -> None:
     replay = filled(any_spec)
     anchor = torch.tensor([0, 1, 7, 14, 20])  # also an episode's first two steps
@@ -198,17 +218,59 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
     logits = torch.randn(200, 2, 4) - 1
     logits[:100] -= 10  # everything looks forbidden
     logits[..., ~valid] = 50.0
-    allowed = model._allowed(logits, torch.ones(200, 2, 4, dtype=torch.bool))
-    assert allowed.any(-1).all()
-    assert not allowed[:, ~valid].any()
-    assert (allowed[:100].sum(-1) == 1).all()
-    assert torch.equal(allowed[100:] | ~valid, (logits[100:] > 0) | allowed[100:] | ~valid)
+    mask = allowed(logits, valid)
+    assert mask.any(-1).all()
+    assert not mask[:, ~valid].any()
+    assert (mask[:100].sum(-1) == 1).all()
+    assert torch.equal(mask[100:] | ~valid, (logits[100:] > 0) | mask[100:] | ~valid)
     model.reward.mask_head[-1].bias.fill_(-50.0)
     rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
     latent = model.start(rows)
     for _ in range(3):
         latent = model.step(latent, actions(spec, 2)).latent
         assert model.observe(latent).action_mask.any(-1).all()
+
+
+# -- agent by agent ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_a_step_in_the_configured_order_is_the_step(any_spec: EnvSpec, alive, filled, actions, order: str) -> None:
+    model = alive(build(any_spec, sampler={"order": order}))
+    assert isinstance(model, AgentByAgent)
+    rows = filled(any_spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    action = actions(any_spec, 2)
+    torch.manual_seed(1)
+    one = model.step(model.start(rows), action)
+    torch.manual_seed(1)
+    two = model.step_in_order(model.start(rows), action, model.reveal_order)
+    torch.manual_seed(1)
+    other = model.step_in_order(model.start(rows), action, model.reveal_order[::-1])
+    assert torch.equal(one.latent.state, two.latent.state)
+    assert torch.equal(one.reward, other.reward)
+    assert not torch.equal(one.latent.state, other.latent.state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize(
+    ("reveal", "seen"),
+    [("one", [[2], [0], [1], [1]]), ("cumulative", [[2], [0, 2], [0, 1, 2], [0, 1, 2]]), ("all", [[0, 1, 2]] * 4)],
+)
+def test_a_reveal_ends_in_the_draw_and_tells_who_was_seen(spec, alive, filled, actions, solver, reveal, seen) -> None:
+    config = {"sampler": {"solver": solver, "tail_levels": 1}, "denoiser": {"reveal": reveal}}
+    model = alive(build(spec, **config))
+    rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
+    latent, action = model.start(rows), actions(spec, 2)
+    torch.manual_seed(1)
+    told = model.reveal(latent, action, (2, 0, 1))
+    torch.manual_seed(1)
+    after = model.observe(model.step_in_order(latent, action, (2, 0, 1)).latent)
+    assert told.agents == seen
+    assert told.estimate.shape == (4, 2, spec.state_dim)
+    torch.testing.assert_close(told.estimate[-1], after.state, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(told.estimate[0], told.estimate[1])
 
 
 # -- fitting and saving -----------------------------------------------------------------------------------------------
@@ -246,3 +308,31 @@ def test_a_restored_model_goes_on_bit_for_bit(any_spec: EnvSpec, filled, episode
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
+
+
+def test_imaginations_begin_anew_one_by_one(any_spec: EnvSpec, alive, actions, episodes) -> None:
+    """A renewed row goes on like a fresh start, the others like a batch that nobody touched; same noise everywhere."""
+    model = alive(build(any_spec))
+    played = episodes(any_spec, (12, 12))
+    model.take_in(played)
+    replay = Replay.of(played, any_spec, "cpu")
+    rows = replay.gather(torch.tensor([4, 5, 6]), model.context - 1, 0)
+    others = replay.gather(torch.tensor([7, 8, 9]), model.context - 1, 0)
+    which, moves = torch.tensor([False, True, False]), actions(any_spec, 3, 2)
+
+    def after(latent: Latent) -> Any:
+        torch.manual_seed(3)
+        return model.step(latent, moves[:, 1])
+
+    torch.manual_seed(1)
+    touched = model.step(model.start(rows), moves[:, 0]).latent
+    torch.manual_seed(1)
+    alone = model.step(model.start(rows), moves[:, 0]).latent
+    fresh = model.start(others)
+    renewed = model.renew(touched, fresh, which)
+    assert isinstance(model, Renewable)
+    assert torch.equal(model.observe(renewed).state[which], model.observe(fresh).state[which])
+    one, untouched, begun = after(renewed), after(alone), after(model.start(others))
+    for t, expected in ((~which, untouched), (which, begun)):
+        torch.testing.assert_close(model.observe(one.latent).state[t], model.observe(expected.latent).state[t])
+    torch.testing.assert_close(one.reward[~which], untouched.reward[~which])

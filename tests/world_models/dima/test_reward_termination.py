@@ -152,6 +152,36 @@ def test_it_learns_rewards_and_ends(spec: EnvSpec, actions) -> None:
     assert parts["reward_model/proceed"] < 0.5 * first["reward_model/proceed"]
 
 
+def test_a_row_that_forgot_is_as_if_it_had_just_begun(any_spec: EnvSpec, alive, actions) -> None:
+    """But for its place among the positions, which training segments do not fix either."""
+    model = alive(build(any_spec))
+    state, action = torch.randn(3, 5, any_spec.state_dim), actions(any_spec, 3, 5)
+    which = torch.tensor([False, True, False])
+    memory = model.start(3, state.device)
+    for t in range(2):
+        model.step(memory, state[:, t], action[:, t])
+    memory = model.forget(memory, which)
+    said = [model.step(memory, state[:, t], action[:, t]) for t in range(2, 5)]
+    episode = torch.tensor([[0] * 5, [0, 0, 1, 1, 1], [0] * 5])
+    expected = model(state, action, episode)
+    for t, now in enumerate(said, start=2):
+        torch.testing.assert_close(now.reward, expected.reward[:, t])
+        torch.testing.assert_close(now.proceed, expected.proceed[:, t])
+    assert memory.begin.tolist() == [0, 4, 0]
+
+
+def test_a_full_memory_forgets_who_began_when(spec: EnvSpec, alive, actions) -> None:
+    model = alive(build(spec))
+    memory = model.start(2, torch.device("cpu"))
+    state, action = torch.randn(2, spec.state_dim), actions(spec, 2)
+    for _ in range(model.config.segment):
+        model.step(memory, state, action)
+    memory = model.forget(memory, torch.tensor([True, False]))
+    fresh = model.step(model.start(2, torch.device("cpu")), state, action)
+    torch.testing.assert_close(model.step(memory, state, action).reward, fresh.reward)
+    assert memory.begin is None
+
+
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match="dim = 30 must be divisible by heads = 4 and action_heads = 8"):
         RewardTerminationConfig(dim=30)

@@ -9,9 +9,10 @@ from torch import nn
 from dima.world_models.dima.unet import AdaptiveGroupNorm, TemporalUNet, TimeConv
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_time_convolution_equals_conv1d(stride: int) -> None:
-    conv, x = TimeConv(3, 5, stride), torch.randn(2, 4, 3)
+def test_time_convolution_equals_conv1d(stride: int, steps: int) -> None:
+    conv, x = TimeConv(3, 5, stride), torch.randn(2, steps, 3)
     reference = nn.Conv1d(3, 5, 3, stride=stride, padding=1)
     with torch.no_grad():
         reference.weight.copy_(conv.linear.weight.unflatten(1, (3, 3)).transpose(1, 2))

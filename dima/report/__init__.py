@@ -1,0 +1,1 @@
+"""Finished and unfinished run folders into curves, tables and intervals over seeds: see :func:`dima.report`."""

@@ -1,0 +1,224 @@
+"""An ensemble of one-step networks: the plain model that every other world model has to beat.
+
+Each member is an MLP from state and joint action to a Gaussian over the state's change and the reward (PETS,
+arXiv 1805.12114), trained on batches of its own. An imagination keeps to the member it began with, so that its futures
+differ as far as the members disagree.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dima.config import Count
+from dima.data import EnvSpec, Episode, View
+from dima.nets import Normalizer
+from dima.optim import FitConfig, Fitter
+from dima.replay import Replay, Rows
+from dima.world_models.base import Loss, Step, WorldModel, WorldModelConfig, allowed, either, sent
+from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
+
+BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, appendix A.1)
+
+
+@dataclass(frozen=True)
+class EnsembleModelConfig(WorldModelConfig):
+    """The plain model; sizes as usual for MuJoCo (MBPO, arXiv 1906.08253, appendix C)."""
+
+    members: Count = 5
+    hidden: tuple[Count, ...] = (200, 200, 200, 200)  # widths of a member
+    draw: Literal["member", "mean"] = "member"  # a sample of one member's Gaussian, or the average of all means
+    decoder: ObservationDecoderConfig = ObservationDecoderConfig(bottleneck="none")
+    dynamics_fit: FitConfig = FitConfig(batch=256, lr=1e-3, weight_decay=5e-5)  # a batch for each member
+    decoder_fit: FitConfig = FitConfig(batch=256, lr=3e-4)
+
+    def build(self, spec: EnvSpec) -> EnsembleWorldModel:
+        return EnsembleWorldModel(self, spec)
+
+
+@dataclass
+class Latent:
+    """Where an imagination stands."""
+
+    state: Tensor  # (B, S) normalised
+    member: Tensor  # (B,) int, whose imagination it is
+    action_mask: Tensor  # (B, N, A) bool, allowed now
+    previous_action: Tensor  # (B, N, A) joint action that led here
+
+
+@dataclass
+class Outlook:
+    """What every member expects of a step; the last target is the reward, those before are the state's changes."""
+
+    mean: Tensor  # (M, B, S + 1) normalised
+    log_var: Tensor  # (M, B, S + 1)
+    proceed: Tensor  # (M, B) logit of the task going on
+    mask_logits: Tensor | None  # (M, B, N, A) of the next action masks; None: everything is always allowed
+
+
+class Members(nn.Module):
+    """``M`` MLPs with inputs and outputs of their own, evaluated together: (M, B, I) -> (M, B, O)."""
+
+    def __init__(self, members: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        layers = [[nn.Linear(a, b) for a, b in itertools.pairwise(sizes)] for _ in range(members)]
+        columns = list(zip(*layers, strict=True))  # the same layer of every member
+        self.weight = nn.ParameterList(torch.stack([layer.weight.detach().T for layer in same]) for same in columns)
+        self.bias = nn.ParameterList(torch.stack([layer.bias.detach()[None] for layer in same]) for same in columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for n, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            x = torch.baddbmm(bias, F.silu(x) if n else x, weight)
+        return x
+
+
+class Dynamics(nn.Module):
+    """Normalised state and joint action -> :class:`Outlook`."""
+
+    def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.spec, self.targets = spec, spec.state_dim + 1
+        masks = spec.n_agents * spec.action_dim if spec.discrete and spec.masks_actions else 0
+        joint = spec.n_agents * spec.action_dim
+        self.members = Members(config.members, (spec.state_dim + joint, *config.hidden, 2 * self.targets + 1 + masks))
+        self.lowest = nn.Parameter(torch.full((self.targets,), -10.0))  # log-variance
+        self.highest = nn.Parameter(torch.full((self.targets,), 0.5))
+
+    def forward(self, state: Tensor, action: Tensor) -> Outlook:
+        """(M, B, S), (M, B, N, A) -> what each member expects."""
+        out = self.members(torch.cat([state, action.flatten(-2)], dim=-1))
+        mean, log_var, proceed, masks = out.tensor_split((self.targets, 2 * self.targets, 2 * self.targets + 1), -1)
+        log_var = self.highest - F.softplus(self.highest - log_var)
+        log_var = self.lowest + F.softplus(log_var - self.lowest)
+        shape = (self.spec.n_agents, self.spec.action_dim)
+        return Outlook(mean, log_var, proceed[..., 0], masks.unflatten(-1, shape) if masks.shape[-1] else None)
+
+
+class EnsembleWorldModel(WorldModel[Latent]):
+    """One-step networks that each believe something of their own."""
+
+    visitors = ("decoder",)
+    context = 2  # the state, and the joint action that led to it
+
+    def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.state_scale = Normalizer((spec.state_dim,))
+        self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
+        self.reward_scale = Normalizer(())
+        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
+        self.dynamics = Dynamics(config, spec)
+        self.decoder = ObservationDecoder(config.decoder, spec)
+        self.fitters = {
+            "decoder": Fitter(self.decoder, config.decoder_fit),
+            "dynamics": Fitter(self.dynamics, config.dynamics_fit),
+        }
+        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
+        self.action_valid: Tensor
+
+    # -- learning from real experience ----------------------------------------------------------------------------
+
+    def take_in(self, episodes: Sequence[Episode]) -> None:
+        device = self.action_valid.device
+        for episode in episodes:
+            self.state_scale.update(episode.state.to(device))
+            self.obs_scale.update(episode.obs.to(device))
+            self.change_scale.update(episode.state.to(device).diff(dim=0))
+            self.reward_scale.update(episode.reward.to(device))
+
+    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
+        return {"decoder": self.decoder_loss, "dynamics": self.dynamics_loss}
+
+    def decoder_loss(self, replay: Replay) -> Loss:
+        """L1 on the least visited rows."""
+        rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
+        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
+
+    def dynamics_loss(self, replay: Replay) -> Loss:
+        """Gaussian negative log-likelihood of change and reward, Bernoulli of the task going on and of next masks."""
+        config = self.config
+        rows = replay.gather(replay.recent(config.members * config.dynamics_fit.batch), 0, 1)
+        change = self.change_scale.normalize(rows.state[:, 1] - rows.state[:, 0])
+        target = torch.cat([change, self.reward_scale.normalize(rows.reward[:, 0])[:, None]], dim=-1)
+        state, action = self.state_scale.normalize(rows.state[:, 0]), sent(rows.action[:, 0], self.spec)
+        told = self.dynamics(self._each(state), self._each(action))
+        error = (told.mean - self._each(target)).square()
+        parts = {
+            "likelihood": 0.5 * (error * (-told.log_var).exp() + told.log_var).sum(-1).mean(),
+            "proceed": F.binary_cross_entropy_with_logits(
+                told.proceed, self._each((~rows.terminated[:, 0]).to(target.dtype))
+            ),
+        }
+        if told.mask_logits is not None:
+            mask = self._each(rows.action_mask[:, 1].to(target.dtype))
+            wrong = F.binary_cross_entropy_with_logits(told.mask_logits, mask, reduction="none")
+            parts["mask"] = (wrong * self.action_valid).sum((-1, -2)).mean() / self.action_valid.sum()
+        loss = torch.stack(list(parts.values())).sum()
+        loss = loss + BOUND_WEIGHT * (self.dynamics.highest - self.dynamics.lowest).sum()
+        parts["error"] = error[..., :-1].mean()
+        return loss, {f"dynamics/{name}": part.detach() for name, part in parts.items()}
+
+    def _each(self, values: Tensor) -> Tensor:
+        """(M * B, ...) -> (M, B, ...): a batch for each member."""
+        return values.unflatten(0, (self.config.members, -1))
+
+    # -- imagination ----------------------------------------------------------------------------------------------
+
+    def start(self, rows: Rows) -> Latent:
+        state = self.state_scale.normalize(rows.state[:, -1])
+        return Latent(
+            state=state,
+            member=torch.randint(self.config.members, (len(state),), device=state.device),
+            action_mask=rows.action_mask[:, -1],
+            previous_action=sent(rows.action[:, -2], self.spec),
+        )
+
+    def observe(self, latent: Latent) -> View:
+        return View(
+            obs=self.obs_scale.denormalize(self.decoder(latent.state)) * self.decoder.valid,
+            state=self.state_scale.denormalize(latent.state),
+            action_mask=latent.action_mask,
+            previous_action=latent.previous_action,
+        )
+
+    def step(self, latent: Latent, action: Tensor) -> Step[Latent]:
+        action = sent(action, self.spec)
+        everyone = (self.config.members, *[-1] * action.dim())
+        told = self.dynamics(latent.state.expand(everyone[:-1]), action.expand(everyone))
+        target = self._choose(told.mean, latent.member)
+        if self.config.draw == "member":
+            target = target + torch.randn_like(target) * (0.5 * self._choose(told.log_var, latent.member)).exp()
+        change = self.change_scale.denormalize(target[:, :-1])
+        mask = latent.action_mask
+        if told.mask_logits is not None:
+            mask = allowed(self._choose(told.mask_logits, latent.member), self.action_valid)
+        return Step(
+            Latent(
+                state=self.state_scale.normalize(self.state_scale.denormalize(latent.state) + change),
+                member=latent.member,
+                action_mask=mask,
+                previous_action=action,
+            ),
+            self.reward_scale.denormalize(target[:, -1]),
+            self._choose(told.proceed.sigmoid(), latent.member),
+        )
+
+    def _choose(self, told: Tensor, member: Tensor) -> Tensor:
+        """(M, B, ...) -> (B, ...): each row's own member, or the average of all."""
+        if self.config.draw == "mean":
+            return told.mean(0)
+        return told[member, torch.arange(len(member), device=member.device)]
+
+    def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
+        return Latent(
+            state=either(which, fresh.state, latent.state),
+            member=either(which, fresh.member, latent.member),
+            action_mask=either(which, fresh.action_mask, latent.action_mask),
+            previous_action=either(which, fresh.previous_action, latent.previous_action),
+        )

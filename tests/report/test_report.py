@@ -1,0 +1,291 @@
+"""``dima report``: every plot, table, row and failure is in what it writes, and bad input is one clear line."""
+
+import csv
+import json
+import re
+import shutil
+import warnings
+from functools import partial
+from html import unescape
+
+import numpy as np
+import pytest
+
+import dima
+from dima.cli import main
+from dima.errors import ConfigError, RunFolderError
+
+TASKS = {"toy/walk": 30.0, "toy/linear": 100.0}
+SEEDS = range(3)
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    """A plot that does not fit, or an average of nothing, would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture(scope="module")
+def many(write_run, tmp_path_factory):
+    """Two tasks, two algorithms, three seeds; one more crashed, one never began, one is damaged. The folder."""
+    root, draws = tmp_path_factory.mktemp("many") / "runs", np.random.default_rng(0)
+    make_run = partial(write_run, root)
+    for task, top in TASKS.items():
+        for algorithm, rate in (("dima", 4.0), ("mappo", 1.5)):
+            for seed in SEEDS:
+                share = 1 - np.exp(-rate * np.arange(1, 9) / 8) + draws.normal(0, 0.02, 8)
+                make_run(f"{task}/{algorithm}{seed}", (top * share).tolist(), task=task, algorithm=algorithm, seed=seed)
+    event = {"event": "failed", "error": "DivergenceError: learning diverged <here>"}
+    make_run("toy/walk/crashed", [1.0, 2.0], algorithm="dima", seed=3, steps=800, event=event)
+    make_run("toy/walk/begun", [], algorithm="mappo", seed=3, steps=800)
+    (make_run("toy/walk/broken", [1.0], seed=4) / "protocol.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(many):
+    """The report on them and on a folder that is not there."""
+    return dima.report([many, many.parent / "nowhere"], many.parent / "out")
+
+
+def read(page):
+    """A page's ids and its text without tags."""
+    html = page.read_text()
+    body = html[html.index("<body>") :]
+    return set(re.findall(r' id="([^"]+)"', body)), " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+class TestManyRuns:
+    def test_the_page_has_every_plot_table_and_failure(self, done):
+        ids, text = read(done.page)
+        assert {
+            "curve-0-toy-linear",
+            "curve-1-toy-walk",
+            "interquartile-mean",
+            "interquartile-mean-over-steps",
+            "performance-profile",
+            "probability-of-improvement",
+        } <= ids
+        for heading in (
+            "Learning curves", "Scores", "Over tasks", "Probability of improvement", "Sample efficiency", "Time", "Runs"
+        ):  # fmt: skip
+            assert heading in text
+        for told in (
+            "toy/walk after 800 environment steps",
+            "toy/linear: environment steps to a score",
+            "Normalised return over tasks",
+            "dima over mappo",
+            "Wall-clock time and environment steps",
+            "Time by phase",
+            "Every run in this report",
+            "Not scored, because they were not evaluated up to there",
+            "failed: DivergenceError: learning diverged <here>",
+            "no round finished",
+            "broken is not a dima run folder",
+            "nowhere does not exist",
+        ):
+            assert told in text, told
+        assert text.count("Protocol: ") >= 9  # beside every table and beneath the curves
+        assert text.count("commit 0123456") >= 9
+
+    def test_every_run_is_in_the_table_of_runs_and_every_evaluation_in_the_csv(self, done):
+        _, text = read(done.page)
+        rows = list(csv.DictReader(done.table.read_text().splitlines()))
+        assert len(rows) == 2 * 2 * 3 * 8 + 2 + 1  # the crashed one was evaluated twice, the one that began never
+        assert {row["folder"] for row in rows} == {str(run.path) for run in done.comparison.runs}
+        for run in done.comparison.runs:
+            assert f"{run.path.parent.name}/{run.path.name}" in text
+            told = [row for row in rows if row["folder"] == str(run.path)]
+            assert [row["team_return"] for row in told] == ([str(v) for v in run.returns] or [""])
+            assert [row["environment_steps"] for row in told] == ([str(int(v)) for v in run.evaluated] or [""])
+            assert {row["seed"] for row in told} == {str(run.seed)}
+            assert {row["variant"] for row in told} == {run.algorithm}
+
+    def test_is_the_same_whenever_it_is_made(self, done, many, tmp_path):
+        again = dima.report([many, many.parent / "nowhere"], tmp_path)
+        assert again.page.read_text() == done.page.read_text()
+        assert again.table.read_text() == done.table.read_text()
+
+    def test_plots_as_files_when_asked(self, make_run, tmp_path):
+        dima.report(make_run("a", [1.0, 2.0]), tmp_path / "out", plots=True)
+        names = {path.name for path in (tmp_path / "out" / "plots").iterdir()}
+        assert names == {"curve-0-toy-walk.svg", "curve-0-toy-walk.png"}
+
+    def test_variants_are_explained(self, make_run, tmp_path):
+        for seed in range(2):
+            make_run(f"a{seed}", [1.0, 2.0], seed=seed)
+            make_run(f"b{seed}", [1.0, 3.0], seed=seed, learner={"ppo": {"clip": 0.3, "epochs": 7, "entropy": 0.5}})
+        _, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
+        assert "Variants of mappo-debug" in text
+        assert "mappo #2 over" in text or "mappo #1 over mappo #2" in text
+        assert re.search(r"ppo\.clip 0\.1 0\.3", text)
+        assert re.search(r"ppo\.epochs \d+ 7", text)
+
+    def test_a_setting_of_an_older_version_is_explained_too(self, make_run, tmp_path):
+        for seed, value in enumerate((1, 2)):
+            config = make_run(f"a{seed}", [1.0], seed=seed) / "config.yaml"
+            config.write_text(config.read_text().replace("learner:\n", f"learner:\n  moonlight: {value}\n"))
+        make_run("new", [1.0], seed=2)
+        done = dima.report(tmp_path / "runs", tmp_path / "out")
+        assert list(done.comparison.algorithms) == ["mappo (moonlight 1)", "mappo (moonlight 2)", "mappo (without)"]
+        assert "moonlight 1 2 not there" in read(done.page)[1]
+
+    def test_many_algorithms_keep_their_legends(self, make_run, tmp_path):
+        for clip in np.linspace(0.1, 0.9, 9).round(2).tolist():
+            make_run(f"c{clip}", [1.0, clip], learner={"ppo": {"clip": clip}})
+            make_run(f"again{clip}", [1.0, clip], seed=1, learner={"ppo": {"clip": clip}})
+        ids, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
+        assert "curve-0-toy-walk" in ids
+        assert text.startswith("Report on 18 runs 9 algorithms on toy/walk")
+        assert "probability-of-improvement" not in ids  # 36 pairs: the table holds them
+        assert text.count(" over mappo (clip") == 36
+
+
+class TestFewRuns:
+    def test_one_run(self, make_run, tmp_path):
+        ids, text = read(dima.report(make_run("a", [1.0, 2.0]), tmp_path / "out").page)
+        assert "curve-0-toy-walk" in ids
+        assert not {"interquartile-mean", "performance-profile", "probability-of-improvement"} & ids
+        assert "1 of 1" in text
+
+    def test_one_run_of_one_evaluation(self, make_run, tmp_path):
+        ids, _ = read(dima.report(make_run("a", [1.0]), tmp_path / "out").page)
+        assert "curve-0-toy-walk" in ids
+
+    def test_one_task_with_seeds(self, make_run, tmp_path):
+        for seed in SEEDS:
+            make_run(f"m{seed}", [1.0, 2.0 + seed], seed=seed)
+            make_run(f"d{seed}", [1.0, 3.0 + seed], seed=seed, algorithm="dima")
+        ids, _ = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
+        assert {"performance-profile", "probability-of-improvement"} <= ids
+        assert "interquartile-mean" not in ids  # over tasks, of which there is one
+
+    def test_seeds_evaluated_at_steps_of_their_own(self, make_run, tmp_path):
+        for seed in SEEDS:
+            make_run(f"m{seed}", np.linspace(0, 1, 30).tolist(), seed=seed, first=100 + seed)
+        done = dima.report(tmp_path / "runs", tmp_path / "out")
+        assert done.results.scores[0].scored == 3
+
+    def test_seeds_with_a_gap_between_them(self, make_run, tmp_path):
+        make_run("a", [1.0, 2.0], steps=900)
+        make_run("b", [1.0, 2.0], seed=1, first=700)
+        assert "curve-0-toy-walk" in read(dima.report(tmp_path / "runs", tmp_path / "out").page)[0]
+
+    def test_two_tasks_evaluated_once(self, make_run, tmp_path):
+        for task in TASKS:
+            for seed in range(2):
+                make_run(f"{task}{seed}", [1.0 + seed], task=task, seed=seed)
+        assert "interquartile-mean-over-steps" in read(dima.report(tmp_path / "runs", tmp_path / "out").page)[0]
+
+    def test_no_algorithm_on_the_same_task(self, make_run, tmp_path):
+        make_run("a", [1.0, 2.0])
+        make_run("b", [1.0, 2.0], algorithm="dima", task="toy/linear")
+        _, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
+        assert "No task was scored with every algorithm" in text
+
+    def test_a_task_without_the_other_algorithm_is_left_out_of_the_aggregate(self, make_run, tmp_path):
+        for seed in range(2):
+            make_run(f"a{seed}", [1.0, 2.0], seed=seed)
+            make_run(f"b{seed}", [1.0, 2.0], seed=seed, algorithm="dima")
+        make_run("c", [1.0, 2.0], task="toy/linear")
+        _, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
+        assert "so without toy/linear." in text
+
+    def test_nothing_evaluated_yet(self, make_run, tmp_path):
+        make_run("a", [None, None], steps=900)
+        make_run("b", [], seed=1)
+        done = dima.report(tmp_path / "runs", tmp_path / "out")
+        _, text = read(done.page)
+        assert "No run has been evaluated yet" in text
+        assert "0 of 2 runs finished" in text or "1 of 2 runs finished" in text
+
+    def test_nothing_begun_yet(self, make_run, tmp_path):
+        _, text = read(dima.report(make_run("a", []), tmp_path / "out").page)
+        assert "no round finished" in text
+        assert "Wall-clock" not in text
+
+    def test_runs_without_phases_or_clock(self, make_run, tmp_path):
+        path = make_run("a", [1.0])
+        (path / "metrics.jsonl").write_text('{"step": 100, "evaluate/return": 1.0}\n')
+        done = dima.report(path, tmp_path / "out")
+        assert "did not log phases" in read(done.page)[1]
+        assert done.results.speeds[0].steps_per_second is None
+
+    def test_reference_returns_are_drawn_and_told(self, make_run, tmp_path):
+        for seed in range(2):
+            make_run(f"m{seed}", [1.0, 2.0], seed=seed)
+        _, text = read(dima.report(tmp_path / "runs", tmp_path / "out", reference={"toy/walk": (-5, 40)}).page)
+        assert "toy/walk -5 40 given" in text
+
+
+class TestCommand:
+    def test_prints_scores_failures_and_files(self, many, tmp_path, capsys):
+        assert main(["report", str(many), str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 0
+        out = capsys.readouterr().out
+        assert "toy/walk after 800 environment steps" in out
+        assert re.search(r"dima +\d+\.\d  \(\d+\.\d to \d+\.\d\)  3 of 4 runs", out)
+        assert f"not in the report: {tmp_path / 'nowhere'} does not exist" in out
+        assert f"page: {tmp_path / 'out' / 'report.html'}" in out
+
+    def test_prints_one_json_object(self, many, tmp_path, capsys):
+        args = ["report", str(many), "--out", str(tmp_path / "out"), "--json", "--score", "10", "20", "--at", "400"]
+        assert main(args) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["compared_at"] == {"toy/linear": 400, "toy/walk": 400}
+        assert {row["score"] for row in told["efficiencies"]} == {10, 20}
+        assert told["improvements"][0]["first"] == "dima"
+        assert [problem["why"] for problem in told["problems"]] == [
+            "is not a dima run folder: it has no valid protocol.json"
+        ]
+        assert len(told["runs"]) == 14
+
+    def test_reference_from_a_file(self, make_run, tmp_path, capsys):
+        make_run("a", [1.0, 2.0])
+        make_run("b", [1.0, 2.0], task="toy/linear")
+        (tmp_path / "reference.yaml").write_text("toy/walk: [0, 30]\nother/task: [0, 1]\n")
+        args = ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--json"]
+        assert main([*args, "--reference", str(tmp_path / "reference.yaml")]) == 0
+        scales = json.loads(capsys.readouterr().out)["scales"]
+        assert scales["toy/walk"] == {"low": 0, "high": 30, "origin": "given"}
+        assert scales["toy/linear"]["origin"] != "given"
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            ([], "no run folder was given: write `dima report RUN...`"),
+            (["nowhere"], "nowhere does not exist"),
+            (["nowhere", "empty"], "nowhere does not exist; empty holds no run"),
+            (["file"], "file is not a folder"),
+            (["run", "--reference", "nofile"], "reference = nofile is not a file"),
+            (
+                ["run", "--reference", "wrong.yaml"],
+                "reference of toy/walk = [3, 1] does not fit: expected [lower, higher]",
+            ),
+            (["run", "--at", "5000"], "at = 5000 does not fit: evaluations lie between 100 and 100"),
+            (["run", "--score", "high"], "--score"),
+            (["run", "--out", "file"], "cannot write file/report.html"),
+            (["run", "--uot", "x"], "there is no option --uot: did you mean --out?"),
+        ],
+    )
+    def test_is_one_clear_line_and_status_2(self, make_run, tmp_path, monkeypatch, capsys, args, message):
+        shutil.move(make_run("a", [1.0]), tmp_path / "run")
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").write_text("")
+        (tmp_path / "wrong.yaml").write_text("toy/walk: [3, 1]")
+        monkeypatch.chdir(tmp_path)
+        assert main(["report", *args]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert message in err
+        assert not (tmp_path / "report").exists()
+
+    def test_from_python(self, make_run, tmp_path):
+        with pytest.raises(RunFolderError, match="no run folder was given"):
+            dima.report([])
+        for pair in ((1,), (2, 1), "ab", (None, 1)):
+            with pytest.raises(ConfigError, match=r"reference of toy/walk"):
+                dima.report(make_run(str(pair), [1.0]), tmp_path, reference={"toy/walk": pair})
