@@ -57,9 +57,9 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     def take_in(self, episodes: Sequence[Episode]) -> None:
         """Update running statistics with new real experience, before fitting to it."""
 
-    @abstractmethod
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
         """The loss of each part on a batch of its own choice, named as its fitter, in the order they are fitted."""
+        return {}
 
     def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
         """One round of gradient steps; metrics are averages over the round, still on the device."""
