@@ -223,7 +223,7 @@ def test_every_mistake_gets_one_line(trained, command, tmp_path: Path) -> None:
     for args, message in (
         (("imagine", tmp_path / "nowhere"), "does not exist"),
         (("imagine", config.folder), "holds no checkpoint yet"),
-        (("imagine", model_free), "is a run of mappo, which learns without a world model: give a run of dima"),
+        (("imagine", model_free), "mappo learns no world model: give a run of dima"),
         (("imagine", walk, "--horizon", "31"), "horizon = 31 is too long: the policy's episode from seed"),
         (("imagine", walk, "--start", "30"), "start = 30 is too late"),
         (("imagine", walk, "--horizon", "0"), "out of range"),
