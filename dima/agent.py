@@ -1,4 +1,4 @@
-"""A trained team, out of its run folder: acts, is evaluated, lends its world model and has it diagnosed."""
+"""A trained team, out of its run folder: acts, is evaluated, lends its world model, shows what it believes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from dima.worlds import EpisodeStarts, ReplayStarts, Starts, Worlds
 if TYPE_CHECKING:
     from dima.diagnosis.config import DiagnosisConfig
     from dima.diagnosis.results import Diagnosis
+    from dima.film.beside import Acting
+    from dima.film.imagination import Imagination
 
 FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
 REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, besides datasets
@@ -109,9 +111,59 @@ class Agent:
             seed: of the episodes; by default one that follows from the run's seed.
         """
         make = partial(make_env, self.config.task, self.config.env)
-        seed = self.config.seed + FINAL_SEED if seed is None else seed
         with VectorEnv(make, min(episodes, 20)) as envs:
-            return play_evaluation(envs, partial(self.algorithm.act, mode=True), episodes, seed, self.device)
+            act, seed = partial(self.algorithm.act, mode=True), self._seed(seed)
+            return play_evaluation(envs, act, episodes, seed, self.device)
+
+    def film(
+        self, path: str | Path, seed: int | None = None, width: int = 480, progress: Progress | None = None
+    ) -> Path:
+        """Write a film of the first episode that :meth:`evaluate` plays under this seed, as an MP4 file.
+
+        Args:
+            path: the file; its folder is made when missing.
+            seed: of the episode; by default the one of :meth:`evaluate`.
+            width: of the picture in pixels.
+            progress: told of the frames; silent by default.
+
+        Raises:
+            EnvError: the environment draws nothing, or this machine has nothing to draw with.
+            RunFolderError: the disk is full or read-only.
+        """
+        from dima.film.run import film_episode
+
+        return film_episode(self, Path(path), self._seed(seed), width, progress or Progress())
+
+    def imagine(
+        self,
+        horizons: Sequence[int] | None = None,
+        acting: Acting = "recorded",
+        *,
+        seed: int | None = None,
+        start: int | None = None,
+        width: int = 320,
+    ) -> Imagination:
+        """Let the world model imagine a stretch of a fresh episode, beside what really happens; ``save`` writes it.
+
+        Args:
+            horizons: numbers of steps to look at; by default those of 15, 50 and 200 that the episode has room for.
+            acting: ``recorded``: imagination is given the actions of the real episode. ``policy``: the policy acts in
+                imagination on what it sees there, and the real environment is given these actions.
+            seed: of the episode; by default the first that :meth:`evaluate` plays.
+            start: step of the episode to begin at; by default 100, or as late as the longest horizon leaves room.
+            width: of a picture in pixels.
+
+        Raises:
+            ConfigError: the run has no world model, or the episode is too short.
+            DivergenceError: the world model imagines NaN or infinite numbers.
+        """
+        from dima.film.run import imagine_run
+
+        return imagine_run(self, horizons, acting, self._seed(seed), start, width)
+
+    def _seed(self, given: int | None) -> int:
+        """Of episodes that neither training nor its evaluations have seen."""
+        return self.config.seed + FINAL_SEED if given is None else given
 
     def diagnose(
         self,

@@ -13,19 +13,29 @@ from importlib import import_module
 from dima import __version__
 from dima.errors import UserError, nearest
 
-COMMANDS = {
-    "train": "learn a task: dima train TASK --algorithm dima --preset small",
-    "resume": "go on with a run that was interrupted",
-    "evaluate": "play episodes with a run's policy",
-    "diagnose": "say what a run's world model gets right and wrong: a page and its numbers",
-    "report": "compare runs on one page: curves, tables, intervals over seeds",
-    "dataset": "record episodes, look at them, exchange them with Minari",
-    "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
-    "tasks": "list the environments",
-    "algorithms": "list the algorithms and their presets",
-    "check": "say whether an environment can be learnt, and what is wrong with it",
-    "doctor": "say what this installation and this machine offer",
+HOMES = {  # of the commands in `dima.commands`, and what each does
+    "runs": {
+        "train": "learn a task: dima train TASK --algorithm dima --preset small",
+        "resume": "go on with a run that was interrupted",
+        "evaluate": "play episodes with a run's policy",
+    },
+    "looks": {
+        "imagine": "show what a run's world model imagines beside what happens: film, strip, page",
+        "diagnose": "say what a run's world model gets right and wrong: a page and its numbers",
+        "report": "compare runs on one page: curves, tables, intervals over seeds",
+    },
+    "datasets": {
+        "dataset": "record episodes, look at them, exchange them with Minari",
+        "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
+    },
+    "library": {
+        "tasks": "list the environments",
+        "algorithms": "list the algorithms and their presets",
+        "check": "say whether an environment can be learnt, and what is wrong with it",
+        "doctor": "say what this installation and this machine offer",
+    },
 }
+COMMANDS = {name: about for commands in HOMES.values() for name, about in commands.items()}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -59,7 +69,8 @@ def _run(args: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}: {nearest(name, COMMANDS)}")
-    status = getattr(import_module("dima.commands"), name)(rest)
+    home = next(home for home, commands in HOMES.items() if name in commands)
+    status = getattr(import_module(f"dima.commands.{home}"), name)(rest)
     assert isinstance(status, int)
     return status
 

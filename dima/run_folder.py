@@ -7,6 +7,8 @@
     replay/          chunks of experience, each written once
     tensorboard/     event files
     diagnosis/       what `dima diagnose` found, if it was asked
+    imagination/     what `dima imagine` showed, if it was asked
+    videos/          likewise `dima evaluate --video`
 
 A round ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to a round
 that never finished: :meth:`RunFolder.load` on a writable folder removes it.
@@ -53,7 +55,7 @@ KIND = "dima run folder"
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
-    *("tensorboard", "videos", "diagnosis", "report.html"),
+    *("tensorboard", "videos", "imagination", "diagnosis", "report.html"),
 )
 _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 

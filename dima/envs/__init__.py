@@ -1,7 +1,8 @@
 """Environments: ``make_env("suite/name")`` gives any of them as one team, a :class:`~dima.envs.base.JointEnv`.
 
-A suite is a module with ``CONFIG`` (its settings class), ``make(task, config, render_mode)`` and ``tasks()``; a new
-one is a file here and a row in ``SUITES``. ``package.module:factory`` names an environment of the user's own.
+A suite is a module with ``CONFIG`` (its settings class), ``make(task, config, render_mode)``, ``tasks()`` and, where
+its states can be drawn, ``scene(parallel_env, width, height)``; a new one is a file here and a row in ``SUITES``.
+``package.module:factory`` names an environment of the user's own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from dima.config import Config
 from dima.envs.base import JointEnv, TaskInfo
-from dima.errors import ConfigError, nearest
+from dima.envs.scene import Scene
+from dima.errors import ConfigError, EnvError, nearest
 
 SUITES = {  # imported when first used: simulators are heavy
     "mamujoco": "dima.envs.mamujoco",
@@ -46,6 +48,25 @@ def make_parallel_env(task: str, config: Config | None = None, *, render_mode: s
             "see dima.envs.suite_config"
         )
     return module.make(name, module.CONFIG() if config is None else config, render_mode)
+
+
+def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) -> Scene[Any]:
+    """Draws an environment, as it is and as states describe it, real or imagined.
+
+    Args:
+        task: its name.
+        env: made by :func:`make_env`; it is looked at, never stepped.
+        width: of a picture in pixels.
+        height: likewise.
+
+    Raises:
+        EnvError: its states cannot be drawn, or this machine has nothing to draw with.
+    """
+    module = import_module(SUITES[_split(task)[0]])
+    scene: Scene[Any] | None = module.scene(env.parallel_env, width, height) if hasattr(module, "scene") else None
+    if scene is None:
+        raise EnvError(f"{task}: its states cannot be drawn: give its environment a method scene(width, height)")
+    return scene
 
 
 def suite_config(task: str) -> type[Config]:

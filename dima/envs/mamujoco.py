@@ -27,7 +27,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -46,6 +46,9 @@ from dima.envs.mujoco_parts import (
 from dima.envs.mujoco_views import FullView, LocalView, standardized, state_kinds, state_names
 from dima.envs.team import told
 from dima.errors import ConfigError, EnvError
+
+if TYPE_CHECKING:
+    from dima.envs.mujoco_scene import MujocoScene
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     ) -> None:
         config = config or MamujocoConfig()
         scenario, partition = parse(task)
+        self.scenario = scenario
         if config.contact_forces and scenario not in WITH_CONTACTS:
             raise ConfigError(f"contact_forces = True applies to {' and '.join(WITH_CONTACTS)} only, not to {scenario}")
         local = None if config.observation == "full+id" else int(config.observation.removeprefix("local-"))
@@ -115,7 +119,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.episode_limit = config.episode_limit or SCENARIOS[scenario].episode_limit
         self.possible_agents = [f"agent_{i}" for i in range(len(parts.actuators))]
         self.agents: list[str] = []
-        self._standardize = config.standardize
+        self.standardize = config.standardize
         self._view: FullView | LocalView
         if local is None:
             self._view = FullView(len(self.possible_agents), state.size, config.standardize)
@@ -219,7 +223,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.simulator.close()
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
-        self._state = standardized(state) if self._standardize else state
+        self._state = standardized(state) if self.standardize else state
         return dict(
             zip(
                 self.possible_agents,
@@ -235,6 +239,24 @@ CONFIG = MamujocoConfig
 def make(task: str, config: MamujocoConfig, render_mode: str | None = None) -> MamujocoEnv:
     """The environment behind ``mamujoco/<task>``."""
     return MamujocoEnv(task, config, render_mode)
+
+
+def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
+    """Draws the robot of an environment, in its own pose or in those that states describe; sizes in pixels.
+
+    Raises:
+        EnvError: its states are standardised, or this machine has nothing to draw with.
+    """
+    from dima.envs.mujoco_pose import layout_of
+    from dima.envs.mujoco_scene import MujocoScene
+
+    if env.standardize:
+        raise EnvError(
+            f"mamujoco/{env.metadata['name']}: states that were standardised one by one (env.standardize = True) no "
+            "longer tell the robot's pose: only runs without it can be drawn"
+        )
+    layout = layout_of(env.scenario, env.simulator)
+    return MujocoScene(env.simulator, layout, width, height, SCENARIOS[env.scenario].flat)
 
 
 def tasks() -> list[TaskInfo]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dima.config import Config, Count
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError, EnvError, nearest
+
+if TYPE_CHECKING:
+    from dima.envs.mpe_scene import PlaneScene
 
 MODULES = {
     "simple_reference": ("mpe2.simple_reference_v3", 2, "tell the other which landmark is its target"),
@@ -50,6 +53,14 @@ def make(task: str, config: MpeConfig, render_mode: str | None = None) -> Any:
     return module.parallel_env(
         max_cycles=config.max_cycles, continuous_actions=config.continuous_actions, render_mode=render_mode
     )
+
+
+def scene(parallel_env: Any, width: int, height: int) -> PlaneScene:
+    """Draws the particles of an environment that :func:`make` made; width and height in pixels."""
+    from dima.envs.mpe_scene import READERS, PlaneScene
+
+    inner = parallel_env.unwrapped
+    return PlaneScene(inner.world, READERS[inner.metadata["name"].rpartition("_v")[0]], width, height)
 
 
 def tasks() -> list[TaskInfo]:

@@ -34,6 +34,7 @@ class Scenario:
     near: tuple[str, ...] = ("qpos", "qvel")  # what an agent observes of its own joints
     broken: str = ""  # why the installed versions may be unable to run it
     own_partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # agents' sizes, actuators in XML order
+    flat: bool = False  # moves in a plane that is best seen from above
 
 
 SCENARIOS = {
@@ -59,10 +60,10 @@ SCENARIOS = {
     "inverteddoublependulum": Scenario("InvertedDoublePendulum", ("1x1",)),
     "invertedpendulum": Scenario("InvertedPendulum", ("1x1",)),
     "manysegmentant": Scenario("ManySegmentAnt", ()),
-    "manysegmentswimmer": Scenario("ManySegmentSwimmer", ()),
-    "pusher": Scenario("Pusher", ("3p",), episode_limit=100),
-    "reacher": Scenario("Reacher", ("2x1",), episode_limit=50, near=("qpos", "qvel", "fingertip_dist")),
-    "swimmer": Scenario("Swimmer", ("2x1",)),
+    "manysegmentswimmer": Scenario("ManySegmentSwimmer", (), flat=True),
+    "pusher": Scenario("Pusher", ("3p",), episode_limit=100, flat=True),
+    "reacher": Scenario("Reacher", ("2x1",), episode_limit=50, near=("qpos", "qvel", "fingertip_dist"), flat=True),
+    "swimmer": Scenario("Swimmer", ("2x1",), flat=True),
     "walker2d": Scenario("Walker2d", ("2x3", "3x2"), own_partitions={"3x2": (2, 2, 2)}),
 }
 WITH_CONTACTS = ("ant", "manysegmentant")  # whose contact forces are an option

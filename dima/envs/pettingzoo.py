@@ -17,6 +17,7 @@ from pettingzoo.utils.conversions import aec_to_parallel
 
 from dima.config import Config
 from dima.envs.base import TaskInfo
+from dima.envs.scene import Scene
 from dima.envs.team import told
 from dima.errors import ConfigError, EnvError, UserError, nearest
 
@@ -88,6 +89,16 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
     raise EnvError(
         f"{task}: {attribute}() returned a {type(env).__name__}: expected a PettingZoo ParallelEnv or AECEnv"
     )
+
+
+def scene(parallel_env: Any, width: int, height: int) -> Scene[Any] | None:
+    """What the environment's own method ``scene(width, height)`` gives; None if it has none."""
+    if not hasattr(parallel_env, "scene"):
+        return None
+    own = parallel_env.scene(width, height)
+    if not isinstance(own, Scene):
+        raise EnvError(f"scene() returned a {type(own).__name__}: return a dima.envs.scene.Scene, or drop the method")
+    return own
 
 
 def tasks() -> list[TaskInfo]:

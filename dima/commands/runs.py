@@ -1,0 +1,103 @@
+"""Runs in the environment: train, resume, evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from dima.commands.choice import Device, choose, the_task
+from dima.config import Config, Count, Whole
+from dima.options import parse
+from dima.run_config import TrainConfig, build_config
+from dima.summary import settings_line
+
+if TYPE_CHECKING:
+    from dima.agent import Agent
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
+    overwrite: bool = False  # start again where an earlier run is kept
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+@dataclass(frozen=True)
+class ResumeOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    steps: Count | None = None  # go on to this many environment steps; default: as the run was started
+    rounds: Count | None = None  # likewise for a run of `dima fit`
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    episodes: Count = 20  # episodes to play with the policy's mode
+    seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
+    device: Device = "auto"  # where the policy computes
+    video: bool = False  # also film the first episode: into videos/ in the run folder
+    json: bool = False  # print one JSON object
+
+
+def train(args: Sequence[str]) -> int:
+    choice = choose(args)
+    choice.names["task"] = the_task(choice, args, "dima train")
+    config = build_config(**choice.names)
+    options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
+
+    from dima.progress import choose_progress
+    from dima.train import train as run
+
+    summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130
+
+
+def resume(args: Sequence[str]) -> int:
+    options = parse(ResumeOptions, args, "dima resume")
+
+    from dima.progress import choose_progress
+    from dima.train import resume as run
+
+    summary = run(options.run, steps=options.steps, rounds=options.rounds, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130
+
+
+def evaluate(args: Sequence[str]) -> int:
+    options = parse(EvaluateOptions, args, "dima evaluate")
+
+    from dima.agent import load
+
+    agent = load(options.run, options.device)
+    film = _film(agent, options) if options.video else None
+    result = agent.evaluate(options.episodes, options.seed)
+    config = agent.config
+    if options.json:
+        told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
+        numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
+        shown = {} if film is None else {"video": str(film)}
+        print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
+    else:
+        print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
+        print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
+        print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+        if not agent.trained:
+            print("this run learnt a world model from a dataset; its policy is untrained")
+        if film is not None:
+            print(f"film: {film}")
+    return 0
+
+
+def _film(agent: Agent, options: EvaluateOptions) -> Path:
+    """The first episode as a film in the run folder."""
+    from dima.progress import choose_progress
+
+    name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
+    return agent.film(agent.folder / "videos" / name, options.seed, progress=choose_progress(options.json))

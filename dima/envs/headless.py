@@ -1,0 +1,80 @@
+"""Where MuJoCo draws on a machine without a screen: EGL, else OSMesa, or what ``MUJOCO_GL`` asks for.
+
+MuJoCo itself reads ``MUJOCO_GL`` when it is imported, long before anybody knows whether there will be pictures. So
+contexts are opened here by name, and a backend is first tried in a process of its own: one that fails keeps others from
+being loaded, and a broken driver may crash.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from dima.errors import EnvError
+
+VARIABLE = "MUJOCO_GL"
+_KNOWN = ("egl", "osmesa", "glfw", "cgl")  # modules of the package mujoco with a GLContext
+_AUTOMATIC = ("", "1", "on", "true", "enable", "enabled")  # MuJoCo's own words for "you choose"
+_TRY = """
+import mujoco
+from mujoco.{name} import GLContext
+context = GLContext(8, 8)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100.value)
+os._exit(0)
+"""
+_INSTALL = "install libegl1 or libosmesa6 (on Debian and Ubuntu: apt install libegl1)"
+
+
+def open_context(width: int, height: int) -> Any:
+    """An OpenGL context of the first backend that works, with ``make_current`` and ``free``.
+
+    Raises:
+        EnvError: none does; what to install is told.
+    """
+    return import_module(f"mujoco.{backend()}").GLContext(width, height)
+
+
+def backend() -> str:
+    """The backend to draw with.
+
+    Raises:
+        EnvError: none works, or not the one that ``MUJOCO_GL`` names.
+    """
+    asked = os.environ.get(VARIABLE, "").strip().lower()
+    if asked not in _AUTOMATIC:
+        if asked not in _KNOWN:
+            raise EnvError(f"{VARIABLE} = {asked!r} draws no pictures: unset it, or give one of {', '.join(_KNOWN)}")
+        if why := _fault(asked):
+            raise EnvError(f"{VARIABLE} = {asked!r} cannot draw here ({why}): unset it, or {_INSTALL}")
+        return asked
+    faults = {}
+    for name in _candidates():
+        faults[name] = _fault(name)
+        if not faults[name]:
+            return name
+    told = "; ".join(f"{name}: {why}" for name, why in faults.items())
+    raise EnvError(f"MuJoCo cannot draw pictures here ({told}): {_INSTALL}")
+
+
+def _candidates() -> tuple[str, ...]:
+    return {"Linux": ("egl", "osmesa"), "Darwin": ("cgl", "glfw")}.get(platform.system(), ("glfw",))
+
+
+@cache
+def _fault(name: str) -> str:
+    """Why a backend does not work, or nothing; costs a second, once."""
+    program = "import os\n" + _TRY.format(name=name)
+    try:
+        tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "it did not answer within a minute"
+    if tried.returncode == 0:
+        return ""
+    lines = [line.strip() for line in tried.stderr.splitlines() if line.strip()]
+    return lines[-1][:160] if lines else f"it crashed with status {tried.returncode}"
