@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {  # sizes of both forms
     },
     "decoder": {"bottleneck": "none", "hidden": [8]},
     "reward": {"dim": 8, "layers": 1, "heads": 1, "action_layers": 0, "action_heads": 1},
-    "denoiser_fit": {"batch": 256, "lr": 3e-3, "max_grad_norm": 1.0},
+    "denoiser_fit": {"batch": 512, "lr": 3e-3, "max_grad_norm": 1.0},
 }
 FORMS: dict[str, dict[str, Any]] = {
     # the sampler starts at N(0, sigma_max^2), not at the data plus noise: a high start makes that difference vanish
@@ -61,7 +61,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "sampler": {
             "levels_per_agent": 1,
             "tail_levels": 26,
-            "sigma_max": 20.0,
+            "sigma_max": 40.0,
             "sigma_min": 0.03,
             "solver": "heun",
         },

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dima.diagnosis.foretell import Foreteller
 from dima.diagnosis.intervals import Curve, Resampling
-from dima.diagnosis.seeding import seeded
 from dima.diagnosis.segments import Segments
 from dima.diagnosis.units import Units
 from dima.errors import DivergenceError
+from dima.seeding import drawn_from
 from dima.world_models.base import AgentByAgent
 
 
@@ -68,7 +68,7 @@ def _estimates(foreteller: Foreteller, segments: Segments) -> tuple[list[list[in
     model, device = foreteller.world_model, foreteller.device
     assert isinstance(model, AgentByAgent)
     told = []
-    with seeded(device, foreteller.seed):
+    with drawn_from(device, foreteller.seed):
         latent = model.start(segments.start.to(device))
         for action in segments.action.to(device).unbind(1):
             told.append(model.reveal(latent, action, model.reveal_order))

@@ -10,10 +10,10 @@ import torch
 
 from dima.collect import Act, episode_seed, play
 from dima.data import Episode
-from dima.diagnosis.seeding import seeded
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.progress import Progress
+from dima.seeding import drawn_from
 from dima.storage.trees import Tree
 
 _COPIES = 20  # environments played at a time, at most
@@ -58,7 +58,7 @@ def play_fresh(
     with (
         (progress or Progress()).phase("play fresh episodes", len(policies)) as advance,
         VectorEnv(make, min(episodes, _COPIES)) as envs,
-        seeded(device, seed),
+        drawn_from(device, seed),
     ):
         for place, (name, act) in enumerate(policies.items()):
             seeds = tuple(episode_seed(seed, place * episodes + i, "evaluation") for i in range(episodes))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dima.data import Record
-from dima.diagnosis.seeding import seeded
 from dima.diagnosis.segments import Segments
 from dima.errors import DivergenceError
 from dima.imagination import forecast
+from dima.seeding import drawn_from
 from dima.world_models.base import AgentByAgent, WorldModel
 
 
@@ -64,7 +64,7 @@ class Foreteller:
             step = partial(self.world_model.step_in_order, order=order)
         action = segments.action if action is None else action
         parts = []
-        with seeded(self.device, self.seed, draw):
+        with drawn_from(self.device, self.seed, draw):
             for part in torch.arange(len(segments)).split(self.batch):
                 start = segments.start[part].to(self.device)
                 told = forecast(self.world_model, start, action[part].to(self.device), step)

@@ -18,10 +18,10 @@ from dima.data import EnvSpec, Episode, View
 from dima.diagnosis.episodes import Source
 from dima.diagnosis.foretell import Foreteller
 from dima.diagnosis.intervals import spearman
-from dima.diagnosis.seeding import seeded
 from dima.diagnosis.units import Units
 from dima.envs.base import JointEnv
 from dima.replay import Replay, ReplayConfig
+from dima.seeding import drawn_from
 
 _SOON = 100  # steps into an episode that a moment lies at most, since the environment has to be brought there again
 _SAME = 1e-4  # a repeated state may differ by rounding
@@ -96,7 +96,7 @@ def _actions(spec: EnvSpec, moments: Sequence[_Moment], seed: int) -> tuple[Tens
     """What was done, (B, N, A), and that with one agent's action exchanged, (B, N, N, A)."""
     mask = torch.stack([moment.episode.action_mask[moment.step] for moment in moments])
     nothing = torch.zeros(len(moments), spec.n_agents, 1)
-    with seeded("cpu", seed):
+    with drawn_from("cpu", seed):
         drawn, _ = random_policy(spec)(View(nothing, nothing[..., 0], mask, nothing))
     action = torch.stack([moment.episode.action[moment.step] for moment in moments])
     changed = torch.eye(spec.n_agents, dtype=torch.bool)[..., None]
@@ -117,7 +117,7 @@ def _imagined(
     rows = replay.gather(torch.tensor(anchors), model.context - 1, 0).to(device)
 
     def after(joint: Tensor) -> Tensor:
-        with seeded(device, foreteller.seed):
+        with drawn_from(device, foreteller.seed):
             return model.observe(model.step(model.start(rows), joint.to(device)).latent).state.cpu()
 
     before = after(action)

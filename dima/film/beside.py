@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,6 +19,7 @@ from dima.errors import ConfigError, DivergenceError, EnvError
 from dima.film.moments import Moment, by_policy, in_turn, moments
 from dima.imagination import forecast, imagine
 from dima.replay import Replay, ReplayConfig, Rows
+from dima.seeding import drawn_from
 from dima.world_models.base import WorldModel
 
 HORIZONS = (15, 50, 200)  # steps: the training's, the diagnosis', and far beyond both
@@ -115,7 +115,7 @@ def beside(
     horizon = horizons[-1]
     taken = [one.moment.action for one in seen[1:]]
     rows = _rows([one.moment for one in seen[: start + 2]], world_model, device)
-    with _seeded(episode, device):
+    with drawn_from(device, episode):
         if acting == "recorded":
             action = np.stack(taken[start : start + horizon])
             imagined = _follow(world_model, rows, action)
@@ -211,12 +211,3 @@ def _refuse_nonsense(imagined: Course) -> None:
     if wrong.any():
         step = int(wrong.argmax()) + 1
         raise DivergenceError(f"the world model imagines NaN or infinite numbers from step {step} on: it has diverged")
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Draw noise from ``seed``, and leave the caller's random state alone."""
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(cuda):
-        torch.manual_seed(seed)
-        yield
