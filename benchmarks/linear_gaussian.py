@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {  # sizes of both forms
     },
     "decoder": {"bottleneck": "none", "hidden": [8]},
     "reward": {"dim": 8, "layers": 1, "heads": 1, "action_layers": 0, "action_heads": 1},
-    "denoiser_fit": {"batch": 512, "lr": 3e-3, "max_grad_norm": 1.0},
+    "denoiser_fit": {"batch": 256, "lr": 3e-3, "max_grad_norm": 1.0},
 }
 FORMS: dict[str, dict[str, Any]] = {
     # the sampler starts at N(0, sigma_max^2), not at the data plus noise: a high start makes that difference vanish
@@ -61,7 +61,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "sampler": {
             "levels_per_agent": 1,
             "tail_levels": 26,
-            "sigma_max": 40.0,
+            "sigma_max": 20.0,
             "sigma_min": 0.03,
             "solver": "heun",
         },
@@ -181,19 +181,20 @@ def run(form: str, *, steps: int, updates: int, evaluations: int, draws: int, se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, help="folder for metrics.json and command.txt")
-    parser.add_argument("--steps", type=int, default=30_000, help="environment steps of random play")
-    parser.add_argument("--updates", type=int, default=2_500, help="gradient steps")
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
+    parser.add_argument("--out", type=Path, help="folder for a JSON file of each form")
+    parser.add_argument("--steps", type=int, default=400_000, help="environment steps of random play")
+    parser.add_argument("--updates", type=int, default=6_000, help="gradient steps")
     parser.add_argument("--evaluations", type=int, default=5, help="points of the ELBO's curve")
-    parser.add_argument("--draws", type=int, default=48, help="pairs of samples per tested transition")
+    parser.add_argument("--draws", type=int, default=96, help="pairs of samples per tested transition")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
-    out = options.pop("out")
-    results = {form: run(form, **options) for form in FORMS}
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.json").write_text(json.dumps({"options": options} | results, indent=2) + "\n")
-        (out / "command.txt").write_text(" ".join(["python", *sys.argv]) + "\n")
+    out, forms = options.pop("out"), options.pop("forms")
+    for form in forms:
+        result = {"command": " ".join(["python", *sys.argv]), "options": options} | run(form, **options)
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{form}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
