@@ -46,6 +46,13 @@ class EnvSpec:
     def action_dim(self) -> int:
         return max(self.action_sizes)
 
+    def only(self, agent: int) -> EnvSpec:
+        """The facts as they are for one agent alone, without padding."""
+        own = slice(agent, agent + 1)
+        return replace(
+            self, agents=self.agents[own], obs_sizes=self.obs_sizes[own], action_sizes=self.action_sizes[own]
+        )
+
     @cached_property
     def obs_valid(self) -> np.ndarray:
         """(N, O) bool: which observation features are real."""

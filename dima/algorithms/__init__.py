@@ -3,5 +3,6 @@
 ALGORITHMS = {
     "dima": "dima.algorithms.model_based:DimaConfig",
     "ensemble": "dima.algorithms.model_based:EnsembleConfig",
+    "happo": "dima.algorithms.happo:HappoConfig",
     "mappo": "dima.algorithms.mappo:MappoConfig",
 }
