@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.on_policy import OnPolicyConfig
-from dima.algorithms.ppo import PPO, Average, Batch, PPOConfig
+from dima.algorithms.ppo import PPO, Batch, PPOConfig
 from dima.data import EnvSpec
 from dima.objectives import ppo_policy_loss
+from dima.optim import Average
 from dima.policies import CriticConfig, SeparateActors
 
 

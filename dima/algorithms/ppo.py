@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
 from dima.data import EnvSpec, Record, Rollout
 from dima.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
+from dima.optim import Average
 from dima.policies import Actor, ActorConfig, Critic, CriticConfig, TeamActor, ValueNorm
 
 
@@ -57,21 +58,6 @@ class Batch(Record):
     previous_action: Tensor  # (R, N, A)
     value: Tensor  # (R,) the critic before the update, normalised units
     target: Tensor  # (R,) return, normalised units
-
-
-class Average:
-    """Metrics of gradient steps, to be averaged; they stay on the device."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in metrics.items()}
-        self.count += 1
-
-    def values(self) -> dict[str, Tensor]:
-        return {key: value / self.count for key, value in self.sums.items()}
 
 
 class PPO(nn.Module):
