@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.data import EnvSpec, Episode, Rollout, View
+from dima.data import EnvSpec, Episode, Lived, Record, Rollout, View
 from dima.envs.vector import VectorEnv
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
@@ -154,11 +154,21 @@ class Collector:
         return played
 
     def roll(self, act: Act, steps: int) -> tuple[Rollout, list[float]]:
-        """``steps`` steps of every environment, going on where the last call stopped.
+        """``steps`` steps of every environment, going on where the last call stopped, for an on-policy learner.
 
         Returns:
             The rollout, (B environments, T steps), on the device; and the returns of the episodes that ended.
         """
+        columns, returns = self._step(act, steps)
+        return Rollout(**_side_by_side(columns, Rollout)), returns
+
+    def live(self, act: Act, steps: int) -> tuple[Lived, list[float]]:
+        """The same for an off-policy learner, as steps to be kept."""
+        columns, returns = self._step(act, steps)
+        return Lived(**_side_by_side(columns, Lived)), returns
+
+    def _step(self, act: Act, steps: int) -> tuple[list[dict[str, Tensor]], list[float]]:
+        """Everything there is to know of each step, (B, ...) each; and the returns of the episodes that ended."""
         if self._open is None:
             self._open = [_Slot() for _ in range(self.envs.n)]
             self._restart(np.ones(self.envs.n, dtype=bool))
@@ -180,8 +190,11 @@ class Collector:
                     "log_prob": log_prob,
                     "reward": torch.from_numpy(reward.astype(np.float32)).to(self.device),
                     "proceed": torch.from_numpy(1 - terminated.astype(np.float32)).to(self.device),
+                    "terminated": torch.from_numpy(terminated.copy()).to(self.device),
                     "boundary": torch.from_numpy(terminated | truncated).to(self.device),
                     "next_state": torch.from_numpy(self._now["state"].copy()).to(self.device),
+                    "next_obs": torch.from_numpy(self._now["obs"].copy()).to(self.device),
+                    "next_mask": torch.from_numpy(self._now["action_mask"].copy()).to(self.device, torch.bool),
                 }
             )
             for n, slot in enumerate(self._open):
@@ -192,7 +205,7 @@ class Collector:
             if ended.any():
                 self._restart(ended)
         self.steps += steps * self.envs.n
-        return Rollout(**{name: torch.stack([c[name] for c in columns], dim=1) for name in columns[0]}), returns
+        return columns, returns
 
     def checkpoint(self) -> dict[str, Any]:
         """Counters, and for each unfinished episode its number and actions."""
@@ -239,6 +252,11 @@ class Collector:
             seeds[n] = self._next_seed()
         self._now = self.envs.reset(seeds, which)
         self._previous[which] = 0
+
+
+def _side_by_side(columns: list[dict[str, Tensor]], kind: type[Record]) -> dict[str, Tensor]:
+    """What a kind of record holds of all steps, (B, T, ...)."""
+    return {f.name: torch.stack([column[f.name] for column in columns], dim=1) for f in fields(kind)}
 
 
 def _stack(actions: list[np.ndarray], like: np.ndarray) -> np.ndarray:

@@ -46,6 +46,13 @@ class EnvSpec:
     def action_dim(self) -> int:
         return max(self.action_sizes)
 
+    def only(self, agent: int) -> EnvSpec:
+        """The facts as they are for one agent alone, without padding."""
+        own = slice(agent, agent + 1)
+        return replace(
+            self, agents=self.agents[own], obs_sizes=self.obs_sizes[own], action_sizes=self.action_sizes[own]
+        )
+
     @cached_property
     def obs_valid(self) -> np.ndarray:
         """(N, O) bool: which observation features are real."""
@@ -113,3 +120,19 @@ class Rollout(Record):
     proceed: Tensor  # (B, T) probability that the task goes on after this step: 1 - terminated when real
     boundary: Tensor  # (B, T) bool: the next row belongs to another episode (ended or cut), or there is none
     next_state: Tensor  # (B, T, S) true next state, also at a boundary
+
+
+@dataclass
+class Lived(Record):
+    """T steps of B environments, side by side."""
+
+    obs: Tensor  # (B, T, N, O)
+    state: Tensor  # (B, T, S)
+    action_mask: Tensor  # (B, T, N, A) bool
+    action: Tensor  # (B, T, N, A)
+    reward: Tensor  # (B, T)
+    terminated: Tensor  # (B, T) bool: the task ended with this step
+    boundary: Tensor  # (B, T) bool: the next column belongs to another episode
+    next_obs: Tensor  # (B, T, N, O) what really followed, also at a boundary
+    next_state: Tensor  # (B, T, S)
+    next_mask: Tensor  # (B, T, N, A) bool

@@ -52,3 +52,18 @@ class Fitter:
         # a copy: the optimiser would go on working in the tensors it is given
         self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
         self.steps = saved["steps"]
+
+
+class Average:
+    """Metrics of gradient steps, to be averaged; they stay on the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in metrics.items()}
+        self.count += 1
+
+    def values(self) -> dict[str, Tensor]:
+        return {key: value / self.count for key, value in self.sums.items()}

@@ -1,6 +1,6 @@
 """Actors, what they draw actions from, the central critic and the scale of its values (model-free sections 2, 3).
 
-One network is shared by all agents of a team; padded observation features and action entries have no effect.
+One network is shared by all agents of a team, or each has its own; padded features and actions have no effect.
 """
 
 from __future__ import annotations
@@ -137,6 +137,31 @@ class Categorical(ActionDistribution):
         return torch.zeros_like(self.log_probs).scatter_(-1, choice, 1.0)
 
 
+@dataclass
+class Separate(ActionDistribution):
+    """What agents with policies of their own draw from, side by side."""
+
+    parts: list[ActionDistribution]  # one agent each, in order, without padding
+    sizes: tuple[int, ...]  # action entries of each
+
+    def sample(self) -> Tensor:
+        return self._joint([part.sample() for part in self.parts])
+
+    def mode(self) -> Tensor:
+        return self._joint([part.mode() for part in self.parts])
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        each = zip(self.parts, action.split(1, dim=-2), self.sizes, strict=True)
+        return torch.cat([part.log_prob(own[..., :size]) for part, own, size in each], dim=-1)
+
+    def entropy(self) -> Tensor:
+        return torch.cat([part.entropy() for part in self.parts], dim=-1)
+
+    def _joint(self, actions: list[Tensor]) -> Tensor:
+        widest = max(self.sizes)
+        return torch.cat([F.pad(action, (0, widest - action.shape[-1])) for action in actions], dim=-2)
+
+
 @dataclass(frozen=True)
 class ActorConfig(Config):
     """The network that chooses each agent's action from its own observation."""
@@ -148,7 +173,24 @@ class ActorConfig(Config):
     agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: unless observations tell
 
 
-class Actor(nn.Module):
+class TeamActor(nn.Module, ABC):
+    """Observations ``(..., N, O)`` of a team -> distribution of its actions."""
+
+    @abstractmethod
+    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        """What each agent would do.
+
+        Args:
+            obs: (..., N, O).
+            action_mask: (..., N, A) bool, allowed choices; without effect on continuous actions.
+        """
+
+    @abstractmethod
+    def observe(self, obs: Tensor) -> None:
+        """Let running normalisers see real observations (..., N, O)."""
+
+
+class Actor(TeamActor):
     """Observations ``(..., N, O)`` -> distribution of actions, one network for all agents (model-free section 2.1)."""
 
     action_valid: Tensor  # (N, A) float
@@ -174,13 +216,11 @@ class Actor(nn.Module):
         if not spec.discrete and not beta:
             self.log_std = nn.Parameter(torch.ones(spec.action_dim))
 
-    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
-        """What each agent would do.
+    def observe(self, obs: Tensor) -> None:
+        if self.obs_scale is not None:
+            self.obs_scale.update(obs)
 
-        Args:
-            obs: (..., N, O).
-            action_mask: (..., N, A) bool, allowed choices; without effect on continuous actions.
-        """
+    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
         if self.obs_scale is not None:
             obs = self.obs_scale.normalize(obs)
         if self.ids.shape[-1]:
@@ -192,6 +232,32 @@ class Actor(nn.Module):
             alpha, beta = (1 + F.softplus(out)).chunk(2, dim=-1)
             return Beta(alpha, beta, self.action_valid)
         return Gaussian(out, self.config.std_scale * self.log_std.sigmoid(), self.action_valid)
+
+
+class SeparateActors(TeamActor):
+    """A network of its own for each agent, at the agent's own sizes."""
+
+    def __init__(self, config: ActorConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.sizes = spec.action_sizes
+        self.obs_sizes = spec.obs_sizes
+        self.members = nn.ModuleList(Actor(config, spec.only(n)) for n in range(spec.n_agents))
+
+    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        return Separate([self.one(n, obs, action_mask) for n in range(len(self.members))], self.sizes)
+
+    def one(self, agent: int, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        """What one agent would do, (..., 1, its own size); arguments as for the whole team."""
+        own = slice(agent, agent + 1)
+        policy: ActionDistribution = self.members[agent](
+            obs[..., own, : self.obs_sizes[agent]], action_mask[..., own, : self.sizes[agent]]
+        )
+        return policy
+
+    def observe(self, obs: Tensor) -> None:
+        for agent, member in enumerate(self.members):
+            assert isinstance(member, Actor)
+            member.observe(obs[..., agent : agent + 1, : self.obs_sizes[agent]])
 
 
 @dataclass(frozen=True)

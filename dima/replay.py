@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from dima.config import Config, Count, Positive, Range
 from dima.data import EnvSpec, Episode, Record
+from dima.device import require_memory
 from dima.errors import ConfigError
 
 
@@ -74,7 +74,7 @@ class Replay:
             "terminated": ((), torch.bool),
             "truncated": ((), torch.bool),
         }
-        self._require_memory(layout)
+        require_memory("replay.capacity", config.capacity, self.rows, layout, self.device)
         self.store = {
             name: torch.zeros((self.rows, *shape), dtype=dtype, device=self.device)
             for name, (shape, dtype) in layout.items()
@@ -256,20 +256,6 @@ class Replay:
         self.first[where], self.last[where] = first[keep].to(self.device), last[keep].to(self.device)
         self.lengths.extend((ends - starts + 1)[number[starts] >= oldest].tolist())
         self.newest = chunk["start"] + len(last)
-
-    def _require_memory(self, layout: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        row = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values())
-        need = self.rows * row
-        if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
-        else:
-            free = psutil.virtual_memory().available
-        if need > free:
-            fits = int(self.config.capacity * 0.8 * free / need)
-            raise ConfigError(
-                f"replay.capacity = {self.config.capacity} needs {need / 2**30:.1f} GiB on {self.device}, which has "
-                f"{free / 2**30:.1f} GiB free: lower it to {fits} or less"
-            )
 
 
 def _like(mask: Tensor, values: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ def walker(tiny) -> Path:
         ("toy/uneven", "dima", {"env": {"n_agents": 4}}),
         ("toy/linear", "mappo", {}),
         ("toy/switches", "mappo", {}),
+        ("toy/uneven", "happo", {"env": {"n_agents": 3}}),
+        ("toy/switches", "hasac", {}),
+        ("toy/uneven", "hasac", {"env": {"n_agents": 3}}),
         ("mpe/simple_speaker_listener", "mappo", {"evaluation_episodes": 1}),  # discrete, agents of different sizes
     ],
 )

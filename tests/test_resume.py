@@ -23,6 +23,7 @@ from dima.train import resume, train
 ROUNDS = 8
 PHASES = {
     "dima": ("collect", "decoder", "denoiser", "reward", "imagine and improve", "save", "evaluate"),
+    "hasac": ("collect", "improve", "save", "evaluate"),
     "mappo": ("collect", "improve", "save", "evaluate"),
 }
 

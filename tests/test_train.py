@@ -53,7 +53,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     with RunFolder.open(folder) as run:
-        return run.load().tree["algorithm"]["ppo"]["networks"]
+        saved = run.load().tree["algorithm"]
+        return saved.get("ppo", saved)["networks"]
 
 
 def one_line(capsys) -> str:
@@ -119,7 +120,7 @@ def test_every_form_of_the_world_model_trains_a_round(tiny, form: str, task: str
     assert "policy/policy_loss" in record
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", sorted({*ALGORITHMS} - {"hasac"}))
 def test_a_beta_policy_trains(tiny, algorithm: str) -> None:
     learner = {"ppo": {"actor": {"distribution": "beta", "normalize_obs": True}, "entropy": 0.01}}
     summary = train(tiny("toy/uneven", algorithm, steps=240, learner=learner))

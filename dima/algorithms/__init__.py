@@ -3,5 +3,7 @@
 ALGORITHMS = {
     "dima": "dima.algorithms.model_based:DimaConfig",
     "ensemble": "dima.algorithms.model_based:EnsembleConfig",
+    "happo": "dima.algorithms.happo:HappoConfig",
+    "hasac": "dima.algorithms.hasac:HasacConfig",
     "mappo": "dima.algorithms.mappo:MappoConfig",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -11,7 +11,17 @@ from dima.collect import Collector
 from dima.config import Config
 from dima.data import EnvSpec, View
 from dima.progress import Progress
-from dima.replay import Replay
+
+
+class Store(Protocol):
+    """Real experience that is saved beside the checkpoint, in chunks that are written once."""
+
+    def chunk(self) -> dict[str, Any] | None:
+        """What was added since the last chunk, or None."""
+
+    @property
+    def first_chunk(self) -> int:
+        """The number of the first chunk that is still needed."""
 
 
 class AlgorithmConfig(Config, ABC):
@@ -30,7 +40,7 @@ class Algorithm(nn.Module, ABC):
     """A learner together with the policy it improves."""
 
     spec: EnvSpec
-    replay: Replay | None = None  # real experience to be saved beside the checkpoint, where the algorithm keeps any
+    replay: Store | None = None  # where the algorithm keeps any experience
 
     @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:

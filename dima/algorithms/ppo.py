@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
 from dima.data import EnvSpec, Record, Rollout
 from dima.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
-from dima.policies import Actor, ActorConfig, Critic, CriticConfig, ValueNorm
+from dima.optim import Average
+from dima.policies import Actor, ActorConfig, Critic, CriticConfig, TeamActor, ValueNorm
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,15 @@ class PPO(nn.Module):
     def __init__(self, config: PPOConfig, spec: EnvSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
-        self.actor = Actor(config.actor, spec)
+        self.actor: TeamActor = self.build_actor()
         self.critic = Critic(config.critic, spec)
         self.value_norm = ValueNorm(config.value_norm_beta)
         self.actor_optimizer = self._adam(self.actor, config.lr)
         self.critic_optimizer = self._adam(self.critic, config.critic_lr)
+
+    def build_actor(self) -> TeamActor:
+        """The networks that choose actions."""
+        return Actor(self.config.actor, self.spec)
 
     @torch.no_grad()
     def act(self, obs: Tensor, action_mask: Tensor, mode: bool = False) -> tuple[Tensor, Tensor]:
@@ -94,8 +99,7 @@ class PPO(nn.Module):
             obs: (..., N, O).
             state: (..., S).
         """
-        if self.actor.obs_scale is not None:
-            self.actor.obs_scale.update(obs)
+        self.actor.observe(obs)
         self.critic.state_scale.update(state)
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> dict[str, Tensor]:
@@ -110,19 +114,26 @@ class PPO(nn.Module):
         """
         config = self.config
         decay = 1 - progress if config.linear_lr_decay else 1.0
-        self.actor_optimizer.param_groups[0]["lr"] = config.lr * decay
-        self.critic_optimizer.param_groups[0]["lr"] = config.critic_lr * decay
+        for optimizer, rate in ((self.actor_optimizer, config.lr), (self.critic_optimizer, config.critic_lr)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * decay
         batch, metrics = self.prepare(rollout)
-        sums: dict[str, Tensor] = {}
-        for part in self._minibatches(batch):
+        return metrics | self.improve(batch)
+
+    def improve(self, batch: Batch) -> dict[str, Tensor]:
+        """Every gradient step on a prepared batch; metrics are averages over the steps."""
+        steps = Average()
+        for part in self.minibatches(batch):
             loss, parts = self.actor_loss(part)
-            parts["actor_grad_norm"] = self._step(self.actor, self.actor_optimizer, loss)
-            value_loss = self.critic_loss(part)
-            parts["critic_grad_norm"] = self._step(self.critic, self.critic_optimizer, value_loss)
-            parts["value_loss"] = value_loss.detach()
-            sums = {key: sums[key] + value if key in sums else value for key, value in parts.items()}
-        steps = config.epochs * min(config.minibatches, len(batch.advantage))
-        return metrics | {key: value / steps for key, value in sums.items()}
+            parts["actor_grad_norm"] = self.step(self.actor, self.actor_optimizer, loss)
+            steps.add(parts | self.improve_critic(part))
+        return steps.values()
+
+    def improve_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step of the critic."""
+        loss = self.critic_loss(batch)
+        norm = self.step(self.critic, self.critic_optimizer, loss)
+        return {"critic_grad_norm": norm, "value_loss": loss.detach()}
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, Tensor]]:
@@ -187,7 +198,7 @@ class PPO(nn.Module):
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         return torch.optim.Adam(module.parameters(), lr=lr, eps=self.config.adam_eps, fused=True)
 
-    def _minibatches(self, batch: Batch) -> Iterator[Batch]:
+    def minibatches(self, batch: Batch) -> Iterator[Batch]:
         """Each epoch's rows in random order, in equal parts; the rows that are left over wait for another epoch."""
         rows = len(batch.advantage)
         parts = min(self.config.minibatches, rows)
@@ -199,7 +210,7 @@ class PPO(nn.Module):
             for picked in order[: rows // parts * parts].view(parts, -1):
                 yield batch[picked]
 
-    def _step(self, module: nn.Module, optimizer: torch.optim.Adam, loss: Tensor) -> Tensor:
+    def step(self, module: nn.Module, optimizer: torch.optim.Adam, loss: Tensor) -> Tensor:
         """One gradient step; returns the gradient's norm before clipping."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

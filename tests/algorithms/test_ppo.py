@@ -119,7 +119,7 @@ def test_every_row_is_used_once_per_epoch() -> None:
     ppo = make(epochs=3, minibatches=4)
     batch, _ = ppo.prepare(play(ppo, 12, 5))
     batch = replace(batch, advantage=torch.arange(60.0))
-    parts: list[Batch] = list(ppo._minibatches(batch))
+    parts: list[Batch] = list(ppo.minibatches(batch))
     assert [len(part.advantage) for part in parts] == [15] * 12
     orders = []
     for epoch in range(3):

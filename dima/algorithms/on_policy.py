@@ -1,0 +1,61 @@
+"""Learning from fresh real steps alone: roll out, update, forget (model-free section 6)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.ppo import PPO
+from dima.collect import Collector
+from dima.config import Count
+from dima.data import EnvSpec, View
+from dima.progress import Progress
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig(AlgorithmConfig):
+    """Settings of an algorithm that learns from rollouts of its present policy."""
+
+    rollout: Count = 200  # steps of every environment between two updates
+
+    def build(self, spec: EnvSpec, device: str) -> OnPolicy:
+        return OnPolicy(self, spec, device)
+
+    @abstractmethod
+    def learner(self, spec: EnvSpec) -> PPO:
+        """The team and its update."""
+
+
+class OnPolicy(Algorithm):
+    """Roll out, update, forget."""
+
+    def __init__(self, config: OnPolicyConfig, spec: EnvSpec, device: str) -> None:
+        super().__init__()
+        self.config, self.spec, self.device = config, spec, device
+        self.ppo = config.learner(spec).to(device)
+
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        return self.ppo.act(view.obs, view.action_mask, mode)
+
+    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+        with progress.phase("collect"):
+            rollout, returns = collector.roll(self.act, self.config.rollout)
+        with progress.phase("improve", total=1) as advance:
+            updated = self.ppo.update(rollout, done)
+            metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
+            self.ppo.observe(rollout.obs, rollout.state)
+            advance()
+        if returns:
+            metrics["collect/return"] = float(np.mean(returns))
+        return metrics
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {"ppo": self.ppo.checkpoint()}
+
+    def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
+        self.ppo.restore(saved["ppo"])
