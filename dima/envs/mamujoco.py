@@ -199,7 +199,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def single_agent_task(self) -> Any:
         """Gymnasium's record of the robot's own task, where the state is what that observes; None elsewhere."""
         spec = self.simulator.spec
-        return None if self._standardize or spec is None or "xml_file" in spec.kwargs else spec
+        return None if self.standardize or spec is None or "xml_file" in spec.kwargs else spec
 
     def show(self, state: np.ndarray) -> dict[str, np.ndarray]:
         """What the agents observe of a robot that observes ``state`` (S,) as a whole; :meth:`state` follows.
