@@ -19,7 +19,7 @@ train: $(ready)
 	$(bin)/dima evaluate $(RUN) --episodes 5
 
 test: $(ready)
-	$(bin)/python -m pytest --cov --cov-fail-under=$(COVERAGE) $(ARGS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 8 --cov --cov-fail-under=$(COVERAGE) $(ARGS)
 
 lint: $(ready) types
 	$(bin)/ruff check .
