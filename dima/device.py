@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import psutil
 import torch
 
 from dima.errors import ConfigError
+from dima.machine import free_memory
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,7 +45,7 @@ def require_memory(
         ConfigError: it does not fit; a capacity that would is named.
     """
     need = rows * sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in layout.values())
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if need > free:
         raise ConfigError(
             f"{field} = {capacity} needs {need / 2**30:.1f} GiB on {device}, which has {free / 2**30:.1f} GiB free: "

@@ -57,13 +57,8 @@ class Biased(WorldModel[At]):
         return Step(At(state), 4.0 + 0 * state[:, 0], self.certain + 0 * state[:, 0])
 
     def take_in(self, episodes: Any) -> None: ...
-    def fit(self, replay: Any, progress: Any) -> dict[str, Tensor]:
+    def losses(self) -> dict[str, Any]:
         return {}
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, saved: dict[str, Any]) -> None: ...
 
 
 def held_out(*episodes: Episode, horizon: int = 3, segments: int = 100, scale: float = 2.0) -> HeldOut:

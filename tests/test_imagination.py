@@ -50,13 +50,8 @@ class Counter(WorldModel[Count]):
         return Step(Count(total, action), 10 * latent.total + pushed, (total < self.ends_at).float())
 
     def take_in(self, episodes: Any) -> None: ...
-    def fit(self, replay: Any, progress: Any) -> dict[str, Tensor]:
+    def losses(self) -> dict[str, Any]:
         return {}
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, saved: dict[str, Any]) -> None: ...
 
 
 def act(view: View) -> tuple[Tensor, Tensor]:

@@ -203,15 +203,12 @@ def test_an_episode_longer_than_the_store_is_an_error() -> None:
 
 
 def test_too_little_memory_is_an_error_with_a_number_that_fits() -> None:
-    with patch("psutil.virtual_memory") as memory:
-        memory.return_value.available = 2**20
-        with pytest.raises(ConfigError) as raised:
-            Replay(ReplayConfig(capacity=10**6), SPEC, "cpu")
+    with patch("dima.device.free_memory", return_value=2**20), pytest.raises(ConfigError) as raised:
+        Replay(ReplayConfig(capacity=10**6), SPEC, "cpu")
     message = str(raised.value)
     assert message.startswith("replay.capacity = 1000000 needs 0.1 GiB on cpu, which has 0.0 GiB free: lower it to ")
     fits = int(message.split("lower it to ")[1].split()[0])
-    with patch("psutil.virtual_memory") as memory:
-        memory.return_value.available = 2**20
+    with patch("dima.device.free_memory", return_value=2**20):
         Replay(ReplayConfig(capacity=fits), SPEC, "cpu")
 
 

@@ -57,13 +57,8 @@ class Line(WorldModel[At]):
         return Step(At(place, age), age, torch.full_like(age, self.certain))
 
     def take_in(self, episodes: Any) -> None: ...
-    def fit(self, replay: Any, progress: Any) -> dict[str, Tensor]:
+    def losses(self) -> dict[str, Any]:
         return {}
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, saved: dict[str, Any]) -> None: ...
 
 
 class Counted:

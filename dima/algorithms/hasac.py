@@ -65,9 +65,9 @@ class Hasac(Algorithm):
             nn.Parameter(torch.zeros((), device=device)) for _ in range(spec.n_agents + 1)
         )
         self.goals = [_goal(size, spec.discrete) for size in spec.action_sizes]  # entropies to keep, nats
-        self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=config.lr)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr)
-        self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr)
+        self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=config.lr, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
+        self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
         self.replay = Transitions(config.capacity, spec, device)
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
@@ -16,6 +15,7 @@ from dima.collect import Collector
 from dima.config import Count, Whole
 from dima.data import EnvSpec, Episode, View
 from dima.imagination import imagine
+from dima.optim import Average
 from dima.progress import Progress
 from dima.replay import Replay, ReplayConfig
 from dima.world_models.base import WorldModel, WorldModelConfig
@@ -105,18 +105,16 @@ class ModelBased(Algorithm):
 
     def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:
         """Imagine and update the policy, several times; metrics are averages."""
-        config = self.config
-        sums: dict[str, Tensor] = {}
+        config, steps = self.config, Average()
         with progress.phase("imagine and improve", total=config.imaginations) as advance:
             for _ in range(config.imaginations):
                 start = self.replay.gather(
                     self.replay.recent(config.imagination_batch), self.world_model.context - 1, 0
                 )
                 rollout = imagine(self.world_model, self.act, start, config.horizon)
-                for key, value in self.ppo.update(rollout, done).items():
-                    sums[key] = sums.get(key, torch.zeros_like(value)) + value
+                steps.add(self.ppo.update(rollout, done))
                 advance()
-        return {f"policy/{key}": value / config.imaginations for key, value in sums.items()}
+        return {f"policy/{key}": value for key, value in steps.values().items()}
 
     def checkpoint(self) -> dict[str, Any]:
         return {

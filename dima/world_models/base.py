@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dima.config import Config
 from dima.data import EnvSpec, Episode, View
-from dima.optim import Fitter
+from dima.optim import Average, Fitter
 from dima.progress import Progress
 from dima.replay import Replay, Rows
 
@@ -57,24 +57,23 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     def take_in(self, episodes: Sequence[Episode]) -> None:
         """Update running statistics with new real experience, before fitting to it."""
 
+    @abstractmethod
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
         """The loss of each part on a batch of its own choice, named as its fitter, in the order they are fitted."""
-        return {}
 
     def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
         """One round of gradient steps; metrics are averages over the round, still on the device."""
         metrics: dict[str, Tensor] = {}
         self.train()
         for name, loss_of in self.losses().items():
-            fitter = self.fitters[name]
-            sums: dict[str, Tensor] = {}
+            fitter, steps = self.fitters[name], Average()
             with progress.phase(name, total=fitter.config.updates) as advance:
                 for _ in range(fitter.config.updates):
                     loss, parts = loss_of(replay)
                     fitter.step(loss)
-                    sums = {key: sums.get(key, 0) + part for key, part in parts.items()}
+                    steps.add(parts)
                     advance()
-            metrics |= {key: value / fitter.config.updates for key, value in sums.items()}
+            metrics |= steps.values()
         self.eval()
         return metrics
 

@@ -21,8 +21,9 @@ from dima.data import EnvSpec, Episode, View
 from dima.nets import Normalizer
 from dima.optim import FitConfig, Fitter
 from dima.replay import Replay, Rows
-from dima.world_models.base import Loss, Step, WorldModel, WorldModelConfig, allowed, either, sent
+from dima.world_models.base import Loss, Step, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
+from dima.world_models.state_model import StateModel
 
 BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, appendix A.1)
 
@@ -100,45 +101,31 @@ class Dynamics(nn.Module):
         return Outlook(mean, log_var, proceed[..., 0], masks.unflatten(-1, shape) if masks.shape[-1] else None)
 
 
-class EnsembleWorldModel(WorldModel[Latent]):
+class EnsembleWorldModel(StateModel[Latent]):
     """One-step networks that each believe something of their own."""
 
-    visitors = ("decoder",)
     context = 2  # the state, and the joint action that led to it
 
     def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.state_scale = Normalizer((spec.state_dim,))
-        self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
+        super().__init__(spec)
+        self.config = config
         self.reward_scale = Normalizer(())
-        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
         self.dynamics = Dynamics(config, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
         self.fitters = {
             "decoder": Fitter(self.decoder, config.decoder_fit),
             "dynamics": Fitter(self.dynamics, config.dynamics_fit),
         }
-        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
-        self.action_valid: Tensor
 
     # -- learning from real experience ----------------------------------------------------------------------------
 
     def take_in(self, episodes: Sequence[Episode]) -> None:
-        device = self.action_valid.device
+        super().take_in(episodes)
         for episode in episodes:
-            self.state_scale.update(episode.state.to(device))
-            self.obs_scale.update(episode.obs.to(device))
-            self.change_scale.update(episode.state.to(device).diff(dim=0))
-            self.reward_scale.update(episode.reward.to(device))
+            self.reward_scale.update(episode.reward.to(self.action_valid.device))
 
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
         return {"decoder": self.decoder_loss, "dynamics": self.dynamics_loss}
-
-    def decoder_loss(self, replay: Replay) -> Loss:
-        """L1 on the least visited rows."""
-        rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
-        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
     def dynamics_loss(self, replay: Replay) -> Loss:
         """Gaussian negative log-likelihood of change and reward, Bernoulli of the task going on and of next masks."""
@@ -181,7 +168,7 @@ class EnsembleWorldModel(WorldModel[Latent]):
 
     def observe(self, latent: Latent) -> View:
         return View(
-            obs=self.obs_scale.denormalize(self.decoder(latent.state)) * self.decoder.valid,
+            obs=self.decode(latent.state),
             state=self.state_scale.denormalize(latent.state),
             action_mask=latent.action_mask,
             previous_action=latent.previous_action,

@@ -44,13 +44,8 @@ class ByHand(WorldModel[Tensor]):
         raise NotImplementedError
 
     def take_in(self, episodes: Any) -> None: ...
-    def fit(self, replay: Any, progress: Any) -> dict[str, Tensor]:
+    def losses(self) -> dict[str, Any]:
         return {}
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, saved: dict[str, Any]) -> None: ...
 
 
 class Walk(ByHand):

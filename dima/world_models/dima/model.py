@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from dima.data import EnvSpec, Episode, View
-from dima.nets import Normalizer
 from dima.optim import FitConfig, Fitter
 from dima.replay import Replay, Rows
-from dima.world_models.base import Loss, Reveal, Step, WorldModel, WorldModelConfig, allowed, either, sent
+from dima.world_models.base import Loss, Reveal, Step, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
@@ -25,6 +24,7 @@ from dima.world_models.dima.sampler import (
     reveal_masks,
     sample,
 )
+from dima.world_models.state_model import StateModel
 
 SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
 
@@ -57,19 +57,16 @@ class Latent:
     memory: Memory
 
 
-class DimaWorldModel(WorldModel[Latent]):
+class DimaWorldModel(StateModel[Latent]):
     """A diffusion model of the next state that sees one agent's action per denoising level."""
 
     visitors = ("decoder", "reward")
 
     def __init__(self, config: DimaModelConfig, spec: EnvSpec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
+        super().__init__(spec)
+        self.config = config
         self.past = config.denoiser.context
         self.context = self.past + 1  # one more, for the joint action that led to the first state
-        self.state_scale = Normalizer((spec.state_dim,))
-        self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
-        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
         self.denoiser = Denoiser(config.denoiser, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
         self.reward = RewardTermination(config.reward, spec)
@@ -78,28 +75,18 @@ class DimaWorldModel(WorldModel[Latent]):
             "denoiser": Fitter(self.denoiser, config.denoiser_fit),
             "reward": Fitter(self.reward, config.reward_fit),
         }
-        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
-        self.action_valid: Tensor
 
     # -- learning from real experience ----------------------------------------------------------------------------
 
     def take_in(self, episodes: Sequence[Episode]) -> None:
-        device = self.action_valid.device
+        super().take_in(episodes)
         for episode in episodes:
-            self.state_scale.update(episode.state.to(device))
-            self.obs_scale.update(episode.obs.to(device))
-            self.change_scale.update(episode.state.to(device).diff(dim=0))
-            self.reward.reward_scale.update(episode.reward.to(device))
+            self.reward.reward_scale.update(episode.reward.to(self.action_valid.device))
         change = self.change_scale.var.sqrt() / self.state_scale.scale
         self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
         return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
-
-    def decoder_loss(self, replay: Replay) -> Loss:
-        """L1 and commitment on the least visited rows."""
-        rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
-        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
     def denoiser_loss(self, replay: Replay) -> Loss:
         """EDM loss on recent windows."""
@@ -139,7 +126,7 @@ class DimaWorldModel(WorldModel[Latent]):
     def observe(self, latent: Latent) -> View:
         normalized = latent.state[:, -1] / self.config.denoiser.sigma_data
         return View(
-            obs=self.obs_scale.denormalize(self.decoder(normalized)) * self.decoder.valid,
+            obs=self.decode(normalized),
             state=self.state_scale.denormalize(normalized),
             action_mask=latent.action_mask,
             previous_action=latent.previous_action,
