@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -173,9 +174,12 @@ class TestMetrics:
         with RunFolder.open(run, write=True) as folder, pytest.raises(RunFolderError, match=r"metrics\.jsonl is trunc"):
             folder.load()
 
-    def test_tensorboard_shows_the_numbers(self, tmp_path):
+    def test_tensorboard_shows_the_numbers(self, tmp_path, monkeypatch):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+        # event files are read in the order of their names, which tell the second: a resumed run is a later one
+        began, calls = time.time(), itertools.count()
+        monkeypatch.setattr(time, "time", lambda: began + next(calls))
         with RunFolder.create(tmp_path / "run", CONFIG | {"tensorboard": True}) as folder:
             folder.log({"step": 1, "loss": 0.5, "name": "text", "none": float("nan")})
             folder.log({"step": 2, "loss": 0.25})
