@@ -42,5 +42,5 @@ def test_the_robot_takes_the_same_course(tmp_path: Path, monkeypatch, other: str
 def test_another_robot_is_refused(tmp_path: Path) -> None:
     data = Dataset.open(recorded(tmp_path / "data", "mamujoco/halfcheetah-2x3"))
     source, target = make_env(data.task, data.env), make_env("mamujoco/walker2d-2x3")
-    with pytest.raises(DatasetError, match=r"episode 0 takes another course in walker2d-2x3"):
+    with pytest.raises(DatasetError, match=r"episode 0 takes another course in .*walker2d-2x3"):
         next(repartition.again(data, source, target))
