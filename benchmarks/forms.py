@@ -68,7 +68,7 @@ def config_of(form: str, seed: int, args: argparse.Namespace) -> OfflineConfig:
     else:
         name = form.replace(", ", "_")
         model = {"denoiser": DIFFUSION[form], "denoiser_fit": fits, "reward_fit": {"updates": 0}}
-    model["decoder_fit"] = {"updates": args.updates}
+    model["decoder_fit"] = fits
     common["run"] = str(args.work / f"{name}-seed{seed}")
     algorithm = "ensemble" if form in ENSEMBLE else "dima"
     return fit_config(args.dataset, algorithm, args.preset, common | {"learner": {"world_model": model}})
