@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import forms
+from benchmarks import forms, forms_curves
 from dima.datasets.config import record_config
 from dima.datasets.reader import Dataset
 from dima.datasets.record import record
@@ -75,3 +75,15 @@ def test_operations_of_an_imagined_step_as_counted_by_hand(study: Path) -> None:
 def test_an_interval_over_seeds_is_student_s() -> None:
     assert forms.spread_of([1.0, 2.0, 3.0]) == "2 ± 2.5"
     assert forms.spread_of([0.5]) == "0.5"
+
+
+def test_the_picture_has_a_line_for_every_form(study: Path, monkeypatch) -> None:
+    results = [json.loads(path.read_text()) for path in (study / "out").glob("*.json")]
+    (axes,) = forms_curves.draw({"toy/walk": results}).axes
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert set(drawn) == {*CHOSEN, UNCHANGED}
+    for result in results:
+        assert drawn[result["form"]] == forms_curves.curve_of(result, MODEL).tolist()
+    monkeypatch.setattr("sys.argv", ["forms_curves", str(study / "out"), "--out", str(study / "forms.png")])
+    assert forms_curves.main() == 0
+    assert (study / "forms.png").read_bytes().startswith(b"\x89PNG")
