@@ -12,6 +12,11 @@ from torch import Tensor, nn
 RELU_GAIN = 2**0.5  # keeps the scale of features through Linear -> ReLU
 
 
+def relu() -> nn.Module:
+    """Overwrites its input, which the layers before it do not need to go backward."""
+    return nn.ReLU(inplace=True)
+
+
 def orthogonal_(linear: nn.Linear, gain: float = RELU_GAIN) -> nn.Linear:
     """Start a layer with orthogonal weights times ``gain`` and zero biases, in place."""
     nn.init.orthogonal_(linear.weight, gain)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.data import EnvSpec
+from dima.distributions import FORBIDDEN
 from dima.nets import RELU_GAIN, mlp
-from dima.policies import FORBIDDEN
 
 LOG_STD = (-20.0, 2.0)  # bounds of a logarithm of a standard deviation
 Draw = tuple[Tensor, Tensor]  # (R, A) action, (R,) its log-probability; both differentiable

@@ -1,6 +1,5 @@
-"""Distributions, actor, critic and value scale (model-free sections 2, 3 and 11)."""
+"""Actors (model-free sections 2 and 11)."""
 
-import math
 from typing import TypeVar
 
 import pytest
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dima.data import EnvSpec
-from dima.policies import Actor, ActorConfig, Beta, Categorical, Critic, CriticConfig, Gaussian, ValueNorm
+from dima.distributions import Beta, Categorical, Gaussian
+from dima.policies import Actor, ActorConfig
 
 EVEN = EnvSpec(("a", "b"), state_dim=6, obs_sizes=(5, 5), action_sizes=(3, 3), discrete=False)
 UNEVEN = EnvSpec(("a", "b", "c"), state_dim=6, obs_sizes=(5, 3, 4), action_sizes=(2, 4, 1), discrete=False)
@@ -19,7 +19,6 @@ KINDS = [
     (UNEVEN, ActorConfig(hidden=(16, 16), distribution="beta")),
     (CHOICES, ActorConfig(hidden=(16, 16))),
 ]
-ONES = torch.ones(1, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -37,72 +36,6 @@ def shaken(module: M) -> M:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
-
-
-# -- distributions ----------------------------------------------------------------------------------------------------
-
-
-def test_gaussian_agrees_with_torch() -> None:
-    mean, std, action = torch.randn(4, 2, 3), torch.rand(3) + 0.1, torch.randn(4, 2, 3)
-    ours, theirs = Gaussian(mean, std, torch.ones(2, 3)), torch.distributions.Normal(mean, std)
-    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action).sum(-1))
-    torch.testing.assert_close(ours.entropy(), theirs.entropy().sum(-1))
-    assert torch.equal(ours.mode(), mean)
-    draws = Gaussian(mean.expand(20000, -1, -1, -1), std, torch.ones(2, 3)).sample()
-    torch.testing.assert_close(draws.mean(0), mean, atol=0.05, rtol=0)
-    torch.testing.assert_close(draws.std(0), std.expand(4, 2, 3), atol=0.05, rtol=0)
-
-
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0001, 1.0001), (1.7, 1.7), (3.0, 1.2), (40.0, 25.0)])
-def test_beta_density_integrates_to_one(alpha: float, beta: float) -> None:
-    action = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 100_000 - 1
-    density = Beta(alpha * ONES, beta * ONES, ONES).log_prob(action[:, None, None]).exp()
-    assert float(density.mean() * 2) == pytest.approx(1, abs=1e-4)
-
-
-def test_beta_agrees_with_torch() -> None:
-    alpha, beta = 1 + torch.rand(4, 2, 3) * 5, 1 + torch.rand(4, 2, 3) * 5
-    ours, theirs = Beta(alpha, beta, torch.ones(2, 3)), torch.distributions.Beta(alpha, beta)
-    action = ours.sample()
-    assert action.abs().max() < 1 and not action.requires_grad
-    expected = (theirs.log_prob((action + 1) / 2) - math.log(2)).sum(-1)
-    torch.testing.assert_close(ours.log_prob(action), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(ours.entropy(), (theirs.entropy() + math.log(2)).sum(-1), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(ours.mode(), 2 * theirs.mode - 1, atol=1e-4, rtol=1e-4)
-    assert (ours.log_prob(ours.mode()) >= ours.log_prob(action)).all()
-    draws = Beta(alpha.expand(20000, -1, -1, -1), beta, torch.ones(2, 3)).sample()
-    torch.testing.assert_close(draws.mean(0), 2 * theirs.mean - 1, atol=0.02, rtol=0)
-
-
-@pytest.mark.parametrize("action", [-1.0, 1.0])
-def test_beta_stays_finite_at_the_ends(action: float) -> None:
-    policy = Beta(torch.tensor([[1.0, 5.0]]), torch.tensor([[1.0, 1.0]]), torch.ones(1, 2))
-    assert policy.log_prob(torch.full((1, 2), action)).isfinite().all()
-    assert policy.mode().isfinite().all() and policy.mode().abs().max() < 1
-
-
-def test_categorical_never_chooses_what_is_forbidden() -> None:
-    allowed = torch.tensor([[True, False, True, False], [False, False, False, True]])
-    policy = Categorical(torch.tensor([0.0, 9.0, 1.0, 99.0]).expand(5000, 2, 4), allowed, torch.ones(2, 4))
-    draws = policy.sample()
-    assert torch.equal(draws.sum(-1), torch.ones(5000, 2)) and not draws[:, ~allowed].any()
-    assert float(draws[:, 0, 2].mean()) == pytest.approx(math.e / (1 + math.e), abs=0.03)
-    assert torch.equal(policy.mode()[0], torch.tensor([[0.0, 0, 1, 0], [0, 0, 0, 1]]))
-    probability = policy.log_prob(draws).exp()
-    torch.testing.assert_close(probability[:, 1], torch.ones(5000))
-    expected = torch.distributions.Categorical(logits=torch.tensor([0.0, 1.0])).entropy()
-    torch.testing.assert_close(policy.entropy()[0], torch.stack([expected, torch.zeros(())]))
-
-
-def test_categorical_gradient_is_finite_with_forbidden_choices() -> None:
-    logits = torch.randn(6, 2, 4, requires_grad=True)
-    allowed = torch.tensor([True, False, True, False])
-    policy = Categorical(logits, allowed, torch.ones(2, 4))
-    (policy.log_prob(policy.sample()).sum() + policy.entropy().sum()).backward()
-    assert logits.grad is not None and logits.grad.isfinite().all() and not logits.grad[..., ~allowed].any()
-
-
-# -- actor ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("spec", "config"), KINDS)
@@ -235,71 +168,3 @@ def test_a_batch_equals_its_parts(spec: EnvSpec, config: ActorConfig) -> None:
     torch.testing.assert_close(torch.cat(values), critic(state, action))
     grid = actor(obs.unflatten(0, (2, 4)), mask.unflatten(0, (2, 4))).mode()
     torch.testing.assert_close(grid.flatten(0, 1), whole.mode())
-
-
-# -- critic -----------------------------------------------------------------------------------------------------------
-
-
-def test_critic_sees_state_and_the_executed_previous_action() -> None:
-    critic = shaken(Critic(CriticConfig(hidden=(16,)), UNEVEN))
-    state, action = torch.randn(4, 5, 6), torch.rand(4, 5, 3, 4) - 0.5
-    value = critic(state, action)
-    assert value.shape == (4, 5)
-    real = torch.from_numpy(UNEVEN.action_valid)
-    torch.testing.assert_close(critic(state, torch.where(real, action, 7.0)), value)
-    assert (critic(state, action + 0.3) != value).all() and (critic(state + 0.3, action) != value).all()
-    torch.testing.assert_close(critic(state, 9 * action), critic(state, (9 * action).clamp(-1, 1)))
-
-
-def test_critic_without_actions_ignores_who_is_who() -> None:
-    critic = shaken(Critic(CriticConfig(hidden=(16,), previous_action=False), EVEN))
-    state, action = torch.randn(4, 6), torch.rand(4, 2, 3)
-    assert torch.equal(critic(state, action), critic(state, action.flip(1)))
-
-
-def test_critic_normalises_the_state() -> None:
-    critic, twin = (Critic(CriticConfig(hidden=(16,)), EVEN) for _ in range(2))
-    twin.load_state_dict(critic.state_dict())
-    state, action = 100 + 50 * torch.randn(200, 6), torch.zeros(200, 2, 3)
-    critic.state_scale.update(state)
-    scaled = (state - state.mean(0)) / state.std(0, correction=0)
-    torch.testing.assert_close(critic(state, action), twin(scaled, action), atol=1e-4, rtol=1e-4)
-
-
-# -- value scale ------------------------------------------------------------------------------------------------------
-
-
-def test_value_norm_is_debiased() -> None:
-    x = 3 + 2 * torch.randn(50)
-    norm = ValueNorm()
-    for _ in range(3):
-        norm.update(x)
-        mean, std = norm.moments()
-        torch.testing.assert_close(mean, x.double().mean())
-        torch.testing.assert_close(std, x.double().std(correction=0))
-    torch.testing.assert_close(norm.denormalize(norm.normalize(x)), x)
-    assert norm.normalize(x).dtype == norm.denormalize(x).dtype == torch.float32
-
-
-def test_value_norm_beta_sets_how_fast_it_forgets() -> None:
-    slow, fast = ValueNorm(), ValueNorm(beta=0.5)
-    for norm in (slow, fast):
-        norm.update(torch.zeros(10))
-        norm.update(torch.ones(10))
-    assert float(slow.moments()[0]) == pytest.approx(0.5, abs=1e-4)
-    assert float(fast.moments()[0]) == pytest.approx(2 / 3)
-
-
-def test_value_norm_floor_and_untouched_scale() -> None:
-    norm = ValueNorm()
-    torch.testing.assert_close(norm.denormalize(torch.ones(1)), torch.tensor([0.1]))
-    norm.update(torch.full((10,), 5.0))
-    assert float(norm.moments()[1]) == pytest.approx(0.1)
-
-
-def test_value_norm_keeps_the_variance_beside_a_large_offset() -> None:
-    x = 1e5 + torch.randint(0, 10, (1000,)).float()
-    norm = ValueNorm()
-    for _ in range(20):
-        norm.update(x)
-    assert float(norm.moments()[1] ** 2) == pytest.approx(float(x.double().var(correction=0)), rel=1e-4)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from dima.algorithms.on_policy import OnPolicyConfig
 from dima.algorithms.ppo import PPO, Batch, PPOConfig
+from dima.critics import CriticConfig
 from dima.data import EnvSpec
 from dima.objectives import ppo_policy_loss
 from dima.optim import Average
-from dima.policies import CriticConfig, SeparateActors
+from dima.policies import SeparateActors
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
+from dima.critics import Critic, CriticConfig, ValueNorm
 from dima.data import EnvSpec, Record, Rollout
 from dima.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
 from dima.optim import Average
-from dima.policies import Actor, ActorConfig, Critic, CriticConfig, TeamActor, ValueNorm
+from dima.policies import Actor, ActorConfig, TeamActor
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import torch
 from dima.algorithms.mappo import MappoConfig
 from dima.algorithms.ppo import PPOConfig
 from dima.collect import Collector
+from dima.critics import CriticConfig
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
 from dima.evaluate import evaluate
-from dima.policies import ActorConfig, CriticConfig
+from dima.policies import ActorConfig
 from dima.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dima.algorithms.ppo import PPO, Batch, PPOConfig
+from dima.critics import CriticConfig
 from dima.data import EnvSpec, Rollout
 from dima.objectives import clipped_value_loss, lambda_returns
-from dima.policies import ActorConfig, CriticConfig
+from dima.policies import ActorConfig
 from dima.storage.trees import decode, encode
 
 SPEC = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 5), action_sizes=(2, 2), discrete=False)
