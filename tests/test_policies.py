@@ -1,4 +1,4 @@
-"""Actors (model-free sections 2 and 11)."""
+"""Actors, and what they share with critics (model-free sections 2 and 11)."""
 
 from typing import TypeVar
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dima.critics import Critic, CriticConfig
 from dima.data import EnvSpec
 from dima.distributions import Beta, Categorical, Gaussian
 from dima.policies import Actor, ActorConfig
