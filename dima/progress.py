@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -97,11 +97,7 @@ class Lines(Progress):
         print(text, file=self._stream, flush=True)
 
     def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        parts = [f"step {done:,} of {total:,}"]
-        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        self.message("  ".join(parts))
+        self.message(_line(done, total, numbers, left))
 
 
 class Bars(Lines):
@@ -140,6 +136,62 @@ class Bars(Lines):
                 self._bars = None
 
 
+class Together:
+    """Several runs at once, seen by one person; silent."""
+
+    @contextmanager
+    def watching(self, names: Sequence[str]) -> Iterator[None]:
+        """While the block runs, these runs are at work."""
+        yield
+
+    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        """Show a finished round of one of them; see :meth:`Progress.round`."""
+
+
+class TogetherLines(Together):
+    """One plain line for every round of every run."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        print(f"{name}: {_line(done, total, numbers, left)}", file=self._stream, flush=True)
+
+
+class TogetherBars(Together):
+    """A bar for each run, with its latest numbers."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    @contextmanager
+    def watching(self, names: Sequence[str]) -> Iterator[None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Rich
+
+        with Rich(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[latest]}"),
+            console=Console(file=self._stream),
+            auto_refresh=False,
+        ) as self._bars:
+            self._tasks = {name: self._bars.add_task(name, total=None, latest="begins") for name in names}
+            self._bars.refresh()
+            yield
+
+    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        latest = _line(done, total, numbers, left)
+        self._bars.update(self._tasks[name], completed=done, total=total, latest=latest, refresh=True)
+
+
+def choose_together(quiet: bool = False, stream: TextIO | None = None) -> Together:
+    """As :func:`choose_progress`, for several runs."""
+    stream = stream or sys.stderr
+    return TogetherBars(stream) if stream.isatty() and not quiet else TogetherLines(stream)
+
+
 def choose_progress(quiet: bool = False, stream: TextIO | None = None) -> Progress:
     """Bars on a terminal, plain lines elsewhere or when asked to be quiet."""
     stream = stream or sys.stderr
@@ -152,6 +204,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _line(done: int, total: int, numbers: dict[str, float], left: float | None) -> str:
+    """A finished round in a line."""
+    parts = [f"step {done:,} of {total:,}"]
+    parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
+    return "  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
 
 
 def _nothing() -> None:

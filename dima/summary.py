@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,24 @@ class Summary:
         width = max(len(name) for name in (*self.seconds, "all phases"))
         rows = [*ordered, ("all phases", sum(self.seconds.values()))]
         return [f"{name:<{width}}  {duration(spent):>10}  {spent / total:>4.0%}" for name, spent in rows]
+
+
+def seeds_table(summaries: Sequence[Summary]) -> str:
+    """A line a run, of runs that differ in their seed, and the mean of their last evaluations."""
+    if not summaries:
+        return "no run reached its end"
+    first = summaries[0]
+    lines = [f"{first.algorithm} on {first.task}", *([settings_line(first.env)] if first.env else []), ""]
+    lines.append(f"{first.unit.split()[-1]:>12}  {first.measure:>12}  run folder")
+    for one in summaries:
+        last = f"{one.evaluations[-1][1]:,.{one.digits}f}" if one.evaluations else "-"
+        state = "" if one.finished else "  interrupted and saved: `dima resume` goes on"
+        lines.append(f"{one.steps:>12,}  {last:>12}  {one.folder}{state}")
+    measured = [one.evaluations[-1][1] for one in summaries if one.evaluations]
+    if len(measured) > 1:
+        spread = f"{statistics.mean(measured):,.{first.digits}f} ± {statistics.stdev(measured):,.{first.digits}f}"
+        lines += ["", f"{spread} over {len(measured)} seeds (mean and standard deviation)"]
+    return "\n".join(lines)
 
 
 def settings_line(settings: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def choose(args: Sequence[str], subject: str = "task", learns: bool = True) -> C
             if not has_value and (not waiting or waiting[0].startswith("-")):
                 raise ConfigError(f"{name} needs a value")
             choice.names[name[2:]] = value if has_value else waiting.pop(0)
-        elif arg.startswith("-") or subject in choice.names or _takes_value(before):
+        elif arg.startswith("-") or arg.isdigit() or subject in choice.names or _takes_value(before):
             choice.rest.append(arg)
         else:
             choice.names[subject] = arg

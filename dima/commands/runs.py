@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from dima.commands.choice import Device, choose, the_task
 from dima.config import Config, Count, Whole
 from dima.options import parse
 from dima.run_config import TrainConfig, build_config
-from dima.summary import settings_line
+from dima.summary import seeds_table, settings_line
 
 if TYPE_CHECKING:
     from dima.agent import Agent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TrainOptions:
     config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
+    seeds: tuple[Whole, ...] = ()  # train under each of these at once, a process and a run folder each
     overwrite: bool = False  # start again where an earlier run is kept
     quiet: bool = False  # one plain line a round instead of progress bars
 
@@ -51,12 +53,30 @@ def train(args: Sequence[str]) -> int:
     config = build_config(**choice.names)
     options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
 
+    if options.seeds:
+        return _train_seeds(options)
+
     from dima.progress import choose_progress
     from dima.train import train as run
 
     summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
     print(summary.table())
     return 0 if summary.finished else 130
+
+
+def _train_seeds(options: TrainOptions) -> int:
+    from dima.progress import choose_together
+    from dima.seeds import train_seeds
+
+    together = choose_together(options.quiet)
+    outcomes = train_seeds(options.config, options.seeds, overwrite=options.overwrite, progress=together)
+    print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"dima: seed {outcome.seed}: {outcome.error}", file=sys.stderr)
+    if any(outcome.error for outcome in outcomes):
+        return 2
+    return 0 if all(outcome.summary.finished for outcome in outcomes if outcome.summary) else 130
 
 
 def resume(args: Sequence[str]) -> int:
