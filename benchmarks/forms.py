@@ -4,10 +4,11 @@
     python -m benchmarks.forms DATASET --out results/forms/halfcheetah-2x3 --work runs/forms
 
 ``reveal`` (one agent per level, cumulative, all at once) by ``action_path`` (condition, condition and input), the two
-that do best once more with the change as ``target`` and with half of the examples seeing the ``whole_team``, and the
-ensemble of one-step networks as a yardstick, on several seeds each. A model is a run of ``dima fit`` under ``--work``, without a reward model; what it foretells of the
-held-out episodes goes into a JSON file under ``--out``. What is there already is not done again, so an interrupted
-study goes on with the same command, and several commands with different ``--seeds`` or ``--forms`` may share the work.
+that do best once more with the change as ``target`` and with more examples that see the ``whole_team``, and the
+ensemble of one-step networks as a yardstick, on several seeds each. A model is a run of ``dima fit`` under ``--work``,
+without a reward model; what it foretells of the held-out episodes goes into a JSON file under ``--out``. What is there
+already is not done again, so an interrupted study goes on with the same command, and several commands with different
+``--seeds`` or ``--forms`` may share the work.
 Ends with a table over everything under ``--out``.
 """
 
