@@ -1,6 +1,6 @@
 """The same numbers into HARL's MAPPO, HAPPO and HASAC and into ours: the same comes out, or differs by decision.
 
-``scripts/harl_reference.py`` asked HARL; its answers are in ``tests/data/harl.json``. Where ours is meant to be
+``tests/data/harl_reference.py`` asked HARL; its answers are in ``tests/data/harl.json``. Where ours is meant to be
 different, a test says how and why.
 """
 

@@ -5,7 +5,7 @@ Nothing of it is part of this library. ``tests/algorithms/test_harl_parity.py`` 
 
     git clone https://github.com/PKU-MARL/HARL /tmp/harl
     git -C /tmp/harl checkout d539bad20f677bc4ce9fa200fa5de31b5f0b9d37
-    OMP_NUM_THREADS=1 .venv/bin/python scripts/harl_reference.py --harl /tmp/harl
+    OMP_NUM_THREADS=1 .venv/bin/python tests/data/harl_reference.py --harl /tmp/harl
 
 Only PyTorch, NumPy and PyYAML are needed: simulators and loggers that HARL imports are replaced by empty modules. Every
 number is a float32, written with as few digits as bring it back.
