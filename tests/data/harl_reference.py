@@ -416,7 +416,7 @@ def hasac() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--harl", type=Path, required=True, help="a clone of HARL")
-    default = Path(__file__).parent.parent / "tests" / "data" / "harl.json"
+    default = Path(__file__).with_name("harl.json")
     parser.add_argument("--out", type=Path, default=default, help="default: %(default)s")
     args = parser.parse_args()
     sys.path.insert(0, str(args.harl))
