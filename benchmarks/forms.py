@@ -4,8 +4,8 @@
     python -m benchmarks.forms DATASET --out results/forms/halfcheetah-2x3 --work runs/forms
 
 ``reveal`` (one agent per level, cumulative, all at once) by ``action_path`` (condition, condition and input), the two
-that do best once more with the change as ``target`` and with more examples that see the ``whole_team``, and the
-ensemble of one-step networks as a yardstick, on several seeds each. A model is a run of ``dima fit`` under ``--work``,
+that do best once more with the change as ``target``, and the ensemble of one-step networks as a yardstick, on several
+seeds each. A model is a run of ``dima fit`` under ``--work``,
 without a reward model; what it foretells of the held-out episodes goes into a JSON file under ``--out``. What is there
 already is not done again, so an interrupted study goes on with the same command, and several commands with different
 ``--seeds`` or ``--forms`` may share the work.
@@ -47,17 +47,13 @@ from dima.world_models.ensemble import EnsembleWorldModel
 HORIZON, SHOWN = 50, (1, 15, 20, 50)  # steps of a segment; those that the table shows
 SEGMENTS, STARTS, ORDERS, ORDER_STEPS = 512, 64, 24, 15
 DIFFUSION = {
-    f"{reveal}, {path}": {"reveal": reveal, "action_path": path, "target": "state", "whole_team": 0.0}
+    f"{reveal}, {path}": {"reveal": reveal, "action_path": path, "target": "state"}
     for reveal in ("one", "cumulative", "all")
     for path in ("condition", "condition+input")
 }
-CHANGE, WHOLE_TEAM = {"target": "change"}, {"whole_team": 0.5}
-JOINT, SEQUENTIAL = "all, condition+input", "cumulative, condition+input"
 DIFFUSION |= {
-    f"{JOINT}, change": DIFFUSION[JOINT] | CHANGE,
-    f"{SEQUENTIAL}, change": DIFFUSION[SEQUENTIAL] | CHANGE,
-    f"{SEQUENTIAL}, whole team": DIFFUSION[SEQUENTIAL] | WHOLE_TEAM,
-    f"{SEQUENTIAL}, change, whole team": DIFFUSION[SEQUENTIAL] | CHANGE | WHOLE_TEAM,
+    f"{form}, change": DIFFUSION[form] | {"target": "change"}
+    for form in ("cumulative, condition+input", "all, condition+input")
 }
 ENSEMBLE = {"ensemble, mean": "mean", "ensemble, member": "member"}  # one fit, two ways to foretell
 FORMS = (*DIFFUSION, *ENSEMBLE)

@@ -22,11 +22,7 @@ from dima.figures import DASHES, PALETTE, as_png, plots
 
 REVEALS = ("one", "cumulative", "all", "ensemble")
 PATHS = {"condition+input": "-", "condition": (0, (4, 2)), "mean": "-", "member": (0, (4, 2))}
-PATHS |= {
-    "condition+input, change": (0, (1, 1)),
-    "condition+input, whole team": (0, (6, 1.5, 1, 1.5)),
-    "condition+input, change, whole team": (0, (3, 1, 1, 1, 1, 1)),
-}
+PATHS |= {"condition+input, change": (0, (1, 1))}
 
 
 def draw(tasks: dict[str, list[dict[str, Any]]]) -> Figure:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, NonNegative, Positive
+from dima.config import Config, Count, NonNegative, Positive
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
@@ -27,7 +27,6 @@ class DenoiserConfig(Config):
     context: Count = 3  # past states and joint actions it conditions on
     rollout: Count = 3  # successive targets of a training window, each predicted from the model's own answers
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
-    whole_team: Fraction = 0.0  # with cumulative: share of training examples that see everyone, besides those drawn so
     action_path: Literal["condition", "condition+input"] = "condition"  # where the newest actions enter
     target: Literal["state", "change"] = "state"  # what is denoised: the next state, or its difference from the newest
     sigma_data: Positive = 0.5  # standard deviation of a scaled state feature
@@ -170,20 +169,14 @@ class Denoiser(nn.Module):
         return log_sigma.exp().clamp(config.sigma_min, config.sigma_max)
 
     def draw_reveal(self, batch: int, device: torch.device) -> Tensor:
-        """(B, N) bool: which agents a training example may see, uniform over agents (or sizes of the revealed set).
-
-        The last level, which sees the whole team, decides how exact a step is: ``whole_team`` trains it more.
-        """
+        """(B, N) bool: which agents a training example may see, uniform over agents (or sizes of the revealed set)."""
         agents = self.spec.n_agents
         rank = torch.rand(batch, agents, device=device).argsort(dim=-1)
         if self.config.reveal == "one":
             return rank == 0
         if self.config.reveal == "all":
             return torch.ones_like(rank, dtype=torch.bool)
-        size = torch.randint(1, agents + 1, (batch, 1), device=device)
-        if self.config.whole_team:
-            size = size.where(torch.rand(batch, 1, device=device) >= self.config.whole_team, agents)
-        return rank < size
+        return rank < torch.randint(1, agents + 1, (batch, 1), device=device)
 
     def loss(self, state: Tensor, action: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """EDM loss over a window, the model's own answers taking the place of true states as it goes on.
