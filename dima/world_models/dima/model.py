@@ -99,9 +99,11 @@ class DimaWorldModel(StateModel[Latent]):
         length = self.config.reward.segment
         start = replay.least_visited("reward", self.config.reward_fit.batch, length + 1)
         rows = replay.segments(start, length + 1)
+        state = self.state_scale.normalize(rows.state)
         return self.reward.loss(
             Segments(
-                state=self.state_scale.normalize(rows.state[:, :-1]),
+                state=state[:, :-1],
+                next_state=state[:, 1:],
                 action=self._sent(rows.action[:, :-1]),
                 reward=rows.reward[:, :-1],
                 terminated=rows.terminated[:, :-1],
@@ -139,7 +141,8 @@ class DimaWorldModel(StateModel[Latent]):
         action = self._sent(action)
         context = self._context(latent, action)
         after = self.next_state(context, order=order)
-        predicted = self.reward.step(latent.memory, latent.state[:, -1] / self.config.denoiser.sigma_data, action)
+        now, reached = (x / self.config.denoiser.sigma_data for x in (latent.state[:, -1], after))
+        predicted = self.reward.step(latent.memory, now, action, reached)
         return Step(
             Latent(
                 state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),

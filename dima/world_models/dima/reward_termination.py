@@ -1,6 +1,7 @@
 """Causal Transformer over (state, joint action) pairs: team reward, continuation, next action masks.
 
-DIMA section 5. Two tokens a step; the answers are read from the action token.
+DIMA section 5. Two tokens a step; the answers are read from the action token, beside which, with ``next_state``, stands
+the state that was reached: whether a robot has fallen is then seen, not foreseen.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class RewardTerminationConfig(Config):
     segment: Count = 15  # steps of a training segment, and the longest imagination
     action_layers: Whole = 3  # self-attention layers over the agents' actions
     action_heads: Count = 8  # heads of such a layer
+    next_state: bool = False  # answers may also depend on the state that is reached
     normalize_reward: bool = False  # predict rewards in units of their running mean and deviation
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class Segments:
 
     state: Tensor  # (B, T, S) normalised
     action: Tensor  # (B, T, N, A)
+    next_state: Tensor  # (B, T, S) normalised
     reward: Tensor  # (B, T)
     terminated: Tensor  # (B, T) bool
     next_mask: Tensor  # (B, T, N, A) bool, actions allowed after this step
@@ -88,6 +91,7 @@ class RewardTermination(nn.Module):
             nn.Linear(dim, dim),
             nn.LayerNorm(dim),
         )
+        self.embed_reached = nn.Linear(dim, dim) if config.next_state else None
         self.embed_action = nn.Sequential(nn.Linear(spec.action_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.agent = nn.Parameter(0.02 * torch.randn(spec.n_agents, dim))
         self.mix_agents = nn.Sequential(
@@ -112,20 +116,22 @@ class RewardTermination(nn.Module):
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def forward(self, state: Tensor, action: Tensor, episode: Tensor) -> Prediction:
+    def forward(self, state: Tensor, action: Tensor, episode: Tensor, next_state: Tensor | None = None) -> Prediction:
         """Predictions for whole segments.
 
         Args:
             state: (B, T, S) normalised.
             action: (B, T, N, A).
             episode: (B, T) numbers that differ between episodes; no step sees another episode or the future.
+            next_state: (B, T, S) normalised states that were reached, for a model that looks at them.
         """
         hidden = self._run(self.dropout(self._tokens(state, action, 0)), block_causal_mask(episode))
-        return self._predict(hidden)
+        return self._predict(self._arrived(hidden, next_state))
 
     def loss(self, batch: Segments) -> tuple[Tensor, dict[str, Tensor]]:
         """Smooth L1 of the reward, Bernoulli log-likelihood of continuation and of the next action masks."""
         hidden = self._run(self.dropout(self._tokens(batch.state, batch.action, 0)), block_causal_mask(batch.episode))
+        hidden = self._arrived(hidden, batch.next_state)
         count = batch.valid.sum().clamp(min=1)
 
         def average(values: Tensor) -> Tensor:
@@ -157,8 +163,8 @@ class RewardTermination(nn.Module):
         shape = (config.layers, 2, batch, config.heads, 2 * config.segment, config.dim // config.heads)
         return Memory(torch.zeros(shape, device=device))
 
-    def step(self, memory: Memory, state: Tensor, action: Tensor) -> Prediction:
-        """One imagined step, (B, S) and (B, N, A); fields of the answer are (B,) and (B, N, A).
+    def step(self, memory: Memory, state: Tensor, action: Tensor, next_state: Tensor | None = None) -> Prediction:
+        """One imagined step, (B, S), (B, N, A) and (B, S); fields of the answer are (B,) and (B, N, A).
 
         A full memory is emptied first: training segments start anywhere in an episode, so an empty one is familiar.
         """
@@ -172,7 +178,8 @@ class RewardTermination(nn.Module):
             mask = mask & (torch.arange(len(mask[0]), device=mask.device) >= memory.begin[:, None])[:, None, None]
         hidden = self._run(tokens, mask, memory)
         memory.done += 2
-        reward, proceed, logits = self._predict(hidden)
+        arrived = self._arrived(hidden, None if next_state is None else next_state[:, None])
+        reward, proceed, logits = self._predict(arrived)
         return Prediction(reward[:, 0], proceed[:, 0], None if logits is None else logits[:, 0])
 
     def forget(self, memory: Memory, which: Tensor) -> Memory:
@@ -195,6 +202,14 @@ class RewardTermination(nn.Module):
         for n, block in enumerate(self.blocks):
             tokens = block(tokens, mask) if memory is None else block(tokens, mask, memory.cache[n], memory.done)
         return self.norm(tokens[:, 1::2])
+
+    def _arrived(self, hidden: Tensor, next_state: Tensor | None) -> Tensor:
+        """What is known after each step: (B, T, D) of before it, and the state that was reached."""
+        if self.embed_reached is None:
+            return hidden
+        assert next_state is not None
+        reached: Tensor = self.embed_reached(self.embed_state(next_state))
+        return hidden + reached
 
     def _predict(self, hidden: Tensor) -> Prediction:
         reward = self.reward_head(hidden)[..., 0]

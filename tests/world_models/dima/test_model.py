@@ -231,6 +231,24 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
         assert model.observe(latent).action_mask.any(-1).all()
 
 
+def test_rewards_may_depend_on_the_state_that_is_reached(spec: EnvSpec, alive, filled, actions, monkeypatch) -> None:
+    model = alive(build(spec, reward={"next_state": True}))
+    replay, seen = filled(spec), []
+    learn = model.reward.loss
+    monkeypatch.setattr(model.reward, "loss", lambda batch: seen.append(batch) or learn(batch))
+    model.reward_loss(replay)
+    assert torch.equal(seen[0].next_state[:, :-1], seen[0].state[:, 1:])
+
+    rows, action = replay.gather(torch.tensor([5, 6]), model.context - 1, 0), actions(spec, 2)
+    with torch.no_grad():
+        start = model.start(rows)
+        step = model.step(start, action)
+        units = model.config.denoiser.sigma_data
+        now, reached = start.state[:, -1] / units, step.latent.state[:, -1] / units
+        told = model.reward(now[:, None], action[:, None], torch.zeros(2, 1, dtype=torch.long), reached[:, None])
+    torch.testing.assert_close(step.reward, told.reward[:, 0])
+
+
 # -- agent by agent ---------------------------------------------------------------------------------------------------
 
 

@@ -94,6 +94,7 @@ def segments(spec: EnvSpec, actions, batch: int = 8) -> Segments:
     return Segments(
         state=torch.randn(batch, 6, spec.state_dim),
         action=actions(spec, batch, 6),
+        next_state=torch.randn(batch, 6, spec.state_dim),
         reward=torch.randn(batch, 6),
         terminated=torch.tensor([False, False, True, False, False, False]).expand(batch, -1).clone(),
         next_mask=(torch.rand(batch, 6, spec.n_agents, spec.action_dim) < 0.5) & torch.from_numpy(spec.action_valid),
@@ -185,3 +186,23 @@ def test_a_full_memory_forgets_who_began_when(spec: EnvSpec, alive, actions) -> 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match="dim = 30 must be divisible by heads = 4 and action_heads = 8"):
         RewardTerminationConfig(dim=30)
+
+
+def test_the_state_that_was_reached_may_tell(spec: EnvSpec, alive, actions) -> None:
+    model, blind = alive(build(spec, next_state=True)).eval(), alive(build(spec)).eval()
+    batch = segments(spec, actions)
+    whole = model(batch.state, batch.action, batch.episode, batch.next_state)
+    other = batch.next_state.clone()
+    other[:, 2] += 1
+    for one, two in zip(fields(whole), fields(model(batch.state, batch.action, batch.episode, other)), strict=True):
+        assert torch.equal(one[:, [0, 1, 3, 4, 5]], two[:, [0, 1, 3, 4, 5]])
+        assert (one[:, 2] != two[:, 2]).all()
+    assert model.loss(replace(batch, next_state=other))[0] != model.loss(batch)[0]
+    assert torch.equal(blind.loss(replace(batch, next_state=other))[0], blind.loss(batch)[0])
+
+    together = torch.zeros(8, 6, dtype=torch.long)
+    whole, memory = model(batch.state, batch.action, together, batch.next_state), model.start(8, torch.device("cpu"))
+    for t in range(6):
+        step = model.step(memory, batch.state[:, t], batch.action[:, t], batch.next_state[:, t])
+        for one, two in zip(fields(step), fields(whole), strict=True):
+            torch.testing.assert_close(one, two[:, t], atol=1e-5, rtol=1e-5)
