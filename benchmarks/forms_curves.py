@@ -27,7 +27,7 @@ PATHS |= {"condition+input, change": (0, (1, 1))}
 
 def draw(tasks: dict[str, list[dict[str, Any]]]) -> Figure:
     """One plot a task, from what :mod:`benchmarks.forms` wrote of it."""
-    figure, grid = plots(1, len(tasks), width=4.3 * len(tasks), height=5.0, sharey=True)
+    figure, grid = plots(1, len(tasks), width=max(7.2, 4.3 * len(tasks)), height=6.4, sharey=True)
     for axes, (task, results) in zip(grid[0], tasks.items(), strict=True):
         for form in FORMS:
             if mine := [curve_of(result, MODEL) for result in results if result["form"] == form]:
@@ -38,7 +38,9 @@ def draw(tasks: dict[str, list[dict[str, Any]]]) -> Figure:
         axes.set(title=task, xlabel="steps ahead", ylim=(0, None))
     grid[0, 0].set_ylabel("L1 error of the state, standard deviations")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2 if len(tasks) == 1 else 3, frameon=False, fontsize=9
+    )
     return figure
 
 
