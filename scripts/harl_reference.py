@@ -349,7 +349,8 @@ def hasac() -> dict[str, Any]:
     actors = [HASAC(SAC, Box(OBS), Box(ACTION)) for _ in range(AGENTS)]
     critic = SoftTwinContinuousQCritic(SAC, Box(STATE), [Box(ACTION)] * AGENTS, AGENTS, "EP")
     nets = {"critic": critic.critic, "critic2": critic.critic2}
-    before = {"actors": [weights(agent.actor) for agent in actors]} | {key: weights(net) for key, net in nets.items()}
+    before: dict[str, Any] = {"actors": [weights(agent.actor) for agent in actors]}
+    before |= {key: weights(net) for key, net in nets.items()}
     batch = {
         "state": normal(random, rows, STATE),
         "obs": normal(random, AGENTS, rows, OBS),
@@ -365,7 +366,11 @@ def hasac() -> dict[str, Any]:
         *(np.ones((AGENTS, rows, 1), np.float32), batch["term"], batch["next_state"], batch["next_obs"], None),
         batch["discount"],
     )
-    log_alpha = [torch.zeros(1, requires_grad=True) for _ in actors]
+    starts = [0.4, -0.3, 0.1, -0.6]  # of the agents' temperatures and the critic's, so that no two are alike
+    log_alpha = [torch.full((1,), start, requires_grad=True) for start in starts[:AGENTS]]
+    critic.log_alpha.data.fill_(starts[-1])
+    critic.alpha = critic.log_alpha.detach().exp()
+    before["log_alpha"] = starts
     runner = blank(
         OffPolicyHARunner,
         args={"algo": "hasac"},
@@ -406,7 +411,8 @@ def hasac() -> dict[str, Any]:
         runner.train()
     torch.nn.functional.mse_loss = mse
     nets |= {"target": critic.target_critic, "target2": critic.target_critic2}
-    after = {"actors": [weights(agent.actor) for agent in actors]} | {key: weights(net) for key, net in nets.items()}
+    after: dict[str, Any] = {"actors": [weights(agent.actor) for agent in actors]}
+    after |= {key: weights(net) for key, net in nets.items()}
     after["log_alpha"] = [float(value.detach()) for value in (*log_alpha, critic.log_alpha)]
     flat = {key: value[:, 0] if key in ("ret", "term", "discount") else value for key, value in batch.items()}
     told = {"batch": flat, "noise": noise, "targets": [targets[0][:, 0], targets[2][:, 0]]}
