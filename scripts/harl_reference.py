@@ -419,6 +419,20 @@ def hasac() -> dict[str, Any]:
     return told | {"before": before, "after": after}
 
 
+def tuned(folder: Path) -> list[dict[str, Any]]:
+    """The settings that HARL's authors found for each robot, by our names of tasks."""
+    cases = []
+    for path in sorted((folder / "tuned_configs" / "mamujoco").glob("*/*/config.json")):
+        algorithm, task = path.parent.name, path.parent.parent.name.lower().replace("-v2", "")
+        if algorithm in ("mappo", "happo", "hasac"):
+            told = json.loads(path.read_text())["algo_args"]
+            settings = told["train"] | told["model"] | told["algo"]
+            unset = {name for name, value in settings.items() if value is None}
+            settings = {name: settings[name] for name in sorted(settings.keys() - unset)}
+            cases.append({"name": f"{algorithm} {task}", "algorithm": algorithm, "task": f"mamujoco/{task}"} | settings)
+    return cases
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--harl", type=Path, required=True, help="a clone of HARL")
@@ -441,6 +455,7 @@ def main() -> None:
         "mappo": on_policy("mappo"),
         "happo": on_policy("happo"),
         "hasac": hasac(),
+        "tuned": tuned(args.harl),
     }
     lines = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in told.items()]
     args.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
