@@ -16,11 +16,15 @@ from torch import Tensor, nn
 
 from dima.algorithms.happo import SequentialPPO, Turn
 from dima.algorithms.hasac import Hasac, HasacConfig
+from dima.algorithms.mappo import MappoConfig
+from dima.algorithms.on_policy import OnPolicyConfig
 from dima.algorithms.ppo import PPO, PPOConfig
 from dima.critics import CriticConfig, ValueNorm
 from dima.data import EnvSpec, Lived, Rollout
+from dima.envs import all_tasks
 from dima.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss
 from dima.policies import ActorConfig
+from dima.run_config import build_config
 from dima.soft_policies import TanhGaussian
 from dima.transitions import Stretch, Transitions
 
@@ -344,6 +348,8 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
     for critic in (team.critic, team.target):
         for twin, name in zip(critic.twins, ("critic", "critic2"), strict=True):
             load(twin, twin_weights(before[name]))
+    for log_alpha, start in zip(team.log_alpha, before["log_alpha"], strict=True):
+        log_alpha.data.fill_(start)
     batch = tensors(told["batch"])
     everything = torch.ones(len(batch["ret"]), SPEC.n_agents, SPEC.action_dim, dtype=torch.bool)
     stretch = Stretch(
@@ -370,4 +376,55 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
             is_like(twin, twin_weights(after[name]), atol=2e-5)
     assert farthest(twin_weights(before["critic"]), twin_weights(after["target"])) > 1e-3
     assert [float(value.detach()) for value in team.log_alpha] == pytest.approx(after["log_alpha"], abs=1e-5)
-    assert min(abs(value) for value in after["log_alpha"]) > 1e-3
+    assert before["log_alpha"] != pytest.approx(after["log_alpha"], abs=1e-3)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+OWN = {info.name for info in all_tasks()}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in HARL["tuned"] if case["task"] in OWN])
+def test_published_presets_are_the_authors_settings(case: dict[str, Any]) -> None:
+    config = build_config(case["task"], case["algorithm"], "published")
+    learner = config.learner
+    assert (config.steps, config.envs) == (case["num_env_steps"], case["n_rollout_threads"])
+    if isinstance(learner, HasacConfig):
+        assert learner == HasacConfig(
+            hidden=tuple(case["hidden_sizes"]),
+            capacity=case["buffer_size"],
+            warmup=case["warmup_steps"],
+            interval=case["train_interval"],
+            updates=case["update_per_train"],
+            batch=case["batch_size"],
+            n_step=case["n_step"],
+            gamma=case["gamma"],
+            tau=case["polyak"],
+            lr=case["lr"],
+            critic_lr=case["critic_lr"],
+            alpha=None if case["auto_alpha"] else case["alpha"],
+            alpha_lr=case["alpha_lr"],
+        )
+        assert not (case["use_huber_loss"] or case["use_valuenorm"] or case["share_param"])
+        return
+    assert isinstance(learner, OnPolicyConfig)
+    assert case["share_param"] == isinstance(learner, MappoConfig)
+    assert learner.rollout == case["episode_length"]
+    assert case["critic_epoch"] == case["ppo_epoch"] and case["critic_num_mini_batch"] == case["actor_num_mini_batch"]
+    hidden = tuple(case["hidden_sizes"])
+    assert learner.ppo == PPOConfig(
+        actor=ActorConfig(hidden=hidden, std_scale=case["std_y_coef"]),
+        critic=CriticConfig(hidden=hidden, previous_action=False),
+        gamma=case["gamma"],
+        lam=case["gae_lambda"],
+        clip=case["clip_param"],
+        epochs=case["ppo_epoch"],
+        minibatches=case["actor_num_mini_batch"],
+        entropy=case["entropy_coef"],
+        huber_delta=case["huber_delta"],
+        max_grad_norm=case["max_grad_norm"],
+        lr=case["lr"],
+        critic_lr=case["critic_lr"],
+        adam_eps=case["opti_eps"],
+        linear_lr_decay=case["use_linear_lr_decay"],
+    )

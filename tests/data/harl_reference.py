@@ -349,7 +349,8 @@ def hasac() -> dict[str, Any]:
     actors = [HASAC(SAC, Box(OBS), Box(ACTION)) for _ in range(AGENTS)]
     critic = SoftTwinContinuousQCritic(SAC, Box(STATE), [Box(ACTION)] * AGENTS, AGENTS, "EP")
     nets = {"critic": critic.critic, "critic2": critic.critic2}
-    before = {"actors": [weights(agent.actor) for agent in actors]} | {key: weights(net) for key, net in nets.items()}
+    before: dict[str, Any] = {"actors": [weights(agent.actor) for agent in actors]}
+    before |= {key: weights(net) for key, net in nets.items()}
     batch = {
         "state": normal(random, rows, STATE),
         "obs": normal(random, AGENTS, rows, OBS),
@@ -365,7 +366,11 @@ def hasac() -> dict[str, Any]:
         *(np.ones((AGENTS, rows, 1), np.float32), batch["term"], batch["next_state"], batch["next_obs"], None),
         batch["discount"],
     )
-    log_alpha = [torch.zeros(1, requires_grad=True) for _ in actors]
+    starts = [0.4, -0.3, 0.1, -0.6]  # of the agents' temperatures and the critic's, so that no two are alike
+    log_alpha = [torch.full((1,), start, requires_grad=True) for start in starts[:AGENTS]]
+    critic.log_alpha.data.fill_(starts[-1])
+    critic.alpha = critic.log_alpha.detach().exp()
+    before["log_alpha"] = starts
     runner = blank(
         OffPolicyHARunner,
         args={"algo": "hasac"},
@@ -406,11 +411,26 @@ def hasac() -> dict[str, Any]:
         runner.train()
     torch.nn.functional.mse_loss = mse
     nets |= {"target": critic.target_critic, "target2": critic.target_critic2}
-    after = {"actors": [weights(agent.actor) for agent in actors]} | {key: weights(net) for key, net in nets.items()}
+    after: dict[str, Any] = {"actors": [weights(agent.actor) for agent in actors]}
+    after |= {key: weights(net) for key, net in nets.items()}
     after["log_alpha"] = [float(value.detach()) for value in (*log_alpha, critic.log_alpha)]
     flat = {key: value[:, 0] if key in ("ret", "term", "discount") else value for key, value in batch.items()}
     told = {"batch": flat, "noise": noise, "targets": [targets[0][:, 0], targets[2][:, 0]]}
     return told | {"before": before, "after": after}
+
+
+def tuned(folder: Path) -> list[dict[str, Any]]:
+    """The settings that HARL's authors found for each robot, by our names of tasks."""
+    cases = []
+    for path in sorted((folder / "tuned_configs" / "mamujoco").glob("*/*/config.json")):
+        algorithm, task = path.parent.name, path.parent.parent.name.lower().replace("-v2", "")
+        if algorithm in ("mappo", "happo", "hasac"):
+            told = json.loads(path.read_text())["algo_args"]
+            settings = told["train"] | told["model"] | told["algo"]
+            unset = {name for name, value in settings.items() if value is None}
+            settings = {name: settings[name] for name in sorted(settings.keys() - unset)}
+            cases.append({"name": f"{algorithm} {task}", "algorithm": algorithm, "task": f"mamujoco/{task}"} | settings)
+    return cases
 
 
 def main() -> None:
@@ -435,6 +455,7 @@ def main() -> None:
         "mappo": on_policy("mappo"),
         "happo": on_policy("happo"),
         "hasac": hasac(),
+        "tuned": tuned(args.harl),
     }
     lines = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in told.items()]
     args.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
