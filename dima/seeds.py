@@ -48,13 +48,13 @@ def train_seeds(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds = {list(seeds)}: give one or more, none of them twice")
-    progress = progress or Together()
+    runs, progress = [one_of(config, seed) for seed in seeds], progress or Together()
     with graceful_stop() as stop, ExitStack() as held, progress.watching([_name(seed) for seed in seeds]):
         workers = {}
-        for seed in seeds:
-            connection, process = _begin(one_of(config, seed), overwrite)
+        for run in runs:
+            connection, process = _begin(run, overwrite)
             held.callback(process.terminate)  # where we are stopped at once, so are they
-            workers[connection] = (seed, process)
+            workers[connection] = (run.seed, process)
         outcomes = _follow(workers, stop, progress)
         held.pop_all()
     return [outcomes[seed] for seed in seeds]
