@@ -166,9 +166,10 @@ def imagination_costs(learner: ModelBased) -> dict[str, Cost]:
         places = {
             "policy": (learner.ppo, "act"),
             "condition": (denoiser, "encode_actions"),
+            "layout": (denoiser.net, "kernels"),
             "U-Net": (denoiser, "denoise"),
             "decoder": (model, "observe"),
-            "reward": (model.reward, "step"),
+            "reward": (model.reward, "tell"),
         }
         with watched(places, costs, count), cost_of("imagination", costs, count):
             imagined = imagine(model, learner.act, start, config.horizon)
