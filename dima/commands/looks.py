@@ -36,7 +36,9 @@ class ImagineOptions(Config):
 class DiagnoseOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
-    also: tuple[str, ...] = ()  # other runs' folders on the same task, whose policies play too
+    also: tuple[
+        str, ...
+    ] = ()  # other runs' folders on the same task, whose policies play too, besides this run's, earlier ones and random
     out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
     device: Device = "auto"  # where everything is computed
     quiet: bool = False  # no progress bars

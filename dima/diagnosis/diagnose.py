@@ -50,8 +50,8 @@ def diagnose(
     Args:
         run: the run folder.
         settings: how much is played and foretold.
-        also: folders of other runs on the same task, whose policies play too. A run folder keeps its newest checkpoint
-            only: for earlier policies of a run, give copies of its folder made earlier, or runs of fewer steps.
+        also: folders of other runs on the same task, whose policies play too, besides the current policy, a random one
+            and the earlier ones that the run kept.
         out: folder for the results; ``diagnosis/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told of each phase; silent by default.
@@ -141,6 +141,7 @@ def _policies(agent: Agent, also: Sequence[Agent]) -> Mapping[str, Act]:
         "policy, mode": partial(agent.algorithm.act, mode=True),
         "random": random_policy(agent.env.spec),
     }
+    policies |= {f"policy at {steps:,} steps": act for steps, act in agent.earlier_policies().items()}
     for other in also:
         name = f"{other.folder.name} at {other.steps:,} steps, drawn"
         if (other.config.task, other.config.env) != (agent.config.task, agent.config.env):

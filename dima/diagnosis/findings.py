@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from dima.diagnosis.error import MODEL, OBSERVATIONS, RECONSTRUCTION, STATE, UNCHANGED, HorizonError
 from dima.diagnosis.intervals import Curve
@@ -30,6 +31,8 @@ def _error(diagnosis: Diagnosis) -> Iterator[str]:
         verdict = (
             f"better than “{UNCHANGED}” at every step up to {soon}"
             if not worse
+            else f"not clearly better than “{UNCHANGED}” at any step up to {soon}"
+            if len(worse) == soon
             else f"not clearly better than “{UNCHANGED}” at {_steps(worse)} of the first {soon}"
         )
         growth = error.standardised[what]
@@ -51,10 +54,10 @@ def _worse_parts(error: HorizonError, what: str, soon: int) -> str:
     """The groups of features, or the agents, that some step is foretold clearly worse than by expecting no change."""
     worse = [
         name.removeprefix(f"{what}: ")
-        for name, curve in error.advantage.items()
-        if name.startswith(f"{what}: ") and any(high is not None and high < 0 for high in curve.high[:soon])
+        for name in error.parts(what)
+        if any(high is not None and high < 0 for high in error.advantage[name].high[:soon])
     ]
-    return f"; worse at some for {', '.join(worse)}" if worse else ""
+    return f"; worse at some for {', '.join(worse)}" if worse and len(error.parts(what)) > 1 else ""
 
 
 def _sources(diagnosis: Diagnosis) -> Iterator[str]:
@@ -88,7 +91,7 @@ def _reward(diagnosis: Diagnosis) -> Iterator[str]:
         return
     horizon = diagnosis.horizon
     yield (
-        f"Reward: {_percent(reward.explained)} of a step's variance is foretold over the whole horizon; error of the "
+        f"Reward: {_share(reward.explained)} of a step's variance is foretold over the whole horizon; error of the "
         f"sum over {horizon} steps {_number(reward.cumulative.at(horizon))}, of a constant "
         f"{_number(reward.constant_cumulative.at(horizon))}."
     )
@@ -145,7 +148,14 @@ def _ahead(step: int) -> str:
 
 
 def _steps(steps: Sequence[int]) -> str:
-    return ("step " if len(steps) == 1 else "steps ") + ", ".join(map(str, steps))
+    """``step 3``, ``steps 1, 4 to 9``."""
+    runs = [[n for _, n in some] for _, some in groupby(enumerate(steps), key=lambda pair: pair[1] - pair[0])]
+    told = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ("step " if len(steps) == 1 else "steps ") + ", ".join(told)
+
+
+def _share(explained: float) -> str:
+    return f"{explained:.0%}" if explained > 0 else "nothing (a constant guess would be nearer)"
 
 
 def _percent(value: float | None) -> str:

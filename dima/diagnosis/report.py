@@ -62,9 +62,14 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
             plots.growth(guesses, True), f"error-{what}-summed", f"The same for the {what}, summed over the steps."
         )
     for what, each in ((STATE, "kind of state feature"), (OBSERVATIONS, "agent's observation")):
-        parts = {name: guesses for name, guesses in error.standardised.items() if name.startswith(f"{what}: ")}
+        parts = {name: error.standardised[name] for name in error.parts(what)}
         if len(parts) > 1:
-            page.figure(plots.growth_by_part(parts), f"error-{what}-parts", f"Error after each step, for each {each}.")
+            page.figure(
+                plots.growth_by_part(parts, False), f"error-{what}-parts", f"Error after each step, for each {each}."
+            )
+            page.figure(
+                plots.growth_by_part(parts, True), f"error-{what}-parts-summed", "The same, summed over the steps."
+            )
     sources = {name: curves[STATE] for name, curves in error.by_source.items()}
     page.figure(
         plots.curves(sources, "L1 error of a step"),
@@ -73,12 +78,15 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
     )
     steps = moments(diagnosis.horizon)
     head = ["", *(f"{step} ahead" for step in steps), *(f"sum to {step}" for step in steps[1:])]
+    told = [
+        what for what in error.raw if what in (STATE, OBSERVATIONS) or len(error.parts(what.partition(": ")[0])) > 1
+    ]
     for unit, table in (("standard deviations", error.standardised), ("the environment's units", error.raw)):
         rows = [
             [f"{what}, {who}" if who != MODEL else what]
             + [table[what][who].step.at(step) for step in steps]
             + [table[what][who].cumulative.at(step) for step in steps[1:]]
-            for what in table
+            for what in told
             for who in ((MODEL, UNCHANGED) if what in (STATE, OBSERVATIONS) else (MODEL,))
         ]
         page.table(head, rows, f"Mean absolute error in {unit}, so many steps ahead and summed up.")

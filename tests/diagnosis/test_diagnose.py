@@ -34,6 +34,7 @@ PLOTS = {
         "error-observations",
         "error-observations-summed",
         "error-observations-parts",
+        "error-observations-parts-summed",
     ),
     *("error-sources", "rank-histogram", "coverage", "spread", "reward-error"),
     *("reward-steps", "reward-bias", "termination-reliability", "value-returns", "value-correlation"),
@@ -73,10 +74,12 @@ def test_every_number_is_finite_and_says_where_it_comes_from(run: Path, found: D
     assert told["settings"] == SMALL.to_dict()
     assert told["protocol"]["packages"]["torch"]
     names = [source["name"] for source in told["sources"]]
-    assert names == ["policy, drawn", "policy, mode", "random", "replay (trained on)"]
-    assert [source["seen"] for source in told["sources"]] == [False, False, False, True]
+    earlier = [f"policy at {steps:,} steps" for steps in dima.load(run, device="cpu").earlier]
+    assert len(earlier) == 1  # the run had two rounds
+    assert names == ["policy, drawn", "policy, mode", "random", *earlier, "replay (trained on)"]
+    assert [source["seen"] for source in told["sources"]] == [False] * 4 + [True]
     seeds = [seed for source in told["sources"] for seed in source["seeds"]]
-    assert len(set(seeds)) == 9
+    assert len(set(seeds)) == 12
     assert set(told["error"]["by_source"]) == set(names)
     assert len(told["error"]["standardised"]["state"]["model"]["step"]["mean"]) == 3
     assert told["termination"]["ends"] > 0
@@ -127,10 +130,10 @@ def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> No
 def test_kinds_of_state_features_are_drawn_apart_where_there_are_several(found: Diagnosis) -> None:
     kinds = [f"kind {i}" for i in range(4)]
     parts = {f"{STATE}: {kind}": found.error.standardised[STATE] for kind in kinds}
-    assert [axes.get_title() for axes in plots.growth_by_part(parts).axes] == kinds
+    assert [axes.get_title() for axes in plots.growth_by_part(parts, cumulative=False).axes] == kinds
     table = found.error.standardised | parts
     html = page(replace(found, error=replace(found.error, standardised=table, raw=table))).html()
-    assert 'id="error-state-parts"' in html
+    assert 'id="error-state-parts"' in html and 'id="error-state-parts-summed"' in html
 
 
 def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
