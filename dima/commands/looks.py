@@ -61,14 +61,17 @@ def imagine(args: Sequence[str]) -> int:
 
     from dima.agent import load
     from dima.progress import choose_progress
+    from dima.storage.disk import require_place
 
     agent = load(options.run, options.device)
+    out = Path(options.out) if options.out else agent.folder / "imagination"
+    require_place(out, "choose another --out")
     told = agent.imagine(
         options.horizon or None, options.act, seed=options.seed, start=options.start, width=options.width
     )
     if told.unseen:
         print(f"dima: no film and no strip: {told.unseen}", file=sys.stderr)
-    page = told.save(options.out or agent.folder / "imagination", options.fps, choose_progress(options.quiet))
+    page = told.save(out, options.fps, choose_progress(options.quiet))
     print(json.dumps(told.to_dict()) if options.json else "\n".join([*told.findings(), f"page: {page}"]))
     return 0
 

@@ -30,6 +30,7 @@ from dima.progress import Progress
 from dima.provenance import protocol
 from dima.run_config import OfflineConfig
 from dima.run_folder import RunFolder
+from dima.storage.disk import require_place
 from dima.world_models.base import AgentByAgent
 
 FOLDER = "diagnosis"  # inside a run folder
@@ -60,9 +61,10 @@ def diagnose(
         UserError: a folder is missing or damaged, has no checkpoint or no world model, is of another task, or the
             horizon is longer than any episode.
     """
-    agent = load(run, device)
+    agent, out = load(run, device), Path(run, FOLDER) if out is None else Path(out)
+    require_place(out, "choose another --out")
     found = diagnose_agent(agent, settings, also=[load(other, device) for other in also], progress=progress)
-    found.save(Path(run) / FOLDER if out is None else out)
+    found.save(out)
     return found
 
 

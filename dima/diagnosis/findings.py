@@ -55,7 +55,8 @@ def _worse_parts(error: HorizonError, what: str, soon: int) -> str:
     worse = [
         name.removeprefix(f"{what}: ")
         for name in error.parts(what)
-        if any(high is not None and high < 0 for high in error.advantage[name].high[:soon])
+        if any(error.standardised[name][UNCHANGED].step.mean[:soon])  # what never varies is no reproach
+        and any(high is not None and high < 0 for high in error.advantage[name].high[:soon])
     ]
     return f"; worse at some for {', '.join(worse)}" if worse and len(error.parts(what)) > 1 else ""
 
@@ -90,9 +91,10 @@ def _reward(diagnosis: Diagnosis) -> Iterator[str]:
         yield "Reward: the real reward never varied."
         return
     horizon = diagnosis.horizon
+    share = f"{reward.explained:.0%} of a step's variance is foretold over the whole horizon"
     yield (
-        f"Reward: {_share(reward.explained)} of a step's variance is foretold over the whole horizon; error of the "
-        f"sum over {horizon} steps {_number(reward.cumulative.at(horizon))}, of a constant "
+        f"Reward: {share if reward.explained > 0 else 'foretold worse than by always expecting the mean'}; error of "
+        f"the sum over {horizon} steps {_number(reward.cumulative.at(horizon))}, of a constant "
         f"{_number(reward.constant_cumulative.at(horizon))}."
     )
 
@@ -152,10 +154,6 @@ def _steps(steps: Sequence[int]) -> str:
     runs = [[n for _, n in some] for _, some in groupby(enumerate(steps), key=lambda pair: pair[1] - pair[0])]
     told = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return ("step " if len(steps) == 1 else "steps ") + ", ".join(told)
-
-
-def _share(explained: float) -> str:
-    return f"{explained:.0%}" if explained > 0 else "nothing (a constant guess would be nearer)"
 
 
 def _percent(value: float | None) -> str:

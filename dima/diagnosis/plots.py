@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dima.diagnosis.calibration import Calibration
 from dima.diagnosis.denoising import TakingShape
@@ -50,8 +51,9 @@ def growth_by_part(parts: Mapping[str, Mapping[str, Growth]], cumulative: bool) 
         axes.set_title(name.partition(": ")[2])
     for axes in list(grid.flat)[len(parts) :]:
         axes.remove()
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(parts) - columns) : len(parts)]:  # the lowest of each column
         axes.set_xlabel(STEPS)
+        axes.tick_params(labelbottom=True)
     figure.supylabel("summed L1 error" if cumulative else "L1 error of a step", fontsize=11)
     _legend(figure, grid[0, 0], columns=3)
     return figure
@@ -223,6 +225,7 @@ def _look(place: int) -> dict[str, Any]:
 
 def _scatter(clouds: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
     figure, axes = plot(*_PAIR, xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     for place, (name, (x, y)) in enumerate(clouds.items()):
         axes.scatter(x, y, s=9, alpha=0.6, color=PALETTE[place % len(PALETTE)], label=name, linewidths=0)
     every = [value for cloud in clouds.values() for side in cloud for value in side]

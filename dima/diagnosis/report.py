@@ -113,9 +113,9 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
     for what, result in found.items():
         pairs |= {f"spread, {what}": result.spread, f"error, {what}": result.error}
     page.figure(
-        plots.curves(pairs, f"root mean square, {plots.DEVIATIONS}"),
+        plots.curves(pairs, plots.DEVIATIONS),
         "spread",
-        "Spread of the futures and error of their mean; equal where the spread is right.",
+        "Spread of the futures and error of their mean, root mean square; equal where the spread is right.",
     )
     page.facts({f"Correlation of spread and error, {what}": result.correlation for what, result in found.items()})
 
@@ -170,7 +170,7 @@ def _value(page: Page, diagnosis: Diagnosis) -> None:
     )
     page.figure(plots.value_scatter(value), "value-returns", f"Returns over {diagnosis.horizon} steps.")
     page.figure(
-        plots.curves({"all segments": value.correlation} | value.by_source, "rank correlation"),
+        plots.curves(value.by_source | {"all segments": value.correlation}, "rank correlation"),
         "value-correlation",
         "Rank correlation of imagined and real return, by length and by whose episodes.",
     )

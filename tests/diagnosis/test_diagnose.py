@@ -131,8 +131,11 @@ def test_kinds_of_state_features_are_drawn_apart_where_there_are_several(found: 
     kinds = [f"kind {i}" for i in range(4)]
     parts = {f"{STATE}: {kind}": found.error.standardised[STATE] for kind in kinds}
     assert [axes.get_title() for axes in plots.growth_by_part(parts, cumulative=False).axes] == kinds
+    odd = plots.growth_by_part(dict(list(parts.items())[:3]), cumulative=True)
+    assert [axes.get_xlabel() for axes in odd.axes] == ["", "steps ahead", "steps ahead"]
     table = found.error.standardised | parts
-    html = page(replace(found, error=replace(found.error, standardised=table, raw=table))).html()
+    gained = found.error.advantage | dict.fromkeys(parts, found.error.advantage[STATE])
+    html = page(replace(found, error=replace(found.error, standardised=table, raw=table, advantage=gained))).html()
     assert 'id="error-state-parts"' in html and 'id="error-state-parts-summed"' in html
 
 
@@ -240,8 +243,16 @@ def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert "holds no checkpoint yet" in one_line(capsys)
 
 
-def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: Path, capsys, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
+    with monkeypatch.context() as early:  # before anything is played
+        early.setattr("dima.diagnosis.diagnose.play_fresh", None)
+        assert main(["diagnose", str(run), "--out", str(tmp_path / "file" / "out"), *FLAGS]) == 2
+        assert re.search(r"cannot write .*out: .*file is a file; .* choose another --out", one_line(capsys))
+        early.setattr("os.access", lambda path, mode: False)
+        assert main(["diagnose", str(run), "--out", str(tmp_path / "new" / "out"), *FLAGS]) == 2
+        assert "permission denied" in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(RunFolderError, match="choose another --out"):
         found.save(tmp_path / "file")
 
