@@ -35,7 +35,7 @@ def test_through_the_same_three_verbs(tiny, tmp_path, algorithm) -> None:
     found = agent.diagnose(SMALL)
     assert found.error.standardised["state"]["model"].step.at(1) is not None
     assert set(found.calibration) == {"state", "observations"}
-    assert len(found.findings) == 10
+    assert found.findings[0].startswith("State: ")
 
     parallel_api_test(agent.as_env(seed=0, horizon=4), num_cycles=10)
     parallel_seed_test(partial(agent.as_env, horizon=4), num_cycles=10)
