@@ -35,6 +35,8 @@ def _error(diagnosis: Diagnosis) -> Iterator[str]:
             if len(worse) == soon
             else f"not clearly better than “{UNCHANGED}” at {_steps(worse)} of the first {soon}"
         )
+        far = [step for step, high in enumerate(error.advantage[what].high, 1) if step > soon and (high or 0) < 0]
+        verdict += f", clearly worse at {_steps(far)}" if far else ""
         growth = error.standardised[what]
         curves = [growth[who].step for who in (MODEL, UNCHANGED, RECONSTRUCTION)]
         numbers = "; ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from dima.diagnosis import plots
@@ -14,6 +15,7 @@ from dima.page import Page
 from dima.storage.disk import disk_errors, write_text
 
 DATA, PAGE = "diagnosis.json", "diagnosis.html"
+_FAR = 10  # times that one curve is higher than another before both are drawn on a logarithmic scale
 
 
 def save(diagnosis: Diagnosis, folder: Path) -> Path:
@@ -72,7 +74,7 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
             )
     sources = {name: curves[STATE] for name, curves in error.by_source.items()}
     page.figure(
-        plots.curves(sources, "L1 error of a step"),
+        plots.curves(sources, "L1 error of a step", log=_far_apart(sources)),
         "error-sources",
         "State error by whose episodes are foretold. A model that has memorised is better on those it was trained on.",
     )
@@ -93,6 +95,14 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
     if error.segments[-1] < error.segments[0]:
         lasting = ", ".join(f"{error.segments[step - 1]} for {step} steps" for step in steps)
         page.text(f"Segments that last so long: {lasting}; the task ended the others.")
+
+
+def _far_apart(curves: Mapping[str, Curve]) -> bool:
+    """Whether a few curves would press the others flat."""
+    highest = [
+        max(known) for curve in curves.values() if (known := [value for value in curve.mean if value is not None])
+    ]
+    return len(highest) > 1 and 0 < _FAR * min(highest) < max(highest)
 
 
 def _calibration(page: Page, diagnosis: Diagnosis) -> None:

@@ -17,8 +17,10 @@ from dima.datasets.config import record_config
 from dima.datasets.record import record
 from dima.diagnosis import plots
 from dima.diagnosis.config import DiagnosisConfig
-from dima.diagnosis.error import STATE
-from dima.diagnosis.report import page
+from dima.diagnosis.error import STATE, Growth
+from dima.diagnosis.findings import _error
+from dima.diagnosis.intervals import Curve
+from dima.diagnosis.report import _far_apart, page
 from dima.diagnosis.results import Diagnosis
 from dima.errors import ConfigError, RunFolderError
 from dima.offline import fit, fit_config
@@ -150,6 +152,29 @@ def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
     )
     labels = [label.get_text() for label in plots.influence(many).axes[1].get_xticklabels()]
     assert labels == ["left", "right"]
+
+
+def test_what_is_clearly_worse_is_told_however_far_ahead(found: Diagnosis) -> None:
+    steps = 20
+    worse = Curve(*([value] * 15 + [-value] * 5 for value in (1.0, 0.5, 1.5)))
+    worse = replace(worse, high=[1.5] * 15 + [-0.5] * 5)
+    long = Curve([1.0] * steps, [1.0] * steps, [1.0] * steps)
+    table = {what: dict.fromkeys(guesses, Growth(long, long)) for what, guesses in found.error.standardised.items()}
+    error = replace(found.error, standardised=table, advantage=dict.fromkeys(found.error.advantage, worse))
+    sentence = next(_error(replace(found, error=error, settings=SMALL.override({"horizon": steps}))))
+    assert sentence.startswith(
+        "State: better than “nothing changes” at every step up to 15, clearly worse at steps 16 to 20."
+    )
+    patchy = Curve([1.0] * steps, [0.5] + [-0.5] * 2 + [0.5] * 4 + [-0.5] + [0.5] * 12, [1.5] * steps)
+    error = replace(error, advantage=dict.fromkeys(found.error.advantage, patchy))
+    sentence = next(_error(replace(found, error=error, settings=SMALL.override({"horizon": steps}))))
+    assert "not clearly better than “nothing changes” at steps 2, 3, 8 of the first 15." in sentence
+
+
+def test_curves_far_apart_are_drawn_on_a_logarithmic_scale(found: Diagnosis) -> None:
+    one, other = (Curve([v] * 3, [v] * 3, [v] * 3) for v in (1.0, 11.0))
+    assert _far_apart({"a": one, "b": other}) and not _far_apart({"a": one, "b": one}) and not _far_apart({"a": one})
+    assert not _far_apart({"a": one, "b": Curve([None] * 3, [None] * 3, [None] * 3)})
 
 
 # -- how it is asked --------------------------------------------------------------------------------------------------
