@@ -73,7 +73,7 @@ class PlainReward(nn.Module):
         return [None] * len(self.blocks)
 
     def step(self, cache: Cache, state: Tensor, action: Tensor, next_state: Tensor) -> Prediction:
-        """One imagined step, (B, S), (B, N, A), (B, S); the cache grows by its two tokens, and begins anew when full."""
+        """One imagined step, (B, S), (B, N, A), (B, S); the cache grows by two tokens, and begins anew when full."""
         done = 0 if cache[0] is None else cache[0][0].shape[-2]
         if done == 2 * self.config.segment:
             cache[:], done = self.start(), 0
