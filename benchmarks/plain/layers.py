@@ -41,9 +41,9 @@ class PlainAttention(nn.Module):
         x_normed = self.norm(x)
         attended = x_normed if self.context_norm is None else self.context_norm(context)
         key, value = self.key_value(attended).chunk(2, dim=-1)
-        return x + self.mixed(x_normed, self.split(key), self.split(value), mask)
+        return x + self.attend(x_normed, self.split(key), self.split(value), mask)
 
-    def mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Normed queries (..., L, D) over split keys and values (..., heads, M, d), projected to (..., L, D)."""
         query = self.split(self.query(query))
         score = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -76,5 +76,5 @@ class PlainBlock(nn.Module):
         key, value = (attention.split(part) for part in attention.key_value(normed).chunk(2, dim=-1))
         if cache is not None:
             key, value = torch.cat([cache[0], key], dim=-2), torch.cat([cache[1], value], dim=-2)
-        x = x + self.dropout(attention.mixed(normed, key, value, mask))
+        x = x + self.dropout(attention.attend(normed, key, value, mask))
         return x + self.feed(x), (key, value)
