@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.cost import interleaved, ratio
 from benchmarks.learners import build
-from benchmarks.plain.denoiser import PlainDenoiser
 from benchmarks.plain.layers import PlainAttention
 from benchmarks.plain.model import PlainFitter
 from benchmarks.plain.reward import PlainReward
@@ -23,6 +22,7 @@ from dima.optim import Fitter
 from dima.run_config import TrainConfig
 from dima.world_models.dima.denoiser import Context
 from dima.world_models.dima.model import DimaWorldModel
+from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,23 @@ def _renew(model: DimaWorldModel, *parts: str) -> None:
 
 def _perceiver_at_every_level(learner: ModelBased) -> None:
     model = _model(learner)
-    spelt = PlainDenoiser(model.denoiser)
-    spelt.encoder, spelt.condition, spelt.net = model.denoiser.encoder, model.denoiser.condition, model.denoiser.net  # type: ignore[assignment]
+    config, agents = model.config.sampler, model.spec.n_agents
 
     def next_state(context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        batch, device = len(context.state), context.state.device
         start = torch.randn_like(context.state[:, -1])
-        return spelt.sample(model.config.sampler, start, context.state, context.action, context.valid)
+        masks = reveal_masks(agent_order(config.order, batch, agents, device), model.config.denoiser.reveal)
+        sigmas = noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
+
+        def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
+            seen = masks[min(config.stage(level, agents), len(masks) - 1)]
+            encoded = model.denoiser.encode_actions(context.action, context.valid, seen)
+            return model.denoiser.denoise(x, sigma, context, seen, encoded)
+
+        drawn = sample(denoise, start, sigmas, config.solver)
+        return model.denoiser.to_state(drawn, context.state[:, -1])
 
     model.__dict__["next_state"] = next_state
-    model.denoiser.__dict__["loss"] = spelt.loss
 
 
 def _attention_spelt_out(learner: ModelBased) -> None:
@@ -75,13 +83,31 @@ def _spelt(attention: Attention) -> PlainAttention:
     return spelt.to(attention.query.weight.device).train(attention.training)
 
 
+class _SpeltNet(nn.Module):
+    """PyTorch's convolutions and group norms behind the interface of the library's U-Net."""
+
+    def __init__(self, net: PlainUNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def kernels(self) -> dict[Any, Any]:
+        return {}
+
+    def steer(self, condition: Tensor) -> Tensor:
+        return condition
+
+    def forward(self, x: Tensor, condition: Tensor, *kernels: Any) -> Tensor:
+        answer = self.net(x, condition)
+        return answer[:, -1] if kernels else answer
+
+
 def _convolutions(learner: ModelBased) -> None:
     denoiser = _model(learner).denoiser
     config, spec = denoiser.config, denoiser.spec
     extra = spec.n_agents * (spec.action_dim + 1) if denoiser.direct else 0
     net = PlainUNet(spec.state_dim + extra, spec.state_dim, config.condition_dim, config.channels, config.blocks)
     net.take(denoiser.net.state_dict())
-    denoiser.net = net.to(denoiser.change.device)  # type: ignore[assignment]
+    denoiser.net = _SpeltNet(net).to(denoiser.change.device)  # type: ignore[assignment]
     _renew(_model(learner), "denoiser")
 
 
@@ -105,7 +131,7 @@ def _default_optimisers(learner: ModelBased) -> None:
 UPDATES = ("denoiser update", "reward update")
 DREAMS = ("imagination", "denoiser update")
 SWITCHES = (
-    Switch("one condition call for all levels or targets", DREAMS, _perceiver_at_every_level),
+    Switch("one condition call for all levels", ("imagination",), _perceiver_at_every_level),
     Switch("scaled_dot_product_attention", ("imagination", *UPDATES), _attention_spelt_out),
     Switch("convolutions and norms over time as products", DREAMS, _convolutions),
     Switch("cache of fixed size", ("imagination",), _growing_cache),

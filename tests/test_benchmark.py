@@ -126,7 +126,7 @@ def test_switches_take_out_what_they_say(config) -> None:
     model = by_name["scaled_dot_product_attention"].world_model
     assert not any(isinstance(module, Attention) for module in model.modules())
     assert any(isinstance(module, PlainAttention) for module in model.denoiser.encoder.modules())
-    assert isinstance(by_name["convolutions and norms over time as products"].world_model.denoiser.net, PlainUNet)
+    assert isinstance(by_name["convolutions and norms over time as products"].world_model.denoiser.net.net, PlainUNet)
     learner = by_name["fused optimisers"]
     assert all(isinstance(fitter, PlainFitter) for fitter in learner.world_model.fitters.values())
     assert not learner.ppo.actor_optimizer.defaults["fused"]

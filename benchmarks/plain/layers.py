@@ -39,9 +39,13 @@ class PlainAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(..., L, D), (..., M, D') -> (..., L, D); ``mask`` is True where attention is allowed."""
         x_normed = self.norm(x)
-        attended = x_normed if self.context_norm is None else self.context_norm(context)
+        key, value = self.keys_values(x_normed if self.context_norm is None else self.context_norm(context))
+        return x + self.attend(x_normed, key, value, mask)
+
+    def keys_values(self, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed tokens (..., M, D') -> split keys and values (..., heads, M, d)."""
         key, value = self.key_value(attended).chunk(2, dim=-1)
-        return x + self.attend(x_normed, self.split(key), self.split(value), mask)
+        return self.split(key), self.split(value)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Normed queries (..., L, D) over split keys and values (..., heads, M, d), projected to (..., L, D)."""
@@ -73,7 +77,7 @@ class PlainBlock(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(..., L, D) -> (..., L, D), and the keys and values of everything so far."""
         attention, normed = self.attention, self.attention.norm(x)
-        key, value = (attention.split(part) for part in attention.key_value(normed).chunk(2, dim=-1))
+        key, value = attention.keys_values(normed)
         if cache is not None:
             key, value = torch.cat([cache[0], key], dim=-2), torch.cat([cache[1], value], dim=-2)
         x = x + self.dropout(attention.attend(normed, key, value, mask))
