@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost import ceiling
 from benchmarks.learners import REFERENCE
 from benchmarks.parts import measure
 from benchmarks.switches import switched
 from benchmarks.tables import parts_table, switches_table, versus_table
+from benchmarks.timing import CLOCKS, Timing, ceiling
 from benchmarks.versus import versus
 from dima.device import pick_device
 from dima.presets import preset_names
@@ -37,19 +37,24 @@ SECTIONS = ("parts", "switches", "plain")
 PRESETS = [name for name in ("published", "lean", "small") if name in preset_names("dima")]
 
 
-def run(config: TrainConfig, device: torch.device, sections: list[str], repeats: int, share: float) -> dict[str, Any]:
+def run(config: TrainConfig, timing: Timing, sections: list[str]) -> dict[str, Any]:
     """Everything asked for about one task and preset, as plain data."""
-    kinds = [torch.float32, *([torch.bfloat16] if device.type == "cuda" else [])]
-    tops = {str(kind).removeprefix("torch."): ceiling(device, kind) for kind in kinds}
+    kinds = [torch.float32, *([torch.bfloat16] if timing.device.type == "cuda" else [])]
+    tops = {str(kind).removeprefix("torch."): ceiling(timing, kind) for kind in kinds}
     facts = {"task": config.task, "preset": config.preset, "seed": config.seed, "threads": torch.get_num_threads()}
-    result: dict[str, Any] = facts | {"repeats": repeats, "share": share, "ceiling": tops}
+    result: dict[str, Any] = facts | {
+        "repeats": timing.repeats,
+        "share": timing.share,
+        "clock": timing.clock,
+        "ceiling": tops,
+    }
     result["reference"] = REFERENCE.get(config.task) if config.preset == "published" else None
     if "parts" in sections:
-        result |= measure(config, device, repeats, share, max(tops.values()))
+        result |= measure(config, timing, max(tops.values()))
     if "switches" in sections:
-        result["switches"] = switched(config, device, repeats, share)
+        result["switches"] = switched(config, timing)
     if "plain" in sections:
-        result["plain"] = versus(config, device, repeats, share)
+        result["plain"] = versus(config, timing)
     return result
 
 
@@ -61,7 +66,7 @@ def report(result: dict[str, Any]) -> str:
         f"## {result['task']}, {result['preset']}",
         f"`{result['command']}`",
         f"{device}, {result['threads']} CPU threads; a large matrix product does {top}. A call imagines "
-        f"{result['share']:.3g} of a batch; medians of {result['repeats']} calls.",
+        f"{result['share']:.3g} of a batch; medians of {result['repeats']} calls, {result['clock']} clock.",
     ]
     if "parts" in result:
         blocks.append(parts_table(result))
@@ -83,6 +88,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of everything")
     parser.add_argument("--share", type=float, help="of an imagined batch a call makes; default 1, on a CPU 0.1")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the random data")
+    parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: of this process alone, on a busy machine")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's own choice")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="folder for what was found")
     args = parser.parse_args()
@@ -90,12 +96,13 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     share = args.share or (1.0 if device.type == "cuda" else 0.1)
+    timing = Timing(device, args.repeats, share, args.clock)
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     for task in args.tasks:
         for preset in args.presets:
             config = build_config(task, "dima", preset, {"seed": args.seed, "device": device.type})
             facts = {"command": command, "protocol": protocol(_name(device))}
-            result = facts | run(config, device, list(args.sections), args.repeats, share)
+            result = facts | run(config, timing, list(args.sections))
             path = args.out / device.type / f"{task.split('/')[-1]}-{preset}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")

@@ -9,21 +9,20 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost import Cost, Counter, cost_of, parameters, peak_memory, seconds_of, watched
+from benchmarks.cost import Cost, Counter, parameters
 from benchmarks.learners import build
+from benchmarks.timing import Timing, peak_memory
 from benchmarks.units import KEEPING, Unit, learning_units, living_units, sampling_units
 from dima.algorithms.model_based import ModelBased
 from dima.run_config import TrainConfig
 
 
-def measure(config: TrainConfig, device: torch.device, repeats: int, share: float, top: float) -> dict[str, Any]:
+def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
     """Measure every part of a round and scale it.
 
     Args:
         config: of the run.
-        device: where it learns.
-        repeats: timed calls of each part, after one that warms up and is counted.
-        share: of an imagined batch, see :func:`benchmarks.units.learning_units`.
+        timing: of each part, after a call that warms up and is counted.
         top: operations per second the device can do at most.
 
     Returns:
@@ -32,12 +31,12 @@ def measure(config: TrainConfig, device: torch.device, repeats: int, share: floa
         checkpoint and log).
     """
     torch.manual_seed(config.seed)
-    learner = build(config, str(device))
-    units = learning_units(learner, share) | sampling_units(learner)
-    parts = {name: _part(unit, device, repeats) for name, unit in units.items()}
-    inside = inside_imagination(learner, units["imagination"], device)
-    with tempfile.TemporaryDirectory() as folder, living_units(config, device, Path(folder) / "run") as living:
-        parts |= {name: _part(unit, device, repeats) for name, unit in living.items()}
+    learner = build(config, str(timing.device))
+    units = learning_units(learner, timing.share) | sampling_units(learner)
+    parts = {name: _part(unit, timing) for name, unit in units.items()}
+    inside = inside_imagination(learner, units["imagination"], timing)
+    with tempfile.TemporaryDirectory() as folder, living_units(config, timing.device, Path(folder) / "run") as living:
+        parts |= {name: _part(unit, timing) for name, unit in living.items()}
         units |= living
     for part in [*parts.values(), *inside.values()]:
         part["ceiling"] = part["flops"] / part["seconds"] / top if part["flops"] else None
@@ -61,26 +60,26 @@ def measure(config: TrainConfig, device: torch.device, repeats: int, share: floa
     }
 
 
-def _part(unit: Unit, device: torch.device, repeats: int) -> dict[str, Any]:
+def _part(unit: Unit, timing: Timing) -> dict[str, Any]:
     def prepared() -> None:
         if unit.before is not None:
             unit.before()
 
     prepared()
     with Counter() as count:
-        memory = peak_memory(unit.call, device)
+        memory = peak_memory(unit.call, timing.device)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(timing.repeats):
         prepared()
-        seconds.append(seconds_of(unit.call, device))
+        seconds.append(timing.seconds(unit.call))
     return {"seconds": median(seconds), "all": seconds, "flops": count.flops, "memory": memory}
 
 
-def inside_imagination(learner: ModelBased, unit: Unit, device: torch.device) -> dict[str, dict[str, Any]]:
+def inside_imagination(learner: ModelBased, unit: Unit, timing: Timing) -> dict[str, dict[str, Any]]:
     """One imagined batch, split by what works; the sampler's own share is what its networks leave of it."""
     with Counter() as count:
-        counted = _split(learner, unit, device, count)
-    timed = _split(learner, unit, device, Counter())  # a counter at work would slow small operations down
+        counted = _split(learner, unit, timing, count)
+    timed = _split(learner, unit, timing, Counter())  # a counter at work would slow small operations down
     whole = sum(cost.seconds for cost in timed.values())
     return {
         name: {"seconds": cost.seconds, "flops": counted[name].flops, "share": cost.seconds / whole}
@@ -88,7 +87,7 @@ def inside_imagination(learner: ModelBased, unit: Unit, device: torch.device) ->
     }
 
 
-def _split(learner: ModelBased, unit: Unit, device: torch.device, count: Counter) -> dict[str, Cost]:
+def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> dict[str, Cost]:
     model: Any = learner.world_model
     costs: dict[str, Cost] = {}
     places = {
@@ -99,7 +98,7 @@ def _split(learner: ModelBased, unit: Unit, device: torch.device, count: Counter
         "decoder": (model, "observe"),
         "reward": (model.reward, "step"),
     }
-    with watched(places, costs, count, device), cost_of("all", costs, count, device):
+    with timing.watching(places, costs, count), timing.cost_of("all", costs, count):
         unit.call()
     whole = costs.pop("all")
     costs["sampler"] = costs["sampler"] + (costs["condition"] + costs["U-Net"]) * -1

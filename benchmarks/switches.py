@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cost import interleaved, ratio
 from benchmarks.learners import build
 from benchmarks.plain.layers import PlainAttention
 from benchmarks.plain.model import PlainFitter
 from benchmarks.plain.reward import PlainReward
 from benchmarks.plain.unet import PlainUNet
+from benchmarks.timing import Timing, ratio
 from benchmarks.units import learning_units
 from dima.algorithms.model_based import ModelBased
 from dima.attention import Attention
@@ -139,23 +139,23 @@ SWITCHES = (
 )
 
 
-def switched(config: TrainConfig, device: torch.device, repeats: int, share: float) -> dict[str, Any]:
+def switched(config: TrainConfig, timing: Timing) -> dict[str, Any]:
     """For every optimisation and part: seconds with and without it, interleaved, and their ratio."""
     found: dict[str, Any] = {}
     for switch in SWITCHES:
         sides = {}
         for side in ("on", "off"):
             torch.manual_seed(config.seed)
-            learner = build(config, str(device))
+            learner = build(config, str(timing.device))
             if side == "off":
                 switch.off(learner)
-            sides[side] = learning_units(learner, share)
+            sides[side] = learning_units(learner, timing.share)
         for part in switch.parts:
             for units in sides.values():
                 for prepare in (units[part].before, units[part].call):
                     if prepare is not None:
                         prepare()
-            seconds = interleaved({side: units[part].call for side, units in sides.items()}, repeats, device)
+            seconds = timing.each({side: units[part].call for side, units in sides.items()})
             told = {"seconds": seconds, "ratio": ratio(seconds["off"], seconds["on"])}
             found.setdefault(switch.name, {})[part] = told
     return found

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks.cost import Counter, ceiling, interleaved, peak_memory, ratio
+from benchmarks.cost import Counter
 from benchmarks.learners import build, plain
 from benchmarks.parts import measure
 from benchmarks.plain.layers import PlainAttention
@@ -17,6 +17,7 @@ from benchmarks.plain.model import PlainFitter
 from benchmarks.plain.unet import PlainUNet
 from benchmarks.switches import SWITCHES, switched
 from benchmarks.tables import parts_table, switches_table, versus_table
+from benchmarks.timing import Timing, ceiling, peak_memory, ratio
 from benchmarks.units import KEEPING, learning_units
 from benchmarks.versus import versus
 from dima.attention import Attention
@@ -35,7 +36,7 @@ def config(tiny):
 
 @pytest.fixture
 def measured(config) -> dict:
-    return measure(config, CPU, repeats=1, share=0.5, top=1e10) | {"reference": None, "share": 0.5}
+    return measure(config, Timing(CPU, 1, 0.5), top=1e10) | {"reference": None, "share": 0.5}
 
 
 def test_a_decoder_update_is_counted_as_by_hand(measured) -> None:
@@ -133,14 +134,14 @@ def test_switches_take_out_what_they_say(config) -> None:
 
 
 def test_ratios_of_switches_and_of_the_plain_path(config) -> None:
-    found = switched(config, CPU, repeats=2, share=0.5)
+    found = switched(config, Timing(CPU, 2, 0.5))
     assert {name: tuple(parts) for name, parts in found.items()} == {s.name: s.parts for s in SWITCHES}
     for parts in found.values():
         for told in parts.values():
             assert len(told["seconds"]["on"]) == len(told["seconds"]["off"]) == 2
             assert told["ratio"] == ratio(told["seconds"]["off"], told["seconds"]["on"])
     assert all(name in switches_table(found) for name in found)
-    against = versus(config, CPU, repeats=1, share=0.5)
+    against = versus(config, Timing(CPU, 1, 0.5, clock="cpu"))
     assert against["round"]["plain"] == pytest.approx(
         sum(part["seconds"]["plain"][0] * part["often"] for part in against["parts"].values())
     )
@@ -159,7 +160,7 @@ def test_the_plain_learner_shares_nothing_that_learns(config) -> None:
 
 def test_compared_calls_alternate() -> None:
     said: list[str] = []
-    seconds = interleaved({"a": lambda: said.append("a"), "b": lambda: said.append("b")}, 3, CPU)
+    seconds = Timing(CPU, 3).each({"a": lambda: said.append("a"), "b": lambda: said.append("b")})
     assert said == ["a", "b", "b", "a", "a", "b"]
     assert [len(values) for values in seconds.values()] == [3, 3]
     assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0
@@ -176,13 +177,13 @@ def test_peak_memory_sees_what_was_given_back() -> None:
 
 
 def test_the_ceiling_is_a_rate() -> None:
-    assert 1e6 < ceiling(CPU, torch.float32, size=64, tries=2) < 1e15
+    assert 1e6 < ceiling(Timing(CPU), torch.float32, size=64, tries=2) < 1e15
 
 
 def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
     given = ["--tasks", "toy/walk", "--presets", "debug", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["benchmarks", *given, "--sections", "parts", "plain"])
-    monkeypatch.setattr(command, "ceiling", lambda device, kind: 1e11)
+    monkeypatch.setattr(command, "ceiling", lambda timing, kind: 1e11)
     assert command.main() == 0
     told = json.loads((tmp_path / "cpu" / "walk-debug.json").read_text())
     assert told["task"] == "toy/walk"
