@@ -5,9 +5,10 @@
 
 ``denoiser`` sweeps the action Perceiver (latents x width x depth) under the published U-Net and schedule and asks for
 the error of the state after 1 and 15 steps; ``reward`` sweeps the reward model (width x layers x layers over agents)
-and asks for the error of the reward along real states. A model is a run of ``dima fit`` under ``--work``; what it foretells
-goes into a JSON file under ``--out``. What is there is not done again, and what another process works at is left to it:
-the same command may be started several times, on several machines that share the folders. Ends with a table.
+and asks for the error of the reward along real states. A model is a run of ``dima fit`` under ``--work``; what it
+foretells goes into a JSON file under ``--out``. What is there is not done again, and what another process works at is
+left to it: the same command may be started several times, on several machines that share the folders. Ends with a
+table.
 """
 
 from __future__ import annotations

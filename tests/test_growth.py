@@ -1,0 +1,73 @@
+"""The cost of a growing team: tasks of every size, operations that grow as they should, errors that can be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import growth
+from benchmarks.timing import Timing
+from dima.datasets.config import record_config
+from dima.datasets.record import record
+from dima.envs import make_env
+from dima.errors import ConfigError
+from dima.offline import fit, fit_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("agents", growth.AGENTS)
+def test_every_team_has_a_task(agents: int) -> None:
+    for family in (growth.SWIMMER, growth.LINEAR):
+        config = growth.config_of(family, agents, "debug", "", 0)
+        env = make_env(config.task, config.env)
+        assert env.spec.n_agents == agents
+        if family == growth.SWIMMER:
+            assert abs(sum(env.spec.action_sizes) - growth.SEGMENTS) <= growth.SEGMENTS // 8
+        env.close()
+
+
+def test_settings_of_the_sampler() -> None:
+    assert growth.sampler_of("") == {}
+    assert growth.sampler_of("order=random,tail_levels=2") == {"order": "random", "tail_levels": 2}
+    with pytest.raises(ConfigError, match="field=value"):
+        growth.sampler_of("order")
+
+
+def test_levels_and_agents_make_a_step_dearer() -> None:
+    one, more, tail = growth.times(growth.LINEAR, [2], ["levels_per_agent=1", "levels_per_agent=3", ""], "debug", 6, 0,
+                                   Timing(CPU, 1))  # fmt: skip
+    assert one["flops"] < tail["flops"] < more["flops"]  # a team of two gets two levels each
+    small, large = growth.times(growth.LINEAR, [2, 5], ["levels_per_agent=1"], "debug", 6, 0, Timing(CPU, 1))
+    assert small["flops"] < large["flops"]
+    assert small["state"] == large["state"]
+    told = growth.times_table([small | {"seconds": 1.0}, large | {"seconds": 3.0}])
+    assert "| toy/linear | 5 | levels_per_agent=1 | 3000 |" in told and "| 3.00 |" in told
+
+
+def test_a_fitted_model_is_asked_under_every_sampler(tmp_path: Path, monkeypatch, capsys) -> None:
+    request = {"out": str(tmp_path / "data"), "steps": 240, "env": {"n_agents": 3}}
+    record(record_config("toy/linear").override(request))
+    changes = {"run": str(tmp_path / "run"), "rounds": 1, "tensorboard": False}
+    fit(fit_config(tmp_path / "data", "dima", "debug", changes))
+    given = ["--runs", str(tmp_path / "run"), "--samplers", "", "levels_per_agent=4", "levels_per_agent=1"]
+    monkeypatch.setattr("sys.argv", ["growth", *given, "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert growth.main() == 0
+    rows = json.loads((tmp_path / "out" / "errors.json").read_text())["rows"]
+    assert [row["sampler"] for row in rows] == ["", "levels_per_agent=4", "levels_per_agent=1"]
+    assert rows[0]["state_1"] == rows[2]["state_1"] != rows[1]["state_1"]  # three agents have a level each anyway
+    assert {row["agents"] for row in rows} == {3}
+    assert capsys.readouterr().out.strip() == (tmp_path / "out" / "errors.md").read_text().strip()
+
+
+def test_the_command_times(tmp_path: Path, monkeypatch) -> None:
+    given = ["--agents", "2", "3", "--families", growth.LINEAR, "--preset", "debug", "--batch", "4", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", ["growth", *given, "--device", "cpu", "--out", str(tmp_path)])
+    assert growth.main() == 0
+    told = json.loads((tmp_path / "times-debug-cpu.json").read_text())
+    assert [row["agents"] for row in told["rows"]] == [2, 3]
+    assert all(row["seconds"] > 0 for row in told["rows"])
