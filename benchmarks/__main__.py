@@ -34,10 +34,11 @@ TASKS = tuple(
     f"mamujoco/{name}" for name in ("halfcheetah-2x3", "halfcheetah-6x1", "ant-4x2", "manysegmentswimmer-10x2")
 )
 SECTIONS = ("parts", "switches", "plain")
+YARDSTICKS = {"lean": "published"}  # whose plain path a preset is held against, where not its own
 PRESETS = [name for name in ("published", "lean", "small") if name in preset_names("dima")]
 
 
-def run(config: TrainConfig, timing: Timing, sections: list[str]) -> dict[str, Any]:
+def run(config: TrainConfig, yardstick: TrainConfig, timing: Timing, sections: list[str]) -> dict[str, Any]:
     """Everything asked for about one task and preset, as plain data."""
     kinds = [torch.float32, *([torch.bfloat16] if timing.device.type == "cuda" else [])]
     tops = {str(kind).removeprefix("torch."): ceiling(timing, kind) for kind in kinds}
@@ -54,7 +55,7 @@ def run(config: TrainConfig, timing: Timing, sections: list[str]) -> dict[str, A
     if "switches" in sections:
         result["switches"] = switched(config, timing)
     if "plain" in sections:
-        result["plain"] = versus(config, timing)
+        result["plain"] = versus(config, yardstick, timing)
     return result
 
 
@@ -84,6 +85,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=TASKS, metavar="TASK", help="whose sizes to use; default: four")
     parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help=f"default: {' '.join(PRESETS)}")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS, help="default: all")
+    parser.add_argument("--yardstick", metavar="PRESET", help="of the plain path; default: the same, of lean published")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of everything")
     parser.add_argument("--share", type=float, help="of an imagined batch a call makes; default 1, on a CPU 0.1")
@@ -100,9 +102,11 @@ def main() -> int:
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     for task in args.tasks:
         for preset in args.presets:
-            config = build_config(task, "dima", preset, {"seed": args.seed, "device": device.type})
+            changes = {"seed": args.seed, "device": device.type}
+            config = build_config(task, "dima", preset, changes)
+            yardstick = build_config(task, "dima", args.yardstick or YARDSTICKS.get(preset, preset), changes)
             facts = {"command": command, "protocol": protocol(_name(device))}
-            result = facts | run(config, timing, list(args.sections))
+            result = facts | run(config, yardstick, timing, list(args.sections))
             path = args.out / device.type / f"{task.split('/')[-1]}-{preset}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")

@@ -15,25 +15,31 @@ from dima.run_config import TrainConfig
 OURS, PLAIN = "dima", "plain"
 
 
-def versus(config: TrainConfig, timing: Timing) -> dict[str, Any]:
+def versus(config: TrainConfig, yardstick: TrainConfig, timing: Timing) -> dict[str, Any]:
     """Seconds of every part of a round both ways, its ratio, and that of the round they add up to.
 
     Args:
         config: of the run.
+        yardstick: what the plain path computes; the same, or the sizes that the run's are to be compared with.
         timing: of each part, A B B A, after a call that warms up.
     """
     torch.manual_seed(config.seed)
     ours = build(config, str(timing.device))
-    sides = {OURS: learning_units(ours, timing.share), PLAIN: learning_units(plain(ours), timing.share)}
+    twin = plain(ours if yardstick == config else build(yardstick, str(timing.device)))
+    sides = {OURS: learning_units(ours, timing.share), PLAIN: learning_units(twin, timing.share)}
     parts: dict[str, Any] = {}
-    whole = dict.fromkeys(sides, 0.0)
-    for name, unit in sides[OURS].items():
-        for units in sides.values():
-            for prepare in (units[name].before, units[name].call):
-                if prepare is not None:
-                    prepare()
-        seconds = timing.each({side: units[name].call for side, units in sides.items()})
-        for side in sides:
-            whole[side] += median(seconds[side]) * unit.often
-        parts[name] = {"seconds": seconds, "often": unit.often, "ratio": ratio(seconds[PLAIN], seconds[OURS])}
-    return {"parts": parts, "round": whole | {"ratio": whole[PLAIN] / whole[OURS]}}
+    for name in sides[OURS]:
+        calls = {}
+        for side, units in sides.items():
+            unit = units[name]
+            if unit.before is not None:
+                unit.before()
+            unit.call()
+            calls[side] = unit.call
+        seconds = timing.each(calls)
+        often = {side: units[name].often for side, units in sides.items()}
+        a_round = {side: median(seconds[side]) * often[side] for side in sides}
+        parts[name] = {"seconds": seconds, "often": often, "round": a_round}
+        parts[name]["ratio"] = ratio(seconds[PLAIN], seconds[OURS]) * often[PLAIN] / often[OURS]
+    whole = {side: sum(part["round"][side] for part in parts.values()) for side in sides}
+    return {"yardstick": yardstick.preset, "parts": parts, "round": whole | {"ratio": whole[PLAIN] / whole[OURS]}}

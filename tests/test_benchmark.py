@@ -141,11 +141,20 @@ def test_ratios_of_switches_and_of_the_plain_path(config) -> None:
             assert len(told["seconds"]["on"]) == len(told["seconds"]["off"]) == 2
             assert told["ratio"] == ratio(told["seconds"]["off"], told["seconds"]["on"])
     assert all(name in switches_table(found) for name in found)
-    against = versus(config, Timing(CPU, 1, 0.5, clock="cpu"))
+    against = versus(config, config, Timing(CPU, 1, 0.5, clock="cpu"))
     assert against["round"]["plain"] == pytest.approx(
-        sum(part["seconds"]["plain"][0] * part["often"] for part in against["parts"].values())
+        sum(part["seconds"]["plain"][0] * part["often"]["plain"] for part in against["parts"].values())
     )
     assert "a round" in versus_table(against)
+
+
+def test_another_yardstick_works_by_its_own_schedule(config) -> None:
+    larger = config.override({"preset": "larger", "learner": {"world_model": {"denoiser_fit": {"updates": 40}}}})
+    found = versus(config, larger, Timing(CPU, 1, 0.5))
+    part = found["parts"]["denoiser update"]
+    assert part["often"] == {"dima": 4, "plain": 40}
+    assert part["ratio"] == pytest.approx(part["round"]["plain"] / part["round"]["dima"])
+    assert "plain larger" in versus_table(found)
 
 
 def test_the_plain_learner_shares_nothing_that_learns(config) -> None:
