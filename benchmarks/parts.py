@@ -12,7 +12,7 @@ import torch
 from benchmarks.cost import Cost, Counter, parameters
 from benchmarks.learners import build
 from benchmarks.timing import Timing, peak_memory
-from benchmarks.units import KEEPING, Unit, learning_units, living_units, sampling_units
+from benchmarks.units import KEEPING, Unit, learning_units, living_units, sampling_units, steps_of_a_round
 from dima.algorithms.model_based import ModelBased
 from dima.run_config import TrainConfig
 
@@ -27,8 +27,8 @@ def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
 
     Returns:
         Plain data for JSON: ``parts`` (a call of each), ``inside`` (the imagination, split), ``round`` (each part as
-        often as a round makes it, and their sum), ``keeping`` (share of the round that goes to replay sampling,
-        checkpoint and log).
+        often as a round makes it, and their sum), ``million`` (hours of a million environment steps at that pace),
+        ``keeping`` (share of the round that goes to replay sampling, checkpoint and log).
     """
     torch.manual_seed(config.seed)
     learner = build(config, str(timing.device))
@@ -49,6 +49,7 @@ def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
         "inside": inside,
         "often": {name: unit.often for name, unit in units.items()},
         "round": scaled | {"round": whole},
+        "million": whole["seconds"] * 1e6 / steps_of_a_round(config, learner.spec) / 3600,
         "keeping": sum(scaled[name]["seconds"] for name in KEEPING) / whole["seconds"],
         "parameters": {
             "denoiser": parameters(learner.world_model.denoiser),

@@ -35,7 +35,8 @@ def parts_table(result: dict[str, Any]) -> str:
     lines.append(f"| a round | | | | | | | {whole['seconds']:.4g} | {whole['flops'] / 1e12:.4g} |")
     if known:
         lines.append(f"| reference | | | | | | | {known['seconds']:.4g} | {known['round']:.4g} |")
-    lines += ["", f"Replay sampling, checkpoint and log: {result['keeping']:.2%} of the round."]
+    pace = f"A million environment steps at this pace: {result['million']:.3g} hours."
+    lines += ["", f"Replay sampling, checkpoint and log: {result['keeping']:.2%} of the round. {pace}"]
     return "\n".join(lines)
 
 

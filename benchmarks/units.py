@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.learners import Learner, fill, random_episode, small_replay
 from benchmarks.plain.model import PlainModel, plain_imagine
-from dima.algorithms.model_based import ModelBased
-from dima.data import Rollout
+from dima.algorithms.model_based import ModelBased, ModelBasedConfig
+from dima.data import EnvSpec, Rollout
 from dima.imagination import imagine
 from dima.progress import Progress
 from dima.run_config import TrainConfig
@@ -100,6 +100,14 @@ def sampling_units(learner: ModelBased) -> dict[str, Unit]:
     }
 
 
+def steps_of_a_round(config: TrainConfig, spec: EnvSpec) -> int:
+    """Environment steps that a round collects where no episode ends early: whole episodes of every environment."""
+    assert isinstance(config.learner, ModelBasedConfig)
+    wanted = config.learner.round_steps
+    together = (config.learner.episode_steps or spec.episode_limit or wanted) * config.envs
+    return -(-wanted // together) * together
+
+
 @contextmanager
 def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Iterator[dict[str, Unit]]:
     """Collection and evaluation in the real environment, checkpoint and log in a folder of their own."""
@@ -111,9 +119,10 @@ def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Ite
         run = held.enter_context(RunFolder.create(folder, config.to_dict(), device=str(device)))
         run.save({"algorithm": learner.checkpoint()}, trainer.gained()[0])  # a round saves only what is new
         steps = [0]
-        rounds = config.learner.round_steps, config.learner.episode_steps  # type: ignore[attr-defined]
-        episode = learner.config.episode_steps or learner.spec.episode_limit or rounds[0]
-        new_steps = -(-rounds[0] // (episode * config.envs)) * episode * config.envs  # whole episodes of every env
+        settings, new_steps = learner.config, steps_of_a_round(config, learner.spec)
+
+        def collect() -> None:
+            trainer.collector.play(learner.act, settings.round_steps, settings.episode_steps)
 
         def gain() -> None:
             learner.replay.add(random_episode(learner.spec, new_steps))
@@ -128,7 +137,9 @@ def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Ite
             run.log({"step": steps[0], **{f"number/{n}": float(n) for n in range(METRICS)}})
 
         yield {
-            "collection": Unit(lambda: trainer.collector.play(learner.act, *rounds), 1),
+            "collection": Unit(
+                lambda: trainer.collector.play(learner.act, settings.round_steps, settings.episode_steps), 1
+            ),
             "evaluation": Unit(
                 lambda: trainer.evaluate(trainer.step - config.evaluate_every), new_steps / config.evaluate_every
             ),

@@ -18,7 +18,7 @@ from benchmarks.plain.unet import PlainUNet
 from benchmarks.switches import SWITCHES, switched
 from benchmarks.tables import parts_table, switches_table, versus_table
 from benchmarks.timing import Timing, ceiling, peak_memory, ratio
-from benchmarks.units import KEEPING, learning_units
+from benchmarks.units import KEEPING, learning_units, steps_of_a_round
 from benchmarks.versus import versus
 from dima.attention import Attention
 from dima.imagination import imagine
@@ -57,6 +57,7 @@ def test_a_round_is_the_sum_of_its_parts_times_how_often_they_come(measured) -> 
         assert measured["round"]["round"][unit] == pytest.approx(sum(parts))
     kept = sum(measured["round"][name]["seconds"] for name in KEEPING)
     assert measured["keeping"] == pytest.approx(kept / measured["round"]["round"]["seconds"])
+    assert measured["million"] == pytest.approx(measured["round"]["round"]["seconds"] * 1e6 / 60 / 3600)
     assert measured["parts"]["checkpoint"]["seconds"] > 0 < measured["parts"]["evaluation"]["seconds"]
 
 
@@ -68,6 +69,13 @@ def test_the_imagination_is_the_sum_of_what_works_in_it(measured) -> None:
     assert inside["sampler"]["flops"] >= 0 == inside["the rest"]["flops"]
     told = parts_table(measured)
     assert all(name in told for name in [*measured["parts"], *inside, "a round"])
+
+
+def test_a_round_collects_whole_episodes_of_every_environment(tiny) -> None:
+    config = tiny(envs=4)
+    spec = build(config).spec
+    assert steps_of_a_round(config, spec) == 120  # 60 wanted, an episode has 30 steps
+    assert steps_of_a_round(config.override({"learner": {"episode_steps": 10}}), spec) == 80
 
 
 def test_half_a_batch_is_half_the_work(config) -> None:
