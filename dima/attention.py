@@ -16,8 +16,15 @@ class GegluFeedForward(nn.Module):
         self.lower = nn.Linear(expansion * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + self.lower(self._gated(x))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The mean over L of what :meth:`forward` makes of (..., L, D); a linear layer need only see the mean."""
+        return x.mean(dim=-2) + self.lower(self._gated(x).mean(dim=-2))
+
+    def _gated(self, x: Tensor) -> Tensor:
         value, gate = self.lift(self.norm(x)).chunk(2, dim=-1)
-        return x + self.lower(value * F.gelu(gate))
+        return value * F.gelu(gate)
 
 
 class Attention(nn.Module):
@@ -52,21 +59,36 @@ class Attention(nn.Module):
             mask: boolean, broadcast to (..., heads, L, M), True where attention is allowed.
         """
         query = self.norm(x)
-        attended = query if self.context_norm is None else self.context_norm(context)
+        keys, values = self.keys_values(query if self.context_norm is None else self.context_norm(context))
+        return x + self.attend(query, keys, values, mask)
+
+    def keys_values(self, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """What normed tokens (..., M, D') offer to be attended to, (..., heads, M, head_dim) each."""
         keys, values = self.key_value(attended).chunk(2, dim=-1)
-        return x + self.attend(query, self.split(keys), self.split(values), mask)
+        return self.split(keys), self.split(values)
 
     def split(self, x: Tensor) -> Tensor:
         """(..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Projected attention of normed queries over split keys and values, without the residual."""
+        """Projected attention of normed queries over split keys and values, without the residual.
+
+        Queries (L, D) are the same for every row of the keys.
+        """
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            self.split(self.query(query)), keys, values, attn_mask=mask, dropout_p=dropout
-        )
+        split = self.split(self.query(query)).expand(*keys.shape[:-2], -1, -1)
+        mixed = F.scaled_dot_product_attention(split, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out(mixed.transpose(-3, -2).flatten(-2))
+
+
+def pooled(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """The mean over L of what feed-forward and attention layers in turn, a feed-forward last, make of (..., L, D)."""
+    if not len(layers):
+        return x.mean(dim=-2)
+    last = layers[-1]
+    assert isinstance(last, GegluFeedForward)
+    return last.pooled(layers[:-1](x))
 
 
 class TransformerBlock(nn.Module):
@@ -96,7 +118,7 @@ class TransformerBlock(nn.Module):
             done: tokens already in the cache.
         """
         query = self.attention.norm(x)
-        keys, values = map(self.attention.split, self.attention.key_value(query).chunk(2, dim=-1))
+        keys, values = self.attention.keys_values(query)
         if cache is not None:
             end = done + x.shape[-2]
             cache[0, ..., done:end, :], cache[1, ..., done:end, :] = keys, values

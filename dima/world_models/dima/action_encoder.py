@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dima.attention import Attention, GegluFeedForward
+from dima.attention import Attention, GegluFeedForward, pooled
 from dima.config import Config, Count
 from dima.data import EnvSpec
 
@@ -59,12 +59,20 @@ class ActionEncoder(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(config.latent_dim), nn.Linear(config.latent_dim, out_dim))
 
     def forward(self, action: Tensor, visible: Tensor) -> Tensor:
-        """(B, C, N, A) actions and (B, C, N) bool visibility -> (B, D) condition.
+        """(B, C, N, A) actions and (..., B, C, N) bool visibility -> (..., B, D) condition.
 
-        At least one token must be visible in every row.
+        Leading axes of ``visible`` hold several masks of the same actions. At least one token must be visible in every
+        row.
         """
         tokens = (self.embed(action) + self.agent + self.time).flatten(1, 2)
-        mask = visible.flatten(1)[:, None, None, :]
-        latents = self.latents.expand(len(action), -1, -1)
-        latents = self.mix(self.read_feed(self.read(latents, tokens, mask)))
-        return self.out(latents.mean(dim=-2))
+        rows = visible.shape[:-2]
+        assert self.read.context_norm is not None
+        # masks share the tokens' keys and values, and all rows the latents' queries
+        keys, values = (
+            x.expand(*rows, -1, -1, -1).reshape(-1, *x.shape[1:])
+            for x in self.read.keys_values(self.read.context_norm(tokens))
+        )
+        mask = visible.reshape(-1, 1, 1, tokens.shape[1])
+        latents = self.latents + self.read.attend(self.read.norm(self.latents), keys, values, mask)
+        mixed = pooled(self.mix, self.read_feed(latents))
+        return self.out(mixed).unflatten(0, rows)

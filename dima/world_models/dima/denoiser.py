@@ -17,7 +17,7 @@ from dima.config import Config, Count, NonNegative, Positive
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
-from dima.world_models.dima.unet import TemporalUNet
+from dima.world_models.dima.unet import GROUP, Kernels, TemporalUNet
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DenoiserConfig(Config):
     log_sigma_mean: float = -0.4  # training noise is log-normal: mean of ln sigma
     log_sigma_std: Positive = 1.2  # and its standard deviation
     condition_dim: Count = 256  # width of the condition vector
-    channels: tuple[Count, ...] = (64, 64, 64)  # U-Net width per level; a level halves the time axis
+    channels: tuple[Count, ...] = (64, 64, 64)  # U-Net width per level, multiples of 32; a level halves the time axis
     blocks: Count = 2  # U-Net residual blocks per level
     encoder: ActionEncoderConfig = ActionEncoderConfig()
 
@@ -47,6 +47,8 @@ class DenoiserConfig(Config):
                 f"channels = {list(self.channels)} does not fit context = {self.context}: each level after the first "
                 f"halves the {self.context + 1} time steps"
             )
+        if any(width % GROUP for width in self.channels):
+            raise ConfigError(f"channels = {list(self.channels)} must be multiples of {GROUP}")
 
 
 class Coefficients(NamedTuple):
@@ -100,7 +102,8 @@ class Denoiser(nn.Module):
         self.condition = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.direct = config.action_path == "condition+input"
         extra = spec.n_agents * (spec.action_dim + 1) if self.direct else 0
-        self.net = TemporalUNet(spec.state_dim + extra, spec.state_dim, dim, config.channels, config.blocks)
+        steps, size = config.context + 1, spec.state_dim
+        self.net = TemporalUNet(steps, size + extra, size, dim, config.channels, config.blocks)
 
     def to_target(self, state: Tensor, newest: Tensor) -> Tensor:
         """(B, S) scaled next states after the ``newest`` known ones -> what is denoised."""
@@ -125,40 +128,57 @@ class Denoiser(nn.Module):
         )
 
     def visible(self, valid: Tensor, reveal: Tensor) -> Tensor:
-        """(B, C, N): past joint actions are known, of the newest only those of the revealed agents (B, N)."""
-        past = valid[:, :-1, None].expand(-1, -1, self.spec.n_agents)
-        return torch.cat([past, reveal[:, None]], dim=1)
+        """(..., B, C, N): past joint actions are known, of the newest only those of the revealed agents (..., B, N)."""
+        past = valid[:, :-1, None].expand(*reveal.shape[:-1], -1, reveal.shape[-1])
+        return torch.cat([past, reveal[..., None, :]], dim=-2)
 
     def encode_actions(self, action: Tensor, valid: Tensor, reveal: Tensor) -> Tensor:
-        """(B, D) action condition of (B, C, N, A) actions.
+        """(..., B, D) action conditions of (B, C, N, A) actions, one for each of the (..., B, N) reveal masks.
 
-        It does not depend on the noise level: compute it once, before the denoising loop.
+        They do not depend on the noise level: compute them once, before the denoising loop.
         """
-        return self.encoder(action, self.visible(valid, reveal))
+        encoded: Tensor = self.encoder(action, self.visible(valid, reveal))
+        return encoded
 
-    def network(self, noisy: Tensor, k: Coefficients, context: Context, reveal: Tensor, action: Tensor) -> Tensor:
+    def steer(self, k: Coefficients, action: Tensor) -> Tensor:
+        """(..., B, M) what the condition, of noise levels and encoded actions (..., B, D), makes of the network."""
+        return self.net.steer(self.condition(self.noise_features(k.level) + action))
+
+    def network(
+        self, noisy: Tensor, k: Coefficients, context: Context, reveal: Tensor, steering: Tensor, kernels: Kernels
+    ) -> Tensor:
         """The raw network F: (B, S) -> (B, S)."""
-        condition = self.condition(self.noise_features(k.level) + action)
         tokens = torch.cat([context.state, (k.scale_in * noisy)[:, None]], dim=1)
         if self.direct:
             # beside each state stand the visible actions that led to it; nothing is known of the oldest
             visible = self.visible(context.valid, reveal)[..., None].to(noisy.dtype)
             known = torch.cat([context.action * visible, visible], dim=-1).flatten(2)
             tokens = torch.cat([tokens, F.pad(known, (0, 0, 1, 0))], dim=-1)
-        return self.net(tokens, condition)[:, -1]
+        answer: Tensor = self.net(tokens, steering, kernels)
+        return answer
 
-    def denoise(self, noisy: Tensor, sigma: Tensor, context: Context, reveal: Tensor, action: Tensor) -> Tensor:
+    def denoise(
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        context: Context,
+        reveal: Tensor,
+        action: Tensor,
+        kernels: Kernels | None = None,
+    ) -> Tensor:
         """D(x; sigma), the estimate of the clean next state.
 
         Args:
             noisy: (B, S) what :meth:`to_target` makes of the next state, plus noise.
-            sigma: (B, 1) its noise level, without the offset.
+            sigma: (B, 1) or (1, 1) its noise level, without the offset.
             context: past states and actions.
             reveal: (B, N) bool, agents whose newest action may be used.
             action: (B, D) from :meth:`encode_actions` for the same ``reveal``.
+            kernels: of the network, where they are at hand.
         """
         k = self.coefficients(sigma)
-        return k.skip * noisy + k.scale_out * self.network(noisy, k, context, reveal, action)
+        kernels = self.net.kernels() if kernels is None else kernels
+        return k.skip * noisy + k.scale_out * self.network(noisy, k, context, reveal, self.steer(k, action), kernels)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -192,21 +212,24 @@ class Denoiser(nn.Module):
         actions = [action[:, h : h + past] for h in range(horizon)]
         valids = [valid[:, h : h + past] for h in range(horizon)]
         encoded = self.encode_actions(torch.cat(actions), torch.cat(valids), reveal.flatten(0, 1))
-        encoded = encoded.unflatten(0, (horizon, batch))
+        draws = [(self.draw_sigma(state[:, 0]), torch.randn_like(state[:, 0])) for _ in range(horizon)]
+        sigma, noise = map(torch.stack, zip(*draws, strict=True))
+        # nothing here depends on what the network answers: one call for all targets
+        k = self.coefficients(sigma)
+        steering = self.steer(k, encoded.unflatten(0, (horizon, batch))).unbind()
+        kernels = self.net.kernels()
+        noise = (sigma.square() + self.config.sigma_offset**2).sqrt() * noise
         known = state * valid[..., None]
         history = known[:, :past]
         losses = []
         for h in range(horizon):
-            newest = history[:, -1]
+            newest, now = history[:, -1], Coefficients(*(column[h] for column in k))
             target = self.to_target(known[:, past + h], newest)
-            sigma = self.draw_sigma(target)
-            noise = torch.randn_like(target)
-            noisy = target + (sigma.square() + self.config.sigma_offset**2).sqrt() * noise
-            k = self.coefficients(sigma)
+            noisy = target + noise[h]
             context = Context(history, actions[h], valids[h])
-            answer = self.network(noisy, k, context, reveal[h], encoded[h])
-            losses.append((answer - (target - k.skip * noisy) / k.scale_out).square().mean(-1))
-            estimate = self.to_state(k.skip * noisy + k.scale_out * answer, newest).detach()
+            answer = self.network(noisy, now, context, reveal[h], steering[h], kernels)
+            losses.append((answer - (target - now.skip * noisy) / now.scale_out).square().mean(-1))
+            estimate = self.to_state(now.skip * noisy + now.scale_out * answer, newest).detach()
             history = torch.cat([history[:, 1:], estimate[:, None]], dim=1)
         real = valid[:, past:]
         loss = (torch.stack(losses, dim=1) * real).sum() / real.sum().clamp(min=1)

@@ -53,9 +53,7 @@ def elbo(denoise: Denoise, clean: Tensor, sigmas: Tensor) -> Bound:
     size = clean.shape[-1]
     error = torch.stack(
         [  # (K, B), the noisiest first
-            (denoise(clean + sigma * torch.randn_like(clean), sigma.expand(len(clean), 1), level) - clean)
-            .square()
-            .sum(-1)
+            (denoise(clean + sigma * torch.randn_like(clean), sigma[None, None], level) - clean).square().sum(-1)
             for level, sigma in enumerate(sigmas[:-1])
         ]
     )

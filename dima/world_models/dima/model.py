@@ -191,13 +191,12 @@ class DimaWorldModel(StateModel[Latent]):
         # the condition depends on what is revealed, not on the noise: all stages in one call, before the loop
         masks = reveal_masks(order, self.config.denoiser.reveal)  # (G, B, N)
         stages = len(masks)
-        encoded = self.denoiser.encode_actions(
-            context.action.repeat(stages, 1, 1, 1), context.valid.repeat(stages, 1), masks.flatten(0, 1)
-        ).unflatten(0, (stages, -1))
+        encoded = self.denoiser.encode_actions(context.action, context.valid, masks)
+        kernels = self.denoiser.net.kernels()
 
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
             stage = min(config.stage(level, agents), stages - 1)
-            return self.denoiser.denoise(x, sigma, context, masks[stage], encoded[stage])
+            return self.denoiser.denoise(x, sigma, context, masks[stage], encoded[stage], kernels)
 
         return denoise, noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
 

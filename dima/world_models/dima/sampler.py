@@ -15,7 +15,7 @@ from torch import Tensor
 from dima.config import Config, Positive, Whole
 from dima.errors import ConfigError
 
-Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (B, 1), level -> (B, S)
+Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (1, 1), level -> (B, S)
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def sample(denoise: Denoise, noise: Tensor, sigmas: Tensor, solver: str = "euler
         solver: ``euler`` calls ``denoise`` once a level, ``heun`` twice except at the last.
     """
     x = sigmas[0] * noise
-    per_row = sigmas[:, None, None].expand(-1, len(x), 1)  # (K + 1, B, 1)
+    sigmas = sigmas[:, None, None]  # the same for every row
     levels = len(sigmas) - 1
     for level in range(levels):
-        now, after = per_row[level], per_row[level + 1]
+        now, after = sigmas[level], sigmas[level + 1]
         slope = (x - denoise(x, now, level)) / now
         ahead = x + (after - now) * slope
         if solver == "heun" and level < levels - 1:

@@ -1,9 +1,10 @@
-"""Hidden actions have no influence, shown ones do."""
+"""Hidden actions have no influence, shown ones do; several masks at once give what they give one by one."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
 
@@ -48,3 +49,22 @@ def test_a_batch_equals_its_halves(encoder, any_spec, actions) -> None:
     visible[:, -1, 0] = True
     halves = [encoder(a, v) for a, v in zip(action.split(3), visible.split(3), strict=True)]
     torch.testing.assert_close(torch.cat(halves), encoder(action, visible))
+
+
+def plain(encoder: ActionEncoder, action: Tensor, visible: Tensor) -> Tensor:
+    """The Perceiver layer by layer: every row with tokens, latents and mask of its own, the mean last."""
+    tokens = (encoder.embed(action) + encoder.agent + encoder.time).flatten(1, 2)
+    latents = encoder.latents.expand(len(action), -1, -1)
+    latents = encoder.read_feed(encoder.read(latents, tokens, visible.flatten(1)[:, None, None, :]))
+    return encoder.out(encoder.mix(latents).mean(dim=-2))
+
+
+def test_several_masks_at_once_are_the_plain_perceiver_on_each(encoder, any_spec, actions) -> None:
+    action = actions(any_spec, 5, 3)
+    visible = torch.rand(2, 5, 3, any_spec.n_agents) < 0.6
+    visible[..., 0, 0] = True
+    answers = encoder(action, visible), torch.stack([plain(encoder, action, mask) for mask in visible])
+    torch.testing.assert_close(*answers)
+    weights, inputs = torch.randn_like(answers[0]), list(encoder.parameters())
+    for ours, theirs in zip(*(torch.autograd.grad((a * weights).sum(), inputs) for a in answers), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

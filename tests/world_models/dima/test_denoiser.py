@@ -249,3 +249,38 @@ def test_padded_actions_reach_no_loss_when_zero_and_real_ones_do(any_spec: EnvSp
 def test_the_context_must_fit_the_levels(spec: EnvSpec) -> None:
     with pytest.raises(ConfigError, match=r"channels = \[32, 32\] does not fit context = 2"):
         build(spec, context=2)
+
+
+def test_channels_must_be_whole_groups(spec: EnvSpec) -> None:
+    with pytest.raises(ConfigError, match=r"channels = \[32, 48\] must be multiples of 32"):
+        build(spec, channels=[32, 48])
+
+
+@pytest.mark.parametrize("change", [{}, {"action_path": "condition+input", "target": "change", "reveal": "cumulative"}])
+def test_the_loss_is_the_plain_one_to_rounding(any_spec: EnvSpec, change: dict[str, str], alive, actions) -> None:
+    denoiser = alive(build(any_spec, **change))
+    state, action, valid = window(any_spec, actions, [0, 1, 1, 1, 1, 0])
+
+    def plain() -> Tensor:
+        """Target after target, each with a condition of its own, from the same random numbers."""
+        torch.manual_seed(1)
+        reveal = denoiser.draw_reveal(48, state.device).unflatten(0, (3, 16))
+        history, losses = (state * valid[..., None])[:, :3], []
+        for h in range(3):
+            context = Context(history, action[:, h : h + 3], valid[:, h : h + 3])
+            target = denoiser.to_target((state * valid[..., None])[:, 3 + h], history[:, -1])
+            sigma = denoiser.draw_sigma(target)
+            noisy = target + (sigma.square() + 0.09).sqrt() * torch.randn_like(target)
+            k = denoiser.coefficients(sigma)
+            estimate = denoise(denoiser, noisy, sigma, context, reveal[h])
+            losses.append(((estimate - target) / k.scale_out).square().mean(-1))
+            reached = denoiser.to_state(estimate, history[:, -1]).detach()
+            history = torch.cat([history[:, 1:], reached[:, None]], dim=1)
+        real = valid[:, 3:]
+        return (torch.stack(losses, dim=1) * real).sum() / real.sum()
+
+    losses = loss_of(denoiser, state, action, valid), plain()
+    torch.testing.assert_close(*losses)
+    weights = list(denoiser.parameters())
+    for ours, theirs in zip(*(torch.autograd.grad(loss, weights) for loss in losses), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
