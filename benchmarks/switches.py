@@ -17,7 +17,7 @@ from benchmarks.plain.unet import PlainUNet
 from benchmarks.timing import Timing, ratio
 from benchmarks.units import learning_units
 from dima.algorithms.model_based import ModelBased
-from dima.attention import Attention
+from dima.attention import Attention, GegluFeedForward
 from dima.optim import Fitter
 from dima.run_config import TrainConfig
 from dima.world_models.dima.denoiser import Context
@@ -96,9 +96,26 @@ class _SpeltNet(nn.Module):
     def steer(self, condition: Tensor) -> Tensor:
         return condition
 
-    def forward(self, x: Tensor, condition: Tensor, *kernels: Any) -> Tensor:
-        answer = self.net(x, condition)
-        return answer[:, -1] if kernels else answer
+    def forward(self, x: Tensor, condition: Tensor, kernels: Any) -> Tensor:
+        return self.net(x, condition)[:, -1]
+
+
+def _mean_at_the_end(learner: ModelBased) -> None:
+    for layer in _model(learner).modules():
+        if isinstance(layer, GegluFeedForward):
+            layer.__dict__["pooled"] = lambda x, layer=layer: layer(x).mean(dim=-2)
+
+
+def _tokens_for_every_mask(learner: ModelBased) -> None:
+    encoder = _model(learner).denoiser.encoder
+    shared = encoder.forward
+
+    def forward(action: Tensor, visible: Tensor) -> Tensor:
+        masks = visible.unflatten(0, (1, -1)) if visible.dim() == 3 else visible
+        every = shared(action.repeat(len(masks), 1, 1, 1), masks.flatten(0, 1)).unflatten(0, masks.shape[:2])
+        return every[0] if visible.dim() == 3 else every
+
+    encoder.__dict__["forward"] = forward
 
 
 def _convolutions(learner: ModelBased) -> None:
@@ -133,6 +150,8 @@ DREAMS = ("imagination", "denoiser update")
 SWITCHES = (
     Switch("one condition call for all levels", ("imagination",), _perceiver_at_every_level),
     Switch("scaled_dot_product_attention", ("imagination", *UPDATES), _attention_spelt_out),
+    Switch("mean over latents before the last projection", ("imagination", *UPDATES), _mean_at_the_end),
+    Switch("tokens shared by all masks", ("imagination",), _tokens_for_every_mask),
     Switch("convolutions and norms over time as products", DREAMS, _convolutions),
     Switch("cache of fixed size", ("imagination",), _growing_cache),
     Switch("fused optimisers", ("decoder update", *UPDATES, "policy update"), _default_optimisers),

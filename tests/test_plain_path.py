@@ -74,14 +74,9 @@ def stirred(config: DimaModelConfig, spec: EnvSpec) -> tuple[DimaWorldModel, Rep
     return model.eval(), replay
 
 
-@pytest.fixture(params=FORMS)
-def config(request: pytest.FixtureRequest) -> DimaModelConfig:
-    return FORMS[request.param]
-
-
-@pytest.fixture(params=[(2, False), (4, False), (6, False), (2, True), (6, True)], ids=lambda p: f"{p[0]}-{p[1]}")
-def spec(request: pytest.FixtureRequest) -> EnvSpec:
-    return team(*request.param)
+CASES = [("published", agents, discrete) for agents in (2, 4, 6) for discrete in (False, True)]
+CASES += [("small", 2, False), ("small", 6, True), ("joint", 4, False)]
+every_case = pytest.mark.parametrize(("form", "agents", "discrete"), CASES)
 
 
 def twice(seed: int, *calls: Callable[[], Tensor]) -> list[Tensor]:
@@ -93,8 +88,9 @@ def twice(seed: int, *calls: Callable[[], Tensor]) -> list[Tensor]:
     return found
 
 
-def test_losses_and_gradients(config: DimaModelConfig, spec: EnvSpec) -> None:
-    model, replay = stirred(config, spec)
+@every_case
+def test_losses_and_gradients(form: str, agents: int, discrete: bool) -> None:
+    model, replay = stirred(FORMS[form], team(agents, discrete))
     plain = PlainModel(model)
     for name in ("denoiser", "reward", "decoder"):
         ours, theirs = (m.losses()[name] for m in (model, plain))
@@ -112,10 +108,11 @@ def test_losses_and_gradients(config: DimaModelConfig, spec: EnvSpec) -> None:
             torch.testing.assert_close(library[f"reward.{name}"], weight.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_gradient_steps(config: DimaModelConfig) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_gradient_steps(form: str) -> None:
     """After some updates of every part, both models still foretell the same."""
     spec = team(4, False)
-    model, replay = stirred(config, spec)
+    model, replay = stirred(FORMS[form], spec)
     plain = PlainModel(model)
     for m in (model, plain):
         torch.manual_seed(2)
@@ -129,9 +126,11 @@ def test_gradient_steps(config: DimaModelConfig) -> None:
     _compare(model, plain, replay, spec, rtol=5e-3, atol=2e-3)
 
 
-def test_imagination(config: DimaModelConfig, spec: EnvSpec) -> None:
+@every_case
+def test_imagination(form: str, agents: int, discrete: bool) -> None:
     """States, observations, rewards, continuations, action masks and actions of a whole imagined batch."""
-    model, replay = stirred(config, spec)
+    spec = team(agents, discrete)
+    model, replay = stirred(FORMS[form], spec)
     _compare(model, PlainModel(model), replay, spec, **CLOSE)
 
 
