@@ -91,14 +91,15 @@ def inside_imagination(learner: ModelBased, unit: Unit, timing: Timing) -> dict[
 def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> dict[str, Cost]:
     model: Any = learner.world_model
     costs: dict[str, Cost] = {}
-    places = {
-        "policy": (learner.ppo, "act"),
-        "condition": (model.denoiser, "encode_actions"),
-        "U-Net": (model.denoiser, "denoise"),
-        "sampler": (model, "next_state"),
-        "decoder": (model, "observe"),
-        "reward": (model.reward, "step"),
-    }
+    places = [
+        ("policy", learner.ppo, "act"),
+        ("condition", model.denoiser, "encode_actions"),
+        ("U-Net", model.denoiser, "denoise"),
+        ("sampler", model, "next_state"),
+        ("decoder", model, "observe"),
+        ("reward", model.reward, "step"),
+        *([("reward", model.reward, "tell")] if hasattr(model.reward, "tell") else []),
+    ]
     with timing.watching(places, costs, count), timing.cost_of("all", costs, count):
         unit.call()
     whole = costs.pop("all")

@@ -32,6 +32,7 @@ class Switch:
     name: str
     parts: tuple[str, ...]
     off: Callable[[ModelBased], None]  # takes it out of a learner
+    both: Callable[[ModelBased], None] | None = None  # where it only shows without another one
 
 
 def _model(learner: ModelBased) -> DimaWorldModel:
@@ -128,11 +129,23 @@ def _convolutions(learner: ModelBased) -> None:
     _renew(_model(learner), "denoiser")
 
 
+def _step_by_step(learner: ModelBased) -> None:
+    class StepByStep(DimaWorldModel):
+        tells_afterwards = False
+
+    _model(learner).__class__ = StepByStep
+
+
 def _growing_cache(learner: ModelBased) -> None:
     reward = _model(learner).reward
     spelt = PlainReward(reward).to(reward.position.device).eval()
-    reward.__dict__["start"] = lambda *_: spelt.start()
-    reward.__dict__["step"] = spelt.step
+
+    def step(memory: Any, state: Tensor, action: Tensor, next_state: Tensor) -> Any:
+        if not hasattr(memory, "grown"):
+            memory.grown = spelt.start()
+        return spelt.step(memory.grown, state, action, next_state)
+
+    reward.__dict__["step"] = step
 
 
 def _default_optimisers(learner: ModelBased) -> None:
@@ -153,7 +166,8 @@ SWITCHES = (
     Switch("mean over latents before the last projection", ("imagination", *UPDATES), _mean_at_the_end),
     Switch("tokens shared by all masks", ("imagination",), _tokens_for_every_mask),
     Switch("convolutions and norms over time as products", DREAMS, _convolutions),
-    Switch("cache of fixed size", ("imagination",), _growing_cache),
+    Switch("rewards and ends told in one pass afterwards", ("imagination",), _step_by_step),
+    Switch("cache of fixed size, step by step", ("imagination",), _growing_cache, both=_step_by_step),
     Switch("fused optimisers", ("decoder update", *UPDATES, "policy update"), _default_optimisers),
 )
 
@@ -166,6 +180,8 @@ def switched(config: TrainConfig, timing: Timing) -> dict[str, Any]:
         for side in ("on", "off"):
             torch.manual_seed(config.seed)
             learner = build(config, str(timing.device))
+            if switch.both is not None:
+                switch.both(learner)
             if side == "off":
                 switch.off(learner)
             sides[side] = learning_units(learner, timing.share)

@@ -64,8 +64,10 @@ class Timing:
         costs[name] = costs.get(name, Cost()) + spent
 
     @contextmanager
-    def watching(self, places: dict[str, tuple[Any, str]], costs: dict[str, Cost], count: Counter) -> Iterator[None]:
-        """While the block runs, add what each (object, method) takes to its part's cost."""
+    def watching(
+        self, places: Sequence[tuple[str, Any, str]], costs: dict[str, Cost], count: Counter
+    ) -> Iterator[None]:
+        """While the block runs, add what each (part, object, method) takes to its part's cost."""
 
         def watch(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -74,16 +76,16 @@ class Timing:
 
             return call
 
-        before = {name: owner.__dict__.get(method) for name, (owner, method) in places.items()}
-        for name, (owner, method) in places.items():
+        before = [owner.__dict__.get(method) for _, owner, method in places]
+        for name, owner, method in places:
             owner.__dict__[method] = watch(name, getattr(owner, method))
         try:
             yield
         finally:
-            for name, (owner, method) in places.items():
+            for (_, owner, method), was in zip(places, before, strict=True):
                 del owner.__dict__[method]
-                if before[name] is not None:
-                    owner.__dict__[method] = before[name]
+                if was is not None:
+                    owner.__dict__[method] = was
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
