@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import Record, Rollout, View
 from dima.replay import Rows
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Hindsight, Step, WorldModel
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
 
@@ -39,19 +39,29 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
     Returns:
         A rollout of shape (B, H, ...), bootstrapped at H and nowhere else.
     """
+    later: Hindsight[Any] | None = world_model if isinstance(world_model, Hindsight) else None
+    if later is not None and not later.tells_afterwards:
+        later = None
     latent = world_model.start(start)
-    view = world_model.observe(latent)
-    views, steps = [], []
+    views, acts, told = [world_model.observe(latent)], [], []
     for _ in range(horizon):
-        action, log_prob = act(view)
-        latent, reward, proceed = world_model.step(latent, action)
-        views.append(view)
-        steps.append((action, log_prob, reward, proceed))
-        view = world_model.observe(latent)
-    action, log_prob, reward, proceed = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
+        action, log_prob = act(views[-1])
+        if later is not None:
+            latent = later.advance(latent, action)
+        else:
+            latent, *reward_proceed = world_model.step(latent, action)
+            told.append(reward_proceed)
+        acts.append((action, log_prob))
+        views.append(world_model.observe(latent))
+    action, log_prob = (torch.stack(column, dim=1) for column in zip(*acts, strict=True))
+    states = torch.stack([view.state for view in views], dim=1)
+    if later is not None:
+        reward, proceed = later.tell(states, action)
+    else:
+        reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    views.pop()
     boundary = torch.zeros_like(reward, dtype=torch.bool)
     boundary[:, -1] = True
-    states = torch.stack([*(v.state for v in views), view.state], dim=1)
     return Rollout(
         obs=torch.stack([v.obs for v in views], dim=1),
         state=states[:, :-1],

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.attention import Attention, GegluFeedForward, TransformerBlock
+from dima.attention import Attention, GegluFeedForward, TransformerBlock, pooled
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,13 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(block(x, None), block(x, None))
     block.eval()
     assert torch.equal(block(x, None), block(x, None))
+
+
+@pytest.mark.parametrize("layers", [[], [GegluFeedForward(8)], [Attention(8, 2, 4), GegluFeedForward(8)]])
+def test_the_mean_before_the_last_projection_is_the_mean_after_it(layers: list[torch.nn.Module]) -> None:
+    net, x = torch.nn.Sequential(*layers), torch.randn(3, 5, 8, requires_grad=True)
+    answers = pooled(net, x), net(x).mean(dim=-2)
+    torch.testing.assert_close(*answers)
+    weights, inputs = torch.randn_like(answers[0]), [x, *net.parameters()]
+    for ours, theirs in zip(*(torch.autograd.grad((a * weights).sum(), inputs) for a in answers), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

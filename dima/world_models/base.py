@@ -119,6 +119,21 @@ class AgentByAgent(Protocol[L]):
 
 
 @runtime_checkable
+class Hindsight(Protocol[L]):
+    """What a world model offers besides when rewards and ends of an imagination can be told once it is over."""
+
+    @property
+    def tells_afterwards(self) -> bool:
+        """Whether they can on this task; not where they go with something that the imagination depends on."""
+
+    def advance(self, latent: L, action: Tensor) -> L:
+        """Where :meth:`WorldModel.step` leads, drawing the same random numbers."""
+
+    def tell(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and continuations, (B, H) each, of (B, H + 1, S) states and (B, H, N, A) actions: as steps tell."""
+
+
+@runtime_checkable
 class Renewable(Protocol[L]):
     """What a world model offers besides when imaginations of one batch can begin at different times."""
 

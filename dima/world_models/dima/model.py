@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ class DimaWorldModel(StateModel[Latent]):
             valid=rows.valid[:, 1:],
             action_mask=rows.action_mask[:, -1],
             previous_action=self._sent(rows.action[:, -2]),
-            memory=self.reward.start(len(rows.state), rows.state.device),
+            memory=Memory(),
         )
 
     def observe(self, latent: Latent) -> View:
@@ -138,25 +138,34 @@ class DimaWorldModel(StateModel[Latent]):
         return self._step(latent, action, None)
 
     def _step(self, latent: Latent, action: Tensor, order: Tensor | None) -> Step[Latent]:
+        after = self._advance(latent, action, order)
+        now, reached = (x.state[:, -1] / self.config.denoiser.sigma_data for x in (latent, after))
+        reward, proceed, mask_logits = self.reward.step(latent.memory, now, after.previous_action, reached)
+        if mask_logits is not None:
+            after = replace(after, action_mask=allowed(mask_logits, self.action_valid))
+        return Step(after, reward, proceed)
+
+    def _advance(self, latent: Latent, action: Tensor, order: Tensor | None) -> Latent:
         action = self._sent(action)
         context = self._context(latent, action)
         after = self.next_state(context, order=order)
-        now, reached = (x / self.config.denoiser.sigma_data for x in (latent.state[:, -1], after))
-        predicted = self.reward.step(latent.memory, now, action, reached)
-        return Step(
-            Latent(
-                state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
-                action=context.action[:, 1:],
-                valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
-                action_mask=latent.action_mask
-                if predicted.mask_logits is None
-                else allowed(predicted.mask_logits, self.action_valid),
-                previous_action=action,
-                memory=latent.memory,
-            ),
-            predicted.reward,
-            predicted.proceed,
+        return replace(
+            latent,
+            state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
+            action=context.action[:, 1:],
+            valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
+            previous_action=action,
         )
+
+    @property
+    def tells_afterwards(self) -> bool:
+        return self.reward.mask_head is None
+
+    def advance(self, latent: Latent, action: Tensor) -> Latent:
+        return self._advance(latent, action, None)
+
+    def tell(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return self.reward.tell(self.state_scale.normalize(state), self._sent(action))
 
     def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
         return Latent(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.attention import Attention, GegluFeedForward, TransformerBlock
+from dima.attention import Attention, GegluFeedForward, TransformerBlock, pooled
 from dima.config import Config, Count, Fraction, Whole
 from dima.data import EnvSpec
 from dima.errors import ConfigError
@@ -68,7 +68,7 @@ class Segments:
 class Memory:
     """Keys and values of an imagination so far, in buffers of fixed size."""
 
-    cache: Tensor  # (layers, 2, B, heads, 2 * segment, head_dim)
+    cache: Tensor | None = None  # (layers, 2, B, heads, 2 * segment, head_dim), from the first step on
     done: int = 0  # tokens stored
     begin: Tensor | None = None  # (B,) the first token of each row's own imagination; None: they all began together
 
@@ -157,19 +157,32 @@ class RewardTermination(nn.Module):
 
     # -- imagination ----------------------------------------------------------------------------------------------
 
-    def start(self, batch: int, device: torch.device) -> Memory:
-        """An empty memory for ``batch`` imaginations of at most ``segment`` steps."""
-        config = self.config
-        shape = (config.layers, 2, batch, config.heads, 2 * config.segment, config.dim // config.heads)
-        return Memory(torch.zeros(shape, device=device))
+    def tell(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`step` says of the reward and continuation of every step, in one causal pass: (B, H) each.
+
+        Args:
+            state: (B, H + 1, S) normalised.
+            action: (B, H, N, A).
+        """
+        told = []
+        for begin in range(0, action.shape[1], self.config.segment):
+            now, reached = (x[:, begin : begin + self.config.segment] for x in (state[:, :-1], state[:, 1:]))
+            tokens = self._tokens(now, action[:, begin : begin + self.config.segment], 0)
+            causal = torch.ones(1, 1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
+            told.append(self._predict(self._arrived(self._run(tokens, causal), reached)))
+        return torch.cat([part.reward for part in told], dim=1), torch.cat([part.proceed for part in told], dim=1)
 
     def step(self, memory: Memory, state: Tensor, action: Tensor, next_state: Tensor | None = None) -> Prediction:
         """One imagined step, (B, S), (B, N, A) and (B, S); fields of the answer are (B,) and (B, N, A).
 
         A full memory is emptied first: training segments start anywhere in an episode, so an empty one is familiar.
         """
-        if memory.done == 2 * self.config.segment:
+        config, capacity = self.config, 2 * self.config.segment
+        if memory.done == capacity:
             memory.done, memory.begin = 0, None
+        if memory.cache is None:
+            shape = (config.layers, 2, len(state), config.heads, capacity, config.dim // config.heads)
+            memory.cache = state.new_zeros(shape)
         tokens = self._tokens(state[:, None], action[:, None], memory.done)
         # the action token sees everything, the state token everything but the action
         mask = torch.ones(2, memory.done + 2, dtype=torch.bool, device=state.device)
@@ -194,13 +207,17 @@ class RewardTermination(nn.Module):
 
     def _tokens(self, state: Tensor, action: Tensor, done: int) -> Tensor:
         """(B, T, S), (B, T, N, A) -> (B, 2 T, D): state and action tokens in turn, positions from ``done`` on."""
-        joint = self.pool(self.mix_agents(self.embed_action(action) + self.agent).mean(dim=-2))
+        joint = self.pool(pooled(self.mix_agents, self.embed_action(action) + self.agent))
         tokens = torch.stack([self.embed_state(state), joint], dim=-2).flatten(-3, -2)
         return tokens + self.position[done : done + tokens.shape[-2]]
 
     def _run(self, tokens: Tensor, mask: Tensor, memory: Memory | None = None) -> Tensor:
         for n, block in enumerate(self.blocks):
-            tokens = block(tokens, mask) if memory is None else block(tokens, mask, memory.cache[n], memory.done)
+            if memory is None:
+                tokens = block(tokens, mask)
+            else:
+                assert memory.cache is not None
+                tokens = block(tokens, mask, memory.cache[n], memory.done)
         return self.norm(tokens[:, 1::2])
 
     def _arrived(self, hidden: Tensor, next_state: Tensor | None) -> Tensor:

@@ -113,6 +113,29 @@ def test_a_batch_equals_its_halves(model, actions) -> None:
 
 
 @torch.no_grad()
+def test_what_is_told_afterwards_is_what_every_step_would_have_told(model, any_spec, filled, actions) -> None:
+    rows = filled(any_spec).gather(torch.tensor([5, 20, 40]), model.context - 1, 0)
+    joint = actions(any_spec, 3, 7) * (1 if any_spec.discrete else 1.5)  # the world clips
+    assert model.tells_afterwards != any_spec.masks_actions
+
+    latent, told = model.start(rows), []
+    torch.manual_seed(2)
+    for action in joint.unbind(1):
+        latent, *reward_proceed = model.step(latent, action)
+        told.append(reward_proceed)
+    expected = model.observe(latent).state
+
+    latent, states = model.start(rows), [rows.state[:, -1]]
+    torch.manual_seed(2)
+    for action in joint.unbind(1):
+        latent = model.advance(latent, action)
+        states.append(model.observe(latent).state)
+    torch.testing.assert_close(states[-1], expected, rtol=0, atol=0)
+    for column, found in zip(zip(*told, strict=True), model.tell(torch.stack(states, dim=1), joint), strict=True):
+        torch.testing.assert_close(found, torch.stack(column, dim=1), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_spread_of_changes_follows_the_data(any_spec: EnvSpec, episodes) -> None:
     model, played = build(any_spec), episodes(any_spec, (30, 20))
     model.take_in(played)

@@ -13,6 +13,7 @@ from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.optim import FitConfig, Fitter
 from dima.world_models.dima.reward_termination import (
+    Memory,
     RewardTermination,
     RewardTerminationConfig,
     Segments,
@@ -67,16 +68,27 @@ def test_no_step_sees_another_episode_or_the_future(model, any_spec, actions) ->
 def test_cached_steps_equal_the_full_pass(model, any_spec, actions) -> None:
     state, action = torch.randn(3, 6, any_spec.state_dim), actions(any_spec, 3, 6)
     whole = model(state, action, torch.zeros(3, 6, dtype=torch.long))
-    memory = model.start(3, state.device)
+    memory = Memory()
     for t in range(6):
         step = model.step(memory, state[:, t], action[:, t])
         for one, two in zip(fields(step), fields(whole), strict=True):
             torch.testing.assert_close(one, two[:, t])
 
 
+@pytest.mark.parametrize("next_state", [False, True])
+def test_a_whole_imagination_at_once_is_told_as_step_by_step(any_spec: EnvSpec, next_state, alive, actions) -> None:
+    """Also where it is longer than the memory, which is then emptied."""
+    model = alive(build(any_spec, next_state=next_state, normalize_reward=True))
+    state, action, memory = torch.randn(3, 9, any_spec.state_dim), actions(any_spec, 3, 8), Memory()
+    steps = [model.step(memory, state[:, t], action[:, t], state[:, t + 1]) for t in range(8)]
+    reward, proceed = model.tell(state, action)
+    torch.testing.assert_close(reward, torch.stack([step.reward for step in steps], dim=1))
+    torch.testing.assert_close(proceed, torch.stack([step.proceed for step in steps], dim=1))
+
+
 def test_a_full_memory_starts_anew(model, any_spec, actions) -> None:
     state, action = torch.randn(3, 8, any_spec.state_dim), actions(any_spec, 3, 8)
-    memory = model.start(3, state.device)
+    memory = Memory()
     steps = [model.step(memory, state[:, t], action[:, t]) for t in range(8)]
     again = model(state[:, 6:], action[:, 6:], torch.zeros(3, 2, dtype=torch.long))
     torch.testing.assert_close(torch.stack([steps[6].reward, steps[7].reward], dim=1), again.reward)
@@ -158,7 +170,7 @@ def test_a_row_that_forgot_is_as_if_it_had_just_begun(any_spec: EnvSpec, alive, 
     model = alive(build(any_spec))
     state, action = torch.randn(3, 5, any_spec.state_dim), actions(any_spec, 3, 5)
     which = torch.tensor([False, True, False])
-    memory = model.start(3, state.device)
+    memory = Memory()
     for t in range(2):
         model.step(memory, state[:, t], action[:, t])
     memory = model.forget(memory, which)
@@ -173,12 +185,12 @@ def test_a_row_that_forgot_is_as_if_it_had_just_begun(any_spec: EnvSpec, alive, 
 
 def test_a_full_memory_forgets_who_began_when(spec: EnvSpec, alive, actions) -> None:
     model = alive(build(spec))
-    memory = model.start(2, torch.device("cpu"))
+    memory = Memory()
     state, action = torch.randn(2, spec.state_dim), actions(spec, 2)
     for _ in range(model.config.segment):
         model.step(memory, state, action)
     memory = model.forget(memory, torch.tensor([True, False]))
-    fresh = model.step(model.start(2, torch.device("cpu")), state, action)
+    fresh = model.step(Memory(), state, action)
     torch.testing.assert_close(model.step(memory, state, action).reward, fresh.reward)
     assert memory.begin is None
 
@@ -201,7 +213,7 @@ def test_the_state_that_was_reached_may_tell(spec: EnvSpec, alive, actions) -> N
     assert torch.equal(blind.loss(replace(batch, next_state=other))[0], blind.loss(batch)[0])
 
     together = torch.zeros(8, 6, dtype=torch.long)
-    whole, memory = model(batch.state, batch.action, together, batch.next_state), model.start(8, torch.device("cpu"))
+    whole, memory = model(batch.state, batch.action, together, batch.next_state), Memory()
     for t in range(6):
         step = model.step(memory, batch.state[:, t], batch.action[:, t], batch.next_state[:, t])
         for one, two in zip(fields(step), fields(whole), strict=True):
