@@ -98,7 +98,7 @@ def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> d
         ("sampler", model, "next_state"),
         ("decoder", model, "observe"),
         ("reward", model.reward, "step"),
-        *([("reward", model.reward, "tell")] if hasattr(model.reward, "tell") else []),
+        ("reward", model.reward, "tell"),
     ]
     with timing.watching(places, costs, count), timing.cost_of("all", costs, count):
         unit.call()
