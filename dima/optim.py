@@ -1,15 +1,17 @@
-"""One optimiser step, the same for every network: clip, warm up, step."""
+"""One optimiser step, the same for every network: clip, warm up, step, average."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count, NonNegative, Positive, Whole
+from dima.config import Config, Count, NonNegative, Positive, Range, Whole
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,31 @@ class FitConfig(Config):
     weight_decay: NonNegative = 0.0  # AdamW's
     warmup: Whole = 0  # steps over which the learning rate rises from 0
     max_grad_norm: NonNegative = 0.0  # gradients are scaled down to this norm; 0 leaves them
+    ema: Annotated[float, Range(0, 0.999999)] = 0.0  # predict with averaged weights, this share of which a step keeps
 
 
 class Fitter:
-    """AdamW with gradient clipping and linear warm-up for one module."""
+    """AdamW with gradient clipping, linear warm-up and averaged weights for one module.
+
+    With ``ema`` the module holds the average of the weights along the way, which errs less than the last ones do (EDM,
+    Karras et al. 2022, appendix F.2), and the last ones only within :meth:`fitting`.
+    """
 
     def __init__(self, module: nn.Module, config: FitConfig) -> None:
         self.config, self.parameters = config, list(module.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.steps = 0
+        # whichever weights the module does not hold
+        self.other = [weight.detach().clone() for weight in self.parameters] if config.ema else []
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Gradient steps belong in here: the module holds the weights that they change."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
 
     def step(self, loss: Tensor) -> None:
         """Follow the gradient of a scalar loss once."""
@@ -42,16 +60,29 @@ class Fitter:
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
+        if self.other:
+            kept = min(self.config.ema, (1 + self.steps) / (10 + self.steps))  # an early average would be of the start
+            with torch.no_grad():
+                torch._foreach_lerp_(self.other, self.parameters, 1 - kept)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for weight, other in zip(self.parameters, self.other, strict=False):
+            held = weight.clone()
+            weight.copy_(other)
+            other.copy_(held)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything :meth:`restore` needs."""
-        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
+        """Everything :meth:`restore` needs besides the module's own state."""
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "other": self.other}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on exactly where :meth:`checkpoint` was taken."""
         # a copy: the optimiser would go on working in the tensors it is given
         self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
         self.steps = saved["steps"]
+        for other, was in zip(self.other, saved["other"], strict=True):
+            other.copy_(was)
 
 
 class Average:

@@ -67,7 +67,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         self.train()
         for name, loss_of in self.losses().items():
             fitter, steps = self.fitters[name], Average()
-            with progress.phase(name, total=fitter.config.updates) as advance:
+            with fitter.fitting(), progress.phase(name, total=fitter.config.updates) as advance:
                 for _ in range(fitter.config.updates):
                     loss, parts = loss_of(replay)
                     fitter.step(loss)
