@@ -22,9 +22,10 @@ import torch
 from benchmarks.learners import REFERENCE
 from benchmarks.parts import measure
 from benchmarks.switches import switched
-from benchmarks.tables import parts_table, switches_table, versus_table
+from benchmarks.tables import parts_table, switches_table, versus_table, whole_table
 from benchmarks.timing import CLOCKS, Timing, ceiling
 from benchmarks.versus import versus
+from benchmarks.whole import whole
 from dima.device import pick_device
 from dima.presets import preset_names
 from dima.provenance import protocol
@@ -33,12 +34,14 @@ from dima.run_config import TrainConfig, build_config
 TASKS = tuple(
     f"mamujoco/{name}" for name in ("halfcheetah-2x3", "halfcheetah-6x1", "ant-4x2", "manysegmentswimmer-10x2")
 )
-SECTIONS = ("parts", "switches", "plain")
+SECTIONS = ("parts", "switches", "plain", "whole")
 YARDSTICKS = {"lean": "published"}  # whose plain path a preset is held against, where not its own
 PRESETS = [name for name in ("published", "lean", "small") if name in preset_names("dima")]
 
 
-def run(config: TrainConfig, yardstick: TrainConfig, timing: Timing, sections: list[str]) -> dict[str, Any]:
+def run(
+    config: TrainConfig, yardstick: TrainConfig, timing: Timing, sections: list[str], settings: list[str]
+) -> dict[str, Any]:
     """Everything asked for about one task and preset, as plain data."""
     kinds = [torch.float32, *([torch.bfloat16] if timing.device.type == "cuda" else [])]
     tops = {str(kind).removeprefix("torch."): ceiling(timing, kind) for kind in kinds}
@@ -56,6 +59,8 @@ def run(config: TrainConfig, yardstick: TrainConfig, timing: Timing, sections: l
         result["switches"] = switched(config, timing)
     if "plain" in sections:
         result["plain"] = versus(config, yardstick, timing)
+    if "whole" in sections:
+        result["whole"] = whole(config, yardstick, settings, torch.get_num_threads(), timing)
     return result
 
 
@@ -75,6 +80,8 @@ def report(result: dict[str, Any]) -> str:
         blocks.append(switches_table(result["switches"]))
     if "plain" in result:
         blocks.append(versus_table(result["plain"]))
+    if "whole" in result:
+        blocks.append(whole_table(result["whole"]))
     return "\n\n".join(blocks)
 
 
@@ -86,9 +93,12 @@ def main() -> int:
     parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help=f"default: {' '.join(PRESETS)}")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS, help="default: all")
     parser.add_argument("--yardstick", metavar="PRESET", help="of the plain path; default: the same, of lean published")
+    parser.add_argument(
+        "--settings", nargs="+", default=[], metavar="FIELD=VALUE,...", help="to time a round under, too"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of everything")
-    parser.add_argument("--share", type=float, help="of an imagined batch a call makes; default 1, on a CPU 0.1")
+    parser.add_argument("--share", type=float, help="of an imagined batch, and of a round; default 1, on a CPU 0.1")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the random data")
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: of this process alone, on a busy machine")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's own choice")
@@ -106,7 +116,7 @@ def main() -> int:
             config = build_config(task, "dima", preset, changes)
             yardstick = build_config(task, "dima", args.yardstick or YARDSTICKS.get(preset, preset), changes)
             facts = {"command": command, "protocol": protocol(_name(device))}
-            result = facts | run(config, yardstick, timing, list(args.sections))
+            result = facts | run(config, yardstick, timing, list(args.sections), args.settings)
             path = args.out / device.type / f"{task.split('/')[-1]}-{preset}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")

@@ -21,16 +21,15 @@ from statistics import median
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks.cost import Counter
 from benchmarks.learners import build
+from benchmarks.settings import changes_of, said
 from benchmarks.timing import CLOCKS, Timing
 from dima.agent import load
 from dima.algorithms.model_based import ModelBased
 from dima.datasets.reader import Dataset
 from dima.device import pick_device
-from dima.errors import ConfigError
 from dima.held_out import HeldOut, spread
 from dima.imagination import imagine
 from dima.provenance import protocol
@@ -44,17 +43,9 @@ HORIZON, HELD_OUT = 15, 256
 SWIMMER, LINEAR = "mamujoco/manysegmentswimmer", "toy/linear"
 
 
-def sampler_of(text: str) -> dict[str, Any]:
-    """``field=value,...`` as changes of a config."""
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    if bad := [name for name, given, _ in pairs if not given]:
-        raise ConfigError(f"sampler setting {bad[0]!r}: write it as field=value")
-    return {name: yaml.safe_load(value) for name, _, value in pairs}
-
-
 def config_of(family: str, agents: int, preset: str, sampler: str, seed: int) -> TrainConfig:
     """A run of so many agents."""
-    changes: dict[str, Any] = {"seed": seed, "learner": {"world_model": {"sampler": sampler_of(sampler)}}}
+    changes: dict[str, Any] = {"seed": seed, "learner": {"world_model": {"sampler": changes_of(sampler)}}}
     if family == SWIMMER:
         return build_config(f"{SWIMMER}-{agents}x{SEGMENTS // agents}", "dima", preset, changes)
     return build_config(LINEAR, "dima", preset, changes | {"env": {"n_agents": agents}})
@@ -93,7 +84,7 @@ def errors(run: Path, samplers: list[str], device: torch.device) -> list[dict[st
     held_out = HeldOut(episodes, scale, dataset.spec, model.context, HORIZON, HELD_OUT, device)
     before, found = model.config, []
     for sampler in samplers:
-        model.config = before.override({"sampler": sampler_of(sampler)})
+        model.config = before.override({"sampler": changes_of(sampler)})
         told = held_out.errors(model)
         facts = {"run": run.name, "agents": dataset.spec.n_agents, "sampler": sampler}
         facts |= {"reveal": before.denoiser.reveal, "seed": config.seed}
@@ -107,7 +98,7 @@ def times_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         first = next(r for r in rows if r["family"] == row["family"])
         times_first = f"{row['seconds'] / first['seconds']:.2f}"
-        cells = [row["family"], str(row["agents"]), row["sampler"] or "as it is", f"{row['seconds'] * 1e3:.4g}"]
+        cells = [row["family"], str(row["agents"]), said(row["sampler"]), f"{row['seconds'] * 1e3:.4g}"]
         lines.append("| " + " | ".join([*cells, f"{row['flops'] / 1e9:.4g}", times_first]) + " |")
     return "\n".join(lines)
 
@@ -117,7 +108,7 @@ def errors_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| model | agents | sampler | state, step 1 | state, step 15 |", "|---|---|---|---|---|"]
     for row in rows:
         told = [f"{row[name]:.4f}" for name in ("state_1", f"state_{HORIZON}")]
-        lines.append(f"| {row['run']} | {row['agents']} | {row['sampler'] or 'as it is'} | {told[0]} | {told[1]} |")
+        lines.append(f"| {row['run']} | {row['agents']} | {said(row['sampler'])} | {told[0]} | {told[1]} |")
     return "\n".join(lines)
 
 

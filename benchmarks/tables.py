@@ -58,6 +58,14 @@ def versus_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def whole_table(found: dict[str, Any]) -> str:
+    """A round as it is run, under every setting."""
+    lines = ["| a round as it is run | threads | s | plain takes times as long |", "|---|---|---|---|"]
+    for name, told in found.items():
+        lines.append(f"| {name} | {told['threads']} | {told['round']:.4g} | {told['ratio']:.2f} |")
+    return "\n".join(lines)
+
+
 def _giga(flops: float) -> str:
     return f"{flops / 1e9:.4g}" if flops else ""
 

@@ -16,10 +16,11 @@ from benchmarks.plain.layers import PlainAttention
 from benchmarks.plain.model import PlainFitter
 from benchmarks.plain.unet import PlainUNet
 from benchmarks.switches import SWITCHES, switched
-from benchmarks.tables import parts_table, switches_table, versus_table
+from benchmarks.tables import parts_table, switches_table, versus_table, whole_table
 from benchmarks.timing import Timing, ceiling, peak_memory, ratio
 from benchmarks.units import KEEPING, learning_units, steps_of_a_round
 from benchmarks.versus import versus
+from benchmarks.whole import learn, learn_plainly, shortened, whole
 from dima.attention import Attention
 from dima.imagination import imagine
 
@@ -163,6 +164,31 @@ def test_another_yardstick_works_by_its_own_schedule(config) -> None:
     assert part["often"] == {"dima": 4, "plain": 40}
     assert part["ratio"] == pytest.approx(part["round"]["plain"] / part["round"]["dima"])
     assert "plain larger" in versus_table(found)
+
+
+def test_a_round_as_it_is_run_under_several_settings(config) -> None:
+    settings = ["threads=1,learner.world_model.denoiser_fit.updates=8"]
+    found = whole(config, config, settings, 1, Timing(CPU, 1, 0.5))
+    assert list(found) == ["plain", "as it is", settings[0]]
+    for told in found.values():
+        assert told["round"] == 2 * told["seconds"][0]
+        assert told["ratio"] == found["plain"]["seconds"][0] / told["seconds"][0]
+    assert all(name in whole_table(found) for name in found)
+
+
+def test_a_shortened_round_does_its_share_both_ways(config) -> None:
+    """As many gradient steps, imagined steps and policy updates on either path."""
+    short = shortened(config, 0.5)
+    sizes = short.learner.world_model
+    assert (sizes.decoder_fit.updates, sizes.denoiser_fit.updates, short.learner.imagination_batch) == (4, 2, 12)
+    learner = build(short)
+    twin = plain(learner)
+    learn(learner)
+    learn_plainly(twin)
+    for name, fitter in twin.world_model.fitters.items():
+        assert fitter.steps == learner.world_model.fitters[name].steps == getattr(sizes, f"{name}_fit").updates
+    ours, theirs = (one.ppo.actor_optimizer.state_dict()["state"][0]["step"] for one in (learner, twin))
+    assert ours == theirs == short.learner.imaginations * config.learner.ppo.epochs * config.learner.ppo.minibatches
 
 
 def test_the_plain_learner_shares_nothing_that_learns(config) -> None:

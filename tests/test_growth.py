@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import growth
+from benchmarks.settings import changes_of
 from benchmarks.timing import Timing
 from dima.datasets.config import record_config
 from dima.datasets.record import record
@@ -31,11 +32,12 @@ def test_every_team_has_a_task(agents: int) -> None:
         env.close()
 
 
-def test_settings_of_the_sampler() -> None:
-    assert growth.sampler_of("") == {}
-    assert growth.sampler_of("order=random,tail_levels=2") == {"order": "random", "tail_levels": 2}
+def test_settings_as_written() -> None:
+    assert changes_of("") == {}
+    assert changes_of("order=random,tail_levels=2") == {"order": "random", "tail_levels": 2}
+    assert changes_of("learner.ppo.clip=0.2,learner.horizon=3") == {"learner": {"ppo": {"clip": 0.2}, "horizon": 3}}
     with pytest.raises(ConfigError, match="field=value"):
-        growth.sampler_of("order")
+        changes_of("order")
 
 
 def test_levels_and_agents_make_a_step_dearer() -> None:
