@@ -86,7 +86,7 @@ class DimaWorldModel(StateModel[Latent]):
         self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
+        return {"denoiser": self.denoiser_loss, "reward": self.reward_loss, "decoder": self.decoder_loss}
 
     def denoiser_loss(self, replay: Replay) -> Loss:
         """EDM loss on recent windows."""
