@@ -1,13 +1,13 @@
-"""What an imagined step costs as the team grows, and what fewer denoising levels than agents would do to its error.
+"""What an imagined step costs as the team grows, and what it costs in error to reveal several agents at once.
 
-    python -m benchmarks.growth --samplers "" levels=4 --out results/speed/growth
-    python -m benchmarks.growth --samplers "" levels=4 --runs RUN... --out results/speed/growth
+    python -m benchmarks.growth --settings "" denoiser.agents_at_once=5 --out results/speed/growth
+    python -m benchmarks.growth --settings "" denoiser.agents_at_once=5 --runs RUN... --out results/speed/growth
 
 Without ``--runs``: time of an imagined step of a batch for teams of 2 to 32, on a swimmer of always 64 segments
 (``mamujoco/manysegmentswimmer-NxM``) and on the synthetic ``toy/linear``, whose state does not grow at all; random
-data, full sizes of a preset. With them: the held-out error of world models that ``dima fit`` made, each asked under
-every setting of the sampler. A setting is written ``field=value,...``, fields as in ``SamplerConfig``; "" is the
-preset's.
+data, full sizes of a preset. With them: the held-out error of world models that ``dima fit`` made, as they are and
+asked under other settings, which change neither weights nor training. A setting is written ``field=value,...``,
+fields as in the world model's config; "" is none.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ HORIZON, HELD_OUT = 15, 256
 SWIMMER, LINEAR = "mamujoco/manysegmentswimmer", "toy/linear"
 
 
-def config_of(family: str, agents: int, preset: str, sampler: str, seed: int) -> TrainConfig:
+def config_of(family: str, agents: int, preset: str, setting: str, seed: int) -> TrainConfig:
     """A run of so many agents."""
-    changes: dict[str, Any] = {"seed": seed, "learner": {"world_model": {"sampler": changes_of(sampler)}}}
+    changes: dict[str, Any] = {"seed": seed, "learner": {"world_model": changes_of(setting)}}
     if family == SWIMMER:
         return build_config(f"{SWIMMER}-{agents}x{SEGMENTS // agents}", "dima", preset, changes)
     return build_config(LINEAR, "dima", preset, changes | {"env": {"n_agents": agents}})
 
 
 def times(
-    family: str, agents: list[int], samplers: list[str], preset: str, batch: int, seed: int, timing: Timing
+    family: str, agents: list[int], settings: list[str], preset: str, batch: int, seed: int, timing: Timing
 ) -> list[dict[str, Any]]:
-    """Seconds and operations of an imagined step of a batch, every team and sampler in turn."""
+    """Seconds and operations of an imagined step of a batch, every team and setting in turn."""
     calls, rows = {}, []
     for count in agents:
-        for sampler in samplers:
+        for setting in settings:
             torch.manual_seed(seed)
-            learner = build(config_of(family, count, preset, sampler, seed), str(timing.device))
-            calls[f"{count} {sampler}"] = call = _dream(learner, batch)
+            learner = build(config_of(family, count, preset, setting, seed), str(timing.device))
+            calls[f"{count} {setting}"] = call = _dream(learner, batch)
             with Counter() as counter:
                 call()
-            row = {"family": family, "agents": count, "sampler": sampler, "state": learner.spec.state_dim}
+            row = {"family": family, "agents": count, "setting": setting, "state": learner.spec.state_dim}
             rows.append(row | {"flops": counter.flops / STEPS})
     seconds = timing.each(calls)
-    return [row | {"seconds": median(seconds[f"{row['agents']} {row['sampler']}"]) / STEPS} for row in rows]
+    return [row | {"seconds": median(seconds[f"{row['agents']} {row['setting']}"]) / STEPS} for row in rows]
 
 
 def _dream(learner: ModelBased, batch: int) -> Any:
@@ -74,47 +74,48 @@ def _dream(learner: ModelBased, batch: int) -> Any:
     return lambda: imagine(learner.world_model, learner.act, start, STEPS)
 
 
-def errors(run: Path, samplers: list[str], device: torch.device) -> list[dict[str, Any]]:
-    """Held-out errors of one fitted model under every sampler."""
+def errors(run: Path, settings: list[str], device: torch.device) -> list[dict[str, Any]]:
+    """Held-out errors of one fitted model as it is and under other settings."""
     agent = load(run, str(device))
     config, model = agent.config, agent.world_model
     assert isinstance(config, OfflineConfig) and isinstance(model, DimaWorldModel)
     dataset = Dataset.open(config.dataset)
     episodes, scale = dataset.episodes("held-out"), spread(dataset.episodes("train"), dataset.spec)
     held_out = HeldOut(episodes, scale, dataset.spec, model.context, HORIZON, HELD_OUT, device)
-    before, found = model.config, []
-    for sampler in samplers:
-        model.config = before.override({"sampler": changes_of(sampler)})
-        told = held_out.errors(model)
-        facts = {"run": run.name, "agents": dataset.spec.n_agents, "sampler": sampler}
-        facts |= {"reveal": before.denoiser.reveal, "seed": config.seed}
+    found = []
+    for setting in settings:
+        changed = model.config.override(changes_of(setting)).build(dataset.spec).to(device).eval()
+        changed.load_state_dict(model.state_dict())
+        told = held_out.errors(changed)
+        facts = {"run": run.name, "agents": dataset.spec.n_agents, "setting": setting}
+        facts |= {"seed": config.seed, "at_once": model.config.denoiser.agents_at_once}
         found.append(facts | {name: told[name] for name in ("state_1", f"state_{HORIZON}", "still_1")})
     return found
 
 
 def times_table(rows: list[dict[str, Any]]) -> str:
-    """Times by team, beside those of two agents with the preset's own sampler."""
-    lines = ["| task | agents | sampler | ms a step | GFLOP | times a team of two |", "|---|---|---|---|---|---|"]
+    """Times by team, beside those of two agents with the preset's own settings."""
+    lines = ["| task | agents | setting | ms a step | GFLOP | times a team of two |", "|---|---|---|---|---|---|"]
     for row in rows:
         first = next(r for r in rows if r["family"] == row["family"])
         times_first = f"{row['seconds'] / first['seconds']:.2f}"
-        cells = [row["family"], str(row["agents"]), said(row["sampler"]), f"{row['seconds'] * 1e3:.4g}"]
+        cells = [row["family"], str(row["agents"]), said(row["setting"]), f"{row['seconds'] * 1e3:.4g}"]
         lines.append("| " + " | ".join([*cells, f"{row['flops'] / 1e9:.4g}", times_first]) + " |")
     return "\n".join(lines)
 
 
 def errors_table(rows: list[dict[str, Any]]) -> str:
-    """Errors by model and sampler."""
-    lines = ["| model | agents | sampler | state, step 1 | state, step 15 |", "|---|---|---|---|---|"]
+    """Errors by model and setting."""
+    lines = ["| model | agents | setting | state, step 1 | state, step 15 |", "|---|---|---|---|---|"]
     for row in rows:
         told = [f"{row[name]:.4f}" for name in ("state_1", f"state_{HORIZON}")]
-        lines.append(f"| {row['run']} | {row['agents']} | {said(row['sampler'])} | {told[0]} | {told[1]} |")
+        lines.append(f"| {row['run']} | {row['agents']} | {said(row['setting'])} | {told[0]} | {told[1]} |")
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samplers", nargs="+", default=[""], help="settings to compare")
+    parser.add_argument("--settings", nargs="+", default=[""], help="settings to compare")
     parser.add_argument("--agents", nargs="+", type=int, default=list(AGENTS), help="teams to time")
     parser.add_argument("--families", nargs="+", default=[SWIMMER, LINEAR], choices=(SWIMMER, LINEAR))
     parser.add_argument("--runs", nargs="+", type=Path, help="runs of `dima fit`: ask for errors in place of times")
@@ -133,11 +134,11 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     if args.runs:
         for run in args.runs:
-            rows += errors(run, args.samplers, device)
+            rows += errors(run, args.settings, device)
     else:
         timing = Timing(device, args.repeats, clock=args.clock)
         for family in args.families:
-            rows += times(family, args.agents, args.samplers, args.preset, args.batch, args.seed, timing)
+            rows += times(family, args.agents, args.settings, args.preset, args.batch, args.seed, timing)
     told = errors_table(rows) if args.runs else times_table(rows)
     facts = {"command": shlex.join(["python", "-m", "benchmarks.growth", *sys.argv[1:]])}
     facts |= {"protocol": protocol(str(device)), "preset": args.preset, "threads": torch.get_num_threads()}

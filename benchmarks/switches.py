@@ -48,18 +48,19 @@ def _renew(model: DimaWorldModel, *parts: str) -> None:
 
 def _perceiver_at_every_level(learner: ModelBased) -> None:
     model = _model(learner)
-    config, agents = model.config.sampler, model.spec.n_agents
+    config, seen = model.config.sampler, model.config.denoiser
 
     def next_state(context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         batch, device = len(context.state), context.state.device
         start = torch.randn_like(context.state[:, -1])
-        masks = reveal_masks(agent_order(config.order, batch, agents, device), model.config.denoiser.reveal)
-        sigmas = noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
+        order = agent_order(config.order, batch, model.spec.n_agents, device)
+        masks = reveal_masks(order, seen.reveal, seen.agents_at_once)
+        sigmas = noise_schedule(config.levels(model.turns), config.sigma_min, config.sigma_max, config.rho, device)
 
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
-            seen = masks[min(config.stage(level, agents), len(masks) - 1)]
-            encoded = model.denoiser.encode_actions(context.action, context.valid, seen)
-            return model.denoiser.denoise(x, sigma, context, seen, encoded)
+            mask = masks[min(config.stage(level, model.turns), len(masks) - 1)]
+            encoded = model.denoiser.encode_actions(context.action, context.valid, mask)
+            return model.denoiser.denoise(x, sigma, context, mask, encoded)
 
         drawn = sample(denoise, start, sigmas, config.solver)
         return model.denoiser.to_state(drawn, context.state[:, -1])

@@ -41,27 +41,35 @@ def test_settings_as_written() -> None:
 
 
 def test_levels_and_agents_make_a_step_dearer() -> None:
-    one, more, tail = growth.times(growth.LINEAR, [2], ["levels_per_agent=1", "levels_per_agent=3", ""], "debug", 6, 0,
-                                   Timing(CPU, 1))  # fmt: skip
-    assert one["flops"] < tail["flops"] < more["flops"]  # a team of two gets two levels each
-    small, large = growth.times(growth.LINEAR, [2, 5], ["levels_per_agent=1"], "debug", 6, 0, Timing(CPU, 1))
+    settings = [f"sampler.levels_per_agent={levels}" for levels in (1, 3, 0)]
+    one, more, two = growth.times(growth.LINEAR, [2], settings, "debug", 6, 0, Timing(CPU, 1))
+    assert one["flops"] < two["flops"] < more["flops"]  # a team of two gets two levels each
+    small, large = growth.times(growth.LINEAR, [2, 5], settings[:1], "debug", 6, 0, Timing(CPU, 1))
     assert small["flops"] < large["flops"]
     assert small["state"] == large["state"]
     told = growth.times_table([small | {"seconds": 1.0}, large | {"seconds": 3.0}])
-    assert "| toy/linear | 5 | levels_per_agent=1 | 3000 |" in told and "| 3.00 |" in told
+    assert "| toy/linear | 5 | sampler.levels_per_agent=1 | 3000 |" in told and "| 3.00 |" in told
 
 
-def test_a_fitted_model_is_asked_under_every_sampler(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_agents_revealed_together_save_work() -> None:
+    settings = ["", "denoiser.agents_at_once=3"]
+    apart, together = growth.times(growth.LINEAR, [6], settings, "debug", 6, 0, Timing(CPU, 1))
+    assert together["flops"] < apart["flops"]
+
+
+def test_a_fitted_model_is_asked_under_other_settings(tmp_path: Path, monkeypatch, capsys) -> None:
     request = {"out": str(tmp_path / "data"), "steps": 240, "env": {"n_agents": 3}}
     record(record_config("toy/linear").override(request))
     changes = {"run": str(tmp_path / "run"), "rounds": 1, "tensorboard": False}
     fit(fit_config(tmp_path / "data", "dima", "debug", changes))
-    given = ["--runs", str(tmp_path / "run"), "--samplers", "", "levels_per_agent=4", "levels_per_agent=1"]
+    settings = ["", "sampler.levels_per_agent=4", "sampler.levels_per_agent=1", "denoiser.agents_at_once=3"]
+    given = ["--runs", str(tmp_path / "run"), "--settings", *settings]
     monkeypatch.setattr("sys.argv", ["growth", *given, "--device", "cpu", "--out", str(tmp_path / "out")])
     assert growth.main() == 0
     rows = json.loads((tmp_path / "out" / "errors.json").read_text())["rows"]
-    assert [row["sampler"] for row in rows] == ["", "levels_per_agent=4", "levels_per_agent=1"]
-    assert rows[0]["state_1"] == rows[2]["state_1"] != rows[1]["state_1"]  # three agents have a level each anyway
+    assert [row["setting"] for row in rows] == settings
+    assert rows[0]["state_1"] == rows[2]["state_1"]  # three agents have a level each anyway
+    assert len({row["state_1"] for row in rows}) == 3
     assert {row["agents"] for row in rows} == {3}
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "errors.md").read_text().strip()
 

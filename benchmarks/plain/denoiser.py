@@ -11,6 +11,8 @@ from dima.data import EnvSpec
 from dima.world_models.dima.denoiser import Denoiser, DenoiserConfig
 from dima.world_models.dima.sampler import SamplerConfig
 
+AS_PUBLISHED = ("euler", "descending", 0)  # solver, order, tail levels
+
 
 class PlainDenoiser(nn.Module):
     """What :class:`dima.world_models.dima.denoiser.Denoiser` is, its weights included."""
@@ -91,8 +93,13 @@ class PlainDenoiser(nn.Module):
 
     def sample(self, config: SamplerConfig, noise: Tensor, state: Tensor, action: Tensor, valid: Tensor) -> Tensor:
         """The next scaled state (B, S) by Euler's method from standard normal ``noise``, agents in descending order."""
-        if (config.solver, config.order, config.tail_levels) != ("euler", "descending", 0):
-            raise ValueError("the plain path samples as published: Euler, descending order, no tail")
+        if (config.solver, config.order, config.tail_levels, self.config.agents_at_once) != (
+            "euler",
+            "descending",
+            0,
+            1,
+        ):
+            raise ValueError("the plain path samples as published: Euler, descending order, no tail, agent by agent")
         agents = self.spec.n_agents
         each = config.levels_per_agent or (2 if agents == 2 else 1)
         ramp = torch.linspace(0, 1, each * agents, device=noise.device)
@@ -109,10 +116,10 @@ class PlainDenoiser(nn.Module):
 
 
 def draw_reveals(config: DenoiserConfig, spec: EnvSpec, rows: int, device: torch.device) -> Tensor:
-    """(rows, N) bool: a uniform agent, or the first so many of a random order, or everyone."""
+    """(rows, N) bool: one agent, or the first so many of a random order, or everyone; drawn as the library draws."""
     rank = torch.rand(rows, spec.n_agents, device=device).argsort(dim=-1)
     if config.reveal == "one":
-        return rank == 0
+        return rank == torch.randint(spec.n_agents, (rows, 1), device=device)
     if config.reveal == "all":
         return rank >= 0
     return rank < torch.randint(1, spec.n_agents + 1, (rows, 1), device=device)
