@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.counts import counts
 from benchmarks.learners import REFERENCE
 from benchmarks.parts import measure
 from benchmarks.switches import switched
-from benchmarks.tables import parts_table, switches_table, versus_table, whole_table
+from benchmarks.tables import counts_table, parts_table, switches_table, versus_table, whole_table
 from benchmarks.timing import CLOCKS, Timing, ceiling
 from benchmarks.versus import versus
 from benchmarks.whole import whole
@@ -34,7 +35,7 @@ from dima.run_config import TrainConfig, build_config
 TASKS = tuple(
     f"mamujoco/{name}" for name in ("halfcheetah-2x3", "halfcheetah-6x1", "ant-4x2", "manysegmentswimmer-10x2")
 )
-SECTIONS = ("parts", "switches", "plain", "whole")
+SECTIONS = ("counts", "parts", "switches", "plain", "whole")
 YARDSTICKS = {"lean": "published"}  # whose plain path a preset is held against, where not its own
 PRESETS = [name for name in ("published", "lean", "small") if name in preset_names("dima")]
 
@@ -53,6 +54,8 @@ def run(
         "ceiling": tops,
     }
     result["reference"] = REFERENCE.get(config.task) if config.preset == "published" else None
+    if "counts" in sections:
+        result["counts"] = counts(config, yardstick)
     if "parts" in sections:
         result |= measure(config, timing, max(tops.values()))
     if "switches" in sections:
@@ -74,6 +77,8 @@ def report(result: dict[str, Any]) -> str:
         f"{device}, {result['threads']} CPU threads; a large matrix product does {top}. A call imagines "
         f"{result['share']:.3g} of a batch; medians of {result['repeats']} calls, {result['clock']} clock.",
     ]
+    if "counts" in result:
+        blocks.append(counts_table(result["counts"]))
     if "parts" in result:
         blocks.append(parts_table(result))
     if "switches" in result:

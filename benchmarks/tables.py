@@ -58,6 +58,17 @@ def versus_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def counts_table(found: dict[str, Any]) -> str:
+    """Operations of a call of each part and of a round, counted both ways."""
+    lines = [f"| part, GFLOP a call | dima | plain {found['yardstick']} | times as many |", "|---|---|---|---|"]
+    for name, ours in found["parts"][OURS].items():
+        both = ours["flops"], found["parts"][PLAIN][name]["flops"]
+        lines.append(f"| {name} | {both[0] / 1e9:.4g} | {both[1] / 1e9:.4g} | {both[1] / both[0]:.3f} |")
+    whole = found["round"]
+    lines.append(f"| a round, TFLOP | {whole[OURS] / 1e12:.4g} | {whole[PLAIN] / 1e12:.4g} | {whole['ratio']:.3f} |")
+    return "\n".join(lines)
+
+
 def whole_table(found: dict[str, Any]) -> str:
     """A round as it is run, under every setting."""
     lines = ["| a round as it is run | threads | s | plain takes times as long |", "|---|---|---|---|"]

@@ -10,13 +10,14 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.cost import Counter
+from benchmarks.counts import counts
 from benchmarks.learners import build, plain
 from benchmarks.parts import measure
 from benchmarks.plain.layers import PlainAttention
 from benchmarks.plain.model import PlainFitter
 from benchmarks.plain.unet import PlainUNet
 from benchmarks.switches import SWITCHES, switched
-from benchmarks.tables import parts_table, switches_table, versus_table, whole_table
+from benchmarks.tables import counts_table, parts_table, switches_table, versus_table, whole_table
 from benchmarks.timing import Timing, ceiling, peak_memory, ratio
 from benchmarks.units import KEEPING, learning_units, steps_of_a_round
 from benchmarks.versus import versus
@@ -102,6 +103,33 @@ def test_attention_on_the_cpu_is_counted_forward_and_backward(masked: bool) -> N
     with Counter() as backward:
         out.sum().backward()
     assert backward.flops in (4 * product, 5 * product)
+
+
+def test_operations_are_counted_without_doing_them(config) -> None:
+    """As many as a counter sees at work, on both paths."""
+    found = counts(config, config)
+    learner = build(config)
+    for side, one in (("dima", learner), ("plain", plain(learner))):
+        units = learning_units(one)
+        for name, told in found["parts"][side].items():
+            with Counter() as count:
+                units[name].call()
+            policy = 0
+            if name == "imagination":
+                with Counter() as acting:
+                    view = learner.world_model.observe(learner.world_model.start(rows_of(learner)))
+                    learner.act(view)
+                with Counter() as observing:
+                    learner.world_model.observe(learner.world_model.start(rows_of(learner)))
+                policy = (acting.flops - observing.flops) * config.learner.horizon
+            # the CPU's attention makes its weights once more on the way back
+            assert told["flops"] == pytest.approx(count.flops - policy, rel=2e-3), (side, name)
+            assert told["often"] == units[name].often
+    assert "a round, TFLOP" in counts_table(found)
+
+
+def rows_of(learner):
+    return learner.replay.gather(learner.replay.recent(24), learner.world_model.context - 1, 0)
 
 
 def test_every_switch_changes_how_and_not_what(config) -> None:
