@@ -122,7 +122,8 @@ def main() -> int:
             yardstick = build_config(task, "dima", args.yardstick or YARDSTICKS.get(preset, preset), changes)
             facts = {"command": command, "protocol": protocol(_name(device))}
             result = facts | run(config, yardstick, timing, list(args.sections), args.settings)
-            path = args.out / device.type / f"{task.split('/')[-1]}-{preset}.json"
+            some = [] if set(args.sections) == set(SECTIONS) else args.sections
+            path = args.out / device.type / ("-".join([task.split("/")[-1], preset, *some]) + ".json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")
             path.with_suffix(".md").write_text(report(result) + "\n")

@@ -256,12 +256,12 @@ def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, caps
     monkeypatch.setattr("sys.argv", ["benchmarks", *given, "--sections", "parts", "plain"])
     monkeypatch.setattr(command, "ceiling", lambda timing, kind: 1e11)
     assert command.main() == 0
-    told = json.loads((tmp_path / "cpu" / "walk-debug.json").read_text())
+    told = json.loads((tmp_path / "cpu" / "walk-debug-parts-plain.json").read_text())
     assert told["task"] == "toy/walk"
     assert told["ceiling"] == {"float32": 1e11}
     assert told["share"] == 0.1
     assert "switches" not in told
-    table = (tmp_path / "cpu" / "walk-debug.md").read_text()
+    table = (tmp_path / "cpu" / "walk-debug-parts-plain.md").read_text()
     assert "| imagination |" in table
     assert "times as long" in table
     assert table.strip() in capsys.readouterr().out
