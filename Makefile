@@ -12,6 +12,7 @@ COVERAGE ?= 90
 
 bin := .venv/bin
 ready := .venv/ready
+browser := .venv/browser
 
 .PHONY: train test bench lint types format venv clean
 
@@ -19,7 +20,7 @@ train: $(ready)
 	$(bin)/dima train $(TASK) --algorithm dima --preset small --seed $(SEED) --run $(RUN) $(ARGS)
 	$(bin)/dima evaluate $(RUN) --episodes 5
 
-test: $(ready)
+test: $(ready) $(browser)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 8 --cov --cov-fail-under=$(COVERAGE) $(ARGS)
 
 bench: $(ready)
@@ -40,6 +41,11 @@ venv: $(ready)
 
 $(ready): pyproject.toml constraints.txt scripts/make_venv.sh
 	PYTHON=$(PYTHON) bash scripts/make_venv.sh
+	touch $@
+
+# the reports are looked at in a real browser; tests that need it are skipped where there is none
+$(browser): scripts/make_browser.sh | $(ready)
+	bash scripts/make_browser.sh
 	touch $@
 
 clean:

@@ -45,7 +45,7 @@ from dima.world_models.base import AgentByAgent, WorldModel
 from dima.world_models.ensemble import EnsembleWorldModel
 
 HORIZON, SHOWN = 50, (1, 15, 20, 50)  # steps of a segment; those that the table shows
-SEGMENTS, STARTS, ORDERS, ORDER_STEPS = 512, 64, 24, 15
+SEGMENTS, STARTS, ORDERS, ORDER_STEPS = 512, 32, 24, 15
 DIFFUSION = {
     f"{reveal}, {path}": {"reveal": reveal, "action_path": path, "target": "state"}
     for reveal in ("one", "cumulative", "all")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dima.diagnosis.diagnose import diagnose as diagnose
     from dima.envs import all_tasks as all_tasks
     from dima.envs import make_env as make_env
+    from dima.errors import UserError as UserError
     from dima.offline import fit as fit
     from dima.offline import fit_config as fit_config
     from dima.report.build import report as report
@@ -43,6 +44,7 @@ _HOME = {
     "Dataset": "dima.datasets.reader",
     "RecordConfig": "dima.datasets.config",
     "RunConfig": "dima.run_config",
+    "UserError": "dima.errors",
     "all_tasks": "dima.envs",
     "build_config": "dima.run_config",
     "diagnose": "dima.diagnosis.diagnose",

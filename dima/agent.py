@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
+from dima.collect import Act
 from dima.data import View
 from dima.datasets.reader import Dataset
 from dima.device import pick_device
@@ -48,6 +50,7 @@ class Agent:
         folder: the run's.
         steps: environment steps it had made; 0 for a run of `dima fit`.
         seal: SHA-256 that tells what was learnt from any other round and run.
+        earlier: weights of the policies that the run kept on its way, by the environment steps it had made.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Agent:
         folder: Path,
         steps: int,
         seal: str,
+        earlier: Mapping[int, Mapping[str, Tensor]],
     ) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
         self.folder, self.steps, self.seal = folder, steps, seal
+        self.earlier = earlier
 
     @property
     def trained(self) -> bool:
@@ -102,6 +107,10 @@ class Agent:
         )
         action, _ = self.algorithm.act(view, mode)
         return self.env.decode(action[0].cpu().numpy())
+
+    def earlier_policies(self) -> dict[int, Act]:
+        """The policies that the run kept on its way, by the environment steps it had made."""
+        return {steps: _with_weights(self, weights).act for steps, weights in self.earlier.items()}
 
     def evaluate(self, episodes: int = 20, seed: int | None = None) -> Evaluation:
         """Play episodes with the policy's mode, in environments and on seeds that training never saw.
@@ -265,16 +274,33 @@ def load(run: str | Path, device: str = "auto") -> Agent:
         config = RunConfig.from_dict(folder.config())
         saved = folder.load()
     env = make_env(config.task, config.env)
-    assert isinstance(config.learner, AlgorithmConfig)
-    with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
-        algorithm = config.learner.for_acting().build(env.spec, str(where))
+    algorithm = _build(config, env, where)
+    earlier = dict(saved.tree.get("earlier", []))  # `dima fit` has none, nor have older folders
     try:
         algorithm.restore(saved.tree["algorithm"], None)
     except (KeyError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
     steps = saved.tree["collector"]["steps"] if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal)
+    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier)
+
+
+def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
+    """The algorithm before anything is restored into it."""
+    assert isinstance(config.learner, AlgorithmConfig)
+    with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
+        return config.learner.for_acting().build(env.spec, str(device))
+
+
+def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
+    """The same team with the weights of another policy."""
+    algorithm = _build(agent.config, agent.env, agent.device)
+    try:
+        algorithm.team.load_state_dict(weights)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise RunFolderError(f"{agent.folder}: an earlier policy does not fit its config.yaml: {why}") from error
+    return algorithm
 
 
 def evaluate(run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto") -> Evaluation:

@@ -115,9 +115,19 @@ class Page:
         self._figures[self._claim(name)] = figure
         self._shown(name, inline_svg(figure, name, caption), caption)
 
-    def image(self, png: bytes, name: str, caption: str) -> None:
-        """A picture."""
-        self._shown(self._claim(name), f'<img src="{_data("image/png", png)}" alt="{escape(caption)}">', caption)
+    def image(self, png: bytes, name: str, caption: str, wide: bool = False) -> None:
+        """A picture.
+
+        Args:
+            png: the file.
+            name: the element's id, as for :meth:`figure`.
+            caption: shown below, and read aloud.
+            wide: too full of detail to be shrunk: narrow windows scroll it, paper gives it the whole width.
+        """
+        image = f'<img src="{_data("image/png", png)}" alt="{escape(caption)}">'
+        if wide:
+            image = f'<div class="scroll wide" tabindex="0" role="region" aria-label="{escape(caption)}">{image}</div>'
+        self._shown(self._claim(name), image, caption)
 
     def video(self, mp4: bytes, name: str, caption: str) -> None:
         """A film, stopped until it is played."""

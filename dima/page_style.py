@@ -51,6 +51,7 @@ tbody tr:last-child > * { border-bottom-color: transparent; }
 .figures { display: flex; flex-wrap: wrap; align-items: start; gap: 1.5rem; margin: 1.25rem 0; }
 figure { max-width: 100%; margin: 0; break-inside: avoid; }
 figure svg, figure img, figure video { display: block; max-width: 100%; height: auto; }
+figure .wide img { min-width: 52rem; }
 figure svg { fill: currentColor; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: inherit !important; }
@@ -78,6 +79,8 @@ footer {
   h2 + p { break-after: avoid; }
   .figures > figure { max-width: calc(50% - .75rem); }
   .figures > figure:only-child { max-width: 65%; }
+  .figures > figure:has(.wide) { max-width: 100%; }
+  figure .wide img { min-width: 0; }
   .table, tr { break-inside: avoid; }
   .scroll { overflow: visible; }
   th, td, th.long, td.long { min-width: 0; white-space: normal; }

@@ -59,6 +59,7 @@ class TrainConfig(RunConfig):
     envs: Count = 1  # environments that collect in parallel
     evaluate_every: Count = 1_000  # environment steps between two evaluations
     evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
+    keep_policies: Whole = 3  # earlier policies the checkpoint keeps, evenly over the run, for `dima diagnose`
 
 
 @dataclass(frozen=True, kw_only=True)

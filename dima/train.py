@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dima.algorithms.base import AlgorithmConfig
 from dima.collect import Collector
@@ -103,6 +104,7 @@ class Trainer(Rounds):
         self.collector = Collector(self.envs, config.seed, device)
         assert isinstance(config.learner, AlgorithmConfig)
         self.algorithm = config.learner.build(self.envs.spec, str(device))
+        self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
 
     @property
     def step(self) -> int:
@@ -121,7 +123,17 @@ class Trainer(Rounds):
         return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
 
     def live(self) -> Metrics:
-        return self.algorithm.round(self.collector, self.progress, min(1.0, self.step / self.target))
+        before = self.step
+        metrics = self.algorithm.round(self.collector, self.progress, min(1.0, self.step / self.target))
+        self._keep_policy(before)
+        return metrics
+
+    def _keep_policy(self, before: int) -> None:
+        """Keep the policy of a round that reached the next equal share of the run; the last one's needs no keeping."""
+        parts = self.config.keep_policies + 1
+        if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
+            weights = {name: value.detach().cpu().clone() for name, value in self.algorithm.team.state_dict().items()}
+            self.earlier = [*self.earlier, (self.step, weights)][-self.config.keep_policies :]
 
     def evaluate(self, before: int) -> dict[str, float]:
         every = self.config.evaluate_every
@@ -135,11 +147,12 @@ class Trainer(Rounds):
         return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
 
     def saved(self) -> dict[str, Any]:
-        return {"collector": self.collector.checkpoint()}
+        return {"collector": self.collector.checkpoint(), "earlier": [list(pair) for pair in self.earlier]}
 
     def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
+        self.earlier = [(step, weights) for step, weights in tree.get("earlier", [])]  # older folders kept none
 
     def summary(self, folder: Path, finished: bool) -> Summary:
         return Summary(

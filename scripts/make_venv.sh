@@ -3,16 +3,8 @@
 # that are missing are installed first; elsewhere the one line that is needed is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/debian.sh
 python=${PYTHON:-python3}
-
-system() { # install Debian packages where that is possible, or say which are needed
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
-    else
-        echo "please install: $*" >&2
-        return 1
-    fi
-}
 
 library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
 

@@ -109,6 +109,15 @@ class TestHtml:
         assert "@media print" in html
         assert 'name="viewport"' in html
 
+    def test_a_wide_picture_scrolls_instead_of_shrinking(self):
+        page = Page("title")
+        page.image(b"png", "small", "one picture")
+        page.image(b"png", "strip", 'a "strip"', wide=True)
+        outline = Outline(page.html())
+        regions = [a for a in outline.all("div") if a.get("role") == "region"]
+        assert [(a["class"], a["aria-label"], a["tabindex"]) for a in regions] == [("scroll wide", 'a "strip"', "0")]
+        assert len(outline.all("img")) == 2
+
     def test_bytes_come_back_out_of_pictures_and_films(self):
         outline = Outline(everything().html())
         image, video = outline.all("img")[0], outline.all("video")[0]

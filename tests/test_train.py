@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -16,11 +17,12 @@ import torch
 import dima
 from dima.algorithms import ALGORITHMS
 from dima.cli import main
+from dima.data import View
 from dima.envs.toy import tasks
 from dima.errors import DivergenceError, RunFolderError
 from dima.progress import Progress
 from dima.run_folder import RunFolder
-from dima.train import resume, train
+from dima.train import Trainer, resume, train
 
 TOYS = [task.name for task in tasks()]
 
@@ -269,3 +271,59 @@ def test_a_flipped_byte_in_the_weights_is_one_line(tiny, command: str, capsys) -
     path.write_bytes(content)
     assert main([command, str(folder)]) == 2
     assert "tensors.safetensors" in one_line(capsys)
+
+
+class TestEarlierPolicies:
+    def test_are_kept_at_equal_shares_of_the_run_and_act_as_they_did(self, tiny, tmp_path):
+        config = tiny(algorithm="mappo", steps=400, learner={"rollout": 40})
+
+        class Copying(Progress):
+            def round(self, done, total, **numbers):
+                shutil.copytree(config.folder, tmp_path / str(done))
+
+        train(config, progress=Copying())
+        agent = dima.load(config.folder, "cpu")
+        assert list(agent.earlier) == [120, 200, 320]  # the first rounds past 100, 200 and 300 steps
+        observations, infos = agent.env.parallel_env.reset(seed=0)
+        obs = torch.from_numpy(agent.env.encode(observations, infos)["obs"])[None]
+        mask = torch.ones(1, agent.env.spec.n_agents, agent.env.spec.action_dim, dtype=torch.bool)
+        view = View(obs, torch.zeros(1, agent.env.spec.state_dim), mask, torch.zeros(mask.shape))
+        chosen = []
+        for steps, act in agent.earlier_policies().items():
+            then = dima.load(tmp_path / str(steps), "cpu")
+            assert then.steps == steps
+            chosen.append(act(view, mode=True)[0])
+            assert torch.equal(chosen[-1], then.algorithm.act(view, mode=True)[0])
+        assert not torch.equal(chosen[0], chosen[-1])
+
+    @pytest.mark.parametrize("algorithm", ["dima", "happo", "hasac"])
+    def test_every_algorithm_has_some(self, tiny, algorithm):
+        config = tiny(algorithm=algorithm, steps=300, keep_policies=2)
+        train(config)
+        policies = dima.load(config.folder, "cpu").earlier_policies()
+        assert len(policies) == 2
+
+    def test_a_longer_run_keeps_the_newest_and_none_is_fine(self, tiny):
+        config = tiny(algorithm="mappo", steps=200, learner={"rollout": 40}, keep_policies=2)
+        train(config)
+        resume(config.folder, steps=400)
+        assert list(dima.load(config.folder, "cpu").earlier) == [160, 280]
+        none = tiny(algorithm="mappo", run="none", steps=80, keep_policies=0)
+        train(none)
+        assert dima.load(none.folder, "cpu").earlier == {}
+
+    def test_folders_that_kept_none_still_load_and_go_on(self, tiny, monkeypatch):
+        config = tiny(algorithm="mappo", steps=80, learner={"rollout": 40})
+        with monkeypatch.context() as older:
+            older.setattr(Trainer, "saved", lambda self: {"collector": self.collector.checkpoint()})
+            train(config)
+        assert dima.load(config.folder, "cpu").earlier == {}
+        assert resume(config.folder, steps=160).finished
+
+    def test_one_that_does_not_fit_is_told(self, tiny):
+        config = tiny(algorithm="mappo", steps=80, learner={"rollout": 20})
+        train(config)
+        agent = dima.load(config.folder, "cpu")
+        agent.earlier = {40: {"strange": torch.zeros(1)}}
+        with pytest.raises(RunFolderError, match=r"an earlier policy does not fit its config\.yaml"):
+            agent.earlier_policies()

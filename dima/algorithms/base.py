@@ -42,6 +42,11 @@ class Algorithm(nn.Module, ABC):
     spec: EnvSpec
     replay: Store | None = None  # where the algorithm keeps any experience
 
+    @property
+    @abstractmethod
+    def team(self) -> nn.Module:
+        """The part that acts: its weights are the whole policy."""
+
     @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Actions (B, N, A) and log-probabilities (B, N), sampled or the policy's mode."""

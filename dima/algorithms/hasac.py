@@ -70,6 +70,10 @@ class Hasac(Algorithm):
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
         self.replay = Transitions(config.capacity, spec, device)
 
+    @property
+    def team(self) -> nn.Module:
+        return self.actors
+
     @torch.no_grad()
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         if mode:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
@@ -76,6 +76,10 @@ class ModelBased(Algorithm):
         self.ppo = PPO(config.ppo, spec).to(device)
         self.replay = Replay(config.replay, spec, device, self.world_model.visitors)
         self.rounds = 0  # learning rounds so far
+
+    @property
+    def team(self) -> nn.Module:
+        return self.ppo.actor
 
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         return self.ppo.act(view.obs, view.action_mask, mode)

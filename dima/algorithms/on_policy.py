@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO
@@ -38,6 +38,10 @@ class OnPolicy(Algorithm):
         super().__init__()
         self.config, self.spec, self.device = config, spec, device
         self.ppo = config.learner(spec).to(device)
+
+    @property
+    def team(self) -> nn.Module:
+        return self.ppo.actor
 
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         return self.ppo.act(view.obs, view.action_mask, mode)

@@ -36,7 +36,9 @@ class ImagineOptions(Config):
 class DiagnoseOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
-    also: tuple[str, ...] = ()  # other runs' folders on the same task, whose policies play too
+    also: tuple[
+        str, ...
+    ] = ()  # other runs' folders on the same task, whose policies play too, besides this run's, earlier ones and random
     out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
     device: Device = "auto"  # where everything is computed
     quiet: bool = False  # no progress bars
@@ -59,14 +61,17 @@ def imagine(args: Sequence[str]) -> int:
 
     from dima.agent import load
     from dima.progress import choose_progress
+    from dima.storage.disk import require_place
 
     agent = load(options.run, options.device)
+    out = Path(options.out) if options.out else agent.folder / "imagination"
+    require_place(out, "choose another --out")
     told = agent.imagine(
         options.horizon or None, options.act, seed=options.seed, start=options.start, width=options.width
     )
     if told.unseen:
         print(f"dima: no film and no strip: {told.unseen}", file=sys.stderr)
-    page = told.save(options.out or agent.folder / "imagination", options.fps, choose_progress(options.quiet))
+    page = told.save(out, options.fps, choose_progress(options.quiet))
     print(json.dumps(told.to_dict()) if options.json else "\n".join([*told.findings(), f"page: {page}"]))
     return 0
 

@@ -30,6 +30,7 @@ from dima.progress import Progress
 from dima.provenance import protocol
 from dima.run_config import OfflineConfig
 from dima.run_folder import RunFolder
+from dima.storage.disk import require_place
 from dima.world_models.base import AgentByAgent
 
 FOLDER = "diagnosis"  # inside a run folder
@@ -50,8 +51,8 @@ def diagnose(
     Args:
         run: the run folder.
         settings: how much is played and foretold.
-        also: folders of other runs on the same task, whose policies play too. A run folder keeps its newest checkpoint
-            only: for earlier policies of a run, give copies of its folder made earlier, or runs of fewer steps.
+        also: folders of other runs on the same task, whose policies play too, besides the current policy, a random one
+            and the earlier ones that the run kept.
         out: folder for the results; ``diagnosis/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told of each phase; silent by default.
@@ -60,9 +61,10 @@ def diagnose(
         UserError: a folder is missing or damaged, has no checkpoint or no world model, is of another task, or the
             horizon is longer than any episode.
     """
-    agent = load(run, device)
+    agent, out = load(run, device), Path(run, FOLDER) if out is None else Path(out)
+    require_place(out, "choose another --out")
     found = diagnose_agent(agent, settings, also=[load(other, device) for other in also], progress=progress)
-    found.save(Path(run) / FOLDER if out is None else out)
+    found.save(out)
     return found
 
 
@@ -141,6 +143,7 @@ def _policies(agent: Agent, also: Sequence[Agent]) -> Mapping[str, Act]:
         "policy, mode": partial(agent.algorithm.act, mode=True),
         "random": random_policy(agent.env.spec),
     }
+    policies |= {f"policy at {steps:,} steps": act for steps, act in agent.earlier_policies().items()}
     for other in also:
         name = f"{other.folder.name} at {other.steps:,} steps, drawn"
         if (other.config.task, other.config.env) != (agent.config.task, agent.config.env):

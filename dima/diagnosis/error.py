@@ -40,6 +40,10 @@ class HorizonError:
     by_source: dict[str, dict[str, Curve]]  # the model's error of a step, by source and what is foretold, standardised
     segments: list[int]  # that last so long
 
+    def parts(self, what: str) -> list[str]:
+        """The groups of state features, or the agents whose observations they are, that errors are told of apart."""
+        return [name for name in self.standardised if name.startswith(f"{what}: ")]
+
 
 def horizon_error(
     told: Foretold, seen: Foretold, segments: Segments, units: Units, resampling: Resampling

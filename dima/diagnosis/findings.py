@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from dima.diagnosis.error import MODEL, OBSERVATIONS, RECONSTRUCTION, STATE, UNCHANGED, HorizonError
 from dima.diagnosis.intervals import Curve
@@ -30,8 +31,12 @@ def _error(diagnosis: Diagnosis) -> Iterator[str]:
         verdict = (
             f"better than “{UNCHANGED}” at every step up to {soon}"
             if not worse
+            else f"not clearly better than “{UNCHANGED}” at any step up to {soon}"
+            if len(worse) == soon
             else f"not clearly better than “{UNCHANGED}” at {_steps(worse)} of the first {soon}"
         )
+        far = [step for step, high in enumerate(error.advantage[what].high, 1) if step > soon and (high or 0) < 0]
+        verdict += f", clearly worse at {_steps(far)}" if far else ""
         growth = error.standardised[what]
         curves = [growth[who].step for who in (MODEL, UNCHANGED, RECONSTRUCTION)]
         numbers = "; ".join(
@@ -51,10 +56,11 @@ def _worse_parts(error: HorizonError, what: str, soon: int) -> str:
     """The groups of features, or the agents, that some step is foretold clearly worse than by expecting no change."""
     worse = [
         name.removeprefix(f"{what}: ")
-        for name, curve in error.advantage.items()
-        if name.startswith(f"{what}: ") and any(high is not None and high < 0 for high in curve.high[:soon])
+        for name in error.parts(what)
+        if any(error.standardised[name][UNCHANGED].step.mean[:soon])  # what never varies is no reproach
+        and any(high is not None and high < 0 for high in error.advantage[name].high[:soon])
     ]
-    return f"; worse at some for {', '.join(worse)}" if worse else ""
+    return f"; worse at some for {', '.join(worse)}" if worse and len(error.parts(what)) > 1 else ""
 
 
 def _sources(diagnosis: Diagnosis) -> Iterator[str]:
@@ -87,9 +93,10 @@ def _reward(diagnosis: Diagnosis) -> Iterator[str]:
         yield "Reward: the real reward never varied."
         return
     horizon = diagnosis.horizon
+    share = f"{reward.explained:.0%} of a step's variance is foretold over the whole horizon"
     yield (
-        f"Reward: {_percent(reward.explained)} of a step's variance is foretold over the whole horizon; error of the "
-        f"sum over {horizon} steps {_number(reward.cumulative.at(horizon))}, of a constant "
+        f"Reward: {share if reward.explained > 0 else 'foretold worse than by always expecting the mean'}; error of "
+        f"the sum over {horizon} steps {_number(reward.cumulative.at(horizon))}, of a constant "
         f"{_number(reward.constant_cumulative.at(horizon))}."
     )
 
@@ -145,7 +152,10 @@ def _ahead(step: int) -> str:
 
 
 def _steps(steps: Sequence[int]) -> str:
-    return ("step " if len(steps) == 1 else "steps ") + ", ".join(map(str, steps))
+    """``step 3``, ``steps 1, 4 to 9``."""
+    runs = [[n for _, n in some] for _, some in groupby(enumerate(steps), key=lambda pair: pair[1] - pair[0])]
+    told = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ("step " if len(steps) == 1 else "steps ") + ", ".join(told)
 
 
 def _percent(value: float | None) -> str:

@@ -74,7 +74,8 @@ def _curve(mean: np.ndarray, drawn: np.ndarray) -> Curve:
     tail = (1 - LEVEL) / 2
     low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     defined = np.isfinite(drawn).any(0)
-    low[defined], high[defined] = np.nanquantile(drawn[:, defined], (tail, 1 - tail), axis=0)
+    if defined.any():
+        low[defined], high[defined] = np.nanquantile(drawn[:, defined], (tail, 1 - tail), axis=0)
     return Curve(*([float(v) if np.isfinite(v) else None for v in side] for side in (mean, low, high)))
 
 

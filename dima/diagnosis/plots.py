@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dima.diagnosis.calibration import Calibration
 from dima.diagnosis.denoising import TakingShape
@@ -27,7 +28,8 @@ DEVIATIONS = "standard deviations"
 _PAIR = (4.8, 3.4)  # inches: two in a row
 _WIDE = 6.4  # inches: still readable on a phone
 _LOOKS = {MODEL: 0, UNCHANGED: 1, RECONSTRUCTION: 2}  # places in the palette
-_MOST_NAMES = 60  # features that can be named one by one
+_MOST_NAMES = 36  # features that can be named one by one
+_BAND, _CROWD = 0.18, 4  # how dark an interval is; with more curves than so many they are paler
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f1ea", PALETTE[0], "#0b1f45"])
 
 
@@ -39,19 +41,20 @@ def growth(guesses: Mapping[str, Growth], cumulative: bool) -> Figure:
     return figure
 
 
-def growth_by_part(parts: Mapping[str, Mapping[str, Growth]]) -> Figure:
+def growth_by_part(parts: Mapping[str, Mapping[str, Growth]], cumulative: bool) -> Figure:
     """The same for every group of features or agent, one small plot each."""
     columns = min(2, len(parts))
     rows = -(-len(parts) // columns)
     figure, grid = plots(rows, columns, width=_WIDE, height=0.6 + 2.1 * rows, sharex=True)
     for axes, (name, guesses) in zip(grid.flat, parts.items(), strict=False):
-        _guesses(axes, guesses, cumulative=False)
+        _guesses(axes, guesses, cumulative)
         axes.set_title(name.partition(": ")[2])
     for axes in list(grid.flat)[len(parts) :]:
         axes.remove()
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(parts) - columns) : len(parts)]:  # the lowest of each column
         axes.set_xlabel(STEPS)
-    figure.supylabel("L1 error of a step", fontsize=11)
+        axes.tick_params(labelbottom=True)
+    figure.supylabel("summed L1 error" if cumulative else "L1 error of a step", fontsize=11)
     _legend(figure, grid[0, 0], columns=3)
     return figure
 
@@ -60,7 +63,7 @@ def curves(named: Mapping[str, Curve], ylabel: str, log: bool = False) -> Figure
     """Several curves over the horizon."""
     figure, axes = plot(*_PAIR, xlabel=STEPS, ylabel=ylabel)
     for place, (name, curve) in enumerate(named.items()):
-        _curve(axes, curve, name, place)
+        _curve(axes, curve, name, place, band=_BAND if len(named) <= _CROWD else _BAND / 3)
     if log:
         axes.set_yscale("log")
     else:
@@ -199,13 +202,13 @@ def _guesses(axes: Axes, guesses: Mapping[str, Growth], cumulative: bool) -> Non
     axes.set_ylim(bottom=0)
 
 
-def _curve(axes: Axes, curve: Curve, label: str, place: int) -> None:
+def _curve(axes: Axes, curve: Curve, label: str, place: int, band: float = _BAND) -> None:
     """A line with its interval as a band."""
     steps = np.arange(1, len(curve.mean) + 1)
     mean, low, high = (np.array(side, dtype=float) for side in (curve.mean, curve.low, curve.high))
     look = _look(place)
     axes.plot(steps, mean, label=label, marker="o" if len(steps) == 1 else None, **look)
-    axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    axes.fill_between(steps, low, high, color=look["color"], alpha=band, linewidth=0)
 
 
 def _legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
@@ -215,11 +218,14 @@ def _legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
 
 
 def _look(place: int) -> dict[str, Any]:
-    return {"color": PALETTE[place % len(PALETTE)], "linestyle": DASHES[place % len(DASHES)]}
+    """Of a curve: 36 differ."""
+    n = len(PALETTE)
+    return {"color": PALETTE[place % n], "linestyle": DASHES[(place + place // n) % n]}
 
 
 def _scatter(clouds: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
     figure, axes = plot(*_PAIR, xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     for place, (name, (x, y)) in enumerate(clouds.items()):
         axes.scatter(x, y, s=9, alpha=0.6, color=PALETTE[place % len(PALETTE)], label=name, linewidths=0)
     every = [value for cloud in clouds.values() for side in cloud for value in side]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from dima.diagnosis import plots
@@ -14,6 +15,7 @@ from dima.page import Page
 from dima.storage.disk import disk_errors, write_text
 
 DATA, PAGE = "diagnosis.json", "diagnosis.html"
+_FAR = 10  # times that one curve is higher than another before both are drawn on a logarithmic scale
 
 
 def save(diagnosis: Diagnosis, folder: Path) -> Path:
@@ -62,29 +64,45 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
             plots.growth(guesses, True), f"error-{what}-summed", f"The same for the {what}, summed over the steps."
         )
     for what, each in ((STATE, "kind of state feature"), (OBSERVATIONS, "agent's observation")):
-        parts = {name: guesses for name, guesses in error.standardised.items() if name.startswith(f"{what}: ")}
+        parts = {name: error.standardised[name] for name in error.parts(what)}
         if len(parts) > 1:
-            page.figure(plots.growth_by_part(parts), f"error-{what}-parts", f"Error after each step, for each {each}.")
+            page.figure(
+                plots.growth_by_part(parts, False), f"error-{what}-parts", f"Error after each step, for each {each}."
+            )
+            page.figure(
+                plots.growth_by_part(parts, True), f"error-{what}-parts-summed", "The same, summed over the steps."
+            )
     sources = {name: curves[STATE] for name, curves in error.by_source.items()}
     page.figure(
-        plots.curves(sources, "L1 error of a step"),
+        plots.curves(sources, "L1 error of a step", log=_far_apart(sources)),
         "error-sources",
         "State error by whose episodes are foretold. A model that has memorised is better on those it was trained on.",
     )
     steps = moments(diagnosis.horizon)
     head = ["", *(f"{step} ahead" for step in steps), *(f"sum to {step}" for step in steps[1:])]
+    told = [
+        what for what in error.raw if what in (STATE, OBSERVATIONS) or len(error.parts(what.partition(": ")[0])) > 1
+    ]
     for unit, table in (("standard deviations", error.standardised), ("the environment's units", error.raw)):
         rows = [
             [f"{what}, {who}" if who != MODEL else what]
             + [table[what][who].step.at(step) for step in steps]
             + [table[what][who].cumulative.at(step) for step in steps[1:]]
-            for what in table
+            for what in told
             for who in ((MODEL, UNCHANGED) if what in (STATE, OBSERVATIONS) else (MODEL,))
         ]
         page.table(head, rows, f"Mean absolute error in {unit}, so many steps ahead and summed up.")
     if error.segments[-1] < error.segments[0]:
         lasting = ", ".join(f"{error.segments[step - 1]} for {step} steps" for step in steps)
         page.text(f"Segments that last so long: {lasting}; the task ended the others.")
+
+
+def _far_apart(curves: Mapping[str, Curve]) -> bool:
+    """Whether a few curves would press the others flat."""
+    highest = [
+        max(known) for curve in curves.values() if (known := [value for value in curve.mean if value is not None])
+    ]
+    return len(highest) > 1 and 0 < _FAR * min(highest) < max(highest)
 
 
 def _calibration(page: Page, diagnosis: Diagnosis) -> None:
@@ -105,9 +123,9 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
     for what, result in found.items():
         pairs |= {f"spread, {what}": result.spread, f"error, {what}": result.error}
     page.figure(
-        plots.curves(pairs, f"root mean square, {plots.DEVIATIONS}"),
+        plots.curves(pairs, plots.DEVIATIONS),
         "spread",
-        "Spread of the futures and error of their mean; equal where the spread is right.",
+        "Spread of the futures and error of their mean, root mean square; equal where the spread is right.",
     )
     page.facts({f"Correlation of spread and error, {what}": result.correlation for what, result in found.items()})
 
@@ -162,7 +180,7 @@ def _value(page: Page, diagnosis: Diagnosis) -> None:
     )
     page.figure(plots.value_scatter(value), "value-returns", f"Returns over {diagnosis.horizon} steps.")
     page.figure(
-        plots.curves({"all segments": value.correlation} | value.by_source, "rank correlation"),
+        plots.curves(value.by_source | {"all segments": value.correlation}, "rank correlation"),
         "value-correlation",
         "Rank correlation of imagined and real return, by length and by whose episodes.",
     )

@@ -8,6 +8,7 @@ its states can be drawn, ``scene(parallel_env, width, height)``; a new one is a 
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from dima.config import Config
@@ -41,7 +42,7 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
 def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:
     """The PettingZoo ``ParallelEnv`` of a task, before any adaptation; arguments as for :func:`make_env`."""
     suite, name = _split(task)
-    module = import_module(SUITES[suite])
+    module = _module(suite)
     if config is not None and not isinstance(config, module.CONFIG):
         raise ConfigError(
             f"{task} takes settings of type {module.CONFIG.__name__}, not {type(config).__name__}: "
@@ -62,7 +63,7 @@ def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) ->
     Raises:
         EnvError: its states cannot be drawn, or this machine has nothing to draw with.
     """
-    module = import_module(SUITES[_split(task)[0]])
+    module = _module(_split(task)[0])
     scene: Scene[Any] | None = module.scene(env.parallel_env, width, height) if hasattr(module, "scene") else None
     if scene is None:
         raise EnvError(f"{task}: its states cannot be drawn: give its environment a method scene(width, height)")
@@ -75,13 +76,26 @@ def suite_config(task: str) -> type[Config]:
     Raises:
         ConfigError: there is no such suite.
     """
-    kind: type[Config] = import_module(SUITES[_split(task)[0]]).CONFIG
+    kind: type[Config] = _module(_split(task)[0]).CONFIG
     return kind
 
 
 def all_tasks() -> list[TaskInfo]:
     """Every task that has a name here. PettingZoo's own and the user's are beyond counting."""
-    return [info for module in SUITES.values() for info in import_module(module).tasks()]
+    return [info for suite in SUITES for info in _module(suite).tasks()]
+
+
+def _module(suite: str) -> ModuleType:
+    """A suite's module.
+
+    Raises:
+        EnvError: its simulator cannot be imported, such as MuJoCo where ``MUJOCO_GL`` asks for what is not there.
+    """
+    try:
+        return import_module(SUITES[suite])
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise EnvError(f"the tasks {suite}/... cannot be used here: {why}") from error
 
 
 def _split(task: str) -> tuple[str, str]:

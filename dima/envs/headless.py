@@ -13,6 +13,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib import import_module
+from textwrap import shorten
 from typing import Any
 
 from dima.errors import EnvError
@@ -77,4 +78,4 @@ def _fault(name: str) -> str:
     if tried.returncode == 0:
         return ""
     lines = [line.strip() for line in tried.stderr.splitlines() if line.strip()]
-    return lines[-1][:160] if lines else f"it crashed with status {tried.returncode}"
+    return shorten(lines[-1], 160, placeholder=" …") if lines else f"it crashed with status {tried.returncode}"

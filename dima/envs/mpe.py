@@ -5,7 +5,9 @@ Episodes never terminate: ``max_cycles`` is a time limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -50,9 +52,29 @@ def make(task: str, config: MpeConfig, render_mode: str | None = None) -> Any:
         module = import_module(MODULES[task][0])
     except ImportError as error:
         raise EnvError(f"mpe/{task} needs the package mpe2 ({error}): pip install mpe2") from error
-    return module.parallel_env(
+    env = module.parallel_env(
         max_cycles=config.max_cycles, continuous_actions=config.continuous_actions, render_mode=render_mode
     )
+    env.state_names = partial(_state_names, task, env.possible_agents)  # so that errors are told by kind
+    return env
+
+
+def _state_names(task: str, agents: Sequence[str]) -> list[str]:
+    """What each feature of the state is: all agents' observations, each as mpe2 puts it together."""
+    names = []
+    for me in agents:
+        others = [agent for agent in agents if agent != me]
+        vectors = [f"landmarks: {landmark} from {me}" for landmark in range(3)]
+        if task == "simple_spread":
+            vectors = [f"positions: {me}", *vectors, *(f"others: {other} from {me}" for other in others)]
+        if me != "speaker_0":
+            names += [f"{vector} {axis}" for vector in (f"velocities: {me}", *vectors) for axis in "xy"]
+        if task == "simple_reference" or me == "speaker_0":
+            names += [f"goals: {color} for {me}" for color in ("red", "green", "blue")]
+        words = {"simple_spread": 2, "simple_reference": 10, "simple_speaker_listener": 3}[task]
+        if me != "speaker_0":
+            names += [f"messages: {word} from {other} to {me}" for other in others for word in range(words)]
+    return names
 
 
 def scene(parallel_env: Any, width: int, height: int) -> PlaneScene:

@@ -18,7 +18,7 @@ _LINE = 1.35  # height of a line, in font sizes
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, what it is, and lines of caption below it."""
+    """A picture, what it is, and lines of caption."""
 
     picture: np.ndarray  # (height, width, 3) uint8
     name: str
@@ -27,7 +27,8 @@ class Panel:
 
 
 def frame(title: str, panels: Sequence[Panel]) -> np.ndarray:
-    """One frame of a film: panels side by side under a title.
+    """One frame of a film: panels side by side under a title, captions above pictures: a player's buttons hide what
+    stands at the bottom.
 
     Args:
         title: one line.
@@ -39,9 +40,8 @@ def frame(title: str, panels: Sequence[Panel]) -> np.ndarray:
     high, wide, _ = panels[0].picture.shape
     size = max(11, round(wide / 25))
     line = round(_LINE * size)
-    top = _GAP + 2 * line
-    lines = len(panels[0].caption)
-    sheet = Image.new("RGB", (_GAP + len(panels) * (wide + _GAP), top + high + _GAP // 2 + lines * line + _GAP), PAPER)
+    top = _GAP + (2 + len(panels[0].caption)) * line
+    sheet = Image.new("RGB", (_GAP + len(panels) * (wide + _GAP), top + high + _GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((_GAP, _GAP), title, FAINT, _font(size))
     for i, panel in enumerate(panels):
@@ -49,7 +49,7 @@ def frame(title: str, panels: Sequence[Panel]) -> np.ndarray:
         pen.text((left, _GAP + line), panel.name, panel.color, _font(size, bold=True))
         _paste(sheet, panel.picture, left, top)
         for n, text in enumerate(panel.caption):
-            pen.text((left, top + high + _GAP // 2 + n * line), text, INK, _font(size))
+            pen.text((left, _GAP + (2 + n) * line), text, INK, _font(size))
     return np.asarray(sheet)
 
 

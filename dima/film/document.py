@@ -82,7 +82,8 @@ def page(imagination: Imagination, film: bytes | None, strips: dict[int, np.ndar
         page.video(film, "film", f"Left what happened, right what was imagined. {_LEGEND}")
         page.section("Filmstrips")
         for horizon, strip in strips.items():
-            page.image(png(strip), f"strip-{horizon}", f"A few of the first {horizon} steps, real above imagined.")
+            told = f"A few of the first {horizon} steps, real above imagined."
+            page.image(png(strip), f"strip-{horizon}", told, wide=True)
     _errors(page, imagination)
     _rewards(page, imagination)
     page.section("Where these numbers come from")

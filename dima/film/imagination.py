@@ -175,7 +175,10 @@ def _mean_real(gap: np.ndarray, spec: EnvSpec) -> np.ndarray:
 
 def _sentence(found: Horizon) -> str:
     ended = "" if found.compared == found.steps else f" (the real episode ended after {found.compared})"
+    steps = max(1, found.compared)
+    mean, unchanged = found.state_sum / steps, found.state_unchanged_sum / steps
     return (
-        f"{found.steps} steps{ended}: state error {found.state:.3g} (had nothing changed {found.state_unchanged:.3g}), "
-        f"reward {found.reward:.4g} imagined, {found.real_reward:.4g} real"
+        f"{found.steps} steps{ended}: state error {mean:.3g} on average, {found.state:.3g} at the end (had nothing "
+        f"changed {unchanged:.3g} and {found.state_unchanged:.3g}), reward {found.reward:.4g} imagined, "
+        f"{found.real_reward:.4g} real"
     )

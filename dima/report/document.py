@@ -40,7 +40,9 @@ def build_page(comparison: Comparison, results: Results, problems: Sequence[Prob
 
 def _lead(comparison: Comparison) -> str:
     names, tasks = comparison.algorithms, comparison.tasks
-    who = " and ".join(names) if len(names) <= _NAMED else counted(len(names), "algorithm")
+    who = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    if len(names) > _NAMED:
+        who = counted(len(names), "algorithm")
     where = tasks[0] if len(tasks) == 1 else counted(len(tasks), "task")
     finished = sum(run.status == "finished" for run in comparison.runs)
     return f"{who} on {where}: {finished} of {counted(len(comparison.runs), 'run')} finished."

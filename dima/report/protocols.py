@@ -111,11 +111,12 @@ def _partly_known(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _holes(comparison: Comparison) -> list[str]:
     """Tasks that an algorithm was not run on, and unequal numbers of seeds."""
-    told = []
-    for algorithm in comparison.algorithms:
-        lacking = [task for task in comparison.tasks if not comparison.group(task, algorithm)]
-        if lacking:
-            told.append(f"{algorithm} has no run on {', '.join(lacking)}.")
+    lacking = {
+        algorithm: [task for task in comparison.tasks if not comparison.group(task, algorithm)]
+        for algorithm in comparison.algorithms
+    }
+    holes = [f"{algorithm} has no run on {', '.join(tasks)}" for algorithm, tasks in lacking.items() if tasks]
+    told = ["; ".join(holes) + "."] if holes else []
     counts = {len(group) for named in comparison.groups.values() for group in named.values()}
     if len(counts) > 1 and len(comparison.tasks) > 1:
         told.append(

@@ -34,6 +34,19 @@ def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
         raise _cannot_write(path, str(error).lower(), remedy) from error
 
 
+def require_place(folder: Path, remedy: str = _ELSEWHERE) -> None:
+    """Refuse a folder that could not be written, before work is done whose results are to go there. Changes nothing.
+
+    Raises:
+        RunFolderError: it, or what it would be made in, is a file or must not be written.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise _cannot_write(folder, f"{there} is a file", remedy)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _cannot_write(folder, "permission denied", remedy)
+
+
 def _cannot_write(path: Path, why: str, remedy: str) -> RunFolderError:
     return RunFolderError(f"cannot write {path}: {why}; free some space, allow writing or {remedy}")
 

@@ -17,8 +17,10 @@ from dima.datasets.config import record_config
 from dima.datasets.record import record
 from dima.diagnosis import plots
 from dima.diagnosis.config import DiagnosisConfig
-from dima.diagnosis.error import STATE
-from dima.diagnosis.report import page
+from dima.diagnosis.error import STATE, Growth
+from dima.diagnosis.findings import _error
+from dima.diagnosis.intervals import Curve
+from dima.diagnosis.report import _far_apart, page
 from dima.diagnosis.results import Diagnosis
 from dima.errors import ConfigError, RunFolderError
 from dima.offline import fit, fit_config
@@ -34,6 +36,7 @@ PLOTS = {
         "error-observations",
         "error-observations-summed",
         "error-observations-parts",
+        "error-observations-parts-summed",
     ),
     *("error-sources", "rank-histogram", "coverage", "spread", "reward-error"),
     *("reward-steps", "reward-bias", "termination-reliability", "value-returns", "value-correlation"),
@@ -73,10 +76,12 @@ def test_every_number_is_finite_and_says_where_it_comes_from(run: Path, found: D
     assert told["settings"] == SMALL.to_dict()
     assert told["protocol"]["packages"]["torch"]
     names = [source["name"] for source in told["sources"]]
-    assert names == ["policy, drawn", "policy, mode", "random", "replay (trained on)"]
-    assert [source["seen"] for source in told["sources"]] == [False, False, False, True]
+    earlier = [f"policy at {steps:,} steps" for steps in dima.load(run, device="cpu").earlier]
+    assert len(earlier) == 1  # the run had two rounds
+    assert names == ["policy, drawn", "policy, mode", "random", *earlier, "replay (trained on)"]
+    assert [source["seen"] for source in told["sources"]] == [False] * 4 + [True]
     seeds = [seed for source in told["sources"] for seed in source["seeds"]]
-    assert len(set(seeds)) == 9
+    assert len(set(seeds)) == 12
     assert set(told["error"]["by_source"]) == set(names)
     assert len(told["error"]["standardised"]["state"]["model"]["step"]["mean"]) == 3
     assert told["termination"]["ends"] > 0
@@ -127,10 +132,13 @@ def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> No
 def test_kinds_of_state_features_are_drawn_apart_where_there_are_several(found: Diagnosis) -> None:
     kinds = [f"kind {i}" for i in range(4)]
     parts = {f"{STATE}: {kind}": found.error.standardised[STATE] for kind in kinds}
-    assert [axes.get_title() for axes in plots.growth_by_part(parts).axes] == kinds
+    assert [axes.get_title() for axes in plots.growth_by_part(parts, cumulative=False).axes] == kinds
+    odd = plots.growth_by_part(dict(list(parts.items())[:3]), cumulative=True)
+    assert [axes.get_xlabel() for axes in odd.axes] == ["", "steps ahead", "steps ahead"]
     table = found.error.standardised | parts
-    html = page(replace(found, error=replace(found.error, standardised=table, raw=table))).html()
-    assert 'id="error-state-parts"' in html
+    gained = found.error.advantage | dict.fromkeys(parts, found.error.advantage[STATE])
+    html = page(replace(found, error=replace(found.error, standardised=table, raw=table, advantage=gained))).html()
+    assert 'id="error-state-parts"' in html and 'id="error-state-parts-summed"' in html
 
 
 def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
@@ -144,6 +152,29 @@ def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
     )
     labels = [label.get_text() for label in plots.influence(many).axes[1].get_xticklabels()]
     assert labels == ["left", "right"]
+
+
+def test_what_is_clearly_worse_is_told_however_far_ahead(found: Diagnosis) -> None:
+    steps = 20
+    worse = Curve(*([value] * 15 + [-value] * 5 for value in (1.0, 0.5, 1.5)))
+    worse = replace(worse, high=[1.5] * 15 + [-0.5] * 5)
+    long = Curve([1.0] * steps, [1.0] * steps, [1.0] * steps)
+    table = {what: dict.fromkeys(guesses, Growth(long, long)) for what, guesses in found.error.standardised.items()}
+    error = replace(found.error, standardised=table, advantage=dict.fromkeys(found.error.advantage, worse))
+    sentence = next(_error(replace(found, error=error, settings=SMALL.override({"horizon": steps}))))
+    assert sentence.startswith(
+        "State: better than “nothing changes” at every step up to 15, clearly worse at steps 16 to 20."
+    )
+    patchy = Curve([1.0] * steps, [0.5] + [-0.5] * 2 + [0.5] * 4 + [-0.5] + [0.5] * 12, [1.5] * steps)
+    error = replace(error, advantage=dict.fromkeys(found.error.advantage, patchy))
+    sentence = next(_error(replace(found, error=error, settings=SMALL.override({"horizon": steps}))))
+    assert "not clearly better than “nothing changes” at steps 2, 3, 8 of the first 15." in sentence
+
+
+def test_curves_far_apart_are_drawn_on_a_logarithmic_scale(found: Diagnosis) -> None:
+    one, other = (Curve([v] * 3, [v] * 3, [v] * 3) for v in (1.0, 11.0))
+    assert _far_apart({"a": one, "b": other}) and not _far_apart({"a": one, "b": one}) and not _far_apart({"a": one})
+    assert not _far_apart({"a": one, "b": Curve([None] * 3, [None] * 3, [None] * 3)})
 
 
 # -- how it is asked --------------------------------------------------------------------------------------------------
@@ -237,8 +268,16 @@ def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert "holds no checkpoint yet" in one_line(capsys)
 
 
-def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: Path, capsys, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
+    with monkeypatch.context() as early:  # before anything is played
+        early.setattr("dima.diagnosis.diagnose.play_fresh", None)
+        assert main(["diagnose", str(run), "--out", str(tmp_path / "file" / "out"), *FLAGS]) == 2
+        assert re.search(r"cannot write .*out: .*file is a file; .* choose another --out", one_line(capsys))
+        early.setattr("os.access", lambda path, mode: False)
+        assert main(["diagnose", str(run), "--out", str(tmp_path / "new" / "out"), *FLAGS]) == 2
+        assert "permission denied" in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(RunFolderError, match="choose another --out"):
         found.save(tmp_path / "file")
 

@@ -64,3 +64,9 @@ def test_correlation_of_a_constant_is_undefined() -> None:
     assert pearson(x, 2 * x + 1) == pytest.approx(1)
     assert pearson(x, torch.ones(3)) is None
     assert pearson(x[:1], x[:1]) is None
+
+
+def test_a_statistic_that_is_defined_nowhere_has_no_interval_either() -> None:
+    """A rank correlation of returns that are all the same, in every resample."""
+    curve = Resampling(torch.arange(3), seed=0, draws=20).statistic(lambda chosen: np.full(2, np.nan), 20)
+    assert curve.mean == curve.low == curve.high == [None, None]

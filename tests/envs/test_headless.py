@@ -95,3 +95,18 @@ print([name for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM") if name in os.environ
     env = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}  # of a test that drew
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
     assert done.stdout == "[]\n"
+
+
+def test_a_word_that_mujoco_does_not_know_is_one_line(tmp_path) -> None:
+    """MuJoCo refuses to be imported then, whatever it is wanted for; other tasks are not concerned."""
+    around = os.environ | {headless.VARIABLE: "none"}
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "dima", *args], capture_output=True, text=True, env=around)
+
+    refused = run("train", "mamujoco/halfcheetah-2x3", "--preset", "debug", "--run", str(tmp_path / "run"))
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert refused.stderr.startswith("dima: the tasks mamujoco/... cannot be used here: ")
+    assert "MUJOCO_GL: none" in refused.stderr
+    assert not any(tmp_path.iterdir())
+    assert run("check", "toy/walk").returncode == 0

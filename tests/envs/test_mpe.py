@@ -61,3 +61,35 @@ def test_the_scripted_player_shares_landmarks_out():
 def test_unknown_names():
     with pytest.raises(ConfigError, match=r"mpe/simple_sprad: no such task: did you mean 'simple_spread'\?"):
         make_env("mpe/simple_sprad")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_state_feature_is_what_it_is_called(name):
+    env, rng = make_env(f"mpe/{name}"), np.random.default_rng(0)
+    joint, _ = env.reset(seed=1)
+    for _ in range(3):
+        joint, *_ = env.step(random_action(env.spec, joint["action_mask"], rng))
+    world = env.parallel_env.unwrapped.world
+    agents, things = {agent.name: agent for agent in world.agents}, {mark.name: mark for mark in world.landmarks}
+    names = env.state_names()
+    assert len(names) == len(set(names)) == env.spec.state_dim
+    for feature, value in zip(names, joint["state"], strict=True):
+        kind, _, rest = feature.partition(": ")
+        if kind == "goals":  # a colour of the landmark that is meant
+            marks = [mark.color for mark in world.landmarks]
+            color = ("red", "green", "blue").index(rest.split()[0])
+            assert np.isclose([mark[color] for mark in marks], value).any()
+        elif kind == "messages":
+            word, _, who, _, _ = rest.split()
+            assert value == pytest.approx(agents[who].state.c[int(word)])
+        else:
+            what, axis = rest.rsplit(" ", 1)
+            seen, _, me = what.rpartition("from ")
+            if kind == "velocities":
+                truth = agents[me].state.p_vel
+            elif kind == "positions":
+                truth = agents[me].state.p_pos
+            else:
+                other = things[f"landmark {seen.strip()}"] if kind == "landmarks" else agents[seen.strip()]
+                truth = other.state.p_pos - agents[me].state.p_pos
+            assert value == pytest.approx(truth["xy".index(axis)], abs=1e-6), feature

@@ -41,7 +41,8 @@ def test_errors_by_feature_agent_and_horizon(examine) -> None:
     assert near.obs_unchanged == pytest.approx(told.obs_unchanged[2].mean())
     assert far.reward - far.real_reward == pytest.approx(9.0, abs=1e-3)
     assert told.findings()[0] == (
-        f"2 steps: state error {near.state:.3g} (had nothing changed {near.state_unchanged:.3g}), "
+        f"2 steps: state error {near.state_sum / 2:.3g} on average, {near.state:.3g} at the end (had nothing changed "
+        f"{near.state_unchanged_sum / 2:.3g} and {near.state_unchanged:.3g}), "
         f"reward {near.reward:.4g} imagined, {near.real_reward:.4g} real"
     )
 

@@ -190,7 +190,7 @@ class TestResults:
         make_run("d", [1.0], algorithm="dima", task="toy/linear")
         comparison = arranged()
         assert summarise(comparison).aggregates == []
-        assert "mappo has no run on toy/linear." in notices(comparison)
+        assert "dima has no run on toy/walk; mappo has no run on toy/linear." in notices(comparison)
 
 
 class TestProtocol:
