@@ -1,5 +1,6 @@
 # make train   learn to run with two agents on this machine, from nothing to an evaluated policy
 # make test    the test suite with coverage        make lint   format, lint and types
+# make bench   what a learning round costs on this machine, part by part, and what each optimisation is worth
 # make venv    only the virtual environment         make clean  remove caches and build products
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ bin := .venv/bin
 ready := .venv/ready
 browser := .venv/browser
 
-.PHONY: train test lint types format venv clean
+.PHONY: train test bench lint types format venv clean
 
 train: $(ready)
 	$(bin)/dima train $(TASK) --algorithm dima --preset small --seed $(SEED) --run $(RUN) $(ARGS)
@@ -21,6 +22,9 @@ train: $(ready)
 
 test: $(ready) $(browser)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 8 --cov --cov-fail-under=$(COVERAGE) $(ARGS)
+
+bench: $(ready)
+	$(bin)/python -m benchmarks $(ARGS)
 
 lint: $(ready) types
 	$(bin)/ruff check .

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.round import Counter, parameters
+from benchmarks.cost import Counter, parameters
 from dima.agent import load
 from dima.datasets.reader import Dataset
 from dima.diagnosis.episodes import Source

@@ -10,6 +10,7 @@ adapter clips to it and maps it to the environment's own bounds).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TypeVar
@@ -70,6 +71,15 @@ class Record:
 
     def __getitem__(self: R, index: object) -> R:
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def part(self, kind: type[R]) -> R:
+        """The fields that make up a smaller bundle."""
+        return kind(**{f.name: getattr(self, f.name) for f in fields(kind)})
+
+    @classmethod
+    def cat(cls: type[R], parts: Sequence[R]) -> R:
+        """Bundles of one kind one after another."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def to(self: R, device: torch.device | str) -> R:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -35,7 +35,7 @@ class Fitter:
     """
 
     def __init__(self, module: nn.Module, config: FitConfig) -> None:
-        self.config, self.parameters = config, list(module.parameters())
+        self.config, self.parameters = config, list[Tensor](module.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.steps = 0
         # whichever weights the module does not hold

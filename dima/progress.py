@@ -56,6 +56,12 @@ class Progress:
             if updates:
                 self._lap[f"updates/{key}"] = self._lap.get(f"updates/{key}", 0) + updates
 
+    def include(self, seconds: dict[str, float], lap: dict[str, float]) -> None:
+        """Count in what was timed elsewhere at the same time: ``seconds`` and :meth:`lap` of another progress."""
+        for mine, theirs in ((self.seconds, seconds), (self._lap, lap)):
+            for name, value in theirs.items():
+                mine[name] = mine.get(name, 0.0) + value
+
     def lap(self) -> dict[str, float]:
         """Wall seconds (``time/<phase>``) and units of work (``updates/<phase>``) since the last call, for the log."""
         lap, self._lap = self._lap, {}

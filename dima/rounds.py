@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm
 from dima.errors import ConfigError, DivergenceError, RunFolderError
+from dima.machine import keep_freed_memory
 from dima.progress import Progress
 from dima.run_config import RunConfig
 from dima.run_folder import RunFolder
@@ -156,6 +157,7 @@ class Rounds(ABC):
 @contextmanager
 def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Draw from the run's seed and use its threads; the caller's random state and threads come back afterwards."""
+    keep_freed_memory()
     threads = torch.get_num_threads()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):

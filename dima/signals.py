@@ -1,7 +1,11 @@
-"""Stopping politely: the first Ctrl-C or SIGTERM asks for an end of the round, the second one stops at once."""
+"""Stopping politely: the first Ctrl-C or SIGTERM asks for an end of the round, the second one stops at once.
+
+Processes that work for another leave both to it.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -49,3 +53,19 @@ def graceful_stop() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def serve(owner: int, in_main_thread: bool) -> None:
+    """What a process that works for another needs to outlive signals sent to the whole group, but not its owner.
+
+    Ctrl-C and SIGTERM ask the owner to finish its round, for which it needs its workers. Should the owner be
+    killed, Linux ends the process with it; asked for only if the owner's main thread started it, since Linux minds
+    the end of the thread.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux" and in_main_thread:
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != owner:  # it died before the line above
+            os._exit(1)

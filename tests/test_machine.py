@@ -92,3 +92,32 @@ class TestDoctor:
         found = self.found()
         assert found["device"].text == "cuda: NVIDIA X"
         assert "wants 4 GiB" in found["memory"].text
+
+
+FAULTS = """
+import resource, sys, torch
+from dima.machine import keep_freed_memory
+assert not int(sys.argv[1]) or keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use = lambda: torch.ones(2**24)  # 64 MiB
+for _ in range(20):
+    use()
+before = faults()
+for _ in range(10):
+    use()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's doing")
+def test_freed_memory_is_kept():
+    given, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, str(n)], capture_output=True, check=True).stdout)
+        for n in (0, 1)
+    )
+    assert kept <= 0.1 * given
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    assert not machine.keep_freed_memory()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.on_policy import OnPolicyConfig
-from dima.algorithms.ppo import PPO, Batch, PPOConfig
+from dima.algorithms.ppo import PPO, ActorBatch, Batch, CriticBatch, PPOConfig
 from dima.critics import CriticConfig
 from dima.data import EnvSpec
 from dima.objectives import ppo_policy_loss
@@ -50,17 +50,18 @@ class SequentialPPO(PPO):
     def build_actor(self) -> SeparateActors:
         return SeparateActors(self.config.actor, self.spec)
 
-    def improve(self, batch: Batch) -> dict[str, Tensor]:
+    def improve(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():
             before = self.log_prob(agent, batch)
-            for part in self.minibatches(Turn(**vars(batch), factor=factor)):
-                assert isinstance(part, Turn)
-                steps.add(self.improve_agent(agent, part))
+            turn = Turn(**vars(batch), factor=factor)
+            for picked in self.minibatches(batch):
+                steps.add(self.improve_agent(agent, turn[picked]))
             factor = factor * (self.log_prob(agent, batch) - before).exp()
-        for part in self.minibatches(batch):
-            critic_steps.add(self.improve_critic(part))
+        values = batch.part(CriticBatch)
+        for picked in self.minibatches(batch):
+            critic_steps.add(self.improve_critic(values[picked]))
         return steps.values() | critic_steps.values() | {"factor_deviation": (factor - 1).abs().mean()}
 
     def improve_agent(self, agent: int, turn: Turn) -> dict[str, Tensor]:
@@ -80,10 +81,10 @@ class SequentialPPO(PPO):
         return metrics | {"actor_grad_norm": norm}
 
     @torch.no_grad()
-    def log_prob(self, agent: int, batch: Batch) -> Tensor:
+    def log_prob(self, agent: int, batch: ActorBatch) -> Tensor:
         """(R,) of what an agent did, under its present policy."""
         return self.actor.one(agent, batch.obs, batch.action_mask).log_prob(self._own(agent, batch))[:, 0]
 
-    def _own(self, agent: int, batch: Batch) -> Tensor:
+    def _own(self, agent: int, batch: ActorBatch) -> Tensor:
         """(R, 1, A) what an agent did, at its own size."""
         return batch.action[:, agent : agent + 1, : self.spec.action_sizes[agent]]

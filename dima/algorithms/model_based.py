@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
+from dima.aside import side_by_side
 from dima.collect import Collector
-from dima.config import Count, Whole
-from dima.data import EnvSpec, Episode, View
+from dima.config import Count, Range, Whole
+from dima.data import EnvSpec, Episode, Rollout, View
 from dima.imagination import imagine
 from dima.optim import Average
 from dima.progress import Progress
-from dima.replay import Replay, ReplayConfig
+from dima.replay import Replay, ReplayConfig, Rows
+from dima.seeding import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
 from dima.world_models.dima.model import DimaModelConfig
 from dima.world_models.ensemble import EnsembleModelConfig
@@ -37,6 +41,7 @@ class ModelBasedConfig(AlgorithmConfig):
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
+    workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
@@ -103,7 +108,7 @@ class ModelBased(Algorithm):
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:
         """One round of the world model's gradient steps; metrics are averages."""
-        metrics = self.world_model.fit(self.replay, progress)
+        metrics = self.world_model.fit(self.replay, progress, self.config.workers)
         self.rounds += 1
         return metrics
 
@@ -115,10 +120,21 @@ class ModelBased(Algorithm):
                 start = self.replay.gather(
                     self.replay.recent(config.imagination_batch), self.world_model.context - 1, 0
                 )
-                rollout = imagine(self.world_model, self.act, start, config.horizon)
-                steps.add(self.ppo.update(rollout, done))
+                steps.add(self.ppo.update(self.imagine(start), done, config.workers))
                 advance()
         return {f"policy/{key}": value for key, value in steps.values().items()}
+
+    def imagine(self, start: Rows) -> Rollout:
+        """The policy in the world model, from rows of real experience; every worker imagines its share of them."""
+
+        def share(which: Tensor, seed: int, copy: bool) -> Rollout:
+            with drawn_from(self.device, seed):
+                return imagine(self.world_model, self.act, start[which], self.config.horizon)
+
+        shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
+        seeds = torch.randint(2**62, (len(shares),)).tolist()
+        jobs = [partial(share, *given) for given in zip(shares, seeds, strict=True)]
+        return Rollout.cat(side_by_side(jobs, self.config.workers))
 
     def checkpoint(self) -> dict[str, Any]:
         return {

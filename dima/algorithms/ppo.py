@@ -5,14 +5,16 @@ One update on a :class:`~dima.data.Rollout`, real or imagined; where the rollout
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from dima.aside import side_by_side
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
 from dima.critics import Critic, CriticConfig, ValueNorm
 from dima.data import EnvSpec, Record, Rollout
@@ -47,18 +49,33 @@ class PPOConfig(Config):
 
 
 @dataclass
-class Batch(Record):
-    """Independent rows of a rollout with their targets, R of them."""
+class ActorBatch(Record):
+    """Independent rows of a rollout, R of them, as the actor learns from them."""
 
     obs: Tensor  # (R, N, O)
     action_mask: Tensor  # (R, N, A) bool
     action: Tensor  # (R, N, A)
     log_prob: Tensor  # (R, N)
     advantage: Tensor  # (R,) standardised
+
+
+@dataclass
+class CriticBatch(Record):
+    """The same rows as the critic learns from them."""
+
     state: Tensor  # (R, S)
     previous_action: Tensor  # (R, N, A)
     value: Tensor  # (R,) the critic before the update, normalised units
     target: Tensor  # (R,) return, normalised units
+
+
+@dataclass
+class Batch(CriticBatch, ActorBatch):
+    """Rows of a rollout with their targets."""
+
+
+Picked = Tensor | slice  # rows of a minibatch
+Learner = tuple[nn.Module, torch.optim.Adam, Callable[[Picked], dict[str, Tensor]]]  # who learns by what steps
 
 
 class PPO(nn.Module):
@@ -103,12 +120,13 @@ class PPO(nn.Module):
         self.actor.observe(obs)
         self.critic.state_scale.update(state)
 
-    def update(self, rollout: Rollout, progress: float = 0.0) -> dict[str, Tensor]:
+    def update(self, rollout: Rollout, progress: float = 0.0, workers: int = 1) -> dict[str, Tensor]:
         """Learn from a rollout.
 
         Args:
             rollout: what the team did, with ``log_prob`` of the present actor.
             progress: share of the run that is over, for the decay of learning rates.
+            workers: processes that may be at work; without effect on the results.
 
         Returns:
             Metrics, scalars still on the device; losses are averages over the gradient steps.
@@ -119,18 +137,41 @@ class PPO(nn.Module):
             for group in optimizer.param_groups:
                 group["lr"] = rate * decay
         batch, metrics = self.prepare(rollout)
-        return metrics | self.improve(batch)
+        return metrics | self.improve(batch, workers)
 
-    def improve(self, batch: Batch) -> dict[str, Tensor]:
-        """Every gradient step on a prepared batch; metrics are averages over the steps."""
-        steps = Average()
-        for part in self.minibatches(batch):
-            loss, parts = self.actor_loss(part)
-            parts["actor_grad_norm"] = self.step(self.actor, self.actor_optimizer, loss)
-            steps.add(parts | self.improve_critic(part))
-        return steps.values()
+    def improve(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
+        """Every gradient step on a prepared batch; metrics are averages over the steps.
 
-    def improve_critic(self, batch: Batch) -> dict[str, Tensor]:
+        Actor and critic have nothing in common but the order of the rows, so each goes its own way.
+        """
+        order = list(self.minibatches(batch))
+        acted, valued = batch.part(ActorBatch), batch.part(CriticBatch)
+        learners: list[Learner] = [
+            (self.actor, self.actor_optimizer, lambda picked: self.improve_actor(acted[picked])),
+            (self.critic, self.critic_optimizer, lambda picked: self.improve_critic(valued[picked])),
+        ]
+
+        def learn(learner: Learner, copy: bool) -> tuple[dict[str, Tensor], tuple[Any, Any] | None]:
+            (network, optimizer, step), steps = learner, Average()
+            for picked in order:
+                steps.add(step(picked))
+            return steps.values(), (network.state_dict(), optimizer.state_dict()) if copy else None
+
+        metrics: dict[str, Tensor] = {}
+        answers = side_by_side([partial(learn, learner) for learner in learners], workers)
+        for (network, optimizer, _), (told, changed) in zip(learners, answers, strict=True):
+            metrics |= told
+            if changed is not None:
+                network.load_state_dict(changed[0])
+                optimizer.load_state_dict(changed[1])
+        return metrics
+
+    def improve_actor(self, batch: ActorBatch) -> dict[str, Tensor]:
+        """One gradient step of the actor."""
+        loss, metrics = self.actor_loss(batch)
+        return metrics | {"actor_grad_norm": self.step(self.actor, self.actor_optimizer, loss)}
+
+    def improve_critic(self, batch: CriticBatch) -> dict[str, Tensor]:
         """One gradient step of the critic."""
         loss = self.critic_loss(batch)
         norm = self.step(self.critic, self.critic_optimizer, loss)
@@ -165,7 +206,7 @@ class PPO(nn.Module):
         unexplained = advantage.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
         return batch, {"return": returns.mean(), "value": real_value.mean(), "explained_variance": 1 - unexplained}
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, batch: ActorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped surrogate less the entropy bonus, a scalar."""
         policy = self.actor(batch.obs, batch.action_mask)
         loss, metrics = ppo_policy_loss(
@@ -175,7 +216,7 @@ class PPO(nn.Module):
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
         return loss - self.config.entropy * entropy, metrics
 
-    def critic_loss(self, batch: Batch) -> Tensor:
+    def critic_loss(self, batch: CriticBatch) -> Tensor:
         """Clipped Huber loss of the normalised values, a scalar."""
         clip = self.config.clip if self.config.value_clip is None else self.config.value_clip
         value = self.critic(batch.state, batch.previous_action)
@@ -199,17 +240,16 @@ class PPO(nn.Module):
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         return torch.optim.Adam(module.parameters(), lr=lr, eps=self.config.adam_eps, fused=True)
 
-    def minibatches(self, batch: Batch) -> Iterator[Batch]:
+    def minibatches(self, batch: Batch) -> Iterator[Picked]:
         """Each epoch's rows in random order, in equal parts; the rows that are left over wait for another epoch."""
         rows = len(batch.advantage)
         parts = min(self.config.minibatches, rows)
         for _ in range(self.config.epochs):
             if parts == 1:
-                yield batch
+                yield slice(None)
                 continue
             order = torch.randperm(rows, device=batch.advantage.device)
-            for picked in order[: rows // parts * parts].view(parts, -1):
-                yield batch[picked]
+            yield from order[: rows // parts * parts].view(parts, -1)
 
     def step(self, module: nn.Module, optimizer: torch.optim.Adam, loss: Tensor) -> Tensor:
         """One gradient step; returns the gradient's norm before clipping."""

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import os
-import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,6 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dima.envs.base import Joint, JointEnv
 from dima.errors import EnvError, UserError
+from dima.signals import serve
 
 T = TypeVar("T")
 
@@ -51,7 +49,7 @@ class VectorEnv:
 
         def build() -> _Slot:
             if os.getpid() != owner:
-                _prepare_worker(owner, in_main_thread)
+                serve(owner, in_main_thread)
             return _Slot(spare.pop() if spare else make())
 
         self._vector: SyncVectorEnv | AsyncVectorEnv
@@ -202,22 +200,6 @@ def _raise_told(infos: dict[str, Any]) -> None:
     for error in infos.get("error", ()):
         if error is not None:
             raise error
-
-
-def _prepare_worker(owner: int, in_main_thread: bool) -> None:
-    """What a process needs to outlive signals sent to the whole group, but not its owner.
-
-    Ctrl-C and SIGTERM ask the owner to finish its round, for which it needs its environments. Should the owner be
-    killed, Linux ends the process with it; asked for only if the owner's main thread started it, since Linux minds
-    the end of the thread.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux" and in_main_thread:
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != owner:  # it died before the line above
-            os._exit(1)
 
 
 def _close_if_alive(reference: weakref.ref[VectorEnv]) -> None:

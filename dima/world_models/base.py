@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from dima.aside import side_by_side
 from dima.config import Config
 from dima.data import EnvSpec, Episode, View
 from dima.optim import Average, Fitter
 from dima.progress import Progress
 from dima.replay import Replay, Rows
+from dima.seeding import drawn_from
 
 L = TypeVar("L")
 Loss = tuple[Tensor, dict[str, Tensor]]  # what a gradient step follows, and metrics
@@ -32,6 +35,13 @@ class Reveal(NamedTuple):
 
     agents: list[list[int]]  # whose newest action each level sees
     estimate: Tensor  # (K, B, S) the next state expected at each level, environment units; the last is the draw
+
+
+class Fitted(NamedTuple):
+    """A round of gradient steps of one part."""
+
+    metrics: dict[str, Tensor]  # averages
+    apart: dict[str, Any] | None  # what changed, when another process did them
 
 
 class WorldModelConfig(Config, ABC):
@@ -59,23 +69,57 @@ class WorldModel(nn.Module, ABC, Generic[L]):
 
     @abstractmethod
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        """The loss of each part on a batch of its own choice, named as its fitter, in the order they are fitted."""
+        """The loss of each part on a batch of its own choice, the part that takes longest to fit first.
 
-    def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
-        """One round of gradient steps; metrics are averages over the round, still on the device."""
+        Parts are named as the attribute that holds them, their fitter, and the visits they want the replay to count.
+        """
+
+    def fit(self, replay: Replay, progress: Progress, workers: int = 1) -> dict[str, Tensor]:
+        """One round of gradient steps; metrics are averages over the round, still on the device.
+
+        Args:
+            replay: what to fit to.
+            progress: told of each part.
+            workers: processes that fit parts side by side, where that is possible; without effect on the results.
+        """
+        names = list(self.losses())
+        seeds = torch.randint(2**62, (len(names),)).tolist()
+        jobs = [partial(self._fit, *part, replay, progress) for part in zip(names, seeds, strict=True)]
         metrics: dict[str, Tensor] = {}
-        self.train()
-        for name, loss_of in self.losses().items():
-            fitter, steps = self.fitters[name], Average()
-            with fitter.fitting(), progress.phase(name, total=fitter.config.updates) as advance:
-                for _ in range(fitter.config.updates):
-                    loss, parts = loss_of(replay)
-                    fitter.step(loss)
-                    steps.add(parts)
-                    advance()
-            metrics |= steps.values()
-        self.eval()
+        for name, fitted in zip(names, side_by_side(jobs, workers), strict=True):
+            metrics |= fitted.metrics
+            if fitted.apart is not None:
+                self.get_submodule(name).load_state_dict(fitted.apart["part"])
+                self.fitters[name].restore(fitted.apart["fitter"])
+                replay.visits |= fitted.apart["visits"]
+                progress.include(fitted.apart["seconds"], fitted.apart["lap"])
         return metrics
+
+    def _fit(self, name: str, seed: int, replay: Replay, progress: Progress, copy: bool) -> Fitted:
+        """The gradient steps of one part, which draw their batches from a seed of their own."""
+        part, fitter, steps = self.get_submodule(name).train(), self.fitters[name], Average()
+        loss_of, progress = self.losses()[name], Progress() if copy else progress
+        with (
+            drawn_from(replay.device, seed),
+            fitter.fitting(),
+            progress.phase(name, total=fitter.config.updates) as advance,
+        ):
+            for _ in range(fitter.config.updates):
+                loss, parts = loss_of(replay)
+                fitter.step(loss)
+                steps.add(parts)
+                advance()
+        part.eval()
+        if not copy:
+            return Fitted(steps.values(), None)
+        changed = {
+            "part": part.state_dict(),
+            "fitter": fitter.checkpoint(),
+            "visits": {key: visits for key, visits in replay.visits.items() if key == name},
+            "seconds": progress.seconds,
+            "lap": progress.lap(),
+        }
+        return Fitted(steps.values(), changed)
 
     @abstractmethod
     def start(self, rows: Rows) -> L:

@@ -125,7 +125,7 @@ class EnsembleWorldModel(StateModel[Latent]):
             self.reward_scale.update(episode.reward.to(self.action_valid.device))
 
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        return {"decoder": self.decoder_loss, "dynamics": self.dynamics_loss}
+        return {"dynamics": self.dynamics_loss, "decoder": self.decoder_loss}
 
     def dynamics_loss(self, replay: Replay) -> Loss:
         """Gaussian negative log-likelihood of change and reward, Bernoulli of the task going on and of next masks."""

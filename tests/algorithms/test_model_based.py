@@ -16,6 +16,7 @@ from dima.envs.vector import VectorEnv
 from dima.evaluate import evaluate
 from dima.presets import preset_changes
 from dima.progress import Progress
+from dima.storage.trees import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -178,3 +179,36 @@ def test_one_restored_for_acting_acts_alike_with_an_empty_replay() -> None:
         assert other.replay.steps == 0
         one, same = (evaluate(envs, partial(a.act, mode=True), 2, 0) for a in (dima, other))
     assert one == same
+
+
+def test_several_workers_learn_what_one_learns(two_threads) -> None:
+    """Fits, imagination and policy updates side by side: the same numbers as one after another."""
+    found, metrics = [], []
+    changes: dict[str, Any] = {"learn_after": 60, "policy_after": 0, "world_model": {"denoiser_fit": {"ema": 0.9}}}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with environments() as envs:
+            algorithm = build(envs, workers=2, **changes)
+            collector, progress = Collector(envs, seed=0), Progress()
+            metrics.append([algorithm.round(collector, progress, 0.0) for _ in range(2)][-1])
+        found.append(algorithm)
+        assert progress.seconds.keys() >= {"decoder", "denoiser", "reward", "imagine and improve"}
+        assert progress.lap()["updates/reward"] == 8
+    (text, one), (same, two) = (encode(algorithm.checkpoint()) for algorithm in found)
+    assert text == same
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, told in metrics[0].items():
+        assert float(told) == float(metrics[1][name]), name
+
+
+def test_every_worker_imagines_its_share(two_threads) -> None:
+    with environments() as envs:
+        algorithm = build(envs, workers=3)
+        algorithm.take_in(Collector(envs, seed=0).play(algorithm.act, 60))
+    start = algorithm.replay.gather(algorithm.replay.recent(7), algorithm.world_model.context - 1, 0)
+    rollout = algorithm.imagine(start)
+    assert rollout.reward.shape == (7, 5)
+    torch.testing.assert_close(rollout.state[:, 0], start.state[:, -1])
+    assert len(rollout.action[:, 0].unique(dim=0)) == 7  # nobody drew what another one drew

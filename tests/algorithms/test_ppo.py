@@ -1,5 +1,6 @@
 """One update of a team, from its first ratio to its checkpoint (model-free section 11, MAPPO)."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms.ppo import PPO, Batch, PPOConfig
+from dima.algorithms.ppo import PPO, PPOConfig
+from dima.aside import one_thread
 from dima.critics import CriticConfig
 from dima.data import EnvSpec, Rollout
 from dima.objectives import clipped_value_loss, lambda_returns
@@ -120,7 +122,7 @@ def test_every_row_is_used_once_per_epoch() -> None:
     ppo = make(epochs=3, minibatches=4)
     batch, _ = ppo.prepare(play(ppo, 12, 5))
     batch = replace(batch, advantage=torch.arange(60.0))
-    parts: list[Batch] = list(ppo.minibatches(batch))
+    parts = [batch[picked] for picked in ppo.minibatches(batch)]
     assert [len(part.advantage) for part in parts] == [15] * 12
     orders = []
     for epoch in range(3):
@@ -277,3 +279,24 @@ def test_learns_a_bandit(kind: str) -> None:
         assert all(value.isfinite() and value.shape == () for value in metrics.values())
     after = score(ppo.act(start.obs, start.action_mask, mode=True)[0]).mean()
     assert after > before / 3
+
+
+def test_actor_and_critic_learn_the_same_side_by_side(two_threads) -> None:
+    alone, beside = make(epochs=3, minibatches=2), make(epochs=3, minibatches=2)
+    beside.load_state_dict(alone.state_dict())
+    rollout, told = play(alone), []
+    for ppo, workers in ((alone, 1), (beside, 2)):
+        torch.manual_seed(3)
+        with one_thread() if workers == 1 else nullcontext():
+            told.append([ppo.update(rollout, 0.0, workers) for _ in range(2)])
+    for mine, other in zip(alone.parameters(), beside.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    for one, two in zip(*told, strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value)
+    for name in ("actor_optimizer", "critic_optimizer"):
+        states = getattr(alone, name).state.values(), getattr(beside, name).state.values()
+        for mine, other in zip(*states, strict=True):
+            assert torch.equal(mine["exp_avg"], other["exp_avg"])
+            assert mine["step"] == other["step"]

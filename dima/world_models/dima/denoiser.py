@@ -27,6 +27,7 @@ class DenoiserConfig(Config):
     context: Count = 3  # past states and joint actions it conditions on
     rollout: Count = 3  # successive targets of a training window, each predicted from the model's own answers
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
+    agents_at_once: Count = 1  # agents that are revealed together; more make fewer levels of a large team
     action_path: Literal["condition", "condition+input"] = "condition"  # where the newest actions enter
     target: Literal["state", "change"] = "state"  # what is denoised: the next state, or its difference from the newest
     sigma_data: Positive = 0.5  # standard deviation of a scaled state feature
@@ -49,6 +50,10 @@ class DenoiserConfig(Config):
             )
         if any(width % GROUP for width in self.channels):
             raise ConfigError(f"channels = {list(self.channels)} must be multiples of {GROUP}")
+
+    def turns(self, agents: int) -> int:
+        """How many times agents of a team are revealed."""
+        return -(-agents // self.agents_at_once)
 
 
 class Coefficients(NamedTuple):
@@ -189,11 +194,12 @@ class Denoiser(nn.Module):
         return log_sigma.exp().clamp(config.sigma_min, config.sigma_max)
 
     def draw_reveal(self, batch: int, device: torch.device) -> Tensor:
-        """(B, N) bool: which agents a training example may see, uniform over agents (or sizes of the revealed set)."""
+        """(B, N) bool: which agents a training example may see, uniform over turns (or sizes of the revealed set)."""
         agents = self.spec.n_agents
         rank = torch.rand(batch, agents, device=device).argsort(dim=-1)
         if self.config.reveal == "one":
-            return rank == 0
+            turn = torch.randint(self.config.turns(agents), (batch, 1), device=device)
+            return rank // self.config.agents_at_once == turn
         if self.config.reveal == "all":
             return torch.ones_like(rank, dtype=torch.bool)
         return rank < torch.randint(1, agents + 1, (batch, 1), device=device)

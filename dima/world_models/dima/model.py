@@ -67,6 +67,7 @@ class DimaWorldModel(StateModel[Latent]):
         self.config = config
         self.past = config.denoiser.context
         self.context = self.past + 1  # one more, for the joint action that led to the first state
+        self.turns = config.denoiser.turns(spec.n_agents)
         self.denoiser = Denoiser(config.denoiser, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
         self.reward = RewardTermination(config.reward, spec)
@@ -86,7 +87,7 @@ class DimaWorldModel(StateModel[Latent]):
         self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
     def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
+        return {"denoiser": self.denoiser_loss, "reward": self.reward_loss, "decoder": self.decoder_loss}
 
     def denoiser_loss(self, replay: Replay) -> Loss:
         """EDM loss on recent windows."""
@@ -198,16 +199,16 @@ class DimaWorldModel(StateModel[Latent]):
         if order is None:
             order = agent_order(config.order, batch, agents, device)
         # the condition depends on what is revealed, not on the noise: all stages in one call, before the loop
-        masks = reveal_masks(order, self.config.denoiser.reveal)  # (G, B, N)
+        masks, turns = self._masks(order), self.turns  # (G, B, N)
         stages = len(masks)
         encoded = self.denoiser.encode_actions(context.action, context.valid, masks)
         kernels = self.denoiser.net.kernels()
 
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
-            stage = min(config.stage(level, agents), stages - 1)
+            stage = min(config.stage(level, turns), stages - 1)
             return self.denoiser.denoise(x, sigma, context, masks[stage], encoded[stage], kernels)
 
-        return denoise, noise_schedule(config.levels(agents), config.sigma_min, config.sigma_max, config.rho, device)
+        return denoise, noise_schedule(config.levels(turns), config.sigma_min, config.sigma_max, config.rho, device)
 
     # -- agent by agent -------------------------------------------------------------------------------------------
 
@@ -220,15 +221,20 @@ class DimaWorldModel(StateModel[Latent]):
         return self._step(latent, action, self._everywhere(latent, order))
 
     def reveal(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Reveal:
-        config, agents = self.config, self.spec.n_agents
+        config = self.config
         denoise, sigmas = self.levels(self._context(latent, self._sent(action)), self._everywhere(latent, order))
         noise = torch.randn_like(latent.state[:, -1])
         estimate = estimates(denoise, noise, sigmas, config.sampler.solver)
         estimate = self.denoiser.to_state(estimate, latent.state[:, -1]) / config.denoiser.sigma_data
-        masks = reveal_masks(torch.tensor([order]), config.denoiser.reveal)[:, 0]
-        stages = [min(config.sampler.stage(level, agents), len(masks) - 1) for level in range(len(estimate))]
+        masks = self._masks(torch.tensor([order]))[:, 0]
+        stages = [min(config.sampler.stage(level, self.turns), len(masks) - 1) for level in range(len(estimate))]
         seen = [masks[stage].nonzero()[:, 0].tolist() for stage in stages]
         return Reveal(seen, self.state_scale.denormalize(estimate))
+
+    def _masks(self, order: Tensor) -> Tensor:
+        """(G, B, N) what is visible at each stage, of orders (B, N)."""
+        config = self.config.denoiser
+        return reveal_masks(order, config.reveal, config.agents_at_once)
 
     def _everywhere(self, latent: Latent, order: Sequence[int]) -> Tensor:
         """One order for every row, (B, N)."""

@@ -23,7 +23,7 @@ class SamplerConfig(Config):
     """How the next state is drawn."""
 
     order: Literal["descending", "ascending", "random"] = "descending"  # in which agents are revealed
-    levels_per_agent: Whole = 0  # denoising levels each agent gets; 0: 2 for a team of two, else 1
+    levels_per_agent: Whole = 0  # denoising levels each agent's turn gets; 0: 2 where there are two turns, else 1
     tail_levels: Whole = 0  # further levels that see what the last agent's level saw
     sigma_max: Positive = 5.0  # noise of the first level
     sigma_min: Positive = 0.002  # noise of the last level
@@ -35,16 +35,16 @@ class SamplerConfig(Config):
         if self.sigma_min >= self.sigma_max:
             raise ConfigError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
 
-    def levels(self, agents: int) -> int:
-        """The number K of denoising levels for a team."""
-        return agents * self._per_agent(agents) + self.tail_levels
+    def levels(self, turns: int) -> int:
+        """The number K of denoising levels for a team whose agents are revealed in so many turns."""
+        return turns * self._per_turn(turns) + self.tail_levels
 
-    def stage(self, level: int, agents: int) -> int:
-        """How many agents had their turn before the one that speaks at ``level``."""
-        return min(level // self._per_agent(agents), agents - 1)
+    def stage(self, level: int, turns: int) -> int:
+        """How many turns came before the one that ``level`` belongs to."""
+        return min(level // self._per_turn(turns), turns - 1)
 
-    def _per_agent(self, agents: int) -> int:
-        return self.levels_per_agent or (2 if agents == 2 else 1)
+    def _per_turn(self, turns: int) -> int:
+        return self.levels_per_agent or (2 if turns == 2 else 1)
 
 
 def noise_schedule(levels: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device) -> Tensor:
@@ -54,21 +54,21 @@ def noise_schedule(levels: int, sigma_min: float, sigma_max: float, rho: float, 
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, device=device)])
 
 
-def reveal_masks(order: Tensor, reveal: str) -> Tensor:
-    """(N, B, N) bool: the agents that are visible at each stage; one stage only when everyone always is.
+def reveal_masks(order: Tensor, reveal: str, at_once: int = 1) -> Tensor:
+    """(G, B, N) bool: the agents that are visible at each of G stages; one stage only when everyone always is.
 
     Args:
         order: (B, N) agent indices, the first to be revealed first.
-        reveal: ``one`` (only the agent that speaks), ``cumulative`` (it and all before it) or ``all``.
+        reveal: ``one`` (only the agents whose turn it is), ``cumulative`` (they and all before them) or ``all``.
+        at_once: agents that are revealed together.
     """
-    agents = order.shape[-1]
-    rank = order.argsort(dim=-1)  # when each agent speaks
-    stage = torch.arange(agents, device=order.device)[:, None, None]
+    turn = order.argsort(dim=-1) // at_once  # when each agent is revealed
+    stage = torch.arange(-(-order.shape[-1] // at_once), device=order.device)[:, None, None]
     if reveal == "one":
-        return rank == stage
+        return turn == stage
     if reveal == "cumulative":
-        return rank <= stage
-    return torch.ones_like(rank, dtype=torch.bool)[None]
+        return turn <= stage
+    return torch.ones_like(turn, dtype=torch.bool)[None]
 
 
 def agent_order(order: str, batch: int, agents: int, device: torch.device) -> Tensor:

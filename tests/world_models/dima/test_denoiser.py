@@ -161,6 +161,18 @@ def test_training_reveals_agents_evenly(spec: EnvSpec, kind: str) -> None:
             torch.testing.assert_close(chosen.mean(0), torch.full((3,), size / 3), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(("agents_at_once", "sizes"), [(1, [0, 1, 0, 0]), (2, [0, 0.5, 0.5, 0]), (3, [0, 0, 0, 1])])
+def test_training_reveals_whole_groups(spec: EnvSpec, agents_at_once: int, sizes: list[float]) -> None:
+    """Every turn of the sampler is as likely as any other; the last group of an odd team is smaller."""
+    reveal = build(spec, agents_at_once=agents_at_once).draw_reveal(30_000, torch.device("cpu"))
+    share = torch.bincount(reveal.sum(-1), minlength=4) / len(reveal)
+    torch.testing.assert_close(share, torch.tensor(sizes, dtype=torch.float), atol=0.02, rtol=0)
+    for size in (1, 2):
+        chosen = reveal[reveal.sum(-1) == size].float()
+        if len(chosen):
+            torch.testing.assert_close(chosen.mean(0), torch.full((3,), size / 3), atol=0.02, rtol=0)
+
+
 # -- training windows -------------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,15 @@ def test_conditions_in_one_call_equal_a_call_per_level(any_spec: EnvSpec, reveal
     torch.testing.assert_close(fast, x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("reveal", ["one", "cumulative"])
+def test_a_level_sees_the_agents_of_its_turn(spec: EnvSpec, reveal: str, alive, actions, filled) -> None:
+    model = alive(build(spec, denoiser={"reveal": reveal, "agents_at_once": 2}))
+    rows = filled(spec).gather(torch.tensor([5, 20]), model.context - 1, 0)
+    told = model.reveal(model.start(rows), actions(spec, 2), (2, 0, 1))
+    assert told.agents == {"one": [[0, 2]] * 2 + [[1]] * 2, "cumulative": [[0, 2]] * 2 + [[0, 1, 2]] * 2}[reveal]
+    assert told.estimate.shape == (4, 2, spec.state_dim)
+
+
 def test_a_batch_equals_its_halves(model, actions) -> None:
     context, noise = context_of(model, actions, 6), torch.randn(6, model.spec.state_dim)
     halves = [

@@ -57,6 +57,18 @@ def test_reveal_masks_follow_the_order() -> None:
     assert everyone.all()
 
 
+def test_several_agents_may_be_revealed_at_once() -> None:
+    order = torch.tensor([[2, 0, 4, 1, 3], [0, 1, 2, 3, 4]])
+    one, cumulative, everyone = (reveal_masks(order, kind, 2) for kind in ("one", "cumulative", "all"))
+    for row, agents in enumerate(order.tolist()):
+        for stage, group in enumerate((agents[:2], agents[2:4], agents[4:])):
+            assert one[stage, row].nonzero().flatten().tolist() == sorted(group)
+            assert cumulative[stage, row].nonzero().flatten().tolist() == sorted(agents[: 2 * stage + 2])
+    assert len(one) == len(cumulative) == 3
+    assert everyone.shape == (1, 2, 5)
+    assert torch.equal(reveal_masks(order, "one", 9), everyone)
+
+
 MEAN, STD = 0.7, 0.4
 
 
