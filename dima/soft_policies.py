@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dima.data import EnvSpec
 from dima.distributions import FORBIDDEN
-from dima.nets import RELU_GAIN, mlp
+from dima.nets import RELU_GAIN, mlp, relu
 
 LOG_STD = (-20.0, 2.0)  # bounds of a logarithm of a standard deviation
 Draw = tuple[Tensor, Tensor]  # (R, A) action, (R,) its log-probability; both differentiable
@@ -38,7 +38,7 @@ class TanhGaussian(SoftActor):
 
     def __init__(self, hidden: Sequence[int], obs_dim: int, action_dim: int) -> None:
         super().__init__()
-        layers = mlp((obs_dim, *hidden, 2 * action_dim))
+        layers = mlp((obs_dim, *hidden, 2 * action_dim), relu)
         layers[-2] = nn.Tanh()
         self.net = layers
 
@@ -66,7 +66,7 @@ class Gumbel(SoftActor):
         super().__init__()
         self.net = nn.Sequential(
             nn.LayerNorm(obs_dim),
-            *mlp((obs_dim, *hidden, action_dim), norm=True, gain=RELU_GAIN, head_gain=0.01),
+            *mlp((obs_dim, *hidden, action_dim), relu, norm=True, gain=RELU_GAIN, head_gain=0.01),
         )
 
     def draw(self, obs: Tensor, action_mask: Tensor) -> Draw:
@@ -134,7 +134,7 @@ class TwinCritic(nn.Module):
         entries = torch.from_numpy(spec.action_valid).flatten().nonzero()[:, 0]
         self.register_buffer("entries", entries, persistent=False)
         sizes = (spec.state_dim + len(entries), *hidden, 1)
-        self.twins = nn.ModuleList(mlp(sizes) for _ in range(2))
+        self.twins = nn.ModuleList(mlp(sizes, relu) for _ in range(2))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         features = torch.cat([state, action.flatten(-2)[..., self.entries]], dim=-1)

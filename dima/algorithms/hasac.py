@@ -122,29 +122,34 @@ class Hasac(Algorithm):
         return {"value_loss": loss.detach(), "value": value.detach().mean()}
 
     def improve_actors(self, stretch: Stretch) -> dict[str, Tensor]:
-        """One step of every agent, each of which sees what those before it have become."""
+        """One step of every agent, each of which sees what those before it have become.
+
+        An agent learns from the sample that those before it saw: its policy is still the same.
+        """
         agents = self.spec.n_agents
-        with torch.no_grad():
-            joint, before = self.actors.draw_all(stretch.obs, stretch.action_mask)
+        drawn = [self.actors.draw(agent, stretch.obs, stretch.action_mask) for agent in range(agents)]
+        joint = torch.stack([action.detach() for action, _ in drawn], dim=1)
         self.critic.requires_grad_(False)
-        losses, entropies = [], []
-        for agent in range(agents) if self.config.fixed_order else torch.randperm(agents).tolist():
-            action, log_prob = self.actors.draw(agent, stretch.obs, stretch.action_mask)
+        losses = []
+        order = list(range(agents)) if self.config.fixed_order else torch.randperm(agents).tolist()
+        for agent in order:
+            action, log_prob = drawn[agent]
             team = torch.cat([joint[:, :agent], action[:, None], joint[:, agent + 1 :]], dim=1)
             loss = (self.alpha(agent) * log_prob - self.critic(stretch.state, team).amin(0)).mean()
             self.actor_optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             loss.backward()
             self.actor_optimizer.step()
             self._tune(agent, log_prob.detach(), self.goals[agent])
-            with torch.no_grad():
-                joint[:, agent], _ = self.actors.draw(agent, stretch.obs, stretch.action_mask)
+            if agent != order[-1]:  # nobody comes after the last
+                with torch.no_grad():
+                    joint[:, agent], _ = self.actors.draw(agent, stretch.obs, stretch.action_mask)
             losses.append(loss.detach())
-            entropies.append(-log_prob.detach().mean())
-        self._tune(-1, before.sum(-1), sum(self.goals))
+        log_probs = torch.stack([log_prob.detach() for _, log_prob in drawn])  # (N, R)
+        self._tune(-1, log_probs.sum(0), sum(self.goals))
         self.critic.requires_grad_(True)
         return {
             "policy_loss": torch.stack(losses).mean(),
-            "entropy": torch.stack(entropies).mean(),
+            "entropy": -log_probs.mean(),
             "alpha": torch.stack([self.alpha(agent) for agent in range(agents)]).mean(),
         }
 
