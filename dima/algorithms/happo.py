@@ -54,11 +54,11 @@ class SequentialPPO(PPO):
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():
-            before = self.log_prob(agent, batch)
             for part in self.minibatches(Turn(**vars(batch), factor=factor)):
                 assert isinstance(part, Turn)
                 steps.add(self.improve_agent(agent, part))
-            factor = factor * (self.log_prob(agent, batch) - before).exp()
+            # it acted as it was until now: nobody has two turns
+            factor = factor * (self.log_prob(agent, batch) - batch.log_prob[:, agent]).exp()
         for part in self.minibatches(batch):
             critic_steps.add(self.improve_critic(part))
         return steps.values() | critic_steps.values() | {"factor_deviation": (factor - 1).abs().mean()}
