@@ -7,6 +7,9 @@ for; no evaluation, logging or saving), so that a machine with other work slows 
 HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectoriser: in processes, one
 for each copy, as HARL has them by itself (``--harl-processes``), or in the learner's process, as ours are. ``cpu``
 counts the processor seconds of all processes of a side, which waiting for other programs does not lengthen.
+
+HASAC's tuned runs of ten million steps have a full replay, of a million steps, for nine tenths of their time. With
+``--full-replay`` both replays are filled, with copies of the random play that they start from, before anything counts.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -31,6 +35,7 @@ from dima.progress import Progress
 from dima.provenance import protocol
 from dima.rounds import seeded
 from dima.train import Trainer
+from dima.transitions import Transitions
 
 FOREVER = 10**9  # steps: the rounds are counted here
 
@@ -63,6 +68,11 @@ def ours(pipe: Connection, args: argparse.Namespace) -> None:
             turns.begin()
             trainer.live()
             turns.end(trainer.step)
+            replay = trainer.algorithm.replay
+            if args.full_replay and isinstance(replay, Transitions) and replay.kept < replay.moments:
+                for store in replay.store.values():
+                    store.copy_(store[torch.arange(len(store)) % replay.kept])
+                replay.count = replay.moments
 
 
 def harls(pipe: Connection, args: argparse.Namespace) -> None:
@@ -73,6 +83,15 @@ def harls(pipe: Connection, args: argparse.Namespace) -> None:
 
     def after_round(step: int) -> None:
         turns.end(step)
+        buffer = getattr(run.runner, "buffer", None)
+        if args.full_replay and buffer is not None and buffer.cur_size < buffer.buffer_size:
+            copies = np.arange(buffer.buffer_size) % buffer.cur_size
+            for name, rows in vars(buffer).items():  # an array of rows, or a list of them
+                if isinstance(rows, np.ndarray) and len(rows) == buffer.buffer_size:
+                    setattr(buffer, name, rows[copies])
+                elif isinstance(rows, list) and all(isinstance(of_agent, np.ndarray) for of_agent in rows):
+                    setattr(buffer, name, [of_agent[copies] for of_agent in rows])
+            buffer.cur_size = buffer.buffer_size
         turns.begin()
 
     turns.begin()
@@ -129,6 +148,7 @@ def main() -> None:
     parser.add_argument("--discard", type=int, default=2, help="rounds before them")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, on both sides")
     parser.add_argument("--harl-processes", action="store_true", help="HARL's environments in processes of their own")
+    parser.add_argument("--full-replay", action="store_true", help="as full as it is for most of a tuned run")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     told = {key: str(value) for key, value in vars(args).items() if key not in ("out", "harl")}

@@ -129,13 +129,12 @@ class Hasac(Algorithm):
         agents = self.spec.n_agents
         drawn = [self.actors.draw(agent, stretch.obs, stretch.action_mask) for agent in range(agents)]
         joint = torch.stack([action.detach() for action, _ in drawn], dim=1)
-        self.critic.requires_grad_(False)
         losses = []
         order = list(range(agents)) if self.config.fixed_order else torch.randperm(agents).tolist()
         for agent in order:
             action, log_prob = drawn[agent]
             team = torch.cat([joint[:, :agent], action[:, None], joint[:, agent + 1 :]], dim=1)
-            loss = (self.alpha(agent) * log_prob - self.critic(stretch.state, team).amin(0)).mean()
+            loss = (self.alpha(agent) * log_prob - self.critic.lower(stretch.state, team)).mean()
             self.actor_optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             loss.backward()
             self.actor_optimizer.step()
@@ -146,7 +145,6 @@ class Hasac(Algorithm):
             losses.append(loss.detach())
         log_probs = torch.stack([log_prob.detach() for _, log_prob in drawn])  # (N, R)
         self._tune(-1, log_probs.sum(0), sum(self.goals))
-        self.critic.requires_grad_(True)
         return {
             "policy_loss": torch.stack(losses).mean(),
             "entropy": -log_probs.mean(),

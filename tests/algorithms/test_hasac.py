@@ -153,6 +153,22 @@ def test_the_target_is_the_lower_of_two_less_the_entropy_s_price() -> None:
     assert (without <= (seen.ret + seen.discount * twins).amin(0) + 1e-6).all()
 
 
+@pytest.mark.parametrize("spec", [SPEC, CHOICES])
+def test_the_lower_value_and_its_gradient_are_autograd_s(spec: EnvSpec) -> None:
+    critic, seen = make(spec).critic, stretch(spec)
+    action, weight = seen.action.clone().requires_grad_(), torch.randn(len(seen.ret))
+    twins = critic(seen.state, action)
+    assert 0 < float((twins[0] < twins[1]).float().mean()) < 1
+    (twins.amin(0) * weight).sum().backward()
+    expected, action.grad = action.grad, None
+    critic.zero_grad(set_to_none=True)
+    told = critic.lower(seen.state, action)
+    torch.testing.assert_close(told, twins.amin(0))
+    (told * weight).sum().backward()
+    torch.testing.assert_close(action.grad, expected)
+    assert all(parameter.grad is None for parameter in critic.parameters())
+
+
 def test_the_critics_step_moves_the_critics_alone() -> None:
     team, seen = make(), stretch()
     before = {name: value.clone() for name, value in team.named_parameters()}
@@ -189,13 +205,13 @@ def test_the_actors_steps_leave_the_critics_alone() -> None:
 def test_an_agent_sees_what_those_before_it_have_become(monkeypatch) -> None:
     team, seen = make(PAIR, fixed_order=True, lr=0.5, alpha=0.0), stretch(PAIR)
     joints = []
-    judge = team.critic.forward
+    judge = team.critic.lower
 
     def note(state: Tensor, action: Tensor) -> Tensor:
         joints.append(action.detach().clone())
         return judge(state, action)
 
-    monkeypatch.setattr(team.critic, "forward", note)
+    monkeypatch.setattr(team.critic, "lower", note)
     old = team.actors.mode_all(seen.obs, seen.action_mask)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # draws are modes
     team.improve_actors(seen)
