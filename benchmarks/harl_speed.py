@@ -4,9 +4,10 @@
 
 The two live in processes of their own and take turns, a round each (collection of fresh steps, and the update they are
 for; no evaluation, logging or saving), so that a machine with other work slows both alike. Both have the settings that
-HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectoriser: in processes, one
-for each copy, as HARL has them by itself (``--harl-processes``), or in the learner's process, as ours are. ``cpu``
-counts the processor seconds of all processes of a side, which waiting for other programs does not lengthen.
+HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectorisers: in the one that
+it takes by itself for more than one copy, a process for each, or with ``--harl-in-process`` in the one that it takes
+for a single copy, in the learner's process, as ours are. ``cpu`` counts the processor seconds of all processes of a
+side, which waiting for other programs does not lengthen.
 
 HASAC's tuned runs of ten million steps have a full replay, of a million steps, for nine tenths of their time. With
 ``--full-replay`` both replays are filled, with copies of the random play that they start from, before anything counts.
@@ -78,7 +79,7 @@ def ours(pipe: Connection, args: argparse.Namespace) -> None:
 def harls(pipe: Connection, args: argparse.Namespace) -> None:
     """Rounds of HARL."""
     torch.set_num_threads(args.threads)
-    run = HarlRun(args.harl, args.task, args.algorithm, seed=0, steps=FOREVER, processes=args.harl_processes)
+    run = HarlRun(args.harl, args.task, args.algorithm, seed=0, steps=FOREVER, processes=not args.harl_in_process)
     turns = Turns(pipe)
 
     def after_round(step: int) -> None:
@@ -147,7 +148,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="that count")
     parser.add_argument("--discard", type=int, default=2, help="rounds before them")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, on both sides")
-    parser.add_argument("--harl-processes", action="store_true", help="HARL's environments in processes of their own")
+    parser.add_argument(
+        "--harl-in-process", action="store_true", help="HARL's environments without processes of their own"
+    )
     parser.add_argument("--full-replay", action="store_true", help="as full as it is for most of a tuned run")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
