@@ -20,8 +20,6 @@ from dima.progress import Progress
 from dima.soft_policies import SoftActors, TwinCritic
 from dima.transitions import Stretch, Transitions
 
-DISCRETE_ENTROPY = 0.98  # of the highest possible: what a temperature aims at when actions are choices
-
 
 @dataclass(frozen=True)
 class HasacConfig(AlgorithmConfig):
@@ -40,6 +38,9 @@ class HasacConfig(AlgorithmConfig):
     critic_lr: Positive = 1e-3  # the critics' learning rate
     alpha: NonNegative | None = None  # temperature of everyone; unset: learnt, starting at 1
     alpha_lr: Positive = 3e-4  # learning rate of learnt temperatures
+    choice_entropy: Fraction = (
+        0.98  # share of the highest entropy that learnt temperatures keep, where actions are choices
+    )
     fixed_order: bool = False  # agents learn in their own order instead of a new random one every time
 
     def build(self, spec: EnvSpec, device: str) -> Hasac:
@@ -64,7 +65,9 @@ class Hasac(Algorithm):
         self.log_alpha = nn.ParameterList(
             nn.Parameter(torch.zeros((), device=device)) for _ in range(spec.n_agents + 1)
         )
-        self.goals = [_goal(size, spec.discrete) for size in spec.action_sizes]  # entropies to keep, nats
+        self.goals = [  # entropies to keep, nats
+            config.choice_entropy * math.log(size) if spec.discrete else -float(size) for size in spec.action_sizes
+        ]
         self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
@@ -191,8 +194,3 @@ class Hasac(Algorithm):
     @property
     def _optimizers(self) -> tuple[torch.optim.Adam, ...]:
         return self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer
-
-
-def _goal(actions: int, discrete: bool) -> float:
-    """The entropy an agent is to keep, in nats: minus its dimensions, or a share of the highest possible."""
-    return DISCRETE_ENTROPY * math.log(actions) if discrete else -float(actions)

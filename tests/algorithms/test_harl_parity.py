@@ -407,6 +407,7 @@ def test_published_presets_are_the_authors_settings(case: dict[str, Any]) -> Non
             critic_lr=case["critic_lr"],
             alpha=None if case["auto_alpha"] else case["alpha"],
             alpha_lr=case["alpha_lr"],
+            choice_entropy=0.0 if case["task"].startswith("mpe/") else 0.98,
         )
         assert not (case["use_huber_loss"] or case["use_valuenorm"] or case["share_param"])
         return

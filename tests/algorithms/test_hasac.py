@@ -244,6 +244,7 @@ def test_every_order_comes_up(monkeypatch) -> None:
 def test_temperatures_seek_the_entropy_they_are_given() -> None:
     assert make().goals == [-1.0, -2.0, -2.0]
     assert make(CHOICES).goals == pytest.approx([0.98 * math.log(2), 0.98 * math.log(4)])
+    assert make(CHOICES, choice_entropy=0.3).goals == pytest.approx([0.3 * math.log(2), 0.3 * math.log(4)])
     team = make()
     assert [float(team.alpha(n)) for n in (0, 1, 2, -1)] == [1.0] * 4
     team._tune(0, torch.full((10,), 1.5), -1.0)  # the entropy is -1.5, below its goal
