@@ -25,13 +25,24 @@ def orthogonal_(linear: nn.Linear, gain: float = RELU_GAIN) -> nn.Linear:
     return linear
 
 
+class Rows(nn.Sequential):
+    """Layers that see everything as rows, (..., I) -> (..., O).
+
+    In-place layers would otherwise work on views of what a linear layer made, which the way back copies twice.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = super().forward(x.reshape(-1, x.shape[-1]))  # type: ignore[no-untyped-call]
+        return rows.view(*x.shape[:-1], rows.shape[-1])
+
+
 def mlp(
     sizes: Sequence[int],
     activation: Callable[[], nn.Module] = nn.ReLU,
     norm: bool = False,
     gain: float | None = None,
     head_gain: float | None = None,
-) -> nn.Sequential:
+) -> Rows:
     """``(..., sizes[0]) -> (..., sizes[-1])``; the last layer is linear.
 
     Args:
@@ -48,7 +59,7 @@ def mlp(
         if norm:
             layers.append(nn.LayerNorm(after))
     head = nn.Linear(sizes[-2], sizes[-1])
-    return nn.Sequential(*layers, head if head_gain is None else orthogonal_(head, head_gain))
+    return Rows(*layers, head if head_gain is None else orthogonal_(head, head_gain))
 
 
 class MaskedLayerNorm(nn.Module):

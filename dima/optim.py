@@ -90,11 +90,11 @@ class Average:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.count = 0.0
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in metrics.items()}
-        self.count += 1
+    def add(self, metrics: dict[str, Tensor], weight: float = 1.0) -> None:
+        self.sums = {key: self.sums.get(key, 0.0) + weight * value for key, value in metrics.items()}
+        self.count += weight
 
     def values(self) -> dict[str, Tensor]:
         return {key: value / self.count for key, value in self.sums.items()}

@@ -54,11 +54,11 @@ class SequentialPPO(PPO):
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():
-            before = self.log_prob(agent, batch)
             turn = Turn(**vars(batch), factor=factor)
             for picked in self.minibatches(batch):
                 steps.add(self.improve_agent(agent, turn[picked]))
-            factor = factor * (self.log_prob(agent, batch) - before).exp()
+            # it acted as it was until now: nobody has two turns
+            factor = factor * (self.log_prob(agent, batch) - batch.log_prob[:, agent]).exp()
         values = batch.part(CriticBatch)
         for picked in self.minibatches(batch):
             critic_steps.add(self.improve_critic(values[picked]))

@@ -20,8 +20,6 @@ from dima.progress import Progress
 from dima.soft_policies import SoftActors, TwinCritic
 from dima.transitions import Stretch, Transitions
 
-DISCRETE_ENTROPY = 0.98  # of the highest possible: what a temperature aims at when actions are choices
-
 
 @dataclass(frozen=True)
 class HasacConfig(AlgorithmConfig):
@@ -40,6 +38,9 @@ class HasacConfig(AlgorithmConfig):
     critic_lr: Positive = 1e-3  # the critics' learning rate
     alpha: NonNegative | None = None  # temperature of everyone; unset: learnt, starting at 1
     alpha_lr: Positive = 3e-4  # learning rate of learnt temperatures
+    choice_entropy: Fraction = (
+        0.98  # share of the highest entropy that learnt temperatures keep, where actions are choices
+    )
     fixed_order: bool = False  # agents learn in their own order instead of a new random one every time
 
     def build(self, spec: EnvSpec, device: str) -> Hasac:
@@ -64,7 +65,9 @@ class Hasac(Algorithm):
         self.log_alpha = nn.ParameterList(
             nn.Parameter(torch.zeros((), device=device)) for _ in range(spec.n_agents + 1)
         )
-        self.goals = [_goal(size, spec.discrete) for size in spec.action_sizes]  # entropies to keep, nats
+        self.goals = [  # entropies to keep, nats
+            config.choice_entropy * math.log(size) if spec.discrete else -float(size) for size in spec.action_sizes
+        ]
         self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
@@ -126,29 +129,32 @@ class Hasac(Algorithm):
         return {"value_loss": loss.detach(), "value": value.detach().mean()}
 
     def improve_actors(self, stretch: Stretch) -> dict[str, Tensor]:
-        """One step of every agent, each of which sees what those before it have become."""
+        """One step of every agent, each of which sees what those before it have become.
+
+        An agent learns from the sample that those before it saw: its policy is still the same.
+        """
         agents = self.spec.n_agents
-        with torch.no_grad():
-            joint, before = self.actors.draw_all(stretch.obs, stretch.action_mask)
-        self.critic.requires_grad_(False)
-        losses, entropies = [], []
-        for agent in range(agents) if self.config.fixed_order else torch.randperm(agents).tolist():
-            action, log_prob = self.actors.draw(agent, stretch.obs, stretch.action_mask)
+        drawn = [self.actors.draw(agent, stretch.obs, stretch.action_mask) for agent in range(agents)]
+        joint = torch.stack([action.detach() for action, _ in drawn], dim=1)
+        losses = []
+        order = list(range(agents)) if self.config.fixed_order else torch.randperm(agents).tolist()
+        for agent in order:
+            action, log_prob = drawn[agent]
             team = torch.cat([joint[:, :agent], action[:, None], joint[:, agent + 1 :]], dim=1)
-            loss = (self.alpha(agent) * log_prob - self.critic(stretch.state, team).amin(0)).mean()
+            loss = (self.alpha(agent) * log_prob - self.critic.lower(stretch.state, team)).mean()
             self.actor_optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             loss.backward()
             self.actor_optimizer.step()
             self._tune(agent, log_prob.detach(), self.goals[agent])
-            with torch.no_grad():
-                joint[:, agent], _ = self.actors.draw(agent, stretch.obs, stretch.action_mask)
+            if agent != order[-1]:  # nobody comes after the last
+                with torch.no_grad():
+                    joint[:, agent], _ = self.actors.draw(agent, stretch.obs, stretch.action_mask)
             losses.append(loss.detach())
-            entropies.append(-log_prob.detach().mean())
-        self._tune(-1, before.sum(-1), sum(self.goals))
-        self.critic.requires_grad_(True)
+        log_probs = torch.stack([log_prob.detach() for _, log_prob in drawn])  # (N, R)
+        self._tune(-1, log_probs.sum(0), sum(self.goals))
         return {
             "policy_loss": torch.stack(losses).mean(),
-            "entropy": torch.stack(entropies).mean(),
+            "entropy": -log_probs.mean(),
             "alpha": torch.stack([self.alpha(agent) for agent in range(agents)]).mean(),
         }
 
@@ -192,8 +198,3 @@ class Hasac(Algorithm):
     @property
     def _optimizers(self) -> tuple[torch.optim.Adam, ...]:
         return self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer
-
-
-def _goal(actions: int, discrete: bool) -> float:
-    """The entropy an agent is to keep, in nats: minus its dimensions, or a share of the highest possible."""
-    return DISCRETE_ENTROPY * math.log(actions) if discrete else -float(actions)

@@ -62,7 +62,7 @@ def runs(page: Page, comparison: Comparison, problems: Sequence[Problem]) -> Non
     below = _common_parent([run.path for run in comparison.runs])
     head = ("task", "algorithm", "seed", "steps", "last return", "outcome", "commit", "folder")
     rows = [
-        (task, name, run.seed, _got_to(run), _last_return(run), run.outcome, commit(run), run.path.relative_to(below))
+        (task, name, run.seed, _got_to(run), _last_return(run), run.outcome, commit(run), _below(run.path, below))
         for task, named in comparison.groups.items()
         for name, group in named.items()
         for run in group
@@ -96,9 +96,13 @@ def _got_to(run: Run) -> str:
 
 
 def _common_parent(paths: Sequence[Path]) -> Path:
-    """What the paths need not repeat; never a whole path."""
+    """What the paths need not repeat; never a whole path, and nothing where some are absolute and some are not."""
     shared = [set(path.parents) for path in paths]
     return max(set.intersection(*shared), key=lambda parent: len(parent.parts), default=Path())
+
+
+def _below(path: Path, parent: Path) -> Path:
+    return path.relative_to(parent) if path.is_relative_to(parent) else path
 
 
 def _last_return(run: Run) -> float | None:

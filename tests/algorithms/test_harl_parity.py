@@ -328,8 +328,8 @@ def test_stretches_are_alike(case: dict[str, Any]) -> None:
 def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of them: targets with their price of entropy, both critics, agents in turn, temperatures, slow targets.
 
-    HARL tunes the critic's temperature by the samples that the agents learnt from, we by those drawn before: as
-    likely, and made the same here by their noise.
+    HARL draws an agent's action anew when its turn comes, although its policy is still that of the first draw; we keep
+    the first. As likely, and made the same here by their noise.
     """
     told, sac = HARL["hasac"], HARL["sac"]
     config = HasacConfig(
@@ -359,7 +359,10 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
         action_mask=everything,
         next_mask=everything,
     )
-    draw_from(told["noise"], monkeypatch)
+    team_size, noise = SPEC.n_agents, told["noise"]
+    per_update = 4 * team_size  # HARL's: next actions, present ones, and in turn the one learnt from and the one after
+    kept = [*range(2 * team_size), *range(2 * team_size + 1, per_update - 1, 2)]
+    draw_from([noise[update * per_update + n] for update in range(2) for n in kept], monkeypatch)
     targets: list[Tensor] = []
     backup = team.backup
     monkeypatch.setattr(team, "backup", lambda stretch: targets.append(backup(stretch)) or targets[-1])
@@ -404,11 +407,13 @@ def test_published_presets_are_the_authors_settings(case: dict[str, Any]) -> Non
             critic_lr=case["critic_lr"],
             alpha=None if case["auto_alpha"] else case["alpha"],
             alpha_lr=case["alpha_lr"],
+            choice_entropy=0.0 if case["task"].startswith("mpe/") else 0.98,
         )
         assert not (case["use_huber_loss"] or case["use_valuenorm"] or case["share_param"])
         return
     assert isinstance(learner, OnPolicyConfig)
-    assert case["share_param"] == isinstance(learner, MappoConfig)
+    alike = case["task"] != "mpe/simple_speaker_listener"  # HARL's agents of different sizes cannot share a network
+    assert case["share_param"] == (isinstance(learner, MappoConfig) and alike)
     assert learner.rollout == case["episode_length"]
     assert case["critic_epoch"] == case["ppo_epoch"] and case["critic_num_mini_batch"] == case["actor_num_mini_batch"]
     hidden = tuple(case["hidden_sizes"])
@@ -428,3 +433,14 @@ def test_published_presets_are_the_authors_settings(case: dict[str, Any]) -> Non
         adam_eps=case["opti_eps"],
         linear_lr_decay=case["use_linear_lr_decay"],
     )
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "happo", "hasac"])
+def test_untuned_tasks_have_the_nearest_recipe(algorithm: str) -> None:
+    nearest = {"ant-2x4": "ant-4x2", "halfcheetah-3x2": "halfcheetah-2x3", "halfcheetah-6x1": "halfcheetah-2x3"}
+    nearest |= {"walker2d-3x2": "walker2d-2x3"}
+    tuned = {case["task"] for case in HARL["tuned"] if case["algorithm"] == algorithm}
+    for task, other in nearest.items():
+        if f"mamujoco/{task}" not in tuned:
+            ours = build_config(f"mamujoco/{task}", algorithm, "published")
+            assert ours == build_config(f"mamujoco/{other}", algorithm, "published").override({"task": ours.task})

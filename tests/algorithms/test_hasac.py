@@ -153,6 +153,22 @@ def test_the_target_is_the_lower_of_two_less_the_entropy_s_price() -> None:
     assert (without <= (seen.ret + seen.discount * twins).amin(0) + 1e-6).all()
 
 
+@pytest.mark.parametrize("spec", [SPEC, CHOICES])
+def test_the_lower_value_and_its_gradient_are_autograd_s(spec: EnvSpec) -> None:
+    critic, seen = make(spec).critic, stretch(spec)
+    action, weight = seen.action.clone().requires_grad_(), torch.randn(len(seen.ret))
+    twins = critic(seen.state, action)
+    assert 0 < float((twins[0] < twins[1]).float().mean()) < 1
+    (twins.amin(0) * weight).sum().backward()
+    expected, action.grad = action.grad, None
+    critic.zero_grad(set_to_none=True)
+    told = critic.lower(seen.state, action)
+    torch.testing.assert_close(told, twins.amin(0))
+    (told * weight).sum().backward()
+    torch.testing.assert_close(action.grad, expected)
+    assert all(parameter.grad is None for parameter in critic.parameters())
+
+
 def test_the_critics_step_moves_the_critics_alone() -> None:
     team, seen = make(), stretch()
     before = {name: value.clone() for name, value in team.named_parameters()}
@@ -189,13 +205,13 @@ def test_the_actors_steps_leave_the_critics_alone() -> None:
 def test_an_agent_sees_what_those_before_it_have_become(monkeypatch) -> None:
     team, seen = make(PAIR, fixed_order=True, lr=0.5, alpha=0.0), stretch(PAIR)
     joints = []
-    judge = team.critic.forward
+    judge = team.critic.lower
 
     def note(state: Tensor, action: Tensor) -> Tensor:
         joints.append(action.detach().clone())
         return judge(state, action)
 
-    monkeypatch.setattr(team.critic, "forward", note)
+    monkeypatch.setattr(team.critic, "lower", note)
     old = team.actors.mode_all(seen.obs, seen.action_mask)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # draws are modes
     team.improve_actors(seen)
@@ -220,13 +236,15 @@ def test_every_order_comes_up(monkeypatch) -> None:
     for _ in range(60):
         turns.clear()
         team.improve_actors(seen)
-        orders.add(tuple(turns[3::2]))  # after the first sample of all, each agent draws twice
+        assert turns[:3] == [0, 1, 2]  # everybody's sample; then each agent but the last shows what it has become
+        orders.add((*turns[3:], *{0, 1, 2}.difference(turns[3:])))
     assert orders == set(itertools.permutations(range(3)))
 
 
 def test_temperatures_seek_the_entropy_they_are_given() -> None:
     assert make().goals == [-1.0, -2.0, -2.0]
     assert make(CHOICES).goals == pytest.approx([0.98 * math.log(2), 0.98 * math.log(4)])
+    assert make(CHOICES, choice_entropy=0.3).goals == pytest.approx([0.3 * math.log(2), 0.3 * math.log(4)])
     team = make()
     assert [float(team.alpha(n)) for n in (0, 1, 2, -1)] == [1.0] * 4
     team._tune(0, torch.full((10,), 1.5), -1.0)  # the entropy is -1.5, below its goal

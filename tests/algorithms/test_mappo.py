@@ -6,9 +6,11 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
+from dima import build_config
 from dima.algorithms.mappo import MappoConfig
-from dima.algorithms.ppo import PPOConfig
+from dima.algorithms.ppo import PPO, Batch, PPOConfig
 from dima.collect import Collector
 from dima.critics import CriticConfig
 from dima.envs import make_env
@@ -17,6 +19,7 @@ from dima.envs.vector import VectorEnv
 from dima.evaluate import evaluate
 from dima.policies import ActorConfig
 from dima.progress import Progress
+from dima.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +95,24 @@ def test_the_learning_rate_falls_with_the_run() -> None:
         mappo = QUICK.override({"ppo": {"linear_lr_decay": True}}).build(envs.spec, "cpu")
         mappo.round(Collector(envs, seed=0), Progress(), 0.75)
     assert mappo.ppo.actor_optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 / 4)
+
+
+def test_the_first_of_k_rounds_has_the_whole_rate_and_the_last_a_kth(monkeypatch) -> None:
+    rates: list[float] = []
+    learn = PPO.improve
+
+    def note(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
+        rates.append(ppo.critic_optimizer.param_groups[0]["lr"])
+        return learn(ppo, batch, workers)
+
+    monkeypatch.setattr(PPO, "improve", note)
+    changes = {"steps": 4 * 60, "envs": 2, "evaluate_every": 1_000, "evaluation_episodes": 1}
+    learner = {"rollout": 30, "ppo": {"linear_lr_decay": True, "critic_lr": 4e-3}}
+    config = build_config("toy/walk", "mappo", "debug", changes | {"learner": learner})
+    with Trainer(config, torch.device("cpu"), Progress()) as trainer:
+        while trainer.step < trainer.target:
+            trainer.live()
+    assert rates == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3])
 
 
 def test_one_restored_from_a_checkpoint_goes_on_exactly() -> None:

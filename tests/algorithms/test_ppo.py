@@ -134,6 +134,31 @@ def test_every_row_is_used_once_per_epoch() -> None:
         assert torch.equal(part.obs, batch.obs[part.advantage.long()])
 
 
+def test_a_batch_in_pieces_is_one_step_on_the_whole(monkeypatch) -> None:
+    whole, pieces = make(epochs=1, entropy=0.1), make(epochs=1, entropy=0.1)
+    pieces.load_state_dict(whole.state_dict())
+    batch, _ = whole.prepare(play(whole, 12, 5))
+    batch.log_prob = batch.log_prob + 0.2 * torch.randn_like(batch.log_prob)  # some ratios are clipped
+    expected = whole.improve_actor(batch)
+    monkeypatch.setattr("dima.algorithms.ppo.CACHED", 34)  # 17 rows at a time, and 9 at last
+    told = pieces.improve_actor(batch)
+    assert 0 < expected["clip_fraction"] < 1
+    torch.testing.assert_close(told, expected, atol=1e-6, rtol=1e-5)
+    gradients = [[p.grad for p in team.actor.parameters()] for team in (pieces, whole)]
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-4)
+    assert {int(entry["step"]) for entry in pieces.actor_optimizer.state.values()} == {1}
+
+
+def test_the_critic_s_clip_is_the_actor_s_unless_told_otherwise() -> None:
+    losses = [make(clip=clip, value_clip=own) for clip, own in ((0.05, None), (0.3, 0.05), (0.3, None))]
+    batch, _ = losses[0].prepare(play(losses[0]))
+    batch = replace(batch, value=batch.value - 0.2, target=batch.value + 1)
+    for other in losses[1:]:
+        other.load_state_dict(losses[0].state_dict())
+    narrow, told, wide = (float(ppo.critic_loss(batch)) for ppo in losses)
+    assert narrow == told > wide
+
+
 @pytest.mark.parametrize(("epochs", "minibatches"), [(3, 1), (2, 4)])
 def test_optimiser_steps(epochs: int, minibatches: int) -> None:
     ppo = make(epochs=epochs, minibatches=minibatches)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -392,7 +393,7 @@ def hasac() -> dict[str, Any]:
     )
     # an update draws every agent's next action, its present one, and then in turn the one that it learns from and
     # the one after. Noise of the second and third is made alike: HARL tunes the critic's temperature by the third, and
-    # anyone may by the second
+    # we draw no third
     fresh = [[normal(random, rows, ACTION) for _ in range(4 * AGENTS)] for _ in range(2)]
     for update in fresh:
         update[2 * AGENTS :: 2] = update[AGENTS : 2 * AGENTS]
@@ -419,17 +420,28 @@ def hasac() -> dict[str, Any]:
     return told | {"before": before, "after": after}
 
 
+def our_task(suite: str, theirs: str) -> tuple[str, str]:
+    """HARL's name of a task -> ours; and the kind of its actions, where it comes with either."""
+    name = re.sub(r"[-_]v\d", "", theirs.lower())
+    if suite == "mamujoco":
+        return f"mamujoco/{name}", ""
+    task, _, actions = name.partition("-")
+    return f"mpe/{task}", actions
+
+
 def tuned(folder: Path) -> list[dict[str, Any]]:
-    """The settings that HARL's authors found for each robot, by our names of tasks."""
+    """The settings that HARL's authors found for each task, by our names of them."""
     cases = []
-    for path in sorted((folder / "tuned_configs" / "mamujoco").glob("*/*/config.json")):
-        algorithm, task = path.parent.name, path.parent.parent.name.lower().replace("-v2", "")
-        if algorithm in ("mappo", "happo", "hasac"):
-            told = json.loads(path.read_text())["algo_args"]
-            settings = told["train"] | told["model"] | told["algo"]
-            unset = {name for name, value in settings.items() if value is None}
-            settings = {name: settings[name] for name in sorted(settings.keys() - unset)}
-            cases.append({"name": f"{algorithm} {task}", "algorithm": algorithm, "task": f"mamujoco/{task}"} | settings)
+    for suite in ("mamujoco", "pettingzoo_mpe"):
+        for path in sorted((folder / "tuned_configs" / suite).glob("*/*/config.json")):
+            algorithm, (task, actions) = path.parent.name, our_task(suite, path.parent.parent.name)
+            if algorithm in ("mappo", "happo", "hasac"):
+                told = json.loads(path.read_text())["algo_args"]
+                settings = told["train"] | told["model"] | told["algo"]
+                unset = {name for name, value in settings.items() if value is None}
+                settings = {name: settings[name] for name in sorted(settings.keys() - unset)}
+                name = " ".join([algorithm, task.partition("/")[2], actions]).strip()
+                cases.append({"name": name, "algorithm": algorithm, "task": task} | settings)
     return cases
 
 
