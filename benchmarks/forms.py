@@ -45,7 +45,7 @@ from dima.world_models.base import AgentByAgent, WorldModel
 from dima.world_models.ensemble import EnsembleWorldModel
 
 HORIZON, SHOWN = 50, (1, 15, 20, 50)  # steps of a segment; those that the table shows
-SEGMENTS, STARTS, ORDERS, ORDER_STEPS = 512, 32, 24, 15
+SEGMENTS, ORDERS, ORDER_STEPS = 512, 24, 15
 DIFFUSION = {
     f"{reveal}, {path}": {"reveal": reveal, "action_path": path, "target": "state"}
     for reveal in ("one", "cumulative", "all")
@@ -100,8 +100,8 @@ def flops_of_a_step(model: WorldModel[Any], segments: Segments) -> float:
     return counter.flops / len(segments)
 
 
-def judge(model: WorldModel[Any], dataset: Dataset, units: Units) -> dict[str, Any]:
-    """Everything the tables need of one fitted model."""
+def judge(model: WorldModel[Any], dataset: Dataset, units: Units, starts: int) -> dict[str, Any]:
+    """Everything the tables need of one fitted model; the spread between orders over so many ``starts``."""
     segments = held_out(dataset, model.context)
     resampling = Resampling(segments.episode, seed=0)
     foreteller = Foreteller(model, torch.device("cpu"))
@@ -115,8 +115,8 @@ def judge(model: WorldModel[Any], dataset: Dataset, units: Units) -> dict[str, A
         "flops": flops_of_a_step(model, segments),
         "parameters": parameters(model),
     }
-    if isinstance(model, AgentByAgent):
-        few = segments.spread_out(STARTS)
+    if starts and isinstance(model, AgentByAgent):
+        few = segments.spread_out(starts)
         few = Segments(few.rows[:, : few.context + ORDER_STEPS], few.context, few.source)
         spread = order_spread(foreteller, few, units, ORDERS, seed=0)
         names = ("order", "noise", "action")
@@ -165,6 +165,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="saves on the way, of --updates each")
     parser.add_argument("--updates", type=int, default=200, help="gradient steps of each part in a round")
     parser.add_argument("--batch", type=int, default=256, help="transitions in a gradient step")
+    parser.add_argument("--starts", type=int, default=32, help="states from which orders are compared; 0: not at all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/forms"), help="folder for the models")
     parser.add_argument("--out", type=Path, required=True, help="folder for what was found")
@@ -186,7 +187,9 @@ def main() -> int:
                 model.config = model.config.override({"draw": ENSEMBLE[form]})
             facts = {"form": form, "seed": seed, "seconds": seconds, "config": config.to_dict() | {"run": None}}
             command = shlex.join(["python", "-m", "benchmarks.forms", *sys.argv[1:]])
-            content = facts | {"command": command, "protocol": protocol("cpu")} | judge(model, dataset, units)
+            content = (
+                facts | {"command": command, "protocol": protocol("cpu")} | judge(model, dataset, units, args.starts)
+            )
             path.write_text(json.dumps(content) + "\n")
             print(f"{path}: {content['error'][STATE][MODEL]['step']['mean'][0]:.3f}", file=sys.stderr)
     results = [json.loads(path.read_text()) for path in sorted(args.out.glob("*-seed*.json"))]

@@ -21,7 +21,7 @@ CHOSEN = ["one, condition", "cumulative, condition+input, change", "ensemble, me
 def study(tmp_path: Path, monkeypatch) -> Path:
     """The folder of a finished study of one seed on toy/walk."""
     record(record_config("toy/walk").override({"out": str(tmp_path / "data"), "steps": 120, "env": {"n_agents": 2}}))
-    for name, value in (("HORIZON", 6), ("SHOWN", (1, 6)), ("SEGMENTS", 9), ("STARTS", 3), ("ORDER_STEPS", 3)):
+    for name, value in (("HORIZON", 6), ("SHOWN", (1, 6)), ("SEGMENTS", 9), ("ORDER_STEPS", 3)):
         monkeypatch.setattr(forms, name, value)
     run(tmp_path, monkeypatch)
     return tmp_path
@@ -29,7 +29,7 @@ def study(tmp_path: Path, monkeypatch) -> Path:
 
 def run(path: Path, monkeypatch) -> None:
     given = [str(path / "data"), "--out", str(path / "out"), "--work", str(path / "work"), "--preset", "debug"]
-    given += ["--rounds", "1", "--updates", "2", "--batch", "8", "--seeds", "0", "--forms", *CHOSEN]
+    given += ["--starts", "3", "--rounds", "1", "--updates", "2", "--batch", "8", "--seeds", "0", "--forms", *CHOSEN]
     monkeypatch.setattr("sys.argv", ["forms", *given])
     assert forms.main() == 0
 
