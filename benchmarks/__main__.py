@@ -28,6 +28,7 @@ from benchmarks.timing import CLOCKS, Timing, ceiling
 from benchmarks.versus import versus
 from benchmarks.whole import whole
 from dima.device import pick_device
+from dima.machine import keep_freed_memory
 from dima.presets import preset_names
 from dima.provenance import protocol
 from dima.run_config import TrainConfig, build_config
@@ -101,6 +102,7 @@ def main() -> int:
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="FIELD=VALUE,...", help="to time a round under, too"
     )
+    parser.add_argument("--give-back", action="store_true", help="freed memory, unlike runs; either way on both paths")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of everything")
     parser.add_argument("--share", type=float, help="of an imagined batch, and of a round; default 1, on a CPU 0.1")
@@ -113,6 +115,7 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     share = args.share or (1.0 if device.type == "cuda" else 0.1)
+    kept = not args.give_back and keep_freed_memory()
     timing = Timing(device, args.repeats, share, args.clock)
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     for task in args.tasks:
@@ -120,7 +123,7 @@ def main() -> int:
             changes = {"seed": args.seed, "device": device.type}
             config = build_config(task, "dima", preset, changes)
             yardstick = build_config(task, "dima", args.yardstick or YARDSTICKS.get(preset, preset), changes)
-            facts = {"command": command, "protocol": protocol(_name(device))}
+            facts = {"command": command, "protocol": protocol(_name(device)), "freed_memory_kept": kept}
             result = facts | run(config, yardstick, timing, list(args.sections), args.settings)
             some = [] if set(args.sections) == set(SECTIONS) else args.sections
             path = args.out / device.type / ("-".join([task.split("/")[-1], preset, *some]) + ".json")

@@ -253,13 +253,14 @@ def test_the_ceiling_is_a_rate() -> None:
 
 def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
     given = ["--tasks", "toy/walk", "--presets", "debug", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["benchmarks", *given, "--sections", "parts", "plain"])
+    monkeypatch.setattr("sys.argv", ["benchmarks", *given, "--sections", "parts", "plain", "--give-back"])
     monkeypatch.setattr(command, "ceiling", lambda timing, kind: 1e11)
     assert command.main() == 0
     told = json.loads((tmp_path / "cpu" / "walk-debug-parts-plain.json").read_text())
     assert told["task"] == "toy/walk"
     assert told["ceiling"] == {"float32": 1e11}
     assert told["share"] == 0.1
+    assert told["freed_memory_kept"] is False
     assert "switches" not in told
     table = (tmp_path / "cpu" / "walk-debug-parts-plain.md").read_text()
     assert "| imagination |" in table
