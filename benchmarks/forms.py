@@ -72,7 +72,8 @@ def config_of(form: str, seed: int, args: argparse.Namespace) -> OfflineConfig:
     model["decoder_fit"] = fits
     common["run"] = str(args.work / f"{name}-seed{seed}")
     algorithm = "ensemble" if form in ENSEMBLE else "dima"
-    return fit_config(args.dataset, algorithm, args.preset, common | {"learner": {"world_model": model}})
+    config = fit_config(args.dataset, algorithm, args.preset, common | {"learner": {"world_model": model}})
+    return config if form in ENSEMBLE else config.override({"learner": {"world_model": args.world_model}})
 
 
 def fitted(config: OfflineConfig) -> tuple[WorldModel[Any], float]:
@@ -162,6 +163,9 @@ def main() -> int:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS, metavar="FORM", help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--preset", default="small", help="whose sizes to use")
+    parser.add_argument(
+        "--world-model", type=json.loads, default={}, metavar="JSON", help="other sizes of the diffusion"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="saves on the way, of --updates each")
     parser.add_argument("--updates", type=int, default=200, help="gradient steps of each part in a round")
     parser.add_argument("--batch", type=int, default=256, help="transitions in a gradient step")

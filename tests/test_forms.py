@@ -30,6 +30,7 @@ def study(tmp_path: Path, monkeypatch) -> Path:
 def run(path: Path, monkeypatch) -> None:
     given = [str(path / "data"), "--out", str(path / "out"), "--work", str(path / "work"), "--preset", "debug"]
     given += ["--starts", "3", "--rounds", "1", "--updates", "2", "--batch", "8", "--seeds", "0", "--forms", *CHOSEN]
+    given += ["--world-model", '{"denoiser": {"blocks": 2}}']
     monkeypatch.setattr("sys.argv", ["forms", *given])
     assert forms.main() == 0
 
@@ -42,6 +43,7 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
         assert error["cumulative"]["mean"][-1] == pytest.approx(sum(error["step"]["mean"]))
         assert one["seed"] == 0
         assert one["config"]["learner"]["world_model"]["decoder_fit"]["updates"] == 2
+        assert "ensemble" in one["form"] or one["config"]["learner"]["world_model"]["denoiser"]["blocks"] == 2
         assert ("spread" in one) == ("ensemble" not in one["form"])
     unchanged = [one["error"][OBSERVATIONS][UNCHANGED]["step"]["mean"] for one in told.values()]
     assert all(one == unchanged[0] for one in unchanged)  # all are asked about the same segments
