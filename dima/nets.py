@@ -32,7 +32,7 @@ class Rows(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        rows: Tensor = super().forward(x.reshape(-1, x.shape[-1]))
+        rows: Tensor = super().forward(x.reshape(-1, x.shape[-1]))  # type: ignore[no-untyped-call]
         return rows.view(*x.shape[:-1], rows.shape[-1])
 
 

@@ -143,7 +143,7 @@ class TwinCritic(nn.Module):
 
     def lower(self, state: Tensor, action: Tensor) -> Tensor:
         """(R,) the lower of both values, for those who act: no gradient reaches the critics' weights."""
-        value: Tensor = _Lower.apply(self._features(state, action), *self.twins)
+        value: Tensor = _Lower.apply(self._features(state, action), *self.twins)  # type: ignore[no-untyped-call]
         return value
 
     def _features(self, state: Tensor, action: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class _Lower(torch.autograd.Function):
         return lower
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         found = None
         for number, (network, hidden) in enumerate(zip(ctx.networks, ctx.hidden, strict=True)):
             rows = (ctx.which == number).nonzero()[:, 0]
