@@ -2,6 +2,7 @@
 
 python -m benchmarks.scripted mamujoco/halfcheetah-2x3 --policy random --episodes 20
 python -m benchmarks.scripted mpe/simple_spread --policy greedy --episodes 200
+python -m benchmarks.scripted mpe/simple_spread --continuous --policy random --episodes 200
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from dima.collect import Act, random_policy
 from dima.data import EnvSpec, View
 from dima.envs import make_env
-from dima.envs.mpe import greedy_spread
+from dima.envs.mpe import MpeConfig, greedy_spread
 from dima.envs.vector import VectorEnv
 from dima.evaluate import evaluate
 
@@ -42,10 +43,14 @@ def main() -> None:
     parser.add_argument("--policy", choices=POLICIES, default="random")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--continuous", action="store_true", help="particles steered by a Box; not for greedy")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    if args.continuous and args.policy == "greedy":
+        parser.error("greedy chooses between directions: leave --continuous out")
     torch.manual_seed(args.seed)
-    with VectorEnv(partial(make_env, args.task), min(args.episodes, 20)) as envs:
+    env = MpeConfig(continuous_actions=True) if args.continuous else None
+    with VectorEnv(partial(make_env, args.task, env), min(args.episodes, 20)) as envs:
         result = evaluate(envs, POLICIES[args.policy](envs.spec), args.episodes, args.seed)
     told = {
         "task": args.task,

@@ -289,3 +289,10 @@ class TestBadInput:
         for pair in ((1,), (2, 1), "ab", (None, 1)):
             with pytest.raises(ConfigError, match=r"reference of toy/walk"):
                 dima.report(make_run(str(pair), [1.0]), tmp_path, reference={"toy/walk": pair})
+
+
+def test_relative_and_absolute_folders_side_by_side(make_run, tmp_path, monkeypatch):
+    there, here = make_run("there", [1.0]), make_run("here", [2.0], seed=1)
+    monkeypatch.chdir(tmp_path)
+    text = read(dima.report([there, here.relative_to(tmp_path)], "out").page)[1]
+    assert str(there) in text and "runs/here" in text
