@@ -1,8 +1,9 @@
-"""Where tensors live: chosen once, from the config; and whether they fit there."""
+"""Where tensors live and how precisely they are multiplied, chosen once, from the config; and whether they fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 
@@ -23,6 +24,31 @@ def pick_device(name: str) -> torch.device:
         why = "no CUDA GPU was found" if built else "this PyTorch was built without CUDA"
         raise ConfigError(f"device = cuda cannot be used: {why}; use --device cpu or auto")
     return torch.device(name)
+
+
+Precision = Literal["float32", "bf16"]
+
+
+def multiplying(device: torch.device | str, precision: Precision) -> torch.autocast:
+    """A block whose matrix products are made in this precision; weights stay float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def require_precision(device: torch.device | str, precision: Precision) -> None:
+    """Make sure that the device has units for it: without them bf16 is many times slower than float32.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if precision == "float32":
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if not (torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()):
+        raise ConfigError(f"precision = bf16 cannot be used: {device} has no bf16 units; use float32")
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def require_memory(

@@ -17,6 +17,13 @@ def relu() -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
+class Float(nn.Module):
+    """Whatever precision the layers before multiply in, what follows is float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
 def orthogonal_(linear: nn.Linear, gain: float = RELU_GAIN) -> nn.Linear:
     """Start a layer with orthogonal weights times ``gain`` and zero biases, in place."""
     nn.init.orthogonal_(linear.weight, gain)

@@ -17,6 +17,7 @@ from dima.aside import side_by_side
 from dima.collect import Collector
 from dima.config import Count, Range, Whole
 from dima.data import EnvSpec, Episode, Rollout, View
+from dima.device import Precision, multiplying, require_precision
 from dima.imagination import imagine
 from dima.optim import Average
 from dima.progress import Progress
@@ -41,6 +42,7 @@ class ModelBasedConfig(AlgorithmConfig):
     imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
+    precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
@@ -71,6 +73,7 @@ class ModelBased(Algorithm):
 
     def __init__(self, config: ModelBasedConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
+        require_precision(device, config.precision)
         self.config, self.spec, self.device = config, spec, device
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
         self.ppo = PPO(config.ppo, spec).to(device)
@@ -108,7 +111,7 @@ class ModelBased(Algorithm):
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:
         """One round of the world model's gradient steps; metrics are averages."""
-        metrics = self.world_model.fit(self.replay, progress, self.config.workers)
+        metrics = self.world_model.fit(self.replay, progress, self.config.workers, self.config.precision)
         self.rounds += 1
         return metrics
 
@@ -128,7 +131,7 @@ class ModelBased(Algorithm):
         """The policy in the world model, from rows of real experience; every worker imagines its share of them."""
 
         def share(which: Tensor, seed: int, copy: bool) -> Rollout:
-            with drawn_from(self.device, seed):
+            with drawn_from(self.device, seed), multiplying(self.device, self.config.precision):
                 return imagine(self.world_model, self.act, start[which], self.config.horizon)
 
         shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dima.aside import side_by_side
 from dima.config import Config
 from dima.data import EnvSpec, Episode, View
+from dima.device import Precision, multiplying
 from dima.optim import Average, Fitter
 from dima.progress import Progress
 from dima.replay import Replay, Rows
@@ -74,17 +75,20 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         Parts are named as the attribute that holds them, their fitter, and the visits they want the replay to count.
         """
 
-    def fit(self, replay: Replay, progress: Progress, workers: int = 1) -> dict[str, Tensor]:
+    def fit(
+        self, replay: Replay, progress: Progress, workers: int = 1, precision: Precision = "float32"
+    ) -> dict[str, Tensor]:
         """One round of gradient steps; metrics are averages over the round, still on the device.
 
         Args:
             replay: what to fit to.
             progress: told of each part.
             workers: processes that fit parts side by side, where that is possible; without effect on the results.
+            precision: of the losses' matrix products.
         """
         names = list(self.losses())
         seeds = torch.randint(2**62, (len(names),)).tolist()
-        jobs = [partial(self._fit, *part, replay, progress) for part in zip(names, seeds, strict=True)]
+        jobs = [partial(self._fit, *part, replay, progress, precision) for part in zip(names, seeds, strict=True)]
         metrics: dict[str, Tensor] = {}
         for name, fitted in zip(names, side_by_side(jobs, workers), strict=True):
             metrics |= fitted.metrics
@@ -95,7 +99,9 @@ class WorldModel(nn.Module, ABC, Generic[L]):
                 progress.include(fitted.apart["seconds"], fitted.apart["lap"])
         return metrics
 
-    def _fit(self, name: str, seed: int, replay: Replay, progress: Progress, copy: bool) -> Fitted:
+    def _fit(
+        self, name: str, seed: int, replay: Replay, progress: Progress, precision: Precision, copy: bool
+    ) -> Fitted:
         """The gradient steps of one part, which draw their batches from a seed of their own."""
         part, fitter, steps = self.get_submodule(name).train(), self.fitters[name], Average()
         loss_of, progress = self.losses()[name], Progress() if copy else progress
@@ -105,7 +111,8 @@ class WorldModel(nn.Module, ABC, Generic[L]):
             progress.phase(name, total=fitter.config.updates) as advance,
         ):
             for _ in range(fitter.config.updates):
-                loss, parts = loss_of(replay)
+                with multiplying(replay.device, precision):
+                    loss, parts = loss_of(replay)
                 fitter.step(loss)
                 steps.add(parts)
                 advance()

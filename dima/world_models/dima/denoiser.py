@@ -160,7 +160,7 @@ class Denoiser(nn.Module):
             known = torch.cat([context.action * visible, visible], dim=-1).flatten(2)
             tokens = torch.cat([tokens, F.pad(known, (0, 0, 1, 0))], dim=-1)
         answer: Tensor = self.net(tokens, steering, kernels)
-        return answer
+        return answer.float()
 
     def denoise(
         self,

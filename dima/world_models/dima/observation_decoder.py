@@ -74,9 +74,9 @@ class ObservationDecoder(nn.Module):
         return loss, {"decoder/error": error.detach(), "decoder/commitment": commitment.detach()}
 
     def _decode(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        code, commitment = self.encoder(state), state.new_zeros(())
+        code, commitment = self.encoder(state).float(), state.new_zeros(())
         if self.config.bottleneck != "none":
             code, _, commitment = self.quantizer(code.unflatten(-1, (self.config.tokens, -1)))
             code = code.flatten(-2)
-        obs = self.decoder(code).unflatten(-1, (self.spec.n_agents, self.spec.obs_dim))
+        obs = self.decoder(code).float().unflatten(-1, (self.spec.n_agents, self.spec.obs_dim))
         return obs * self.valid, commitment

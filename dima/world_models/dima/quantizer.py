@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dima.device import multiplying
+
 
 class VectorQuantizer(nn.Module):
     """Nearest entry of a codebook that follows the tokens by exponential moving averages.
@@ -40,7 +42,8 @@ class VectorQuantizer(nn.Module):
         """(..., D) -> (...,) index of the nearest entry."""
         flat = tokens.reshape(-1, tokens.shape[-1])
         # the squared length of the token is the same for every entry
-        distance = torch.addmm(self.codebook.square().sum(-1), flat, self.codebook.T, alpha=-2)
+        with multiplying(flat.device, "float32"):  # entries lie close together
+            distance = torch.addmm(self.codebook.square().sum(-1), flat, self.codebook.T, alpha=-2)
         return distance.argmin(dim=-1).reshape(tokens.shape[:-1])
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from dima.attention import Attention, GegluFeedForward, TransformerBlock, pooled
 from dima.config import Config, Count, Fraction, Whole
 from dima.data import EnvSpec
 from dima.errors import ConfigError
-from dima.nets import Normalizer
+from dima.nets import Float, Normalizer
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ class RewardTermination(nn.Module):
         self.mask_head = self._head(spec.n_agents * spec.action_dim) if masked else None
 
     def _head(self, out: int) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out))
+        return nn.Sequential(
+            nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out), Float()
+        )
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class RewardTermination(nn.Module):
             "reward": average(F.smooth_l1_loss(self.reward_head(hidden)[..., 0], target, reduction="none")),
             "proceed": average(
                 F.binary_cross_entropy_with_logits(
-                    self.proceed_head(hidden)[..., 0], (~batch.terminated).to(hidden.dtype), reduction="none"
+                    self.proceed_head(hidden)[..., 0], (~batch.terminated).float(), reduction="none"
                 )
             ),
         }
