@@ -88,10 +88,16 @@ class Replay:
         self._quarter_rows: tuple[Tensor, Tensor] | None = None  # of the episodes, once asked for
 
     @classmethod
-    def of(cls, episodes: Sequence[Episode], spec: EnvSpec, device: torch.device | str) -> Replay:
+    def of(
+        cls,
+        episodes: Sequence[Episode],
+        spec: EnvSpec,
+        device: torch.device | str,
+        visitors: Sequence[str] = (),
+    ) -> Replay:
         """A store of exactly these episodes, of which none is preferred."""
         rows = sum(len(episode) + 1 for episode in episodes)
-        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device)
+        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device, visitors)
         for episode in episodes:
             replay.add(episode)
         return replay

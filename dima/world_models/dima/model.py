@@ -99,19 +99,20 @@ class DimaWorldModel(StateModel[Latent]):
         """Reward and termination on the least visited segments."""
         length = self.config.reward.segment
         start = replay.least_visited("reward", self.config.reward_fit.batch, length + 1)
-        rows = replay.segments(start, length + 1)
+        return self.reward.loss(self.segments(replay.segments(start, length + 1)))
+
+    def segments(self, rows: Rows) -> Segments:
+        """T + 1 successive rows as the reward model wants T of them."""
         state = self.state_scale.normalize(rows.state)
-        return self.reward.loss(
-            Segments(
-                state=state[:, :-1],
-                next_state=state[:, 1:],
-                action=self._sent(rows.action[:, :-1]),
-                reward=rows.reward[:, :-1],
-                terminated=rows.terminated[:, :-1],
-                next_mask=rows.action_mask[:, 1:],
-                episode=rows.episode[:, :-1],
-                valid=rows.acted[:, :-1],
-            )
+        return Segments(
+            state=state[:, :-1],
+            next_state=state[:, 1:],
+            action=self._sent(rows.action[:, :-1]),
+            reward=rows.reward[:, :-1],
+            terminated=rows.terminated[:, :-1],
+            next_mask=rows.action_mask[:, 1:],
+            episode=rows.episode[:, :-1],
+            valid=rows.acted[:, :-1],
         )
 
     # -- imagination ----------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
     assert not mask[:, ~valid].any()
     assert (mask[:100].sum(-1) == 1).all()
     assert torch.equal(mask[100:] | ~valid, (logits[100:] > 0) | mask[100:] | ~valid)
-    model.reward.mask_head[-1].bias.fill_(-50.0)
+    model.reward.mask_head[-2].bias.fill_(-50.0)
     rows = filled(spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
     latent = model.start(rows)
     for _ in range(3):
