@@ -38,9 +38,7 @@ class HasacConfig(AlgorithmConfig):
     critic_lr: Positive = 1e-3  # the critics' learning rate
     alpha: NonNegative | None = None  # temperature of everyone; unset: learnt, starting at 1
     alpha_lr: Positive = 3e-4  # learning rate of learnt temperatures
-    choice_entropy: Fraction = (
-        0.98  # share of the highest entropy that learnt temperatures keep, where actions are choices
-    )
+    choice_entropy: Fraction = 0.98  # share of the highest entropy that learnt temperatures keep for discrete actions
     fixed_order: bool = False  # agents learn in their own order instead of a new random one every time
 
     def build(self, spec: EnvSpec, device: str) -> Hasac:
