@@ -17,6 +17,13 @@ def relu() -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
+class Tanh(nn.Module):
+    """Through the logistic function: a few times faster on a CPU, and equal to rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * x).sigmoid().mul(2).sub(1)
+
+
 class Float(nn.Module):
     """Whatever precision the layers before multiply in, what follows is float32."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dima.data import EnvSpec
 from dima.distributions import FORBIDDEN
-from dima.nets import RELU_GAIN, mlp, relu
+from dima.nets import RELU_GAIN, Tanh, mlp, relu
 
 LOG_STD = (-20.0, 2.0)  # bounds of a logarithm of a standard deviation
 Draw = tuple[Tensor, Tensor]  # (R, A) action, (R,) its log-probability; both differentiable
@@ -40,7 +40,7 @@ class TanhGaussian(SoftActor):
     def __init__(self, hidden: Sequence[int], obs_dim: int, action_dim: int) -> None:
         super().__init__()
         layers = mlp((obs_dim, *hidden, 2 * action_dim), relu)
-        layers[-2] = nn.Tanh()
+        layers[-2] = Tanh()
         self.net = layers
 
     def draw(self, obs: Tensor, action_mask: Tensor) -> Draw:
@@ -178,7 +178,7 @@ class _Lower(torch.autograd.Function):
             *inner, head = (layer for layer in network if isinstance(layer, nn.Linear))
             flow = grad[rows, None] * head.weight
             for linear, active in zip(inner[::-1], hidden[::-1], strict=True):
-                flow = (flow * (active[rows] > 0)) @ linear.weight
+                flow = torch.ops.aten.threshold_backward(flow, active[rows], 0) @ linear.weight
             found = flow.new_zeros(len(grad), flow.shape[-1]) if found is None else found
             found[rows] = flow
         return found, *(None for _ in ctx.networks)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dima.nets import MaskedLayerNorm, Normalizer, mlp, orthogonal_
+from dima.nets import MaskedLayerNorm, Normalizer, Tanh, mlp, orthogonal_
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +110,10 @@ def test_layer_norm_without_padding_is_the_usual_one() -> None:
     x = torch.randn(7, 2, 5)
     norm = MaskedLayerNorm(torch.ones(2, 5, dtype=torch.bool))
     torch.testing.assert_close(norm(x), nn.LayerNorm(5)(x))
+
+
+def test_tanh_through_the_logistic_function() -> None:
+    x = torch.linspace(-30, 30, 10_001, requires_grad=True)
+    torch.testing.assert_close(Tanh()(x), x.tanh(), atol=3e-7, rtol=0)
+    (ours,), (real,) = (torch.autograd.grad(y.sum(), x) for y in (Tanh()(x), x.tanh()))
+    torch.testing.assert_close(ours, real, atol=3e-7, rtol=0)

@@ -143,13 +143,12 @@ class Hasac(Algorithm):
             self.actor_optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             loss.backward()
             self.actor_optimizer.step()
-            self._tune(agent, log_prob.detach(), self.goals[agent])
             if agent != order[-1]:  # nobody comes after the last
                 with torch.no_grad():
                     joint[:, agent], _ = self.actors.draw(agent, stretch.obs, stretch.action_mask)
             losses.append(loss.detach())
         log_probs = torch.stack([log_prob.detach() for _, log_prob in drawn])  # (N, R)
-        self._tune(-1, log_probs.sum(0), sum(self.goals))
+        self._tune(log_probs.mean(1))
         return {
             "policy_loss": torch.stack(losses).mean(),
             "entropy": -log_probs.mean(),
@@ -162,11 +161,12 @@ class Hasac(Algorithm):
             return torch.tensor(self.config.alpha, device=self.device)
         return self.log_alpha[which].detach().exp()
 
-    def _tune(self, which: int, log_prob: Tensor, goal: float) -> None:
-        """Raise a temperature where the entropy is below its goal, lower it where it is above."""
+    def _tune(self, log_prob: Tensor) -> None:
+        """Raise a temperature where the entropy is below its goal, lower it where it is above; (N,) mean log-probs."""
         if self.config.alpha is not None:
             return
-        loss = -(self.log_alpha[which] * (log_prob + goal)).mean()
+        excess = log_prob + torch.tensor(self.goals, device=self.device)
+        loss = -(torch.stack([*self.log_alpha]) * torch.cat([excess, excess.sum(0, keepdim=True)])).sum()
         self.alpha_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.alpha_optimizer.step()

@@ -247,12 +247,11 @@ def test_temperatures_seek_the_entropy_they_are_given() -> None:
     assert make(CHOICES, choice_entropy=0.3).goals == pytest.approx([0.3 * math.log(2), 0.3 * math.log(4)])
     team = make()
     assert [float(team.alpha(n)) for n in (0, 1, 2, -1)] == [1.0] * 4
-    team._tune(0, torch.full((10,), 1.5), -1.0)  # the entropy is -1.5, below its goal
-    team._tune(1, torch.full((10,), 1.5), -2.0)  # above
+    team._tune(torch.tensor([1.5, 1.5, 2.0]))  # entropies below, above and at their goals; their sum at its goal
     assert float(team.alpha(0)) > 1 > float(team.alpha(1))
     assert float(team.alpha(2)) == float(team.alpha(-1)) == 1
     fixed = make(alpha=0.2)
-    fixed._tune(0, torch.full((10,), 1.5), -1.0)
+    fixed._tune(torch.tensor([1.5, 1.5, 1.5]))
     assert float(fixed.alpha(0)) == pytest.approx(0.2)
     assert not fixed.log_alpha[0].detach().any()
 
