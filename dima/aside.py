@@ -26,9 +26,13 @@ T = TypeVar("T")
 Job = Callable[[bool], T]  # told whether it is in a copy, where what it changes is lost but for its answer
 
 
-def can_copy() -> bool:
-    """Whether copies of this process could work beside it: on Linux, with threads to spare, and without a GPU."""
-    return sys.platform == "linux" and torch.get_num_threads() > 1 and not torch.cuda.is_initialized()
+def can_copy(gpu: bool = False) -> bool:
+    """Whether copies of this process could work beside it: on Linux and with threads to spare.
+
+    Args:
+        gpu: whether they may be made while this process uses a GPU, which is of no use to them.
+    """
+    return sys.platform == "linux" and torch.get_num_threads() > 1 and (gpu or not torch.cuda.is_initialized())
 
 
 def side_by_side(jobs: Sequence[Job[T]], workers: int) -> list[T]:
@@ -62,6 +66,24 @@ def side_by_side(jobs: Sequence[Job[T]], workers: int) -> list[T]:
         for other in others:
             done |= other.result()
     return [done[number] for number in range(len(jobs))]
+
+
+@contextmanager
+def beside(job: Callable[[], T]) -> Iterator[Callable[[], T]]:
+    """Let a copy of this process do a job that needs no GPU while the block runs; where none can be, do it first.
+
+    Args:
+        job: must leave everything here as it was.
+
+    Yields:
+        What waits for the answer.
+    """
+    if can_copy(gpu=True):
+        with Aside(job) as other:
+            yield other.result
+    else:
+        answer = job()
+        yield lambda: answer
 
 
 @contextmanager

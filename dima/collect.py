@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec, Episode, Lived, Record, Rollout, View
 from dima.envs.vector import VectorEnv
+from dima.seeding import drawn_from
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
 Purpose = Literal["training", "evaluation"]
@@ -128,6 +129,24 @@ def _row(now: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     return {name: values[n].copy() for name, values in now.items()}
 
 
+@dataclass
+class Played:
+    """Episodes that were played ahead of time, and the collector's counters after them."""
+
+    episodes: list[Episode]
+    steps: int
+    number: int
+
+    def tree(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"episodes": [vars(episode) for episode in self.episodes], "steps": self.steps, "number": self.number}
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> Played:
+        """The inverse of :meth:`tree`."""
+        return cls([Episode(**episode) for episode in tree["episodes"]], tree["steps"], tree["number"])
+
+
 class Collector:
     """Training's source of real experience.
 
@@ -152,6 +171,27 @@ class Collector:
             played += play(self.envs, act, seeds, self.device, limit)
         self.steps += sum(map(len, played))
         return played
+
+    def ahead(self, act: Act, min_steps: int, limit: int, seed: int, device: torch.device | str) -> Played:
+        """What :meth:`play` would return with actions drawn from ``seed``; here nothing has been played yet.
+
+        Args:
+            act, min_steps, limit: as for :meth:`play`.
+            seed: of the policy's draws.
+            device: where ``act`` wants its input.
+        """
+        before = self.steps, self.episodes, self.device
+        self.device = device
+        try:
+            with drawn_from("cpu", seed):
+                return Played(self.play(act, min_steps, limit), self.steps, self.episodes)
+        finally:
+            self.steps, self.episodes, self.device = before
+
+    def take(self, played: Played) -> list[Episode]:
+        """The episodes that :meth:`ahead` found; from here on they count as played."""
+        self.steps, self.episodes = played.steps, played.number
+        return played.episodes
 
     def roll(self, act: Act, steps: int) -> tuple[Rollout, list[float]]:
         """``steps`` steps of every environment, going on where the last call stopped, for an on-policy learner.

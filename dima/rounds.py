@@ -43,6 +43,7 @@ class Rounds(ABC):
         self.held = ExitStack()  # what to close at the end
         self.rounds = 0
         self.evaluations: list[tuple[int, float]] = []
+        self.late: list[tuple[int, dict[str, float]]] = []  # evaluations of earlier steps that are not logged yet
 
     @property
     @abstractmethod
@@ -134,13 +135,19 @@ class Rounds(ABC):
         self.rounds += 1
         _require_finite(numbers, self.algorithm, self.step)
         evaluated = self.evaluate(before)
-        _require_finite(evaluated, self.algorithm, self.step)
+        late, self.late = self.late, []
+        for told in (evaluated, *(told for _, told in late)):
+            _require_finite(told, self.algorithm, self.step)
         numbers |= evaluated
         record = {"step": self.step, "round": self.rounds, **self.facts, **numbers}
         with self.progress.phase("save"):
+            for step, told in late:
+                folder.log({"step": step, "round": self.rounds - 1, **told})
             folder.log(record | self.progress.lap() | {"time/round": time.perf_counter() - began})
             chunks, first = self.gained()
             folder.save(self._tree(), chunks, drop_before=first)
+        for _, told in late:
+            numbers |= told
         glance = {label: numbers[name] for name, label in self.shown.items() if name in numbers}
         self.progress.round(self.step, self.target, **glance)
 

@@ -59,6 +59,8 @@ class TrainConfig(RunConfig):
     envs: Count = 1  # environments that collect in parallel
     evaluate_every: Count = 1_000  # environment steps between two evaluations
     evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
+    evaluate_beside: bool = False  # evaluate in a process of its own while the next round goes on
+    env_processes: bool = False  # a process for each environment: for slow simulators and many cores
     keep_policies: Whole = 3  # earlier policies the checkpoint keeps, evenly over the run, for `dima diagnose`
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import AlgorithmConfig
+from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.aside import beside
 from dima.collect import Collector
 from dima.device import pick_device
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
-from dima.evaluate import evaluate
+from dima.evaluate import Evaluation, evaluate
 from dima.offline import Fitting
 from dima.progress import Progress
 from dima.rounds import Metrics, Rounds, seeded
@@ -99,12 +100,13 @@ class Trainer(Rounds):
         super().__init__(device, progress)
         self.config = config
         make = partial(make_env, config.task, config.env)
-        self.envs = self.held.enter_context(VectorEnv(make, config.envs))
-        self.test_envs = self.held.enter_context(VectorEnv(make, config.evaluation_episodes))
+        self.envs = self.held.enter_context(VectorEnv(make, config.envs, config.env_processes))
+        self.test_envs = self.held.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device)
         assert isinstance(config.learner, AlgorithmConfig)
         self.algorithm = config.learner.build(self.envs.spec, str(device))
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
+        self.due = False  # the policy is to be evaluated beside the next round
 
     @property
     def step(self) -> int:
@@ -123,8 +125,16 @@ class Trainer(Rounds):
         return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
 
     def live(self) -> Metrics:
-        before = self.step
-        metrics = self.algorithm.round(self.collector, self.progress, min(1.0, self.step / self.target))
+        before, done = self.step, min(1.0, self.step / self.target)
+        if not self.due:
+            metrics = self.algorithm.round(self.collector, self.progress, done)
+        else:
+            acting = self.algorithm.on_cpu()
+            with beside(lambda: self._play(acting, "cpu")) as result:
+                metrics = self.algorithm.round(self.collector, self.progress, done)
+                with self.progress.phase("evaluate"):
+                    self.late.append((before, self._told(before, result())))
+            self.due = False
         self._keep_policy(before)
         return metrics
 
@@ -139,20 +149,31 @@ class Trainer(Rounds):
         every = self.config.evaluate_every
         if self.step // every == before // every and self.step < self.target:
             return {}
+        if self.config.evaluate_beside and self.step < self.target:
+            self.due = True
+            return {}
         with self.progress.phase("evaluate"):
-            mode, episodes = partial(self.algorithm.act, mode=True), self.config.evaluation_episodes
-            result = evaluate(self.test_envs, mode, episodes, self.config.seed, self.device)
-        self.evaluations.append((self.step, result.mean))
+            return self._told(self.step, self._play(self.algorithm, self.device))
+
+    def _play(self, acting: Algorithm, device: torch.device | str) -> Evaluation:
+        mode, episodes = partial(acting.act, mode=True), self.config.evaluation_episodes
+        return evaluate(self.test_envs, mode, episodes, self.config.seed, device)
+
+    def _told(self, step: int, result: Evaluation) -> dict[str, float]:
+        """What to log of an evaluation of the policy as it was after ``step`` steps."""
+        self.evaluations.append((step, result.mean))
         length = sum(result.lengths) / len(result.lengths)
         return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
 
     def saved(self) -> dict[str, Any]:
-        return {"collector": self.collector.checkpoint(), "earlier": [list(pair) for pair in self.earlier]}
+        earlier = [list(pair) for pair in self.earlier]
+        return {"collector": self.collector.checkpoint(), "earlier": earlier, "due": self.due}
 
     def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
         self.earlier = [(step, weights) for step, weights in tree.get("earlier", [])]  # older folders kept none
+        self.due = tree.get("due", False)
 
     def summary(self, folder: Path, finished: bool) -> Summary:
         return Summary(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dima.collect import Collector
@@ -39,6 +40,7 @@ class AlgorithmConfig(Config, ABC):
 class Algorithm(nn.Module, ABC):
     """A learner together with the policy it improves."""
 
+    config: AlgorithmConfig
     spec: EnvSpec
     replay: Store | None = None  # where the algorithm keeps any experience
 
@@ -50,6 +52,15 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Actions (B, N, A) and log-probabilities (B, N), sampled or the policy's mode."""
+
+    def on_cpu(self) -> Algorithm:
+        """One with the same policy on the CPU, which acts for processes that cannot use the device."""
+        if next(self.team.parameters()).device.type == "cpu":
+            return self
+        with torch.random.fork_rng([]):
+            twin = self.config.for_acting().build(self.spec, "cpu")
+        twin.team.load_state_dict(self.team.state_dict())
+        return twin
 
     @abstractmethod
     def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:

@@ -51,6 +51,7 @@ class HasacConfig(AlgorithmConfig):
 class Hasac(Algorithm):
     """Actors, critics, temperatures, and everything lived through so far."""
 
+    config: HasacConfig
     replay: Transitions
 
     def __init__(self, config: HasacConfig, spec: EnvSpec, device: str) -> None:

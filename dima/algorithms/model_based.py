@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.aside import side_by_side
-from dima.collect import Collector
+from dima.aside import beside, side_by_side
+from dima.collect import Collector, Played
 from dima.config import Count, Range, Whole
 from dima.data import EnvSpec, Episode, Rollout, View
 from dima.device import Precision, multiplying, require_precision
@@ -44,6 +45,7 @@ class ModelBasedConfig(AlgorithmConfig):
     horizon: Count = 15  # imagined steps
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
+    collect_beside: bool = False  # while a round learns, the policy it began with plays the next round's episodes
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
@@ -69,6 +71,7 @@ class EnsembleConfig(ModelBasedConfig):
 class ModelBased(Algorithm):
     """A world model, a replay of real episodes, and a PPO that sees imagined ones only."""
 
+    config: ModelBasedConfig
     replay: Replay
 
     def __init__(self, config: ModelBasedConfig, spec: EnvSpec, device: str) -> None:
@@ -79,6 +82,7 @@ class ModelBased(Algorithm):
         self.ppo = PPO(config.ppo, spec).to(device)
         self.replay = Replay(config.replay, spec, device, self.world_model.visitors)
         self.rounds = 0  # learning rounds so far
+        self.ahead: Played | None = None  # the next round's episodes, played beside the last one's learning
 
     @property
     def team(self) -> nn.Module:
@@ -89,18 +93,35 @@ class ModelBased(Algorithm):
 
     def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
-            short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
-            steps = max(short, self.config.round_steps)
-            episodes = collector.play(self.act, steps, self.config.episode_steps)
+            if self.ahead is not None:
+                episodes = collector.take(self.ahead)
+            else:
+                short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
+                steps = max(short, self.config.round_steps)
+                episodes = collector.play(self.act, steps, self.config.episode_steps)
             self.take_in(episodes)
         metrics: dict[str, Tensor | float] = {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
         }
-        metrics |= self.fit(progress)
-        if self.rounds > self.config.policy_after:
-            metrics |= self.improve(progress, done)
+        with self.collecting(collector) as ahead:
+            metrics |= self.fit(progress)
+            if self.rounds > self.config.policy_after:
+                metrics |= self.improve(progress, done)
+            with progress.phase("collect"):
+                self.ahead = ahead()
         return metrics
+
+    @contextmanager
+    def collecting(self, collector: Collector) -> Iterator[Callable[[], Played | None]]:
+        """Play the next round's episodes while the block runs, if that is wanted; yields what waits for them."""
+        if not self.config.collect_beside:
+            yield lambda: None
+            return
+        acting, steps, limit = self.on_cpu(), self.config.round_steps, self.config.episode_steps
+        seed = int(torch.randint(2**62, ()))
+        with beside(lambda: collector.ahead(acting.act, steps, limit, seed, "cpu")) as played:
+            yield played
 
     def take_in(self, episodes: Sequence[Episode]) -> None:
         """Keep real episodes, and let every running statistic see them."""
@@ -145,6 +166,7 @@ class ModelBased(Algorithm):
             "ppo": self.ppo.checkpoint(),
             "replay": self.replay.checkpoint(),
             "rounds": self.rounds,
+            "ahead": None if self.ahead is None else self.ahead.tree(),
         }
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
@@ -153,3 +175,5 @@ class ModelBased(Algorithm):
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
         self.rounds = saved["rounds"]
+        ahead = saved.get("ahead")  # older folders have none
+        self.ahead = None if ahead is None else Played.of(ahead)

@@ -34,6 +34,8 @@ class OnPolicyConfig(AlgorithmConfig):
 class OnPolicy(Algorithm):
     """Roll out, update, forget."""
 
+    config: OnPolicyConfig
+
     def __init__(self, config: OnPolicyConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
         self.config, self.spec, self.device = config, spec, device
