@@ -38,12 +38,13 @@ class Fitter:
         self.config, self.parameters = config, list[Tensor](module.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.steps = 0
-        # whichever weights the module does not hold
-        self.other = [weight.detach().clone() for weight in self.parameters] if config.ema else []
+        self.other: list[Tensor] = []  # whichever weights the module does not hold; none before the first fit
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
         """Gradient steps belong in here: the module holds the weights that they change."""
+        if self.config.ema and not self.other:
+            self.other = [weight.detach().clone() for weight in self.parameters]
         self._swap()
         try:
             yield
@@ -81,8 +82,7 @@ class Fitter:
         # a copy: the optimiser would go on working in the tensors it is given
         self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
         self.steps = saved["steps"]
-        for other, was in zip(self.other, saved["other"], strict=True):
-            other.copy_(was)
+        self.other = [was.to(weight, copy=True) for weight, was in zip(self.parameters, saved["other"], strict=False)]
 
 
 class Average:

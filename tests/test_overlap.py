@@ -1,4 +1,4 @@
-"""What other processes do while the learner works: never another result, whoever does it and wherever it was cut off."""
+"""What other processes do while the learner works: the same results, whoever does it and wherever it was cut off."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(copies: bool, tm
     assert train(whole).finished
     again = whole.override({"run": str(tmp_path / "again")})
     for number, phase in enumerate(("collect", "denoiser", "reward", "imagine and improve", "evaluate", "save")):
+        progress = Interrupted(phase, 1 if number else 5, pull_plug)
         with pytest.raises(Power):
-            progress = Interrupted(phase, 1 if number else 5, pull_plug)
             train(again, progress=progress) if number == 0 else resume(again.folder, progress=progress)
     assert resume(again.folder).finished
     assert not differences(contents(whole.folder), contents(again.folder))

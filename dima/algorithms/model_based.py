@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.aside import beside, side_by_side
+from dima.aside import beside, one_thread, side_by_side
 from dima.collect import Collector, Played
 from dima.config import Count, Range, Whole
 from dima.data import EnvSpec, Episode, Rollout, View
@@ -22,6 +22,7 @@ from dima.device import Precision, multiplying, require_precision
 from dima.imagination import imagine
 from dima.optim import Average
 from dima.progress import Progress
+from dima.recorded import CudaGraph, compile_parts
 from dima.replay import Replay, ReplayConfig, Rows
 from dima.seeding import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
@@ -45,13 +46,15 @@ class ModelBasedConfig(AlgorithmConfig):
     horizon: Count = 15  # imagined steps
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
+    compile: bool = False  # let PyTorch compile the costly modules, minutes before the first round; kept on disk
+    cuda_graphs: bool = False  # on a GPU, launch an imagination as one recorded graph
     collect_beside: bool = False  # while a round learns, the policy it began with plays the next round's episodes
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
 
     def for_acting(self) -> ModelBasedConfig:
-        return replace(self, replay=replace(self.replay, capacity=1))
+        return replace(self, replay=replace(self.replay, capacity=1), compile=False)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,12 @@ class ModelBased(Algorithm):
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
         self.ppo = PPO(config.ppo, spec).to(device)
         self.replay = Replay(config.replay, spec, device, self.world_model.visitors)
+        if config.compile:
+            parts = [self.world_model.get_submodule(name) for name in self.world_model.costly]
+            compile_parts([inner for part in parts for inner in _stages(part)], device)
+        self.graph = CudaGraph(self._imagined)
         self.rounds = 0  # learning rounds so far
+        self.warm = False  # whether everything is compiled
         self.ahead: Played | None = None  # the next round's episodes, played beside the last one's learning
 
     @property
@@ -104,6 +112,8 @@ class ModelBased(Algorithm):
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
         }
+        if self.config.compile and not self.warm:
+            self.warm_up(progress)
         with self.collecting(collector) as ahead:
             metrics |= self.fit(progress)
             if self.rounds > self.config.policy_after:
@@ -111,6 +121,23 @@ class ModelBased(Algorithm):
             with progress.phase("collect"):
                 self.ahead = ahead()
         return metrics
+
+    def warm_up(self, progress: Progress) -> None:
+        """Have everything compiled for the shapes of a round: copies of the process would forget it again."""
+        visits = {name: counts.clone() for name, counts in self.replay.visits.items()}
+        alone = one_thread() if self.config.workers > 1 else nullcontext()  # as a round works
+        with progress.phase("compile"), alone, drawn_from(self.device, 0):
+            for name, loss_of in self.world_model.losses().items():
+                part = self.world_model.get_submodule(name).train()
+                with multiplying(self.device, self.config.precision):
+                    loss, _ = loss_of(self.replay)
+                loss.backward()
+                part.zero_grad(set_to_none=True)
+                part.eval()
+            batch = -(-self.config.imagination_batch // self.config.workers)
+            self._imagined(self.replay.gather(self.replay.recent(batch), self.world_model.context - 1, 0))
+        self.replay.visits |= visits
+        self.warm = True
 
     @contextmanager
     def collecting(self, collector: Collector) -> Iterator[Callable[[], Played | None]]:
@@ -152,13 +179,17 @@ class ModelBased(Algorithm):
         """The policy in the world model, from rows of real experience; every worker imagines its share of them."""
 
         def share(which: Tensor, seed: int, copy: bool) -> Rollout:
-            with drawn_from(self.device, seed), multiplying(self.device, self.config.precision):
-                return imagine(self.world_model, self.act, start[which], self.config.horizon)
+            with drawn_from(self.device, seed):
+                return (self.graph if self.config.cuda_graphs else self._imagined)(start[which])
 
         shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
         seeds = torch.randint(2**62, (len(shares),)).tolist()
         jobs = [partial(share, *given) for given in zip(shares, seeds, strict=True)]
         return Rollout.cat(side_by_side(jobs, self.config.workers))
+
+    def _imagined(self, start: Rows) -> Rollout:
+        with multiplying(self.device, self.config.precision):
+            return imagine(self.world_model, self.act, start, self.config.horizon)
 
     def checkpoint(self) -> dict[str, Any]:
         return {
@@ -177,3 +208,8 @@ class ModelBased(Algorithm):
         self.rounds = saved["rounds"]
         ahead = saved.get("ahead")  # older folders have none
         self.ahead = None if ahead is None else Played.of(ahead)
+
+
+def _stages(part: nn.Module) -> list[nn.Module]:
+    """A list of alike modules one by one, which are compiled once for all; anything else as it is."""
+    return list(part) if isinstance(part, nn.ModuleList | nn.Sequential) else [part]

@@ -105,6 +105,7 @@ class EnsembleWorldModel(StateModel[Latent]):
     """One-step networks that each believe something of their own."""
 
     context = 2  # the state, and the joint action that led to it
+    costly = ("dynamics",)
 
     def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
         super().__init__(spec)

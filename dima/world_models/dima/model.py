@@ -61,6 +61,7 @@ class DimaWorldModel(StateModel[Latent]):
     """A diffusion model of the next state that sees one agent's action per denoising level."""
 
     visitors = ("decoder", "reward")
+    costly = ("denoiser.encoder", "denoiser.net", "reward.mix_agents", "reward.blocks")
 
     def __init__(self, config: DimaModelConfig, spec: EnvSpec) -> None:
         super().__init__(spec)
