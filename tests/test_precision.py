@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from benchmarks import precision
 from dima import device
 from dima.algorithms.model_based import DimaConfig
 from dima.data import EnvSpec
+from dima.datasets.config import record_config
+from dima.datasets.record import record
 from dima.device import multiplying, require_precision
 from dima.errors import ConfigError
+from dima.offline import fit, fit_config
 from dima.presets import preset_changes
 from dima.progress import Progress
 from tests.world_models.conftest import draw_episodes
@@ -55,12 +61,12 @@ def test_predictions_hardly_change(learner) -> None:
     rows = replay.gather(replay.recent(200), model.context - 1, 1)
     start, action = rows[:, :-1], rows.action[:, -2]
     told = {}
-    for precision in ("float32", "bf16"):
+    for kind in ("float32", "bf16"):
         torch.manual_seed(1)
-        with torch.no_grad(), multiplying("cpu", precision):
+        with torch.no_grad(), multiplying("cpu", kind):
             latent, reward, _ = model.step(model.start(start), action)
             view = model.observe(latent)
-        told[precision] = [
+        told[kind] = [
             ((view.state - rows.state[:, -1]) / model.state_scale.scale).abs().mean().item(),
             (view.obs - rows.obs[:, -1]).abs().mean().item(),
             (reward - rows.reward[:, -2]).abs().mean().item(),
@@ -68,3 +74,19 @@ def test_predictions_hardly_change(learner) -> None:
     assert told["float32"] != told["bf16"]  # it was at work
     for exact, fast in zip(*told.values(), strict=True):
         assert abs(fast / exact - 1) < 0.01
+
+
+def test_errors_on_held_out_episodes_hardly_change(tmp_path, monkeypatch, one_thread, capsys) -> None:
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
+    data, run = tmp_path / "data", tmp_path / "run"
+    record(record_config("toy/linear").override({"out": str(data), "steps": 600, "episode_steps": 20}))
+    common = {"run": str(run), "rounds": 4, "evaluation_horizon": 5, "threads": 1, "tensorboard": False}
+    fit(fit_config(data, "dima", "debug", common | {"learner": {"world_model": {"denoiser_fit": {"updates": 40}}}}))
+    out = tmp_path / "precision.json"
+    given = [str(run), "--dataset", str(data), "--horizon", "5", "--segments", "64", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["precision", *given, "--out", str(out)])
+    assert precision.main() == 0
+    (found,) = json.loads(out.read_text())["found"]
+    assert found["errors"]["bf16"] != found["errors"]["float32"]
+    assert all(abs(change) < precision.ALLOWED for change in found["change"].values())
+    assert "bf16 changes state_1" in capsys.readouterr().out
