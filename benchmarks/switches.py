@@ -108,6 +108,11 @@ def _mean_at_the_end(learner: ModelBased) -> None:
             layer.__dict__["pooled"] = lambda x, layer=layer: layer(x).mean(dim=-2)
 
 
+def _wide_after_the_narrow(learner: ModelBased) -> None:
+    feed = _model(learner).denoiser.encoder.read_feed
+    feed.__dict__["after"] = lambda common, mixed, out: feed(common + out(mixed))
+
+
 def _tokens_for_every_mask(learner: ModelBased) -> None:
     encoder = _model(learner).denoiser.encoder
     shared = encoder.forward
@@ -165,6 +170,7 @@ SWITCHES = (
     Switch("one condition call for all levels", ("imagination",), _perceiver_at_every_level),
     Switch("scaled_dot_product_attention", ("imagination", *UPDATES), _attention_spelt_out),
     Switch("mean over latents before the last projection", ("imagination", *UPDATES), _mean_at_the_end),
+    Switch("first feed-forward through the narrow attention", ("imagination", UPDATES[0]), _wide_after_the_narrow),
     Switch("tokens shared by all masks", ("imagination",), _tokens_for_every_mask),
     Switch("convolutions and norms over time as products", DREAMS, _convolutions),
     Switch("rewards and ends told in one pass afterwards", ("imagination",), _step_by_step),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,9 +23,37 @@ class GegluFeedForward(nn.Module):
         """The mean over L of what :meth:`forward` makes of (..., L, D); a linear layer need only see the mean."""
         return x.mean(dim=-2) + self.lower(self._gated(x).mean(dim=-2))
 
+    def after(self, common: Tensor, mixed: Tensor, out: nn.Linear) -> Tensor:
+        """What :meth:`forward` makes of ``common + out(mixed)``, at the price of the narrow ``mixed``.
+
+        All that a layer norm does besides dividing is linear. So norm and first layer are applied to ``common`` and to
+        the columns of ``out``, once for all rows, which then only mix the results.
+
+        Args:
+            common: (L, D), the same for every row.
+            mixed: (..., L, I).
+            out: I -> D.
+        """
+        x = common + out(mixed)
+        scale = (x.var(dim=-1, correction=0, keepdim=True) + self.norm.eps).rsqrt()
+        points = F.linear(_centred(common + out.bias, -1), self.lift.weight * self.norm.weight)  # (L, 2E)
+        columns = F.linear(_centred(out.weight, 0).mT, self.lift.weight * self.norm.weight)  # (I, 2E)
+        which = torch.eye(len(common), dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)
+        coordinates = scale * torch.cat([mixed, which], dim=-1)  # (..., L, I + L)
+        bias = F.linear(self.norm.bias, self.lift.weight, self.lift.bias)
+        return x + self.lower(_geglu(F.linear(coordinates, torch.cat([columns, points]).mT, bias)))
+
     def _gated(self, x: Tensor) -> Tensor:
-        value, gate = self.lift(self.norm(x)).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return _geglu(self.lift(self.norm(x)))
+
+
+def _geglu(lifted: Tensor) -> Tensor:
+    value, gate = lifted.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+def _centred(x: Tensor, dim: int) -> Tensor:
+    return x - x.mean(dim=dim, keepdim=True)
 
 
 class Attention(nn.Module):
@@ -72,14 +101,18 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Projected attention of normed queries over split keys and values, without the residual.
+        """Projected attention of normed queries over split keys and values, without the residual."""
+        return self.out(self.mix(query, keys, values, mask))
+
+    def mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """The attention before its projection, (..., L, heads * head_dim).
 
         Queries (L, D) are the same for every row of the keys.
         """
         dropout = self.dropout if self.training else 0.0
         split = self.split(self.query(query)).expand(*keys.shape[:-2], -1, -1)
         mixed = F.scaled_dot_product_attention(split, keys, values, attn_mask=mask, dropout_p=dropout)
-        return self.out(mixed.transpose(-3, -2).flatten(-2))
+        return mixed.transpose(-3, -2).flatten(-2)
 
 
 def pooled(layers: nn.Sequential, x: Tensor) -> Tensor:

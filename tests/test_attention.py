@@ -79,3 +79,18 @@ def test_the_mean_before_the_last_projection_is_the_mean_after_it(layers: list[t
     weights, inputs = torch.randn_like(answers[0]), [x, *net.parameters()]
     for ours, theirs in zip(*(torch.autograd.grad((a * weights).sum(), inputs) for a in answers), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "width", "narrow"), [(4, 16, 3), (7, 32, 8)])
+def test_feed_forward_after_a_narrow_layer(length: int, width: int, narrow: int) -> None:
+    torch.manual_seed(0)
+    feed, out = GegluFeedForward(width).double(), torch.nn.Linear(narrow, width).double()
+    with torch.no_grad():
+        for weight in feed.norm.parameters():
+            weight.add_(torch.randn_like(weight))
+    common, mixed = torch.randn(length, width).double(), torch.randn(5, 2, length, narrow).double()
+    inputs = [common.requires_grad_(), mixed.requires_grad_(), *feed.parameters(), *out.parameters()]
+    ways = [feed.after(common, mixed, out), feed(common + out(mixed))]
+    torch.testing.assert_close(*ways)
+    for one, other in zip(*(torch.autograd.grad(way.square().sum(), inputs) for way in ways), strict=True):
+        torch.testing.assert_close(one, other)

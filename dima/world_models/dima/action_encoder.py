@@ -73,6 +73,6 @@ class ActionEncoder(nn.Module):
             for x in self.read.keys_values(self.read.context_norm(tokens))
         )
         mask = visible.reshape(-1, 1, 1, tokens.shape[1])
-        latents = self.latents + self.read.attend(self.read.norm(self.latents), keys, values, mask)
-        mixed = pooled(self.mix, self.read_feed(latents))
+        read = self.read.mix(self.read.norm(self.latents), keys, values, mask)
+        mixed = pooled(self.mix, self.read_feed.after(self.latents, read, self.read.out))
         return self.out(mixed).unflatten(0, rows)
