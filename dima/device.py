@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -29,9 +30,12 @@ def pick_device(name: str) -> torch.device:
 Precision = Literal["float32", "bf16"]
 
 
-def multiplying(device: torch.device | str, precision: Precision) -> torch.autocast:
+def multiplying(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
     """A block whose matrix products are made in this precision; weights stay float32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    kind = torch.device(device).type
+    if not torch.amp.is_autocast_available(kind):  # on "meta", where nothing is computed
+        return nullcontext()
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
 
 
 def require_precision(device: torch.device | str, precision: Precision) -> None:
