@@ -150,7 +150,9 @@ class Aside(Generic[T]):
 def _work(job: Callable[[], Any], theirs: Connection) -> NoReturn:
     """All that the copy does: nothing of what its original would do at its end."""
     try:
-        torch.set_num_threads(1)  # the threads of the original were not copied
+        torch.set_num_threads(1)  # the threads of the original were not copied,
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.set_stance("eager_on_recompile")  # nor the compiler's
         try:
             said: tuple[Any, BaseException | None] = (job(), None)
         except Exception as error:

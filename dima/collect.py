@@ -135,16 +135,16 @@ class Played:
 
     episodes: list[Episode]
     steps: int
-    number: int
+    begun: int  # episodes
 
     def tree(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"episodes": [vars(episode) for episode in self.episodes], "steps": self.steps, "number": self.number}
+        return {"episodes": [vars(episode) for episode in self.episodes], "steps": self.steps, "begun": self.begun}
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> Played:
         """The inverse of :meth:`tree`."""
-        return cls([Episode(**episode) for episode in tree["episodes"]], tree["steps"], tree["number"])
+        return cls([Episode(**episode) for episode in tree["episodes"]], tree["steps"], tree["begun"])
 
 
 class Collector:
@@ -165,10 +165,13 @@ class Collector:
 
     def play(self, act: Act, min_steps: int, limit: int = 0) -> list[Episode]:
         """Whole episodes (as :func:`play`), one in each environment at a time, until they hold ``min_steps`` steps."""
+        return self._play(act, min_steps, limit, self.device)
+
+    def _play(self, act: Act, min_steps: int, limit: int, device: torch.device | str) -> list[Episode]:
         played: list[Episode] = []
         while sum(map(len, played)) < min_steps:
             seeds = [self._next_seed() for _ in range(self.envs.n)]
-            played += play(self.envs, act, seeds, self.device, limit)
+            played += play(self.envs, act, seeds, device, limit)
         self.steps += sum(map(len, played))
         return played
 
@@ -180,17 +183,16 @@ class Collector:
             seed: of the policy's draws.
             device: where ``act`` wants its input.
         """
-        before = self.steps, self.episodes, self.device
-        self.device = device
+        before = self.steps, self.episodes
         try:
             with drawn_from("cpu", seed):
-                return Played(self.play(act, min_steps, limit), self.steps, self.episodes)
+                return Played(self._play(act, min_steps, limit, device), self.steps, self.episodes)
         finally:
-            self.steps, self.episodes, self.device = before
+            self.steps, self.episodes = before
 
     def take(self, played: Played) -> list[Episode]:
         """The episodes that :meth:`ahead` found; from here on they count as played."""
-        self.steps, self.episodes = played.steps, played.number
+        self.steps, self.episodes = played.steps, played.begun
         return played.episodes
 
     def roll(self, act: Act, steps: int) -> tuple[Rollout, list[float]]:

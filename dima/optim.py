@@ -82,7 +82,8 @@ class Fitter:
         # a copy: the optimiser would go on working in the tensors it is given
         self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
         self.steps = saved["steps"]
-        self.other = [was.to(weight, copy=True) for weight, was in zip(self.parameters, saved["other"], strict=False)]
+        weights = self.parameters if saved["other"] else []
+        self.other = [was.to(weight, copy=True) for weight, was in zip(weights, saved["other"], strict=True)]
 
 
 class Average:

@@ -147,7 +147,7 @@ class Rounds(ABC):
             chunks, first = self.gained()
             folder.save(self._tree(), chunks, drop_before=first)
         for _, told in late:
-            numbers |= told
+            numbers = told | numbers
         glance = {label: numbers[name] for name, label in self.shown.items() if name in numbers}
         self.progress.round(self.step, self.target, **glance)
 

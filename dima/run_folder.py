@@ -166,7 +166,8 @@ class RunFolder:
         Raises:
             RunFolderError: the disk is full or read-only.
         """
-        plain = plain_metrics(record)
+        plain, first = plain_metrics(record), self._dashboards is None
+        kept = [known["step"] for known in self.records() if "step" in known] if first else []
         append_metrics(self.path / METRICS, plain)
         step = plain.get("step")
         if step is None:
@@ -174,7 +175,7 @@ class RunFolder:
         numbers = {k: v for k, v in plain.items() if isinstance(v, int | float) and k != "step"}
         with disk_errors(self.path):
             if self._dashboards is None:
-                self._dashboards = open_dashboards(self.path, self.config(), purge_step=step)
+                self._dashboards = open_dashboards(self.path, self.config(), purge_step=max(kept, default=-1) + 1)
             for dashboard in self._dashboards:
                 dashboard.log(step, numbers)
 

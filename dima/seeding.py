@@ -29,7 +29,7 @@ def set_rng_state(state: dict[str, Tensor]) -> None:
 def drawn_from(device: torch.device | str, *seeds: int) -> Iterator[None]:
     """Draw PyTorch's random numbers from ``seeds``, any of which makes them others; the caller's are left alone."""
     with _own(device):
-        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]))
+        _begin(device, np.random.SeedSequence(seeds))
         yield
 
 
@@ -45,7 +45,7 @@ class RandomStream:
         self.device = device
         entropy = np.random.SeedSequence(seed)
         with _own(device):
-            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+            _begin(device, entropy)
             self._state = rng_state()
 
     @contextmanager
@@ -55,6 +55,14 @@ class RandomStream:
             set_rng_state(self._state)
             yield
             self._state = rng_state()
+
+
+def _begin(device: torch.device | str, entropy: np.random.SeedSequence) -> None:
+    """Seed the CPU's generator, and a GPU's if that is the device: others belong to somebody else."""
+    seed = int(entropy.generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(seed)
+    if torch.device(device).type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @contextmanager

@@ -130,7 +130,7 @@ class Trainer(Rounds):
             metrics = self.algorithm.round(self.collector, self.progress, done)
         else:
             acting = self.algorithm.on_cpu()
-            with beside(lambda: self._play(acting, "cpu")) as result:
+            with self.test_envs.lent(), beside(lambda: self._play(acting, "cpu")) as result:
                 metrics = self.algorithm.round(self.collector, self.progress, done)
                 with self.progress.phase("evaluate"):
                     self.late.append((before, self._told(before, result())))

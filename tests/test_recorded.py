@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
+from benchmarks.kill import contents, differences
 from dima import build_config, recorded
 from dima.algorithms.model_based import ModelBased
 from dima.device import pick_device
@@ -19,7 +21,8 @@ from dima.imagination import imagine
 from dima.progress import Progress
 from dima.recorded import CudaGraph, compile_parts
 from dima.replay import Rows
-from dima.train import Trainer, train
+from dima.train import Trainer, resume, train
+from tests.test_resume import Interrupted, Power, pull_plug
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,7 +48,7 @@ def starts(spec, batch: int, context: int, device: str) -> Rows:
 @pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
 @pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
 def test_an_imagination_never_waits_for_the_device(task: str, algorithm: str) -> None:
-    """Tensors without content cannot be looked at: what works on them can be recorded as a CUDA graph."""
+    """Tensors without content cannot be looked at; a CUDA graph can hold only what never looks."""
     learner = build_config(task, algorithm, "debug").learner.build(make_env(task).spec, "cpu").to("meta")
     given = starts(learner.spec, 6, learner.world_model.context, "meta")
     told = imagine(learner.world_model, learner.act, given, 3)
@@ -84,21 +87,64 @@ def losses(config: Any) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k.startswith(kept)} for line in lines]
 
 
-@pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
-def test_compiled_modules_learn_the_same(tiny, task: str, monkeypatch) -> None:
-    """All of it but the last step, the generation of code; resuming and copies see the same modules."""
-    monkeypatch.setattr(recorded, "BACKEND", "aot_eager")
+@pytest.fixture
+def compiled(monkeypatch) -> list[str]:
+    """Notes every graph that is compiled, up to the last step, the generation of code."""
+    noted: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        noted.append(str(graph))
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(recorded, "BACKEND", backend)
     torch._dynamo.reset()
+    return noted
+
+
+@pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
+def test_compiled_modules_learn_the_same(tiny, task: str, compiled: list[str]) -> None:
     learner = {"policy_after": 0}
     plain = losses(tiny(task, run="plain", steps=240, learner=learner))
-    compiled = losses(tiny(task, run="compiled", steps=240, learner=learner | {"compile": True}))
-    assert len(plain) == len(compiled) > 1
-    for one, other in zip(plain, compiled, strict=True):
+    assert not compiled
+    again = losses(tiny(task, run="compiled", steps=240, learner=learner | {"compile": True}))
+    assert compiled
+    assert len(plain) == len(again) > 1
+    for one, other in zip(plain, again, strict=True):
         assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
 
 
+def test_everything_is_compiled_before_the_first_round_and_nothing_has_changed(tiny, compiled: list[str]) -> None:
+    config = tiny("toy/uneven", learner={"policy_after": 0, "compile": True, "imagination_batch": 25, "workers": 2})
+    with Trainer(config, pick_device("cpu"), Progress()) as trainer:
+        learner = trainer.algorithm
+        assert isinstance(learner, ModelBased)
+        learner.take_in(trainer.collector.play(learner.act, 200))
+        before = {name: value.clone() for name, value in learner.state_dict().items()}
+        visits = {name: counts.clone() for name, counts in learner.replay.visits.items()}
+        learner.warm_up(Progress())
+        for name, value in learner.state_dict().items():
+            assert torch.equal(value, before[name]), name
+        for name, counts in learner.replay.visits.items():
+            assert torch.equal(counts, visits[name]), name
+        known = len(compiled)
+        learner.fit(Progress())
+        learner.improve(Progress(), 0.0)
+    assert len(compiled) == known > 0
+
+
+def test_a_compiled_run_goes_on_exactly(tiny, compiled: list[str]) -> None:
+    learner = {"policy_after": 0, "compile": True}
+    whole = tiny("toy/uneven", run="whole", steps=300, learner=learner)
+    assert train(whole).finished
+    part = whole.override({"run": str(whole.folder.parent / "part")})
+    with pytest.raises(Power):
+        train(part, progress=Interrupted("reward", 2, pull_plug))
+    assert resume(part.folder).finished
+    assert not differences(contents(whole.folder), contents(part.folder))
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_generated_code_computes_the_same(monkeypatch) -> None:
+def test_generated_code_computes_the_same() -> None:
     torch._dynamo.reset()
     learner = build_config("toy/uneven", "dima", "debug").learner.build(make_env("toy/uneven").spec, "cpu")
     encoder = learner.world_model.denoiser.encoder

@@ -55,8 +55,10 @@ class Algorithm(nn.Module, ABC):
 
     def on_cpu(self) -> Algorithm:
         """One with the same policy on the CPU, which acts for processes that cannot use the device."""
-        if next(self.team.parameters()).device.type == "cpu":
-            return self
+        return self if next(self.team.parameters()).device.type == "cpu" else self.twin()
+
+    def twin(self) -> Algorithm:
+        """Another one on the CPU that acts alike."""
         with torch.random.fork_rng([]):
             twin = self.config.for_acting().build(self.spec, "cpu")
         twin.team.load_state_dict(self.team.state_dict())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.aside import beside, one_thread, side_by_side
+from dima.aside import beside, can_copy, one_thread, side_by_side
 from dima.collect import Collector, Played
 from dima.config import Count, Range, Whole
 from dima.data import EnvSpec, Episode, Rollout, View
@@ -54,7 +54,7 @@ class ModelBasedConfig(AlgorithmConfig):
         return ModelBased(self, spec, device)
 
     def for_acting(self) -> ModelBasedConfig:
-        return replace(self, replay=replace(self.replay, capacity=1), compile=False)
+        return replace(self, replay=replace(self.replay, capacity=1), compile=False, precision="float32")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,9 @@ class ModelBased(Algorithm):
     def warm_up(self, progress: Progress) -> None:
         """Have everything compiled for the shapes of a round: copies of the process would forget it again."""
         visits = {name: counts.clone() for name, counts in self.replay.visits.items()}
-        alone = one_thread() if self.config.workers > 1 else nullcontext()  # as a round works
+        model = {name: value.clone() for name, value in self.world_model.state_dict().items()}  # a codebook moves
+        workers, batch = self.config.workers, self.config.imagination_batch
+        alone = one_thread() if workers > 1 and can_copy() else nullcontext()  # as a round works
         with progress.phase("compile"), alone, drawn_from(self.device, 0):
             for name, loss_of in self.world_model.losses().items():
                 part = self.world_model.get_submodule(name).train()
@@ -134,9 +136,10 @@ class ModelBased(Algorithm):
                 loss.backward()
                 part.zero_grad(set_to_none=True)
                 part.eval()
-            batch = -(-self.config.imagination_batch // self.config.workers)
-            self._imagined(self.replay.gather(self.replay.recent(batch), self.world_model.context - 1, 0))
+            for size in {len(share) for share in torch.arange(batch).chunk(workers)}:
+                self._imagined(self.replay.gather(self.replay.recent(size), self.world_model.context - 1, 0))
         self.replay.visits |= visits
+        self.world_model.load_state_dict(model)
         self.warm = True
 
     @contextmanager
@@ -147,7 +150,8 @@ class ModelBased(Algorithm):
             return
         acting, steps, limit = self.on_cpu(), self.config.round_steps, self.config.episode_steps
         seed = int(torch.randint(2**62, ()))
-        with beside(lambda: collector.ahead(acting.act, steps, limit, seed, "cpu")) as played:
+        ahead = partial(collector.ahead, acting.act, steps, limit, seed, "cpu")
+        with collector.envs.lent(), beside(ahead) as played:
             yield played
 
     def take_in(self, episodes: Sequence[Episode]) -> None:

@@ -11,7 +11,8 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -100,6 +101,13 @@ class VectorEnv:
         _raise_told(infos)
         self._ended = terminated | truncated
         return self._unpack(rows), reward, terminated, truncated
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """A copy of this process plays here while the block runs; if it breaks off, processes may wait for it."""
+        self._interrupted = True
+        yield
+        self._interrupted = False
 
     def close(self) -> None:
         """End the environments and their processes."""

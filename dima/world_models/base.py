@@ -63,7 +63,11 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     fitters: dict[str, Fitter]  # of its parts, by name
     context: int  # real steps, the newest included, that an imagination starts from
     visitors: tuple[str, ...] = ()  # names of the visit counts it wants the replay to keep
-    costly: tuple[str, ...] = ()  # names of the modules that a compiler should look at
+
+    @property
+    def costly(self) -> tuple[str, ...]:
+        """Names of the modules that a compiler should look at."""
+        return ()
 
     @abstractmethod
     def take_in(self, episodes: Sequence[Episode]) -> None:

@@ -105,7 +105,6 @@ class EnsembleWorldModel(StateModel[Latent]):
     """One-step networks that each believe something of their own."""
 
     context = 2  # the state, and the joint action that led to it
-    costly = ("dynamics",)
 
     def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
         super().__init__(spec)
@@ -117,6 +116,10 @@ class EnsembleWorldModel(StateModel[Latent]):
             "decoder": Fitter(self.decoder, config.decoder_fit),
             "dynamics": Fitter(self.dynamics, config.dynamics_fit),
         }
+
+    @property
+    def costly(self) -> tuple[str, ...]:
+        return ("dynamics",)
 
     # -- learning from real experience ----------------------------------------------------------------------------
 

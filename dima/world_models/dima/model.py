@@ -61,7 +61,6 @@ class DimaWorldModel(StateModel[Latent]):
     """A diffusion model of the next state that sees one agent's action per denoising level."""
 
     visitors = ("decoder", "reward")
-    costly = ("denoiser.encoder", "denoiser.net", "reward.mix_agents", "reward.blocks")
 
     def __init__(self, config: DimaModelConfig, spec: EnvSpec) -> None:
         super().__init__(spec)
@@ -77,6 +76,12 @@ class DimaWorldModel(StateModel[Latent]):
             "denoiser": Fitter(self.denoiser, config.denoiser_fit),
             "reward": Fitter(self.reward, config.reward_fit),
         }
+
+    @property
+    def costly(self) -> tuple[str, ...]:
+        parts = ("denoiser.encoder", "denoiser.net", "reward.mix_agents")
+        # blocks that go step by step over a cache are another program at each step
+        return (*parts, "reward.blocks") if self.tells_afterwards else parts
 
     # -- learning from real experience ----------------------------------------------------------------------------
 
