@@ -143,7 +143,8 @@ class TwinCritic(nn.Module):
 
     def lower(self, state: Tensor, action: Tensor) -> Tensor:
         """(R,) the lower of both values, for those who act: no gradient reaches the critics' weights."""
-        value: Tensor = _Lower.apply(self._features(state, action), *self.twins)  # type: ignore[no-untyped-call]
+        action = action.flatten(-2)[..., self.entries]
+        value: Tensor = _Lower.apply(state, action, *self.twins)  # type: ignore[no-untyped-call]
         return value
 
     def _features(self, state: Tensor, action: Tensor) -> Tensor:
@@ -151,14 +152,17 @@ class TwinCritic(nn.Module):
 
 
 class _Lower(torch.autograd.Function):
-    """The lower value of several networks of linear layers and ReLUs, (R, I) -> (R,).
+    """The lower value of several networks of linear layers and ReLUs, (R, S) and (R, E) -> (R,).
 
-    The way back goes through the lower network alone on each row, which halves its work for twins.
+    The way back goes to the second input only, and through the lower network alone on each row, which halves its work
+    for twins.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, *networks: nn.Sequential) -> Tensor:
+    def forward(ctx: Any, state: Tensor, action: Tensor, *networks: nn.Sequential) -> Tensor:
         ctx.hidden, ctx.networks, values = [], networks, []
+        ctx.state_dim = state.shape[-1]
+        features = torch.cat([state, action], dim=-1)
         for network in networks:
             x, hidden = features, []
             for layer in network:
@@ -175,10 +179,11 @@ class _Lower(torch.autograd.Function):
         found = None
         for number, (network, hidden) in enumerate(zip(ctx.networks, ctx.hidden, strict=True)):
             rows = (ctx.which == number).nonzero()[:, 0]
-            *inner, head = (layer for layer in network if isinstance(layer, nn.Linear))
-            flow = grad[rows, None] * head.weight
-            for linear, active in zip(inner[::-1], hidden[::-1], strict=True):
-                flow = torch.ops.aten.threshold_backward(flow, active[rows], 0) @ linear.weight
+            first, *others = (layer for layer in network if isinstance(layer, nn.Linear))
+            weights = [first.weight[:, ctx.state_dim :], *(layer.weight for layer in others)]
+            flow = grad[rows, None] * weights.pop()
+            for weight, active in zip(weights[::-1], hidden[::-1], strict=True):
+                flow = torch.ops.aten.threshold_backward(flow, active[rows], 0) @ weight
             found = flow.new_zeros(len(grad), flow.shape[-1]) if found is None else found
             found[rows] = flow
-        return found, *(None for _ in ctx.networks)
+        return None, found, *(None for _ in ctx.networks)

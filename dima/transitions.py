@@ -71,24 +71,25 @@ class Transitions:
         """``batch`` stretches of up to ``steps`` steps from everywhere in store, with replacement."""
         age = torch.randint(self.kept, (batch,), device=self.device)  # moments before the newest
         env = torch.randint(self.envs, (batch,), device=self.device)
-        first = self.count - 1 - age
-        ret, discount = torch.zeros(2, batch, device=self.device)
-        discount += 1
-        last, alive = first, torch.ones_like(first, dtype=torch.bool)
-        for step in range(steps):
-            alive = alive & (age >= step)
-            last = torch.where(alive, first + step, last)
-            at = last % self.moments
-            ret = ret + torch.where(alive, discount * self.store["reward"][at, env], 0.0)
-            discount = torch.where(alive, discount * gamma, discount)
-            alive = alive & ~self.store["boundary"][at, env]
-        begin, end = first % self.moments, last % self.moments
+        step = torch.arange(steps, device=self.device)
+        # rows of (moments * environments) from each beginning on, (R, n); some lie behind the newest
+        rows = (self.count - 1 - age[:, None] + step) % self.moments * self.envs + env[:, None]
+        stored = age[:, None] >= step
+        ended = self._at("boundary", rows) & stored
+        alive = stored & (ended.cumsum(-1) - ended.long() == 0)  # no end before
+        length = alive.sum(-1)
+        begin, end = rows[:, 0], rows.gather(1, length[:, None] - 1)[:, 0]
+        reward = torch.where(alive, self._at("reward", rows), 0.0)
         return Stretch(
-            **{name: self.store[name][begin, env] for name in ("obs", "state", "action_mask", "action")},
-            ret=ret,
-            discount=discount * ~self.store["terminated"][end, env],
-            **{name: self.store[name][end, env] for name in ("next_obs", "next_state", "next_mask")},
+            **{name: self._at(name, begin) for name in ("obs", "state", "action_mask", "action")},
+            ret=reward @ gamma**step,
+            discount=gamma**length * ~self._at("terminated", end),
+            **{name: self._at(name, end) for name in ("next_obs", "next_state", "next_mask")},
         )
+
+    def _at(self, name: str, rows: Tensor) -> Tensor:
+        """What is stored in rows that count environments first."""
+        return self.store[name].flatten(0, 1)[rows]
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
