@@ -183,7 +183,7 @@ class _Lower(torch.autograd.Function):
             weights = [first.weight[:, ctx.state_dim :], *(layer.weight for layer in others)]
             flow = grad[rows, None] * weights.pop()
             for weight, active in zip(weights[::-1], hidden[::-1], strict=True):
-                flow = torch.ops.aten.threshold_backward(flow, active[rows], 0) @ weight
+                flow = torch.ops.aten.threshold_backward(flow, active.index_select(0, rows), 0) @ weight
             found = flow.new_zeros(len(grad), flow.shape[-1]) if found is None else found
             found[rows] = flow
         return None, found, *(None for _ in ctx.networks)

@@ -89,7 +89,7 @@ class Transitions:
 
     def _at(self, name: str, rows: Tensor) -> Tensor:
         """What is stored in rows that count environments first."""
-        return self.store[name].flatten(0, 1)[rows]
+        return self.store[name].flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
