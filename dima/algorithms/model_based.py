@@ -118,8 +118,9 @@ class ModelBased(Algorithm):
             metrics |= self.fit(progress)
             if self.rounds > self.config.policy_after:
                 metrics |= self.improve(progress, done)
-            with progress.phase("collect"):
-                self.ahead = ahead()
+            if self.config.collect_beside:
+                with progress.phase("collect"):
+                    self.ahead = ahead()
         return metrics
 
     def warm_up(self, progress: Progress) -> None:
