@@ -36,12 +36,12 @@ class GegluFeedForward(nn.Module):
         """
         x = common + out(mixed)
         scale = (x.var(dim=-1, correction=0, keepdim=True) + self.norm.eps).rsqrt()
-        points = F.linear(_centred(common + out.bias, -1), self.lift.weight * self.norm.weight)  # (L, 2E)
-        columns = F.linear(_centred(out.weight, 0).mT, self.lift.weight * self.norm.weight)  # (I, 2E)
+        once = torch.cat([_centred(out.weight.mT), _centred(common + out.bias)])  # (I + L, D)
+        lifted = F.linear(once, self.lift.weight * self.norm.weight)  # (I + L, 2E)
         which = torch.eye(len(common), dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)
         coordinates = scale * torch.cat([mixed, which], dim=-1)  # (..., L, I + L)
         bias = F.linear(self.norm.bias, self.lift.weight, self.lift.bias)
-        return x + self.lower(_geglu(F.linear(coordinates, torch.cat([columns, points]).mT, bias)))
+        return x + self.lower(_geglu(F.linear(coordinates, lifted.mT, bias)))
 
     def _gated(self, x: Tensor) -> Tensor:
         return _geglu(self.lift(self.norm(x)))
@@ -52,8 +52,8 @@ def _geglu(lifted: Tensor) -> Tensor:
     return value * F.gelu(gate)
 
 
-def _centred(x: Tensor, dim: int) -> Tensor:
-    return x - x.mean(dim=dim, keepdim=True)
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(dim=-1, keepdim=True)
 
 
 class Attention(nn.Module):
