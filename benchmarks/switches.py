@@ -142,6 +142,10 @@ def _step_by_step(learner: ModelBased) -> None:
     _model(learner).__class__ = StepByStep
 
 
+def _no_table(learner: ModelBased) -> None:
+    _model(learner).decoder.__dict__["table"] = lambda: None
+
+
 def _growing_cache(learner: ModelBased) -> None:
     reward = _model(learner).reward
     spelt = PlainReward(reward).to(reward.position.device).eval()
@@ -175,6 +179,7 @@ SWITCHES = (
     Switch("convolutions and norms over time as products", DREAMS, _convolutions),
     Switch("rewards and ends told in one pass afterwards", ("imagination",), _step_by_step),
     Switch("cache of fixed size, step by step", ("imagination",), _growing_cache, both=_step_by_step),
+    Switch("decoder's first layer looked up", ("imagination",), _no_table),
     Switch("fused optimisers", ("decoder update", *UPDATES, "policy update"), _default_optimisers),
 )
 

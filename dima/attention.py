@@ -35,7 +35,8 @@ class GegluFeedForward(nn.Module):
             out: I -> D.
         """
         x = common + out(mixed)
-        scale = (x.var(dim=-1, correction=0, keepdim=True) + self.norm.eps).rsqrt()
+        variance = _centred(x).square().mean(dim=-1, keepdim=True)  # many times faster than var on a CPU
+        scale = (variance + self.norm.eps).rsqrt()
         once = torch.cat([_centred(out.weight.mT), _centred(common + out.bias)])  # (I + L, D)
         lifted = F.linear(once, self.lift.weight * self.norm.weight)  # (I + L, 2E)
         which = torch.eye(len(common), dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)

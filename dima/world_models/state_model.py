@@ -45,6 +45,11 @@ class StateModel(WorldModel[L]):
         rows = replay.gather(replay.least_visited("decoder", self.fitters["decoder"].config.batch), 0, 0)
         return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
-    def decode(self, state: Tensor) -> Tensor:
-        """Normalised states (..., S) -> everybody's observation (..., N, O) in the environment's units."""
-        return self.obs_scale.denormalize(self.decoder(state)) * self.decoder.valid
+    def decode(self, state: Tensor, table: Tensor | None = None) -> Tensor:
+        """Normalised states (..., S) -> everybody's observation (..., N, O) in the environment's units.
+
+        Args:
+            state: normalised states.
+            table: of the decoder, where it is at hand.
+        """
+        return self.obs_scale.denormalize(self.decoder(state, table)) * self.decoder.valid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from dima.world_models.dima.sampler import (
     reveal_masks,
     sample,
 )
+from dima.world_models.dima.unet import Kernels
 from dima.world_models.state_model import StateModel
 
 SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
@@ -45,6 +47,13 @@ class DimaModelConfig(WorldModelConfig):
         return DimaWorldModel(self, spec)
 
 
+class LaidOut(NamedTuple):
+    """Weights in the form in which an imagination uses them again and again."""
+
+    kernels: Kernels  # of the denoiser's network
+    table: Tensor | None  # of the decoder
+
+
 @dataclass
 class Latent:
     """Where an imagination stands: the recent past, and what the reward model remembers of it."""
@@ -55,6 +64,7 @@ class Latent:
     action_mask: Tensor  # (B, N, A) bool, allowed now
     previous_action: Tensor  # (B, N, A) joint action that led here
     memory: Memory
+    laid_out: LaidOut
 
 
 class DimaWorldModel(StateModel[Latent]):
@@ -131,12 +141,13 @@ class DimaWorldModel(StateModel[Latent]):
             action_mask=rows.action_mask[:, -1],
             previous_action=self._sent(rows.action[:, -2]),
             memory=Memory(),
+            laid_out=LaidOut(self.denoiser.net.kernels(), self.decoder.table()),
         )
 
     def observe(self, latent: Latent) -> View:
         normalized = latent.state[:, -1] / self.config.denoiser.sigma_data
         return View(
-            obs=self.decode(normalized),
+            obs=self.decode(normalized, latent.laid_out.table),
             state=self.state_scale.denormalize(normalized),
             action_mask=latent.action_mask,
             previous_action=latent.previous_action,
@@ -156,7 +167,7 @@ class DimaWorldModel(StateModel[Latent]):
     def _advance(self, latent: Latent, action: Tensor, order: Tensor | None) -> Latent:
         action = self._sent(action)
         context = self._context(latent, action)
-        after = self.next_state(context, order=order)
+        after = self.next_state(context, order=order, kernels=latent.laid_out.kernels)
         return replace(
             latent,
             state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
@@ -183,23 +194,33 @@ class DimaWorldModel(StateModel[Latent]):
             action_mask=either(which, fresh.action_mask, latent.action_mask),
             previous_action=either(which, fresh.previous_action, latent.previous_action),
             memory=self.reward.forget(latent.memory, which),
+            laid_out=latent.laid_out,
         )
 
-    def next_state(self, context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+    def next_state(
+        self,
+        context: Context,
+        noise: Tensor | None = None,
+        order: Tensor | None = None,
+        kernels: Kernels | None = None,
+    ) -> Tensor:
         """Draw the next scaled state, (B, S).
 
         Args:
             context: past states and joint actions, the newest action whole; the sampler hides what it should.
             noise: (B, S) standard normal start, drawn when not given.
             order: (B, N) agents in the order they are revealed, the configured one when not given.
+            kernels: of the denoiser's network, where they are at hand.
         """
         if noise is None:
             noise = torch.randn_like(context.state[:, -1])
-        denoise, sigmas = self.levels(context, order)
+        denoise, sigmas = self.levels(context, order, kernels)
         drawn = sample(denoise, noise, sigmas, self.config.sampler.solver)
         return self.denoiser.to_state(drawn, context.state[:, -1])
 
-    def levels(self, context: Context, order: Tensor | None = None) -> tuple[Denoise, Tensor]:
+    def levels(
+        self, context: Context, order: Tensor | None = None, kernels: Kernels | None = None
+    ) -> tuple[Denoise, Tensor]:
         """The denoising function of each level and the (K + 1,) noise levels, for the same arguments."""
         config, agents = self.config.sampler, self.spec.n_agents
         batch, device = len(context.state), context.state.device
@@ -209,7 +230,7 @@ class DimaWorldModel(StateModel[Latent]):
         masks, turns = self._masks(order), self.turns  # (G, B, N)
         stages = len(masks)
         encoded = self.denoiser.encode_actions(context.action, context.valid, masks)
-        kernels = self.denoiser.net.kernels()
+        kernels = self.denoiser.net.kernels() if kernels is None else kernels
 
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
             stage = min(config.stage(level, turns), stages - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.device import multiplying
@@ -49,7 +50,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., D) -> quantised tokens, their indices, and the commitment loss (a scalar)."""
         index = self.nearest(tokens.detach())
-        quantized = self.codebook[index]
+        quantized = F.embedding(index, self.codebook)
         commitment = (tokens - quantized).square().mean()
         if self.training:
             self._follow(tokens.detach(), index)

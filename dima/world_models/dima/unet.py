@@ -9,6 +9,8 @@ is contiguous, and nothing is moved between a convolution and the norms around i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from itertools import chain, pairwise
 from typing import cast
 
@@ -84,10 +86,9 @@ class AdaptiveGroupNorm(nn.Module):
     def __init__(self, channels: Shape) -> None:
         super().__init__()
         self.channels = channels
-        self.width = 2 * channels[0] * channels[1]  # how much of the modulation vector it takes
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        scale, shift = modulation.unflatten(-1, (2, self.channels[0], 1, -1)).unbind(1)
+    def forward(self, x: Tensor, steering: Iterator[Tensor]) -> Tensor:
+        scale, shift = (next(steering).unflatten(-1, (self.channels[0], 1, -1)) for _ in range(2))
         return torch.addcmul(shift, group_norm(x), 1 + scale)
 
 
@@ -117,12 +118,15 @@ class ResidualBlock(nn.Module):
         self.conv1 = TimeConv(here, there, every)
         self.norm2 = AdaptiveGroupNorm(there)
         self.conv2 = TimeConv(there, there, every, zero=True)
-        self.modulation_width = self.norm1.width + self.norm2.width
 
-    def forward(self, x: Tensor, modulation: Tensor, kernels: Kernels) -> Tensor:
-        first, second = modulation.split([self.norm1.width, self.norm2.width], dim=-1)
-        hidden = self.conv1(F.silu(self.norm1(x, first)), kernels[self.conv1])
-        hidden = self.conv2(F.silu(self.norm2(hidden, second)), kernels[self.conv2])
+    @property
+    def modulated(self) -> list[int]:
+        """How many channels each scale and shift is for, in the order they are taken."""
+        return [math.prod(norm.channels) for norm in (self.norm1, self.norm2) for _ in range(2)]
+
+    def forward(self, x: Tensor, steering: Iterator[Tensor], kernels: Kernels) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x, steering)), kernels[self.conv1])
+        hidden = self.conv2(F.silu(self.norm2(hidden, steering)), kernels[self.conv2])
         if isinstance(self.skip, nn.Linear):  # it mixes the channels of each step
             x = self.skip(x.transpose(1, 2).flatten(2)).unflatten(2, self.out_channels).transpose(1, 2)
         return hidden + x
@@ -174,7 +178,7 @@ class TemporalUNet(nn.Module):
         self.out = TimeConv(_grouped(channels[0]), (1, out_channels), taps(steps)[-1:], zero=True)
         # one projection yields every block's scales and shifts, in the order the blocks run
         in_order = chain(*_stages(self.down), self.middle, *reversed(_stages(self.up)))
-        self.widths = [cast(ResidualBlock, block).modulation_width for block in in_order]
+        self.widths = [width for block in in_order for width in cast(ResidualBlock, block).modulated]
         self.modulation = nn.Linear(condition_dim, sum(self.widths))
 
     def kernels(self) -> Kernels:
@@ -194,7 +198,7 @@ class TemporalUNet(nn.Module):
             modulation: (B, M) from :meth:`steer`.
             kernels: from :meth:`kernels`.
         """
-        steering = iter(modulation.split(self.widths, dim=-1))
+        steering = iter(modulation.split(self.widths, dim=-1))  # once: its way back is one concatenation
         x = self.lift(x[:, None], kernels[self.lift])
         skips = []
         for shrink, level in zip(self.shrink, _stages(self.down), strict=True):
@@ -202,13 +206,13 @@ class TemporalUNet(nn.Module):
                 x = shrink(x, kernels[shrink])
             skips.append(x)
             for block in level:
-                x = block(x, next(steering), kernels)
+                x = block(x, steering, kernels)
                 skips.append(x)
         for block in self.middle:
-            x = block(x, next(steering), kernels)
+            x = block(x, steering, kernels)
         for grow, level in zip(reversed(self.grow), reversed(_stages(self.up)), strict=True):
             for block in level:
-                x = block(torch.cat([x, skips.pop()], dim=1), next(steering), kernels)
+                x = block(torch.cat([x, skips.pop()], dim=1), steering, kernels)
             if isinstance(grow, TimeConv):
                 x = grow(x, kernels[grow])
         return self.out(F.silu(self.out_norm(x)), kernels[self.out]).flatten(1)

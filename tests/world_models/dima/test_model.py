@@ -118,6 +118,16 @@ def test_a_batch_equals_its_halves(model, actions) -> None:
     torch.testing.assert_close(torch.cat(halves), model.next_state(context, noise), rtol=1e-4, atol=1e-5)
 
 
+def test_weights_laid_out_for_an_imagination_are_those_of_every_step(model, any_spec, filled, actions) -> None:
+    latent = model.start(filled(any_spec).gather(torch.tensor([5, 20]), model.context - 1, 0))
+    context = context_of(model, actions, 5)
+    noise = torch.randn(5, any_spec.state_dim)
+    drawn = model.next_state(context, noise, kernels=latent.laid_out.kernels)
+    assert torch.equal(drawn, model.next_state(context, noise))
+    after = model.advance(latent, actions(any_spec, 2))
+    assert after.laid_out is latent.laid_out
+
+
 # -- imagination ------------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,16 @@ def test_a_batch_equals_its_halves_and_any_leading_axes(any_spec: EnvSpec, bottl
     torch.testing.assert_close(decoder(state[:, 1]), whole[:, 1])
 
 
+def test_the_table_does_the_work_of_the_first_layer(any_spec: EnvSpec, bottleneck: str, alive) -> None:
+    decoder, state = alive(build(any_spec, bottleneck=bottleneck)), torch.randn(6, 2, any_spec.state_dim)
+    table = decoder.table()
+    assert (table is not None) == (bottleneck == "vq")
+    torch.testing.assert_close(decoder(state, table), decoder(state))
+    if table is not None:
+        assert table.shape == (3 * 16, 32)
+        assert (decoder(state, 2 * table) != decoder(state))[..., torch.from_numpy(any_spec.obs_valid)].any()
+
+
 def test_it_learns_observations_that_depend_on_the_state(spec: EnvSpec, bottleneck: str) -> None:
     decoder = build(spec, bottleneck=bottleneck, tokens=8, dead_below=0.1)
     optimizer = torch.optim.Adam(decoder.parameters(), 3e-3)
