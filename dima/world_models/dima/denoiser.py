@@ -145,9 +145,10 @@ class Denoiser(nn.Module):
         encoded: Tensor = self.encoder(action, self.visible(valid, reveal))
         return encoded
 
-    def steer(self, k: Coefficients, action: Tensor) -> Tensor:
-        """(..., B, M) what the condition, of noise levels and encoded actions (..., B, D), makes of the network."""
-        return self.net.steer(self.condition(self.noise_features(k.level) + action))
+    def conditions(self, k: Coefficients, action: Tensor) -> Tensor:
+        """(..., B, D) what steers the network, of noise levels and encoded actions (..., B, D)."""
+        condition: Tensor = self.condition(self.noise_features(k.level) + action)
+        return condition
 
     def network(
         self, noisy: Tensor, k: Coefficients, context: Context, reveal: Tensor, steering: Tensor, kernels: Kernels
@@ -183,7 +184,8 @@ class Denoiser(nn.Module):
         """
         k = self.coefficients(sigma)
         kernels = self.net.kernels() if kernels is None else kernels
-        return k.skip * noisy + k.scale_out * self.network(noisy, k, context, reveal, self.steer(k, action), kernels)
+        steering = self.net.steer(self.conditions(k, action))
+        return k.skip * noisy + k.scale_out * self.network(noisy, k, context, reveal, steering, kernels)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -222,7 +224,7 @@ class Denoiser(nn.Module):
         sigma, noise = map(torch.stack, zip(*draws, strict=True))
         # nothing here depends on what the network answers: one call for all targets
         k = self.coefficients(sigma)
-        steering = self.steer(k, encoded.unflatten(0, (horizon, batch))).unbind()
+        conditions = self.conditions(k, encoded.unflatten(0, (horizon, batch))).unbind()
         kernels = self.net.kernels()
         noise = (sigma.square() + self.config.sigma_offset**2).sqrt() * noise
         known = state * valid[..., None]
@@ -233,7 +235,7 @@ class Denoiser(nn.Module):
             target = self.to_target(known[:, past + h], newest)
             noisy = target + noise[h]
             context = Context(history, actions[h], valids[h])
-            answer = self.network(noisy, now, context, reveal[h], steering[h], kernels)
+            answer = self.network(noisy, now, context, reveal[h], self.net.steer(conditions[h]), kernels)
             losses.append((answer - (target - now.skip * noisy) / now.scale_out).square().mean(-1))
             estimate = self.to_state(now.skip * noisy + now.scale_out * answer, newest).detach()
             history = torch.cat([history[:, 1:], estimate[:, None]], dim=1)
