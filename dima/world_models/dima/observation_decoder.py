@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dima.config import Config, Count, Fraction, NonNegative
 from dima.data import EnvSpec
+from dima.device import multiplying
 from dima.nets import mlp
 from dima.world_models.dima.quantizer import FiniteScalarQuantizer, VectorQuantizer
 
@@ -70,7 +71,7 @@ class ObservationDecoder(nn.Module):
             return self._decode(state)[0]
         assert isinstance(self.quantizer, VectorQuantizer)
         tokens = self.config.tokens
-        index = self.quantizer.nearest(self.encoder(state).unflatten(-1, (tokens, -1)))
+        index = self.quantizer.nearest(self.encoder(state).float().unflatten(-1, (tokens, -1)))
         entry = index + self.config.codebook * torch.arange(tokens, device=index.device)
         lifted = F.embedding_bag(entry.view(-1, tokens), table, mode="sum").view(*state.shape[:-1], -1)
         return self._observations(self.decoder[1:](lifted + self._first.bias))
@@ -83,8 +84,9 @@ class ObservationDecoder(nn.Module):
         """
         if self.config.bottleneck != "vq":
             return None
-        weight = self._first.weight.unflatten(1, (self.config.tokens, -1))
-        return torch.einsum("eld,kd->lke", weight, self.quantizer.codebook).flatten(0, 1)
+        weight, codebook = self._first.weight.unflatten(1, (self.config.tokens, -1)), self.quantizer.codebook
+        with multiplying(weight.device, "float32"):  # made once, added up many times
+            return torch.einsum("eld,kd->lke", weight, codebook).flatten(0, 1)
 
     def loss(self, state: Tensor, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L1 reconstruction plus weighted commitment.
