@@ -92,6 +92,7 @@ def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> d
     model: Any = learner.world_model
     costs: dict[str, Cost] = {}
     places = [
+        ("start", model, "start"),
         ("policy", learner.ppo, "act"),
         ("condition", model.denoiser, "encode_actions"),
         ("U-Net", model.denoiser, "denoise"),

@@ -23,6 +23,7 @@ from dima.run_config import TrainConfig
 from dima.world_models.dima.denoiser import Context
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
+from dima.world_models.dima.unet import Kernels
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _perceiver_at_every_level(learner: ModelBased) -> None:
     model = _model(learner)
     config, seen = model.config.sampler, model.config.denoiser
 
-    def next_state(context: Context, noise: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+    def next_state(context: Context, order: Tensor | None, kernels: Kernels) -> Tensor:
         batch, device = len(context.state), context.state.device
         start = torch.randn_like(context.state[:, -1])
         order = agent_order(config.order, batch, model.spec.n_agents, device)
@@ -60,7 +61,7 @@ def _perceiver_at_every_level(learner: ModelBased) -> None:
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
             mask = masks[min(config.stage(level, model.turns), len(masks) - 1)]
             encoded = model.denoiser.encode_actions(context.action, context.valid, mask)
-            return model.denoiser.denoise(x, sigma, context, mask, encoded)
+            return model.denoiser.denoise(x, sigma, context, mask, encoded, kernels)
 
         drawn = sample(denoise, start, sigmas, config.solver)
         return model.denoiser.to_state(drawn, context.state[:, -1])
