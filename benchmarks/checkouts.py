@@ -98,6 +98,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=4, help="of each")
     parser.add_argument("--out", type=Path, default=Path("results/speed/checkouts"), help="folder for what was found")
     args = parser.parse_args()
+    if not (args.other / "dima").is_dir():
+        parser.error(f"{args.other} is no checkout of dima: make one by git worktree add {args.other} COMMIT")
     with tempfile.TemporaryDirectory() as folder:
         sides = {"here": Path(__file__).parents[1], "there": args.other.resolve()}
         contenders = [Contender(checkout, Path(folder) / name) for name, checkout in sides.items()]

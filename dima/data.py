@@ -22,6 +22,11 @@ from torch import Tensor
 R = TypeVar("R", bound="Record")
 
 
+def rows_of(store: Tensor, which: Tensor) -> Tensor:
+    """``store[which]`` for row numbers of any shape; on a CPU several times as fast."""
+    return store.index_select(0, which.flatten()).unflatten(0, which.shape)
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """The facts of an environment that networks and stores are built from."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, Lived, Record
+from dima.data import EnvSpec, Lived, Record, rows_of
 from dima.device import require_memory
 from dima.errors import ConfigError
 
@@ -89,7 +89,7 @@ class Transitions:
 
     def _at(self, name: str, rows: Tensor) -> Tensor:
         """What is stored in rows that count environments first."""
-        return self.store[name].flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        return rows_of(self.store[name].flatten(0, 1), rows)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,14 @@ def test_turns_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
     assert "a round takes 10.0 s here, 25.0 s there: 2.50 times as long" in capsys.readouterr().out
 
 
+def test_the_other_checkout_must_be_one(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["checkouts", str(tmp_path), "toy/linear"])
+    with pytest.raises(SystemExit) as stop:
+        checkouts.main()
+    assert stop.value.code == 2
+    assert f"{tmp_path} is no checkout of dima" in capsys.readouterr().err
+
+
 def test_what_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"resume .*nowhere --steps 3 --quiet failed: .*nowhere"):
         Contender(HERE, tmp_path / "nowhere").go_on(3)

@@ -194,7 +194,7 @@ class DimaWorldModel(StateModel[Latent]):
             action_mask=either(which, fresh.action_mask, latent.action_mask),
             previous_action=either(which, fresh.previous_action, latent.previous_action),
             memory=self.reward.forget(latent.memory, which),
-            laid_out=latent.laid_out,
+            laid_out=fresh.laid_out,
         )
 
     def next_state(

@@ -122,8 +122,11 @@ def test_weights_laid_out_for_an_imagination_are_those_of_every_step(model, any_
     latent = model.start(filled(any_spec).gather(torch.tensor([5, 20]), model.context - 1, 0))
     context = context_of(model, actions, 5)
     noise = torch.randn(5, any_spec.state_dim)
-    drawn = model.next_state(context, noise, kernels=latent.laid_out.kernels)
-    assert torch.equal(drawn, model.next_state(context, noise))
+    kernels = latent.laid_out.kernels
+    drawn = model.next_state(context, noise)
+    assert torch.equal(model.next_state(context, noise, kernels=kernels), drawn)
+    others = {conv: (2 * weight, bias) for conv, (weight, bias) in kernels.items()}
+    assert (model.next_state(context, noise, kernels=others) != drawn).any()
     after = model.advance(latent, actions(any_spec, 2))
     assert after.laid_out is latent.laid_out
 
