@@ -66,7 +66,7 @@ def study(
         model.train()
         with model.fitters["reward"].fitting():
             for _ in range(target - done):
-                model.fitters["reward"].step(model.reward_loss(replay)[0])
+                model.fitters["reward"].step(model.losses()["reward"](replay)[0])
         done = target
         model.eval()
         found.append({"updates": done, "fitted": judge(model, replay), "held out": judge(model, others)})

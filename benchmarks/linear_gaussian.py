@@ -103,7 +103,7 @@ def fit(model: DimaWorldModel, episodes: list[Episode], updates: int, evaluation
             yield n
         fitter.optimizer.param_groups[0]["lr"] = fitter.config.lr * 0.5 * (1 + np.cos(np.pi * n / updates))
         model.train()
-        fitter.step(model.denoiser_loss(replay)[0])
+        fitter.step(model.losses()["denoiser"](replay)[0])
         model.eval()
     yield updates
 

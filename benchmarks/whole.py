@@ -18,13 +18,14 @@ from dima.run_config import TrainConfig
 
 
 def shortened(config: TrainConfig, share: float) -> TrainConfig:
-    """The same round with a share of the gradient steps, and of the imaginations in every batch."""
+    """The same round with a share of the gradient steps and of the imagined episodes: of the batches, then of each."""
     learner = config.learner
     assert isinstance(learner, ModelBasedConfig)
     fits = {name: fit for name, fit in vars(learner.world_model).items() if name.endswith("_fit")}
     fewer = {name: {"updates": max(1, round(fit.updates * share))} for name, fit in fits.items()}
-    batch = max(1, round(learner.imagination_batch * share))
-    return config.override({"learner": {"world_model": fewer, "imagination_batch": batch}})
+    batches = max(1, round(learner.imaginations * share))
+    batch = max(1, round(learner.imaginations * learner.imagination_batch * share / batches))
+    return config.override({"learner": {"world_model": fewer, "imaginations": batches, "imagination_batch": batch}})
 
 
 def learn(learner: ModelBased) -> None:

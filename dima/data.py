@@ -89,6 +89,9 @@ class Record:
     def to(self: R, device: torch.device | str) -> R:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
+    def clone(self: R) -> R:
+        return replace(self, **{f.name: getattr(self, f.name).clone() for f in fields(self)})
+
 
 @dataclass
 class View(Record):

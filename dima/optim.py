@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -53,11 +53,21 @@ class Fitter:
 
     def step(self, loss: Tensor) -> None:
         """Follow the gradient of a scalar loss once."""
+        self.follow(self.gradient(loss))
+
+    def gradient(self, loss: Tensor) -> list[Tensor | None]:
+        """Of a scalar loss, in the order of the weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return [weight.grad for weight in self.parameters]
+
+    def follow(self, gradient: Sequence[Tensor | None]) -> None:
+        """Go along a gradient once; it is clipped in place."""
         self.steps += 1
         if self.config.warmup:
             self.optimizer.param_groups[0]["lr"] = self.config.lr * min(1.0, self.steps / self.config.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for weight, slope in zip(self.parameters, gradient, strict=True):
+            weight.grad = slope
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()

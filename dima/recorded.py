@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,23 +17,25 @@ from dima.data import Record
 from dima.errors import ConfigError
 
 I = TypeVar("I", bound=Record)  # noqa: E741
-O = TypeVar("O", bound=Record)  # noqa: E741
+O = TypeVar("O")  # noqa: E741
 BACKEND = "inductor"
 
 
 class CudaGraph(Generic[I, O]):
     """A function of a record on a GPU, recorded at its first call for each shape; later calls launch it as a whole.
 
-    Without it a GPU waits for Python to launch some hundred thousand small kernels for one imagination. Elsewhere than
-    on a GPU the function is simply called. What it reads besides its argument must stay where it is (weights and
-    running statistics are changed in place), and it must never wait for the device.
+    Without it a GPU waits for Python to launch tens of thousands of small kernels for one imagination, thousands for a
+    gradient. Elsewhere than on a GPU the function is simply called. What it reads besides its argument must stay where
+    it is (weights and running statistics are changed in place), and it must never wait for the device. Its answer
+    stays where it is, too: the next call overwrites it.
 
     Args:
         function: draws from PyTorch's default generators only.
+        changes: a module whose buffers it changes; recording leaves them alone.
     """
 
-    def __init__(self, function: Callable[[I], O]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[I], O], changes: torch.nn.Module | None = None) -> None:
+        self.function, self.changes = function, changes
         self._graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, I, O]] = {}
 
     def __call__(self, given: I) -> O:
@@ -41,17 +44,26 @@ class CudaGraph(Generic[I, O]):
             return self.function(given)
         shapes = tuple(column.shape for column in columns)
         if shapes not in self._graphs:
-            before = torch.cuda.get_rng_state()  # results must not depend on when it was recorded
-            self._graphs[shapes] = self._record(given)
-            torch.cuda.set_rng_state(before)
+            with self._unchanged():
+                self._graphs[shapes] = self._record(given)
         graph, held, answer = self._graphs[shapes]
         for f, column in zip(fields(given), columns, strict=True):
             getattr(held, f.name).copy_(column)
         graph.replay()
-        return _copy(answer)
+        return answer
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Results must not depend on when it was recorded."""
+        drawn = torch.cuda.get_rng_state()
+        held = {} if self.changes is None else {n: buffer.clone() for n, buffer in self.changes.named_buffers()}
+        yield
+        torch.cuda.set_rng_state(drawn)
+        for name, was in held.items():
+            self.changes.get_buffer(name).copy_(was)  # type: ignore[union-attr]
 
     def _record(self, given: I) -> tuple[torch.cuda.CUDAGraph, I, O]:
-        held, stream = _copy(given), torch.cuda.Stream()
+        held, stream = given.clone(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries set themselves up in their first calls, which cannot be recorded
             for _ in range(2):
@@ -80,7 +92,3 @@ def compile_parts(parts: list[torch.nn.Module], device: torch.device | str) -> N
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "dima" / "compiled"))
     for part in parts:
         part.compile(backend=BACKEND, dynamic=False)
-
-
-def _copy(record: I) -> I:
-    return replace(record, **{f.name: getattr(record, f.name).clone() for f in fields(record)})

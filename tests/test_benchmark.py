@@ -208,7 +208,10 @@ def test_a_shortened_round_does_its_share_both_ways(config) -> None:
     """As many gradient steps, imagined steps and policy updates on either path."""
     short = shortened(config, 0.5)
     sizes = short.learner.world_model
-    assert (sizes.decoder_fit.updates, sizes.denoiser_fit.updates, short.learner.imagination_batch) == (4, 2, 12)
+    assert (sizes.decoder_fit.updates, sizes.denoiser_fit.updates) == (4, 2)
+    assert (short.learner.imaginations, short.learner.imagination_batch) == (1, 24)
+    less = shortened(config, 0.25).learner
+    assert (less.imaginations, less.imagination_batch) == (1, 12)
     learner = build(short)
     twin = plain(learner)
     learn(learner)

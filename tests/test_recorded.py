@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +66,65 @@ def test_elsewhere_than_on_a_gpu_the_function_is_called() -> None:
     assert calls == [given]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_recorded_imagination_equals_a_played_one(tmp_path: Path) -> None:
-    config = build_config("toy/walk", "dima", "debug", {"run": str(tmp_path), "learner": {"cuda_graphs": True}})
-    with Trainer(config, pick_device("cuda"), Progress()) as trainer:
-        trainer.live()
-        learner = trainer.algorithm
-        assert isinstance(learner, ModelBased)
-        start = learner.replay.gather(learner.replay.recent(24), learner.world_model.context - 1, 0)
-        torch.manual_seed(1)
-        told = [learner.graph(start) for _ in range(2)]
-        torch.manual_seed(1)
-        real = [learner._imagined(start) for _ in range(2)]
+@pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
+@pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
+def test_a_gradient_never_waits_for_the_device(task: str, algorithm: str) -> None:
+    learner = build_config(task, algorithm, "debug").learner.build(make_env(task).spec, "cpu").to("meta")
+    model = learner.world_model.train()
+    windows = {"denoiser": (6, 6), "reward": (6, 7), "decoder": (6, 1), "dynamics": (5 * 4, 2)}
+    for name, objective in model.losses().items():
+        loss, _ = objective.loss(starts(learner.spec, *windows[name], "meta"))
+        loss.backward()
+        slopes = [weight.grad for weight in model.get_submodule(name).parameters() if weight.grad is not None]
+        assert slopes
+        assert {slope.device.type for slope in slopes} == {"meta"}
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
+    """Builds learners on a GPU that have lived for a round, alike but for what is asked for."""
+    with ExitStack() as held:
+
+        def build(algorithm: str, **learner: Any) -> ModelBased:
+            changes = {"run": str(tmp_path), "learner": {"policy_after": 0} | learner}
+            config = build_config("toy/walk", algorithm, "debug", changes)
+            torch.manual_seed(0)
+            trainer = held.enter_context(Trainer(config, pick_device("cuda"), Progress()))
+            trainer.live()
+            assert isinstance(trainer.algorithm, ModelBased)
+            return trainer.algorithm
+
+        yield build
+
+
+@gpu
+@pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
+def test_a_recorded_imagination_equals_a_played_one(algorithm: str, on_gpu: Callable[..., ModelBased]) -> None:
+    learner = on_gpu(algorithm, cuda_graphs=True)
+    start = learner.replay.gather(learner.replay.recent(24), learner.world_model.context - 1, 0)
+    torch.manual_seed(1)
+    told = [learner.graph(start).clone() for _ in range(2)]
+    torch.manual_seed(1)
+    real = [learner._imagined(start) for _ in range(2)]
     for one, other in zip(told, real, strict=True):
         torch.testing.assert_close(one.state, other.state)
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
+def test_recorded_gradients_learn_the_same(algorithm: str, precision: str, on_gpu: Callable[..., ModelBased]) -> None:
+    plain, recorded = (on_gpu(algorithm, precision=precision, cuda_graphs=graphs) for graphs in (False, True))
+    for learner in (plain, recorded):  # a round is over in which they were recorded; this one only plays them
+        torch.manual_seed(1)
+        learner.fit(Progress())
+    for (name, one), other in zip(plain.world_model.named_parameters(), recorded.world_model.parameters(), strict=True):
+        torch.testing.assert_close(other, one, msg=lambda told, name=name: f"{name}: {told}", rtol=1e-3, atol=1e-4)
+    for (name, one), other in zip(plain.world_model.named_buffers(), recorded.world_model.buffers(), strict=True):
+        torch.testing.assert_close(other, one, msg=lambda told, name=name: f"{name}: {told}", rtol=1e-3, atol=1e-3)
 
 
 def losses(config: Any) -> list[dict[str, float]]:

@@ -47,7 +47,7 @@ class ModelBasedConfig(AlgorithmConfig):
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
     compile: bool = False  # let PyTorch compile the costly modules, minutes before the first round; kept on disk
-    cuda_graphs: bool = False  # on a GPU, launch an imagination as one recorded graph
+    cuda_graphs: bool = False  # on a GPU, launch an imagination, and each gradient of a fit, as one recorded graph
     collect_beside: bool = False  # while a round learns, the policy it began with plays the next round's episodes
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
@@ -164,7 +164,8 @@ class ModelBased(Algorithm):
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:
         """One round of the world model's gradient steps; metrics are averages."""
-        metrics = self.world_model.fit(self.replay, progress, self.config.workers, self.config.precision)
+        config = self.config
+        metrics = self.world_model.fit(self.replay, progress, config.workers, config.precision, config.cuda_graphs)
         self.rounds += 1
         return metrics
 
@@ -185,7 +186,9 @@ class ModelBased(Algorithm):
 
         def share(which: Tensor, seed: int, copy: bool) -> Rollout:
             with drawn_from(self.device, seed):
-                return (self.graph if self.config.cuda_graphs else self._imagined)(start[which])
+                if self.config.cuda_graphs:
+                    return self.graph(start[which]).clone()
+                return self._imagined(start[which])
 
         shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
         seeds = torch.randint(2**62, (len(shares),)).tolist()

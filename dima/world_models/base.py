@@ -16,11 +16,23 @@ from dima.data import EnvSpec, Episode, View
 from dima.device import Precision, multiplying
 from dima.optim import Average, Fitter
 from dima.progress import Progress
+from dima.recorded import CudaGraph
 from dima.replay import Replay, Rows
 from dima.seeding import drawn_from
 
 L = TypeVar("L")
 Loss = tuple[Tensor, dict[str, Tensor]]  # what a gradient step follows, and metrics
+Gradient = tuple[list[Tensor | None], dict[str, Tensor]]  # of a loss, in the order of the weights, and its metrics
+
+
+class Objective(NamedTuple):
+    """What a part of a world model is fitted to: a loss on batches of its own choice."""
+
+    draw: Callable[[Replay], Rows]
+    loss: Callable[[Rows], Loss]
+
+    def __call__(self, replay: Replay) -> Loss:
+        return self.loss(self.draw(replay))
 
 
 class Step(NamedTuple, Generic[L]):
@@ -64,6 +76,10 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     context: int  # real steps, the newest included, that an imagination starts from
     visitors: tuple[str, ...] = ()  # names of the visit counts it wants the replay to keep
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._graphs: dict[tuple[str, Precision], CudaGraph[Rows, Gradient]] = {}
+
     @property
     def costly(self) -> tuple[str, ...]:
         """Names of the modules that a compiler should look at."""
@@ -74,14 +90,19 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         """Update running statistics with new real experience, before fitting to it."""
 
     @abstractmethod
-    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        """The loss of each part on a batch of its own choice, the part that takes longest to fit first.
+    def losses(self) -> dict[str, Objective]:
+        """What each part is fitted to, the part that takes longest first.
 
         Parts are named as the attribute that holds them, their fitter, and the visits they want the replay to count.
         """
 
     def fit(
-        self, replay: Replay, progress: Progress, workers: int = 1, precision: Precision = "float32"
+        self,
+        replay: Replay,
+        progress: Progress,
+        workers: int = 1,
+        precision: Precision = "float32",
+        cuda_graphs: bool = False,
     ) -> dict[str, Tensor]:
         """One round of gradient steps; metrics are averages over the round, still on the device.
 
@@ -90,10 +111,13 @@ class WorldModel(nn.Module, ABC, Generic[L]):
             progress: told of each part.
             workers: processes that fit parts side by side, where that is possible; without effect on the results.
             precision: of the losses' matrix products.
+            cuda_graphs: on a GPU, launch each gradient as one recorded graph.
         """
         names = list(self.losses())
         seeds = torch.randint(2**62, (len(names),)).tolist()
-        jobs = [partial(self._fit, *part, replay, progress, precision) for part in zip(names, seeds, strict=True)]
+        gradients = [self._gradient(name, precision, cuda_graphs) for name in names]
+        parts = zip(names, gradients, seeds, strict=True)
+        jobs = [partial(self._fit, *part, replay, progress) for part in parts]
         metrics: dict[str, Tensor] = {}
         for name, fitted in zip(names, side_by_side(jobs, workers), strict=True):
             metrics |= fitted.metrics
@@ -104,22 +128,40 @@ class WorldModel(nn.Module, ABC, Generic[L]):
                 progress.include(fitted.apart["seconds"], fitted.apart["lap"])
         return metrics
 
+    def _gradient(self, name: str, precision: Precision, cuda_graphs: bool) -> Callable[[Rows], Gradient]:
+        """What turns a batch of a part into the gradient of its loss."""
+        loss_of, fitter = self.losses()[name].loss, self.fitters[name]
+
+        def gradient(rows: Rows) -> Gradient:
+            with multiplying(rows.state.device, precision):
+                loss, metrics = loss_of(rows)
+            return fitter.gradient(loss), metrics
+
+        if not cuda_graphs:
+            return gradient
+        return self._graphs.setdefault((name, precision), CudaGraph(gradient, self.get_submodule(name)))
+
     def _fit(
-        self, name: str, seed: int, replay: Replay, progress: Progress, precision: Precision, copy: bool
+        self,
+        name: str,
+        gradient_of: Callable[[Rows], Gradient],
+        seed: int,
+        replay: Replay,
+        progress: Progress,
+        copy: bool,
     ) -> Fitted:
         """The gradient steps of one part, which draw their batches from a seed of their own."""
         part, fitter, steps = self.get_submodule(name).train(), self.fitters[name], Average()
-        loss_of, progress = self.losses()[name], Progress() if copy else progress
+        draw, progress = self.losses()[name].draw, Progress() if copy else progress
         with (
             drawn_from(replay.device, seed),
             fitter.fitting(),
             progress.phase(name, total=fitter.config.updates) as advance,
         ):
             for _ in range(fitter.config.updates):
-                with multiplying(replay.device, precision):
-                    loss, parts = loss_of(replay)
-                fitter.step(loss)
-                steps.add(parts)
+                gradient, metrics = gradient_of(draw(replay))
+                fitter.follow(gradient)
+                steps.add(metrics)
                 advance()
         part.eval()
         if not copy:

@@ -8,7 +8,7 @@ differ as far as the members disagree.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from dima.data import EnvSpec, Episode, View
 from dima.nets import Normalizer
 from dima.optim import FitConfig, Fitter
 from dima.replay import Replay, Rows
-from dima.world_models.base import Loss, Step, WorldModelConfig, allowed, either, sent
+from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.state_model import StateModel
 
@@ -128,13 +128,18 @@ class EnsembleWorldModel(StateModel[Latent]):
         for episode in episodes:
             self.reward_scale.update(episode.reward.to(self.action_valid.device))
 
-    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        return {"dynamics": self.dynamics_loss, "decoder": self.decoder_loss}
+    def losses(self) -> dict[str, Objective]:
+        return {
+            "dynamics": Objective(self.dynamics_rows, self.dynamics_loss),
+            "decoder": Objective(self.decoder_rows, self.decoder_loss),
+        }
 
-    def dynamics_loss(self, replay: Replay) -> Loss:
+    def dynamics_rows(self, replay: Replay) -> Rows:
+        """(M * B, 2) recent steps, others for each member."""
+        return replay.gather(replay.recent(self.config.members * self.config.dynamics_fit.batch), 0, 1)
+
+    def dynamics_loss(self, rows: Rows) -> Loss:
         """Gaussian negative log-likelihood of change and reward, Bernoulli of the task going on and of next masks."""
-        config = self.config
-        rows = replay.gather(replay.recent(config.members * config.dynamics_fit.batch), 0, 1)
         change = self.change_scale.normalize(rows.state[:, 1] - rows.state[:, 0])
         target = torch.cat([change, self.reward_scale.normalize(rows.reward[:, 0])[:, None]], dim=-1)
         state, action = self.state_scale.normalize(rows.state[:, 0]), sent(rows.action[:, 0], self.spec)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec, Episode
 from dima.nets import Normalizer
-from dima.replay import Replay
+from dima.replay import Replay, Rows
 from dima.world_models.base import Loss, WorldModel
 from dima.world_models.dima.observation_decoder import ObservationDecoder
 
@@ -40,9 +40,12 @@ class StateModel(WorldModel[L]):
             self.change_scale.update(state.diff(dim=0))
             self.obs_scale.update(episode.obs.to(device))
 
-    def decoder_loss(self, replay: Replay) -> Loss:
-        """L1 and commitment on the least visited rows."""
-        rows = replay.gather(replay.least_visited("decoder", self.fitters["decoder"].config.batch), 0, 0)
+    def decoder_rows(self, replay: Replay) -> Rows:
+        """(B, 1) the least visited rows."""
+        return replay.gather(replay.least_visited("decoder", self.fitters["decoder"].config.batch), 0, 0)
+
+    def decoder_loss(self, rows: Rows) -> Loss:
+        """L1 and commitment."""
         return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
     def decode(self, state: Tensor, table: Tensor | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode, View
 from dima.optim import FitConfig, Fitter
 from dima.replay import Replay, Rows
-from dima.world_models.base import Loss, Reveal, Step, WorldModelConfig, allowed, either, sent
+from dima.world_models.base import Loss, Objective, Reveal, Step, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
@@ -102,20 +102,30 @@ class DimaWorldModel(StateModel[Latent]):
         change = self.change_scale.var.sqrt() / self.state_scale.scale
         self.denoiser.change.copy_(change.clamp(min=SLOWEST))
 
-    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        return {"denoiser": self.denoiser_loss, "reward": self.reward_loss, "decoder": self.decoder_loss}
+    def losses(self) -> dict[str, Objective]:
+        return {
+            "denoiser": Objective(self.denoiser_rows, self.denoiser_loss),
+            "reward": Objective(self.reward_rows, self.reward_loss),
+            "decoder": Objective(self.decoder_rows, self.decoder_loss),
+        }
 
-    def denoiser_loss(self, replay: Replay) -> Loss:
-        """EDM loss on recent windows."""
+    def denoiser_rows(self, replay: Replay) -> Rows:
+        """(B, C + H) recent windows."""
         anchor = replay.recent(self.config.denoiser_fit.batch)
-        rows = replay.gather(anchor, self.past - 1, self.config.denoiser.rollout)
+        return replay.gather(anchor, self.past - 1, self.config.denoiser.rollout)
+
+    def denoiser_loss(self, rows: Rows) -> Loss:
+        """EDM's."""
         return self.denoiser.loss(self.scale_state(rows.state), self._sent(rows.action), rows.valid)
 
-    def reward_loss(self, replay: Replay) -> Loss:
-        """Reward and termination on the least visited segments."""
-        length = self.config.reward.segment
-        start = replay.least_visited("reward", self.config.reward_fit.batch, length + 1)
-        return self.reward.loss(self.segments(replay.segments(start, length + 1)))
+    def reward_rows(self, replay: Replay) -> Rows:
+        """(B, T + 1) the least visited segments."""
+        length = self.config.reward.segment + 1
+        return replay.segments(replay.least_visited("reward", self.config.reward_fit.batch, length), length)
+
+    def reward_loss(self, rows: Rows) -> Loss:
+        """Of reward, termination and action masks."""
+        return self.reward.loss(self.segments(rows))
 
     def segments(self, rows: Rows) -> Segments:
         """T + 1 successive rows as the reward model wants T of them."""

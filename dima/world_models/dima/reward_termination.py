@@ -76,10 +76,13 @@ class Memory:
 class RewardTermination(nn.Module):
     """(state, joint action) sequences -> reward and continuation of every step."""
 
+    action_valid: Tensor  # (N, A) bool
+
     def __init__(self, config: RewardTerminationConfig, spec: EnvSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
         dim = config.dim
+        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
         self.reward_scale = Normalizer(())
         self.embed_state = nn.Sequential(
             nn.Linear(spec.state_dim, dim),
@@ -151,9 +154,8 @@ class RewardTermination(nn.Module):
         if self.mask_head is not None:
             logits = self._mask_logits(hidden)
             assert logits is not None
-            real = torch.from_numpy(self.spec.action_valid).to(logits.device)
             error = F.binary_cross_entropy_with_logits(logits, batch.next_mask.to(logits.dtype), reduction="none")
-            parts["mask"] = average((error * real).sum((-1, -2)) / real.sum())
+            parts["mask"] = average((error * self.action_valid).sum((-1, -2)) / self.action_valid.sum())
         loss = torch.stack(list(parts.values())).sum()
         return loss, {f"reward_model/{name}": part.detach() for name, part in parts.items()}
 

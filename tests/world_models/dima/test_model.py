@@ -251,7 +251,7 @@ def test_padding_reaches_no_loss(any_spec: EnvSpec, alive, filled) -> None:
         replay.store["action_mask"][:, ~torch.from_numpy(any_spec.action_valid)] = bool(junk)
         torch.manual_seed(0)
         replay.visits = {name: torch.zeros_like(visits) for name, visits in replay.visits.items()}
-        losses.append([f(replay)[0].item() for f in (model.decoder_loss, model.denoiser_loss, model.reward_loss)])
+        losses.append([loss_of(replay)[0].item() for loss_of in model.losses().values()])
     assert losses[0] == losses[1]
 
 
@@ -281,7 +281,7 @@ def test_rewards_may_depend_on_the_state_that_is_reached(spec: EnvSpec, alive, f
     replay, seen = filled(spec), []
     learn = model.reward.loss
     monkeypatch.setattr(model.reward, "loss", lambda batch: seen.append(batch) or learn(batch))
-    model.reward_loss(replay)
+    model.losses()["reward"](replay)
     assert torch.equal(seen[0].next_state[:, :-1], seen[0].state[:, 1:])
 
     rows, action = replay.gather(torch.tensor([5, 6]), model.context - 1, 0), actions(spec, 2)
