@@ -122,7 +122,7 @@ def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Ite
         settings, new_steps = learner.config, steps_of_a_round(config, learner.spec)
 
         def collect() -> None:
-            trainer.collector.play(learner.act, settings.round_steps, settings.episode_steps)
+            learner.collect(trainer.collector, settings.round_steps)
 
         def gain() -> None:
             learner.replay.add(random_episode(learner.spec, new_steps))
@@ -137,9 +137,7 @@ def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Ite
             run.log({"step": steps[0], **{f"number/{n}": float(n) for n in range(METRICS)}})
 
         yield {
-            "collection": Unit(
-                lambda: trainer.collector.play(learner.act, settings.round_steps, settings.episode_steps), 1
-            ),
+            "collection": Unit(collect, 1),
             "evaluation": Unit(
                 lambda: trainer.evaluate(trainer.step - config.evaluate_every), new_steps / config.evaluate_every
             ),

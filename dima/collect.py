@@ -153,7 +153,7 @@ class Collector:
     Args:
         envs: vectorised environments of the task.
         seed: the run's seed.
-        device: where policies live.
+        device: where the policies live that learn from stretches of steps.
     """
 
     def __init__(self, envs: VectorEnv, seed: int, device: torch.device | str = "cpu") -> None:
@@ -164,29 +164,28 @@ class Collector:
         self._previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
 
     def play(self, act: Act, min_steps: int, limit: int = 0) -> list[Episode]:
-        """Whole episodes (as :func:`play`), one in each environment at a time, until they hold ``min_steps`` steps."""
-        return self._play(act, min_steps, limit, self.device)
+        """Whole episodes (as :func:`play`), one in each environment at a time, until they hold ``min_steps`` steps.
 
-    def _play(self, act: Act, min_steps: int, limit: int, device: torch.device | str) -> list[Episode]:
+        ``act`` is asked on the CPU: a GPU takes longer to begin with a small step than the CPU to make it.
+        """
         played: list[Episode] = []
         while sum(map(len, played)) < min_steps:
             seeds = [self._next_seed() for _ in range(self.envs.n)]
-            played += play(self.envs, act, seeds, device, limit)
+            played += play(self.envs, act, seeds, limit=limit)
         self.steps += sum(map(len, played))
         return played
 
-    def ahead(self, act: Act, min_steps: int, limit: int, seed: int, device: torch.device | str) -> Played:
+    def ahead(self, act: Act, min_steps: int, limit: int, seed: int) -> Played:
         """What :meth:`play` would return with actions drawn from ``seed``; here nothing has been played yet.
 
         Args:
             act, min_steps, limit: as for :meth:`play`.
             seed: of the policy's draws.
-            device: where ``act`` wants its input.
         """
         before = self.steps, self.episodes
         try:
             with drawn_from("cpu", seed):
-                return Played(self._play(act, min_steps, limit, device), self.steps, self.episodes)
+                return Played(self.play(act, min_steps, limit), self.steps, self.episodes)
         finally:
             self.steps, self.episodes = before
 

@@ -130,7 +130,7 @@ class Trainer(Rounds):
             metrics = self.algorithm.round(self.collector, self.progress, done)
         else:
             acting = self.algorithm.on_cpu()
-            with self.test_envs.lent(), beside(lambda: self._play(acting, "cpu")) as result:
+            with self.test_envs.lent(), beside(lambda: self._play(acting)) as result:
                 metrics = self.algorithm.round(self.collector, self.progress, done)
                 with self.progress.phase("evaluate"):
                     self.late.append((before, self._told(before, result())))
@@ -153,11 +153,11 @@ class Trainer(Rounds):
             self.due = True
             return {}
         with self.progress.phase("evaluate"):
-            return self._told(self.step, self._play(self.algorithm, self.device))
+            return self._told(self.step, self._play(self.algorithm.on_cpu()))
 
-    def _play(self, acting: Algorithm, device: torch.device | str) -> Evaluation:
+    def _play(self, acting: Algorithm) -> Evaluation:
         mode, episodes = partial(acting.act, mode=True), self.config.evaluation_episodes
-        return evaluate(self.test_envs, mode, episodes, self.config.seed, device)
+        return evaluate(self.test_envs, mode, episodes, self.config.seed)
 
     def _told(self, step: int, result: Evaluation) -> dict[str, float]:
         """What to log of an evaluation of the policy as it was after ``step`` steps."""

@@ -106,7 +106,7 @@ class ModelBased(Algorithm):
             else:
                 short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
                 steps = max(short, self.config.round_steps)
-                episodes = collector.play(self.act, steps, self.config.episode_steps)
+                episodes = self.collect(collector, steps)
             self.take_in(episodes)
         metrics: dict[str, Tensor | float] = {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
@@ -122,6 +122,10 @@ class ModelBased(Algorithm):
                 with progress.phase("collect"):
                     self.ahead = ahead()
         return metrics
+
+    def collect(self, collector: Collector, steps: int) -> list[Episode]:
+        """Whole episodes of the policy, until they hold so many steps."""
+        return collector.play(self.on_cpu().act, steps, self.config.episode_steps)
 
     def warm_up(self, progress: Progress) -> None:
         """Have everything compiled for the shapes of a round: copies of the process would forget it again."""
@@ -151,7 +155,7 @@ class ModelBased(Algorithm):
             return
         acting, steps, limit = self.on_cpu(), self.config.round_steps, self.config.episode_steps
         seed = int(torch.randint(2**62, ()))
-        ahead = partial(collector.ahead, acting.act, steps, limit, seed, "cpu")
+        ahead = partial(collector.ahead, acting.act, steps, limit, seed)
         with collector.envs.lent(), beside(ahead) as played:
             yield played
 
