@@ -47,7 +47,7 @@ class ModelBasedConfig(AlgorithmConfig):
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
     compile: bool = False  # let PyTorch compile the costly modules, minutes before the first round; kept on disk
-    cuda_graphs: bool = False  # on a GPU, launch an imagination, and each gradient of a fit, as one recorded graph
+    cuda_graphs: bool = True  # on a GPU, launch an imagination, and each gradient of a fit, as one recorded graph
     collect_beside: bool = False  # while a round learns, the policy it began with plays the next round's episodes
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
