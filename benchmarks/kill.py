@@ -2,9 +2,8 @@
 
     python -m benchmarks.kill [--kills 20] [--seed 0] [--out results/kill]
 
-Nothing may differ, bit for bit: every tensor and number of the last checkpoint, the replay's chunks, and each record of
-``metrics.jsonl``, the keys that begin with ``time/`` and the seconds per phase excepted. Writes ``result.json`` and
-``command.txt``.
+Nothing but clocks may differ, bit for bit: every tensor and number of the last checkpoint, the replay's chunks, and
+each record of ``metrics.jsonl``. Writes ``result.json`` and ``command.txt``.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ def contents(folder: Path) -> dict[str, Any]:
     """Everything a run left, clocks excepted: tensors and plain values by name."""
     with RunFolder.open(folder) as run:
         saved = run.load()
-        tree = {name: value for name, value in saved.tree.items() if name != "seconds"}
+        tree = {name: value for name, value in saved.tree.items() if name not in ("seconds", "wall")}
         text, tensors = encode({"checkpoint": tree, "replay": [list(pair) for pair in saved.chunks]})
         records = [{k: v for k, v in r.items() if not k.startswith(_CLOCKS)} for r in run.records()]
     return {"checkpoint.json": text, "metrics": records} | {name: tensor.clone() for name, tensor in tensors.items()}

@@ -156,6 +156,7 @@ class Fitting(Rounds):
             steps=self.step,
             evaluations=self.evaluations,
             seconds=self.progress.seconds,
+            wall=self.wall,
             env=self.config.env.to_dict(),
             finished=finished,
             unit="rounds",

@@ -33,6 +33,7 @@ class Rounds(ABC):
     Attributes:
         algorithm: the learner.
         rounds: how many are over.
+        wall: seconds they took.
         evaluations: (step, what was measured) of every evaluation.
     """
 
@@ -42,6 +43,7 @@ class Rounds(ABC):
         self.device, self.progress = device, progress
         self.held = ExitStack()  # what to close at the end
         self.rounds = 0
+        self.wall = 0.0
         self.evaluations: list[tuple[int, float]] = []
         self.late: list[tuple[int, dict[str, float]]] = []  # evaluations of earlier steps that are not logged yet
 
@@ -127,10 +129,11 @@ class Rounds(ABC):
             why = " ".join(str(error).split())[:200]
             raise RunFolderError(f"{folder.path}: its checkpoint does not fit its config.yaml: {why}") from error
         self.progress.seconds.update(tree["seconds"])
+        self.wall = tree.get("wall", sum(tree["seconds"].values()))  # older folders have none
         set_rng_state(tree["rng"])
 
     def _round(self, folder: RunFolder) -> None:
-        before, began = self.step, time.perf_counter()
+        before, wall, began = self.step, self.wall, time.perf_counter()
         numbers = _to_numbers(self.live())
         self.rounds += 1
         _require_finite(numbers, self.algorithm, self.step)
@@ -145,9 +148,11 @@ class Rounds(ABC):
                 folder.log({"step": step, "round": self.rounds - 1, **told})
             folder.log(record | self.progress.lap() | {"time/round": time.perf_counter() - began})
             chunks, first = self.gained()
+            self.wall = wall + time.perf_counter() - began
             folder.save(self._tree(), chunks, drop_before=first)
         for _, told in late:
             numbers = told | numbers
+        self.wall = wall + time.perf_counter() - began
         glance = {label: numbers[name] for name, label in self.shown.items() if name in numbers}
         self.progress.round(self.step, self.target, **glance)
 
@@ -158,6 +163,7 @@ class Rounds(ABC):
             "rounds": self.rounds,
             "evaluations": [list(pair) for pair in self.evaluations],
             "seconds": dict(self.progress.seconds),
+            "wall": self.wall,
         }
 
 

@@ -23,7 +23,8 @@ class Summary:
         folder: where everything is kept.
         steps: steps made.
         evaluations: (steps, measure) of every evaluation, in order.
-        seconds: wall seconds per phase.
+        seconds: wall seconds per phase; phases may be at work side by side.
+        wall: seconds of all rounds by the clock.
         env: the environment's settings, which returns depend on.
         finished: False when the run was asked to stop before its last step.
         unit: what the steps are.
@@ -38,6 +39,7 @@ class Summary:
     steps: int
     evaluations: Sequence[tuple[int, float]]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    wall: float = 0.0
     env: Mapping[str, Any] = field(default_factory=dict)
     finished: bool = True
     unit: str = "environment steps"
@@ -71,9 +73,9 @@ class Summary:
     def _clock(self) -> list[str]:
         total = sum(self.seconds.values()) or 1.0
         ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
-        width = max(len(name) for name in (*self.seconds, "all phases"))
-        rows = [*ordered, ("all phases", sum(self.seconds.values()))]
-        return [f"{name:<{width}}  {duration(spent):>10}  {spent / total:>4.0%}" for name, spent in rows]
+        width = max(len(name) for name in (*self.seconds, "by the clock"))
+        lines = [f"{name:<{width}}  {duration(spent):>10}  {spent / total:>4.0%}" for name, spent in ordered]
+        return [*lines, f"{'by the clock':<{width}}  {duration(self.wall):>10}"]
 
 
 def seeds_table(summaries: Sequence[Summary]) -> str:

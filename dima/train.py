@@ -183,6 +183,7 @@ class Trainer(Rounds):
             steps=self.step,
             evaluations=self.evaluations,
             seconds=self.progress.seconds,
+            wall=self.wall,
             env=self.config.env.to_dict(),
             finished=finished,
         )

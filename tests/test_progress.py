@@ -162,6 +162,7 @@ class TestSummary:
             steps=25_000,
             evaluations=[(5_000, -100.0), (25_000, 3_000.0)],
             seconds={"save": 1.0, "denoiser": 99.0},
+            wall=60.0,
             env={"observation": "full+id"},
         ).table()
         lines = table.splitlines()
@@ -169,7 +170,8 @@ class TestSummary:
         assert "observation = full+id" in lines
         assert any(line.split() == ["5,000", "-100.0"] for line in lines)
         assert any(line.split()[:2] == ["25,000", "3,000.0"] and "▪" in line for line in lines)
-        assert table.index("denoiser") < table.index("save ")
+        assert table.index("denoiser") < table.index("save ") < table.index("by the clock")
+        assert any(line.split() == ["by", "the", "clock", "60", "s"] for line in lines)
         assert "run folder: runs/x" in table
         assert "interrupted" not in table
 
