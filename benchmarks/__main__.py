@@ -76,7 +76,8 @@ def report(result: dict[str, Any]) -> str:
         f"## {result['task']}, {result['preset']}",
         f"`{result['command']}`",
         f"{device}, {result['threads']} CPU threads; a large matrix product does {top}. A call imagines "
-        f"{result['share']:.3g} of a batch; medians of {result['repeats']} calls, {result['clock']} clock.",
+        f"{result['share']:.3g} of a batch, a whole round is cut to so much; medians of {result['repeats']} calls, "
+        f"{result['clock']} clock.",
     ]
     if "counts" in result:
         blocks.append(counts_table(result["counts"]))

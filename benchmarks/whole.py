@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 from typing import Any
 
@@ -23,8 +24,8 @@ def shortened(config: TrainConfig, share: float) -> TrainConfig:
     assert isinstance(learner, ModelBasedConfig)
     fits = {name: fit for name, fit in vars(learner.world_model).items() if name.endswith("_fit")}
     fewer = {name: {"updates": max(1, round(fit.updates * share))} for name, fit in fits.items()}
-    batches = max(1, round(learner.imaginations * share))
-    batch = max(1, round(learner.imaginations * learner.imagination_batch * share / batches))
+    batches = math.ceil(learner.imaginations * share)
+    batch = max(1, round(learner.imaginations * learner.imagination_batch * share / max(1, batches)))
     return config.override({"learner": {"world_model": fewer, "imaginations": batches, "imagination_batch": batch}})
 
 

@@ -30,8 +30,11 @@ class CudaGraph(Generic[I, O]):
     stays where it is, too: the next call overwrites it.
 
     Args:
-        function: draws from PyTorch's default generators only.
+        function: draws from PyTorch's default generators only; keeps nothing in Python.
         changes: a module whose buffers it changes; recording leaves them alone.
+
+    Raises:
+        ConfigError: the function cannot be recorded.
     """
 
     def __init__(self, function: Callable[[I], O], changes: torch.nn.Module | None = None) -> None:
@@ -57,10 +60,17 @@ class CudaGraph(Generic[I, O]):
         """Results must not depend on when it was recorded."""
         drawn = torch.cuda.get_rng_state()
         held = {} if self.changes is None else {n: buffer.clone() for n, buffer in self.changes.named_buffers()}
-        yield
-        torch.cuda.set_rng_state(drawn)
-        for name, was in held.items():
-            self.changes.get_buffer(name).copy_(was)  # type: ignore[union-attr]
+        try:
+            yield
+        except RuntimeError as error:  # also of torch's, when memory runs out
+            why = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"learner.cuda_graphs = false may help, a CUDA graph could not be recorded: {why}"
+            ) from error
+        finally:
+            torch.cuda.set_rng_state(drawn)
+            for name, was in held.items():
+                self.changes.get_buffer(name).copy_(was)  # type: ignore[union-attr]
 
     def _record(self, given: I) -> tuple[torch.cuda.CUDAGraph, I, O]:
         held, stream = given.clone(), torch.cuda.Stream()

@@ -24,13 +24,13 @@ class Summary:
         steps: steps made.
         evaluations: (steps, measure) of every evaluation, in order.
         seconds: wall seconds per phase; phases may be at work side by side.
-        wall: seconds of all rounds by the clock.
         env: the environment's settings, which returns depend on.
         finished: False when the run was asked to stop before its last step.
         unit: what the steps are.
         measure: what is evaluated; a mean team return unless said otherwise.
         digits: decimals that the measure is shown with.
         note: one thing to know about the outcome.
+        wall: seconds of all rounds by the clock.
     """
 
     task: str
@@ -39,13 +39,13 @@ class Summary:
     steps: int
     evaluations: Sequence[tuple[int, float]]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    wall: float = 0.0
     env: Mapping[str, Any] = field(default_factory=dict)
     finished: bool = True
     unit: str = "environment steps"
     measure: str = "team return"
     digits: int = 1
     note: str = ""
+    wall: float = 0.0
 
     def table(self) -> str:
         """A few lines for a person: the curve of returns, the time per phase, the run folder."""

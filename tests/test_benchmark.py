@@ -212,6 +212,7 @@ def test_a_shortened_round_does_its_share_both_ways(config) -> None:
     assert (short.learner.imaginations, short.learner.imagination_batch) == (1, 24)
     less = shortened(config, 0.25).learner
     assert (less.imaginations, less.imagination_batch) == (1, 12)
+    assert shortened(config.override({"learner": {"imaginations": 0}}), 0.5).learner.imaginations == 0
     learner = build(short)
     twin = plain(learner)
     learn(learner)

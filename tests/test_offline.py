@@ -214,6 +214,10 @@ def test_a_model_free_algorithm_is_refused(data: Path):
         fit_config(data, "mappo")
 
 
+def test_how_fits_are_computed_can_be_chosen(small: Build):
+    assert fit(small(learner={"cuda_graphs": False, "workers": 2})).finished
+
+
 def test_a_setting_without_effect_is_refused(small: Build):
     with pytest.raises(ConfigError, match=r"learner\.horizon has no effect here"):
         fit(small(learner={"horizon": 4}))

@@ -44,6 +44,10 @@ class Algorithm(nn.Module, ABC):
     spec: EnvSpec
     replay: Store | None = None  # where the algorithm keeps any experience
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._acting: list[Algorithm] = []  # the twin, once there is one; no part of this one's weights
+
     @property
     @abstractmethod
     def team(self) -> nn.Module:
@@ -54,8 +58,14 @@ class Algorithm(nn.Module, ABC):
         """Actions (B, N, A) and log-probabilities (B, N), sampled or the policy's mode."""
 
     def on_cpu(self) -> Algorithm:
-        """One with the same policy on the CPU, which acts for processes that cannot use the device."""
-        return self if next(self.team.parameters()).device.type == "cpu" else self.twin()
+        """One with the present policy on the CPU, where a GPU cannot act or not as fast; the same one at every call."""
+        weight = next(self.team.parameters(), None)
+        if weight is None or weight.device.type == "cpu":
+            return self
+        if not self._acting:
+            self._acting.append(self.twin())
+        self._acting[0].team.load_state_dict(self.team.state_dict())
+        return self._acting[0]
 
     def twin(self) -> Algorithm:
         """Another one on the CPU that acts alike."""

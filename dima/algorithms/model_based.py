@@ -169,7 +169,9 @@ class ModelBased(Algorithm):
     def fit(self, progress: Progress) -> dict[str, Tensor]:
         """One round of the world model's gradient steps; metrics are averages."""
         config = self.config
-        metrics = self.world_model.fit(self.replay, progress, config.workers, config.precision, config.cuda_graphs)
+        metrics = self.world_model.fit(
+            self.replay, progress, config.workers, config.precision, cuda_graphs=config.cuda_graphs
+        )
         self.rounds += 1
         return metrics
 

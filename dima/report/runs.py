@@ -18,6 +18,7 @@ from dima.run_folder import METRICS, PROTOCOL, RunFolder
 from dima.storage.metrics import Metrics
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "empty"]
+_MECHANICS = ("compile", "cuda_graphs")  # settings of a learner that change nothing but speed and rounding
 _NEEDED = ("task", "algorithm", "preset", "seed", "steps", "evaluation_episodes", "envs", "env", "learner")
 
 
@@ -42,8 +43,8 @@ class Run:
         path: the folder.
         task, algorithm, preset, seed: of its config.
         env: the environment's settings, which returns depend on.
-        settings: every other choice that learning depends on, by dotted name; those that came later than the run
-            stand at their defaults, which keep to what was done before.
+        settings: every other choice that learning depends on by more than rounding, by dotted name; those that came
+            later than the run stand at their defaults, which keep to what was done before.
         target: environment steps it was started for.
         steps: environment steps made.
         evaluation_episodes: episodes behind one evaluation.
@@ -141,6 +142,7 @@ def read_run(path: Path) -> Run:
     evaluations = [(r["step"], r["evaluate/return"]) for r in rounds if r.get("evaluate/return") is not None]
     steps = rounds[-1]["step"] if rounds else 0
     status, why = _status(records, steps, config["steps"])
+    settings = _defaults(config["algorithm"]) | _flat(config["learner"])
     return Run(
         path=path,
         task=config["task"],
@@ -148,7 +150,7 @@ def read_run(path: Path) -> Run:
         preset=config["preset"],
         seed=config["seed"],
         env=config["env"],
-        settings=_defaults(config["algorithm"]) | _flat(config["learner"]) | {"envs": config["envs"]},
+        settings={name: value for name, value in settings.items() if name not in _MECHANICS} | {"envs": config["envs"]},
         target=config["steps"],
         steps=steps,
         evaluation_episodes=config["evaluation_episodes"],

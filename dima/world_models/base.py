@@ -26,7 +26,12 @@ Gradient = tuple[list[Tensor | None], dict[str, Tensor]]  # of a loss, in the or
 
 
 class Objective(NamedTuple):
-    """What a part of a world model is fitted to: a loss on batches of its own choice."""
+    """What a part of a world model is fitted to: a loss on batches of its own choice.
+
+    A GPU records the loss and its way back once and plays them again (:class:`dima.recorded.CudaGraph`): the loss must
+    not wait for the device nor copy from the host, and changes no buffers but its part's, in place. What is to differ
+    from round to round must be a tensor that is changed in place.
+    """
 
     draw: Callable[[Replay], Rows]
     loss: Callable[[Rows], Loss]
@@ -115,7 +120,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         """
         names = list(self.losses())
         seeds = torch.randint(2**62, (len(names),)).tolist()
-        gradients = [self._gradient(name, precision, cuda_graphs) for name in names]
+        gradients = [self._gradient(name, precision, cuda_graphs and replay.device.type == "cuda") for name in names]
         parts = zip(names, gradients, seeds, strict=True)
         jobs = [partial(self._fit, *part, replay, progress) for part in parts]
         metrics: dict[str, Tensor] = {}
@@ -128,7 +133,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
                 progress.include(fitted.apart["seconds"], fitted.apart["lap"])
         return metrics
 
-    def _gradient(self, name: str, precision: Precision, cuda_graphs: bool) -> Callable[[Rows], Gradient]:
+    def _gradient(self, name: str, precision: Precision, recorded: bool) -> Callable[[Rows], Gradient]:
         """What turns a batch of a part into the gradient of its loss."""
         loss_of, fitter = self.losses()[name].loss, self.fitters[name]
 
@@ -137,9 +142,12 @@ class WorldModel(nn.Module, ABC, Generic[L]):
                 loss, metrics = loss_of(rows)
             return fitter.gradient(loss), metrics
 
-        if not cuda_graphs:
+        if not recorded:
             return gradient
         return self._graphs.setdefault((name, precision), CudaGraph(gradient, self.get_submodule(name)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_graphs": {}}  # a copy records its own
 
     def _fit(
         self,
@@ -161,6 +169,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
             for _ in range(fitter.config.updates):
                 gradient, metrics = gradient_of(draw(replay))
                 fitter.follow(gradient)
+                del gradient  # or it would outlive the next forward pass
                 steps.add(metrics)
                 advance()
         part.eval()

@@ -28,3 +28,16 @@ def test_a_twin_acts_alike_and_draws_nothing(task: str, algorithm: str, monkeypa
     joint = {name: values[None] for name, values in env.reset(seed=0)[0].items()}
     view = view_of(joint, torch.zeros(1, *env.spec.action_valid.shape).numpy(), "cpu")
     assert torch.equal(twin.act(view, mode=True)[0], learner.act(view, mode=True)[0])
+
+
+def test_a_learner_on_another_device_keeps_one_twin_up_to_date() -> None:
+    learner = build_config("toy/walk", "dima", "debug").learner.build(make_env("toy/walk").spec, "cpu")
+    names = [name for name, _ in learner.named_parameters()]
+    twin = learner.twin()
+    learner._acting.append(twin)
+    elsewhere = {name: value + 1 for name, value in learner.team.state_dict().items()}
+    learner.team.to("meta")  # as a GPU would be: not the CPU
+    learner.team.state_dict = lambda: elsewhere  # type: ignore[method-assign]
+    assert learner.on_cpu() is twin is learner.on_cpu()
+    assert all(torch.equal(value, elsewhere[name]) for name, value in twin.team.state_dict().items())
+    assert [name for name, _ in learner.named_parameters()] == names

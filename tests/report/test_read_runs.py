@@ -38,6 +38,10 @@ class TestOneRun:
         assert run.phases["improve"].updates >= 1
         assert len(run.returns) >= 1
 
+    def test_settings_that_change_nothing_learnt_are_left_out(self, make_run):
+        path = make_run("dima", [1.0], algorithm="dima", learner={"cuda_graphs": False, "compile": True})
+        assert not {"cuda_graphs", "compile"} & set(read_run(path).settings)
+
     def test_settings_that_came_after_the_run_stand_at_their_defaults(self, make_run):
         path = make_run("old", [1.0], algorithm="dima")
         config = path / "config.yaml"
