@@ -124,7 +124,7 @@ def main() -> int:
             changes = {"seed": args.seed, "device": device.type}
             config = build_config(task, "dima", preset, changes)
             yardstick = build_config(task, "dima", args.yardstick or YARDSTICKS.get(preset, preset), changes)
-            facts = {"command": command, "protocol": protocol(_name(device)), "freed_memory_kept": kept}
+            facts = {"command": command, "protocol": protocol(str(device)), "freed_memory_kept": kept}
             result = facts | run(config, yardstick, timing, list(args.sections), args.settings)
             some = [] if set(args.sections) == set(SECTIONS) else args.sections
             path = args.out / device.type / ("-".join([task.split("/")[-1], preset, *some]) + ".json")
@@ -133,10 +133,6 @@ def main() -> int:
             path.with_suffix(".md").write_text(report(result) + "\n")
             print(report(result), end="\n\n", flush=True)
     return 0
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def fit_config(
         UserError: the dataset cannot be opened, a name or a field does not exist, or a value does not fit.
     """
     data = Dataset.open(dataset)
-    config = offline_config(str(dataset), data.task, algorithm)
+    if (task := (overrides or {}).get("task", data.task)) != data.task:
+        raise ConfigError(f"task = {task!r}: {dataset} is a dataset of {data.task}")
+    config = offline_config(str(Path(dataset).absolute()), data.task, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
     for changes in preset_changes(algorithm, preset, data.task):
@@ -84,6 +86,7 @@ class Fitting(Rounds):
     def __init__(self, config: OfflineConfig, device: torch.device, progress: Progress) -> None:
         super().__init__(device, progress)
         self.config, self.dataset = config, Dataset.open(config.dataset)
+        progress.unit = "round"
         spec = self.dataset.spec
         env = make_env(config.task, config.env)
         self.dataset.require(config.task, config.env, env.spec)

@@ -24,7 +24,10 @@ class Progress:
 
     Attributes:
         seconds: wall seconds spent in each phase so far; a resumed run may start it from its checkpoint.
+        unit: what a run is measured in.
     """
+
+    unit = "step"
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -103,7 +106,7 @@ class Lines(Progress):
         print(text, file=self._stream, flush=True)
 
     def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        self.message(_line(done, total, numbers, left))
+        self.message(_line(done, total, numbers, left, self.unit))
 
 
 class Bars(Lines):
@@ -212,9 +215,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _line(done: int, total: int, numbers: dict[str, float], left: float | None) -> str:
+def _line(done: int, total: int, numbers: dict[str, float], left: float | None, unit: str = "step") -> str:
     """A finished round in a line."""
-    parts = [f"step {done:,} of {total:,}"]
+    parts = [f"{unit} {done:,} of {total:,}"]
     parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
     return "  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
 

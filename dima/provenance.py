@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dima import __version__, machine
 
 PACKAGES = ("torch", "numpy", "gymnasium", "pettingzoo", "gymnasium-robotics", "mujoco", "mpe2")
@@ -32,7 +34,7 @@ def protocol(device: str) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "cores": machine.cores(),
             "memory_gib": round(machine.total_memory() / 2**30, 1),
-            "device": device,
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         },
     }
 

@@ -7,7 +7,7 @@
     replay/          chunks of experience, each written once
     tensorboard/     event files
     diagnosis/       what `dima diagnose` found, if it was asked
-    imagination/     what `dima imagine` showed, if it was asked
+    imagination/     what `dima imagine` showed, if it was asked; with --act policy: imagination-policy/
     videos/          likewise `dima evaluate --video`
 
 A round ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to a round
@@ -55,7 +55,7 @@ KIND = "dima run folder"
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
-    *("tensorboard", "videos", "imagination", "diagnosis", "report.html"),
+    *("tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
 )
 _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
@@ -128,7 +128,8 @@ class RunFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise RunFolderError(f"{path} does not exist: give the folder of a run, as `dima train` printed it")
+            what = "is not a folder" if path.exists() else "does not exist"
+            raise RunFolderError(f"{path} {what}: give the folder of a run, as `dima train` printed it")
         _check_ours(path)
         lock = FolderLock(path) if write else None
         if lock is not None:
@@ -235,8 +236,10 @@ class RunFolder:
         """Remove what a first round left that never finished, to begin the run again.
 
         Raises:
-            RunFolderError: the disk is read-only.
+            RunFolderError: more rounds than that were finished, or the disk is read-only.
         """
+        if self._rounds > 1:
+            raise self._no_checkpoint()
         truncate_metrics(self.path / METRICS, 0)
         keep_chunks(self.path / REPLAY, {})
 
@@ -254,6 +257,17 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def _rounds(self) -> int:
+        """How many rounds were logged; all but the last were saved, too."""
+        return max((record.get("round", 0) for record in self.records()), default=0)
+
+    def _no_checkpoint(self) -> RunFolderError:
+        if self._rounds > 1:
+            lost = f"its checkpoint was removed or not kept, though {self._rounds} rounds were logged"
+            return RunFolderError(f"{self.path}: {lost}: it can be reported, not loaded or resumed")
+        return RunFolderError(f"{self.path} holds no checkpoint yet: its first round has not finished")
+
     def _write_config(self, config: Mapping[str, Any]) -> None:
         draft = self.path / (CONFIG + ".new")
         write_yaml(draft, config)
@@ -263,7 +277,7 @@ class RunFolder:
         for attempt in range(_READ_ATTEMPTS):
             folder = current_checkpoint(self.path / CHECKPOINT)
             if folder is None:
-                raise RunFolderError(f"{self.path} holds no checkpoint yet: its first round has not finished")
+                raise self._no_checkpoint()
             before = _identity(folder)
             try:
                 return load_tree(folder), seal(read_manifest(folder))

@@ -214,6 +214,16 @@ def test_a_model_free_algorithm_is_refused(data: Path):
         fit_config(data, "mappo")
 
 
+def test_a_run_knows_its_dataset_from_everywhere(data: Path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    assert fit_config(data.name, "dima", "debug").dataset == str(data)
+
+
+def test_another_task_is_refused(data: Path):
+    with pytest.raises(ConfigError, match=r"task = 'toy/linear': .* is a dataset of toy/walk"):
+        fit_config(data, "dima", "debug", {"task": "toy/linear"})
+
+
 def test_how_fits_are_computed_can_be_chosen(small: Build):
     assert fit(small(learner={"cuda_graphs": False, "workers": 2})).finished
 

@@ -195,3 +195,15 @@ def test_a_config_that_was_changed_by_hand_is_refused(again: RunConfig) -> None:
     path.write_text(path.read_text().replace("hidden:\n      - 16", "hidden:\n      - 24"))
     with pytest.raises(RunFolderError, match=r"does not fit its config\.yaml"):
         resume(again.folder)
+
+
+def test_a_run_whose_checkpoint_is_gone_is_left_alone(tiny, capsys) -> None:
+    """Results are often kept without what only a resumed run needs."""
+    folder = train(tiny(steps=240)).folder
+    shutil.rmtree(folder / "checkpoint")
+    shutil.rmtree(folder / "replay")
+    kept = (folder / "metrics.jsonl").read_bytes()
+    for command in ("resume", "evaluate"):
+        assert main([command, str(folder)]) == 2
+        assert "its checkpoint was removed or not kept, though 3 rounds were logged" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == kept

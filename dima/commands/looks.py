@@ -24,7 +24,7 @@ class ImagineOptions(Config):
     act: Literal["recorded", "policy"] = "recorded"  # whose actions: a real episode's, or the policy's in imagination
     seed: Whole | None = None  # of the episode; default: the first that `dima evaluate` plays
     start: Whole | None = None  # step of the episode to begin at; default: 100, or earlier where that is too late
-    out: str | None = None  # folder for film, strip, page and numbers; default: imagination/ in the run folder
+    out: str | None = None  # for film, strip, page; default: imagination/ in the run folder, or imagination-policy/
     width: Annotated[int, Range(64, 1920)] = 320  # pixels of each picture
     fps: Annotated[int, Range(1, 60)] = 10  # frames a second of the film
     device: Device = "auto"  # where the world model computes
@@ -36,9 +36,7 @@ class ImagineOptions(Config):
 class DiagnoseOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
-    also: tuple[
-        str, ...
-    ] = ()  # other runs' folders on the same task, whose policies play too, besides this run's, earlier ones and random
+    also: tuple[str, ...] = ()  # folders of other runs on the task, whose policies play, too
     out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
     device: Device = "auto"  # where everything is computed
     quiet: bool = False  # no progress bars
@@ -64,7 +62,8 @@ def imagine(args: Sequence[str]) -> int:
     from dima.storage.disk import require_place
 
     agent = load(options.run, options.device)
-    out = Path(options.out) if options.out else agent.folder / "imagination"
+    own = "imagination" if options.act == "recorded" else "imagination-policy"
+    out = Path(options.out) if options.out else agent.folder / own
     require_place(out, "choose another --out")
     told = agent.imagine(
         options.horizon or None, options.act, seed=options.seed, start=options.start, width=options.width
@@ -104,5 +103,7 @@ def report(args: Sequence[str]) -> int:
         reference=options.reference,
         plots=options.plots,
     )
+    for problem in done.problems:
+        print(f"dima: not in the report: {problem.path} {problem.why}", file=sys.stderr)
     print(json.dumps(done.to_dict()) if options.json else done.summary())
     return 0

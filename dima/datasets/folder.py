@@ -59,7 +59,8 @@ def read_manifest(path: Path) -> Manifest:
         RunFolderError: the folder is missing, not a dataset, damaged or of another format.
     """
     if not path.is_dir():
-        raise RunFolderError(f"{path} does not exist: give a dataset's folder, as `dima dataset record` printed it")
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise RunFolderError(f"{path} {what}: give a dataset's folder, as `dima dataset record` printed it")
     if not (path / MANIFEST).exists():
         raise RunFolderError(f"{path} is not a dima dataset: it has no {MANIFEST}; `dima dataset record` makes one")
     body = read_sealed(path / MANIFEST)

@@ -29,7 +29,7 @@ class Calibration:
     futures: int
     histogram: list[float]  # (n + 1,) share of the truths in each gap, all steps together; flat is right
     first_histogram: list[float]  # the same after the first step
-    coverage: dict[str, Curve]  # by level: share of the truths inside the central interval of so many futures
+    coverage: dict[str, Curve]  # by level that so many futures resolve: share of the truths inside the central interval
     spread: Curve  # of the futures, root mean square over features, in standard deviations of the data
     error: Curve  # of the futures' mean, likewise; equal to the spread where that is right
     correlation: (
@@ -65,6 +65,8 @@ def _calibration(
     coverage = {}
     for level in LEVELS:
         low, high = (1 - level) / 2, (1 + level) / 2
+        if low * (count + 1) < 1 - 1e-9:  # the outermost gaps reach inside: whatever lies there would half count
+            continue
         inside = (np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)).clip(0) * (count + 1)
         coverage[f"{level:.0%}"] = resampling.mean(torch.from_numpy(inside)[ranks].mean(-1), alive)
     variance = drawn.var(1).mean(-1) * (count + 1) / count  # what the mean's squared error is expected to be

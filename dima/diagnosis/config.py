@@ -15,7 +15,7 @@ class DiagnosisConfig(Config):
     episodes: Count = 8  # fresh episodes of each policy
     segments: Count = 64  # stretches of each policy's episodes that are foretold
     horizon: Count | None = None  # steps of a segment; default: 50, or half the longest episode where that is less
-    futures: Annotated[int, Range(2)] = 32  # futures drawn of a segment, to see whether their spread is right
+    futures: Annotated[int, Range(3)] = 32  # drawn of a segment: is their spread right? 90 % intervals need 19 of them
     calibrated: Count = 48  # segments that so many futures are drawn of
     orders: Annotated[int, Range(2)] = 24  # orders of agents compared, at most
     starts: Annotated[int, Range(2)] = 32  # segments that orders are compared on, and steps to see whose action matters

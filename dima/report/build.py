@@ -69,7 +69,6 @@ class Report:
                     told = f"  ({low:,.1f} to {high:,.1f})" if low is not None else ""
                     lines.append(f"  {row.algorithm:<24} {row.mean:>12,.1f}{told}  {row.scored} of {row.runs} runs")
             lines.append("")
-        lines += [f"not in the report: {problem.path} {problem.why}" for problem in self.problems]
         return "\n".join([*lines, f"page: {self.page}", f"table: {self.table}"])
 
 

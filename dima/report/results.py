@@ -139,20 +139,20 @@ def aggregate_rows(comparison: Comparison) -> list[Aggregate]:
 
 
 def improvement_rows(comparison: Comparison) -> list[Improvement]:
-    """Every pair of algorithms with a task in common where both have two scored runs or more."""
+    """Every pair of algorithms with a task in common where both have two scored runs or more, the likelier one first."""
     rows = []
-    for first, second in combinations(comparison.algorithms, 2):
+    for pair in combinations(comparison.algorithms, 2):
         tasks = [
-            task
-            for task in comparison.shared(first, second)
-            if min(len(comparison.scored(task, name)) for name in (first, second)) > 1
+            task for task in comparison.shared(*pair) if min(len(comparison.scored(task, name)) for name in pair) > 1
         ]
         if tasks:
-            sides = [comparison.normalised(name, tasks) for name in (first, second)]
+            sides = [comparison.normalised(name, tasks) for name in pair]
+            if probability_of_improvement(*sides) < 0.5:
+                pair, sides = pair[::-1], sides[::-1]
             chance = float(probability_of_improvement(*sides))
             runs = (sum(map(len, sides[0])), sum(map(len, sides[1])))
             interval = _interval(probability_of_improvement, *sides)
-            rows.append(Improvement(first, second, len(tasks), runs, chance, interval))
+            rows.append(Improvement(*pair, len(tasks), runs, chance, interval))
     return rows
 
 

@@ -60,9 +60,12 @@ def read_metrics(path: Path) -> list[Metrics]:
     """Every complete line; none when there is no file. A last line cut off by a crash is left out.
 
     Raises:
-        RunFolderError: a line is not a JSON object.
+        RunFolderError: the file cannot be read, or a line is not a JSON object.
     """
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     records = []
     for number, line in enumerate(lines, 1):
         try:

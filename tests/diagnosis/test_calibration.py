@@ -26,6 +26,11 @@ def test_the_true_dynamics_are_calibrated(linear: Case) -> None:
         assert np.allclose(ratio, 1, atol=0.12)
 
 
+@pytest.mark.parametrize(("futures", "levels"), [(3, ["50%"]), (18, ["50%"]), (19, ["50%", "90%"])])
+def test_levels_that_so_few_futures_cannot_resolve_are_left_out(walk: Case, futures: int, levels: list[str]) -> None:
+    assert list(measure(walk, Walk(walk.spec), futures)[STATE].coverage) == levels
+
+
 @pytest.mark.parametrize(("noise", "narrow"), [(0.3, True), (3.0, False)])
 def test_too_sure_and_too_careful_are_told_apart(linear: Case, noise: float, narrow: bool) -> None:
     for result in measure(linear, Noisy(linear.spec, noise)).values():

@@ -282,10 +282,10 @@ def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: 
         found.save(tmp_path / "file")
 
 
-@pytest.mark.parametrize("flag", ["--futures", "--starts", "--orders"])
-def test_one_of_what_must_be_compared_is_refused(run: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["diagnose", str(run), flag, "1"]) == 2
-    assert f"{flag} = 1 is out of range: expected at least 2" in one_line(capsys)
+@pytest.mark.parametrize(("flag", "least"), [("--futures", 3), ("--starts", 2), ("--orders", 2)])
+def test_too_few_of_what_must_be_compared_are_refused(run: Path, flag: str, least: int, capsys) -> None:
+    assert main(["diagnose", str(run), flag, str(least - 1)]) == 2
+    assert f"{flag} = {least - 1} is out of range: expected at least {least}" in one_line(capsys)
 
 
 # -- a run on a dataset -----------------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ def test_the_command_writes_film_strip_page_and_numbers(trained, command) -> Non
     status, out, err = command("imagine", run, "--quiet", "--width", 80, "--start", 2, "--horizon", 4, 6)
     folder = run / "imagination"
     assert (status, err) == (0, "")
+    assert command("imagine", run, "--quiet", "--width", 80, "--horizon", 4, "--act", "policy")[0] == 0
+    assert {path.name for path in (run / "imagination-policy").iterdir()} == NAMES
     assert out.splitlines()[0].startswith("4 steps: state error ")
     assert out.splitlines()[-1] == f"page: {folder / 'imagination.html'}"
     assert {path.name for path in folder.iterdir()} == NAMES

@@ -167,6 +167,13 @@ class TestResults:
         assert (speed.runs, speed.seconds, speed.steps, speed.steps_per_second) == (3, 12, 600, 50)
         assert speed.phases["improve"].updates == 24
 
+    def test_the_likelier_one_of_a_pair_comes_first(self, make_run, arranged):
+        for seed in range(2):
+            make_run(f"m{seed}", [9.0], seed=seed)
+            make_run(f"d{seed}", [1.0], seed=seed, algorithm="dima")
+        (pair,) = summarise(arranged()).improvements
+        assert (pair.first, pair.second, pair.chance) == ("mappo", "dima", 1.0)
+
     def test_asked_scores_are_team_returns(self, make_run, arranged):
         make_run("m", [0.0, 5.0, 10.0])
         (row,) = summarise(arranged(), [4]).efficiencies

@@ -109,6 +109,10 @@ class TestManyRuns:
             (lambda path: (path / "config.yaml").write_text("a: [b"), "config.yaml is not valid YAML"),
             (lambda path: (path / "config.yaml").write_text("algorithm: dima"), "config.yaml lacks the field task"),
             (lambda path: (path / "metrics.jsonl").write_text("x\n"), "metrics.jsonl is damaged: line 1"),
+            (
+                lambda path: ((path / "metrics.jsonl").unlink(), (path / "metrics.jsonl").mkdir()),
+                "metrics.jsonl cannot be read",
+            ),
             (lambda path: shutil.rmtree(path), "does not exist"),
             (lambda path: (shutil.rmtree(path), path.mkdir()), "holds no run"),
             (lambda path: (shutil.rmtree(path), path.write_text("")), "is not a folder"),

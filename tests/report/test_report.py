@@ -223,10 +223,10 @@ class TestFewRuns:
 class TestCommand:
     def test_prints_scores_failures_and_files(self, many, tmp_path, capsys):
         assert main(["report", str(many), str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 0
-        out = capsys.readouterr().out
+        out, err = capsys.readouterr()
         assert "toy/walk after 800 environment steps" in out
         assert re.search(r"dima +\d+\.\d  \(\d+\.\d to \d+\.\d\)  3 of 4 runs", out)
-        assert f"not in the report: {tmp_path / 'nowhere'} does not exist" in out
+        assert f"not in the report: {tmp_path / 'nowhere'} does not exist" in err
         assert f"page: {tmp_path / 'out' / 'report.html'}" in out
 
     def test_prints_one_json_object(self, many, tmp_path, capsys):
