@@ -139,7 +139,7 @@ def aggregate_rows(comparison: Comparison) -> list[Aggregate]:
 
 
 def improvement_rows(comparison: Comparison) -> list[Improvement]:
-    """Every pair of algorithms with a task in common where both have two scored runs or more, the likelier one first."""
+    """Every pair of algorithms with a task in common and two scored runs or more of each, the likelier winner first."""
     rows = []
     for pair in combinations(comparison.algorithms, 2):
         tasks = [
