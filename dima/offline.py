@@ -23,7 +23,7 @@ from dima.run_folder import RunFolder
 from dima.signals import graceful_stop
 from dima.summary import Summary
 
-_NEEDED = ("world_model", "replay", "precision", "workers", "compile", "cuda_graphs")  # of a learner, by its fits
+_NEEDED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # of a learner, by its fits
 
 
 def fit_config(
