@@ -24,7 +24,7 @@ test: $(ready) $(browser)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 8 --cov --cov-fail-under=$(COVERAGE) $(ARGS)
 
 bench: $(ready)
-	$(bin)/python -m benchmarks $(ARGS)
+	$(bin)/python -m benchmarks.speed $(ARGS)
 
 lint: $(ready) types
 	$(bin)/ruff check .

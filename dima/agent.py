@@ -12,29 +12,29 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
-from dima.collect import Act
 from dima.data import View
 from dima.datasets.reader import Dataset
-from dima.device import pick_device
 from dima.envs import make_env
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, RunFolderError
-from dima.evaluate import Evaluation
-from dima.evaluate import evaluate as play_evaluation
-from dima.progress import Progress
-from dima.replay import Replay, ReplayConfig
-from dima.run_config import OfflineConfig, RunConfig
-from dima.run_folder import RunFolder
-from dima.world_env import ImaginedEnv, ImaginedVectorEnv
+from dima.experience.collector import Act
+from dima.experience.evaluation import Evaluation
+from dima.experience.evaluation import evaluate as play_evaluation
+from dima.experience.replay import Replay, ReplayConfig
+from dima.runtime.device import pick_device
+from dima.runtime.progress import Progress
+from dima.storage.run_folder import RunFolder
+from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
-from dima.worlds import EpisodeStarts, ReplayStarts, Starts, Worlds
+from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
+from dima.world_models.imagined import EpisodeStarts, ReplayStarts, Starts, Worlds
 
 if TYPE_CHECKING:
-    from dima.diagnosis.config import DiagnosisConfig
-    from dima.diagnosis.results import Diagnosis
-    from dima.film.beside import Acting
-    from dima.film.imagination import Imagination
+    from dima.analysis.diagnose.config import DiagnosisConfig
+    from dima.analysis.diagnose.results import Diagnosis
+    from dima.analysis.imagine.compare import Acting
+    from dima.analysis.imagine.imagination import Imagination
 
 FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
 REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, besides datasets
@@ -139,7 +139,7 @@ class Agent:
             EnvError: the environment draws nothing, or this machine has nothing to draw with.
             RunFolderError: the disk is full or read-only.
         """
-        from dima.film.run import film_episode
+        from dima.analysis.imagine.run import film_episode
 
         return film_episode(self, Path(path), self._seed(seed), width, progress or Progress())
 
@@ -166,7 +166,7 @@ class Agent:
             ConfigError: the run has no world model, or the episode is too short.
             DivergenceError: the world model imagines NaN or infinite numbers.
         """
-        from dima.film.run import imagine_run
+        from dima.analysis.imagine.run import imagine_run
 
         return imagine_run(self, horizons, acting, self._seed(seed), start, width)
 
@@ -188,7 +188,7 @@ class Agent:
             also: teams of other runs on the same task, whose policies play too.
             progress: told of each phase; silent by default.
         """
-        from dima.diagnosis.diagnose import diagnose_agent
+        from dima.analysis.diagnose.run import diagnose_agent
 
         return diagnose_agent(self, settings, also=also, progress=progress)
 

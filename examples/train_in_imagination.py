@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 import dima
-from dima.collect import random_policy
 from dima.data import View
 from dima.envs.vector import VectorEnv
-from dima.evaluate import evaluate
-from dima.world_env import ImaginedVectorEnv
+from dima.experience.collector import random_policy
+from dima.experience.evaluation import evaluate
+from dima.world_models.env import ImaginedVectorEnv
 
 try:
     from gymnasium import spaces

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dima.run_config import TrainConfig, build_config
+from dima.training.run_config import TrainConfig, build_config
 
 
 @pytest.fixture

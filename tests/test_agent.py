@@ -10,7 +10,7 @@ import torch
 
 import dima
 from dima.errors import ConfigError, EnvError, RunFolderError
-from dima.train import train
+from dima.training.online import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,9 +1,5 @@
 """``import dima`` is light, and its names are what they promise, whatever was imported before."""
 
-import importlib
-import subprocess
-import sys
-
 import pytest
 
 import dima
@@ -18,10 +14,3 @@ def test_every_public_name_is_there(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         dima.trian  # noqa: B018
-
-
-def test_functions_are_not_hidden_by_modules_of_their_name():
-    program = "import dima.train, dima.evaluate, dima; print(callable(dima.train), callable(dima.evaluate))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n"
-    assert importlib.import_module("dima.train").__name__ == "dima.train"

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dima.collect import Collector
 from dima.config import Config
 from dima.data import EnvSpec, View
-from dima.progress import Progress
+from dima.experience.collector import Collector
+from dima.runtime.progress import Progress
 
 
 class Store(Protocol):

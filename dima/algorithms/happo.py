@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dima.algorithms.objectives import ppo_policy_loss
 from dima.algorithms.on_policy import OnPolicyConfig
 from dima.algorithms.ppo import PPO, ActorBatch, Batch, CriticBatch, PPOConfig
-from dima.critics import CriticConfig
 from dima.data import EnvSpec
-from dima.objectives import ppo_policy_loss
-from dima.optim import Average
-from dima.policies import SeparateActors
+from dima.nn.optim import Average
+from dima.policies.actors import SeparateActors
+from dima.policies.critics import CriticConfig
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
-from dima.collect import Collector, random_policy
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
 from dima.data import EnvSpec, View
-from dima.optim import Average
-from dima.progress import Progress
-from dima.soft_policies import SoftActors, TwinCritic
-from dima.transitions import Stretch, Transitions
+from dima.experience.collector import Collector, random_policy
+from dima.experience.transitions import Stretch, Transitions
+from dima.nn.optim import Average
+from dima.policies.soft_actors import SoftActors, TwinCritic
+from dima.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

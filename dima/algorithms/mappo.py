@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from dima.algorithms.on_policy import OnPolicyConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.critics import CriticConfig
 from dima.data import EnvSpec
+from dima.policies.critics import CriticConfig
 
 
 @dataclass(frozen=True)

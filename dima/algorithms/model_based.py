@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.aside import beside, can_copy, one_thread, side_by_side
-from dima.collect import Collector, Played
 from dima.config import Count, Range, Whole
 from dima.data import EnvSpec, Episode, Rollout, View
-from dima.device import Precision, multiplying, require_precision
-from dima.imagination import imagine
-from dima.optim import Average
-from dima.progress import Progress
-from dima.recorded import CudaGraph, compile_parts
-from dima.replay import Replay, ReplayConfig, Rows
-from dima.seeding import drawn_from
+from dima.experience.collector import Collector, Played
+from dima.experience.replay import Replay, ReplayConfig, Rows
+from dima.nn.optim import Average
+from dima.runtime.cuda_graph import CudaGraph, compile_parts
+from dima.runtime.device import Precision, multiplying, require_precision
+from dima.runtime.fork import beside, can_copy, one_thread, side_by_side
+from dima.runtime.progress import Progress
+from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
 from dima.world_models.dima.model import DimaModelConfig
 from dima.world_models.ensemble import EnsembleModelConfig
+from dima.world_models.rollout import imagine
 
 
 @dataclass(frozen=True)

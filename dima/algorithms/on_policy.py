@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO
-from dima.collect import Collector
 from dima.config import Count
 from dima.data import EnvSpec, View
-from dima.progress import Progress
+from dima.experience.collector import Collector
+from dima.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from dima.aside import side_by_side
+from dima.algorithms.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
-from dima.critics import Critic, CriticConfig, ValueNorm
 from dima.data import EnvSpec, Record, Rollout
-from dima.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
-from dima.optim import Average
-from dima.policies import Actor, ActorConfig, TeamActor
+from dima.nn.optim import Average
+from dima.policies.actors import Actor, ActorConfig, TeamActor
+from dima.policies.critics import Critic, CriticConfig, ValueNorm
+from dima.runtime.fork import side_by_side
 
 CACHED = 4096  # agents' rows whose activations a CPU's cache holds until the way back
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dima.datasets.reader import Dataset
-from dima.datasets.sources import Source
-from dima.summary import settings_line
+from dima.recording.policies import Source
+from dima.runtime.summary import settings_line
 
 _ELSEWHERE = ("policy", "recorded", "checkpoint")  # of a source, told apart from its settings or not worth a glance
 

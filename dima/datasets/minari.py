@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from dima.data import Episode
-from dima.datasets.config import ImportConfig
-from dima.datasets.folder import Header
+from dima.datasets.format import Header
 from dima.datasets.minari_forms import Agents, Form, Joint
 from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter
 from dima.envs import make_env
 from dima.envs.base import JointEnv
 from dima.errors import ConfigError, DatasetError, EnvError
-from dima.provenance import protocol
+from dima.recording.config import ImportConfig
+from dima.runtime.provenance import protocol
 
 CHUNK_STEPS = 10_000  # environment steps of a chunk of what is taken over, at least
 FORMS: dict[str, type[Form]] = {"agents": Agents, "joint": Joint}

@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 from dima.config import Config
 from dima.data import EnvSpec, Episode
-from dima.datasets.folder import EPISODES, Header, Manifest, listing, read_manifest, unpack
+from dima.datasets.format import EPISODES, Header, Manifest, listing, read_manifest, unpack
 from dima.envs import suite_config
 from dima.errors import DatasetError
+from dima.runtime.summary import settings_line
 from dima.storage.chunks import read_chunks
-from dima.storage.sealed import seal
-from dima.summary import settings_line
+from dima.storage.manifest import seal
 
 Part = Literal["all", "train", "held-out"]
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from dima import __version__
 from dima.data import Episode
-from dima.datasets.folder import EPISODES, FORMAT, KIND, MANIFEST, Header, Manifest, listing, pack, read_manifest
+from dima.datasets.format import EPISODES, FORMAT, KIND, MANIFEST, Header, Manifest, listing, pack, read_manifest
 from dima.datasets.reader import Dataset
 from dima.errors import DatasetError, RunFolderError
+from dima.storage.atomic import disk_errors, write_text
 from dima.storage.chunks import keep_chunks, write_chunks
-from dima.storage.disk import disk_errors, write_text
 from dima.storage.lock import NAME as LOCK
 from dima.storage.lock import FolderLock
-from dima.storage.sealed import sealed
+from dima.storage.manifest import sealed
+from dima.version import __version__
 
 
 class DatasetWriter:

@@ -13,11 +13,11 @@ from typing import Any
 
 from dima.config import Config
 from dima.envs.base import JointEnv, TaskInfo
-from dima.envs.scene import Scene
+from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, nearest
 
 SUITES = {  # imported when first used: simulators are heavy
-    "mamujoco": "dima.envs.mamujoco",
+    "mamujoco": "dima.envs.mujoco.env",
     "mpe": "dima.envs.mpe",
     "pettingzoo": "dima.envs.pettingzoo",
     "toy": "dima.envs.toy",

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from dima.data import EnvSpec
-from dima.envs.agents import ActionWriter, ObservationReader
-from dima.envs.team import Team
+from dima.envs.checked import Team
+from dima.envs.spaces import ActionWriter, ObservationReader
 from dima.errors import DivergenceError, EnvError
 
 _LOW, _HIGH = np.array(-1, np.float32), np.array(1, np.float32)

@@ -19,7 +19,7 @@ from dima.config import Config
 from dima.data import EnvSpec
 from dima.envs import make_env, make_parallel_env
 from dima.envs.base import Joint, JointEnv
-from dima.envs.team import told
+from dima.envs.checked import told
 from dima.errors import EnvError, UserError
 
 EPISODES = 3  # played at random

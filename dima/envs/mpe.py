@@ -19,7 +19,7 @@ from dima.envs.base import TaskInfo
 from dima.errors import ConfigError, EnvError, nearest
 
 if TYPE_CHECKING:
-    from dima.envs.mpe_scene import PlaneScene
+    from dima.envs.render.mpe import PlaneScene
 
 MODULES = {
     "simple_reference": ("mpe2.simple_reference_v3", 2, "tell the other which landmark is its target"),
@@ -79,7 +79,7 @@ def _state_names(task: str, agents: Sequence[str]) -> list[str]:
 
 def scene(parallel_env: Any, width: int, height: int) -> PlaneScene:
     """Draws the particles of an environment that :func:`make` made; width and height in pixels."""
-    from dima.envs.mpe_scene import READERS, PlaneScene
+    from dima.envs.render.mpe import READERS, PlaneScene
 
     inner = parallel_env.unwrapped
     return PlaneScene(inner.world, READERS[inner.metadata["name"].rpartition("_v")[0]], width, height)

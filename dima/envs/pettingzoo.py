@@ -17,8 +17,8 @@ from pettingzoo.utils.conversions import aec_to_parallel
 
 from dima.config import Config
 from dima.envs.base import TaskInfo
-from dima.envs.scene import Scene
-from dima.envs.team import told
+from dima.envs.checked import told
+from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest
 
 
@@ -97,7 +97,9 @@ def scene(parallel_env: Any, width: int, height: int) -> Scene[Any] | None:
         return None
     own = parallel_env.scene(width, height)
     if not isinstance(own, Scene):
-        raise EnvError(f"scene() returned a {type(own).__name__}: return a dima.envs.scene.Scene, or drop the method")
+        raise EnvError(
+            f"scene() returned a {type(own).__name__}: return a dima.envs.render.scene.Scene, or drop the method"
+        )
     return own
 
 

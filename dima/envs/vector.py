@@ -23,7 +23,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dima.envs.base import Joint, JointEnv
 from dima.errors import EnvError, UserError
-from dima.signals import serve
+from dima.runtime.signals import serve
 
 T = TypeVar("T")
 

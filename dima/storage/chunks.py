@@ -9,8 +9,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dima.errors import RunFolderError
-from dima.storage.disk import commit, disk_errors, fingerprint, verify
-from dima.storage.trees import Tree, load_tree_file, save_tree_file
+from dima.storage.atomic import commit, disk_errors, fingerprint, verify
+from dima.storage.serialization import Tree, load_tree_file, save_tree_file
 
 Listing = dict[int, dict[str, Any]]  # fingerprints of the chunks a checkpoint counts on, by number
 

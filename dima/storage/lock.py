@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dima.errors import RunFolderError
-from dima.storage.disk import disk_errors
+from dima.storage.atomic import disk_errors
 
 NAME = "run.lock"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dima.errors import RunFolderError
-from dima.storage.disk import disk_errors
+from dima.storage.atomic import disk_errors
 
 Metrics = dict[str, Any]
 

@@ -10,15 +10,15 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import torch
 from torch import Tensor, nn
 
-from dima.aside import side_by_side
 from dima.config import Config
 from dima.data import EnvSpec, Episode, View
-from dima.device import Precision, multiplying
-from dima.optim import Average, Fitter
-from dima.progress import Progress
-from dima.recorded import CudaGraph
-from dima.replay import Replay, Rows
-from dima.seeding import drawn_from
+from dima.experience.replay import Replay, Rows
+from dima.nn.optim import Average, Fitter
+from dima.runtime.cuda_graph import CudaGraph
+from dima.runtime.device import Precision, multiplying
+from dima.runtime.fork import side_by_side
+from dima.runtime.progress import Progress
+from dima.runtime.rng import drawn_from
 
 L = TypeVar("L")
 Loss = tuple[Tensor, dict[str, Tensor]]  # what a gradient step follows, and metrics
@@ -28,9 +28,9 @@ Gradient = tuple[list[Tensor | None], dict[str, Tensor]]  # of a loss, in the or
 class Objective(NamedTuple):
     """What a part of a world model is fitted to: a loss on batches of its own choice.
 
-    A GPU records the loss and its way back once and plays them again (:class:`dima.recorded.CudaGraph`): the loss must
-    not wait for the device nor copy from the host, and changes no buffers but its part's, in place. What is to differ
-    from round to round must be a tensor that is changed in place.
+    A GPU records the loss and its way back once and plays them again (:class:`dima.runtime.cuda_graph.CudaGraph`):
+    the loss must not wait for the device nor copy from the host, and changes no buffers but its part's, in place.
+    What is to differ from round to round must be a tensor that is changed in place.
     """
 
     draw: Callable[[Replay], Rows]

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from dima.config import Count
 from dima.data import EnvSpec, Episode, View
-from dima.nets import Normalizer
-from dima.optim import FitConfig, Fitter
-from dima.replay import Replay, Rows
+from dima.experience.replay import Replay, Rows
+from dima.nn.mlp import Normalizer
+from dima.nn.optim import FitConfig, Fitter
 from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, allowed, either, sent
-from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
-from dima.world_models.state_model import StateModel
+from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
+from dima.world_models.state_based import StateModel
 
 BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, appendix A.1)
 

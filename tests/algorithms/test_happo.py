@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dima.algorithms.happo import HappoConfig, SequentialPPO, Turn
 from dima.algorithms.ppo import PPO, Batch, PPOConfig
-from dima.critics import CriticConfig
 from dima.data import EnvSpec, Rollout
-from dima.policies import ActorConfig
+from dima.policies.actors import ActorConfig
+from dima.policies.critics import CriticConfig
 
 SPEC = EnvSpec(("a", "b", "c"), state_dim=4, obs_sizes=(5, 3, 4), action_sizes=(1, 2, 2), discrete=False)
 CHOICES = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 3), action_sizes=(2, 4), discrete=True, masks_actions=True)

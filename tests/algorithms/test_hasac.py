@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.hasac import Hasac, HasacConfig
-from dima.collect import Collector
 from dima.data import EnvSpec
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
-from dima.evaluate import evaluate
-from dima.progress import Progress
-from dima.soft_policies import Gumbel, SoftActors, TanhGaussian
-from dima.transitions import Stretch
+from dima.experience.collector import Collector
+from dima.experience.evaluation import evaluate
+from dima.experience.transitions import Stretch
+from dima.policies.soft_actors import Gumbel, SoftActors, TanhGaussian
+from dima.runtime.progress import Progress
 
 SPEC = EnvSpec(("a", "b", "c"), state_dim=4, obs_sizes=(5, 3, 4), action_sizes=(1, 2, 2), discrete=False)
 CHOICES = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 3), action_sizes=(2, 4), discrete=True, masks_actions=True)

@@ -11,15 +11,15 @@ from torch import Tensor
 from dima import build_config
 from dima.algorithms.mappo import MappoConfig
 from dima.algorithms.ppo import PPO, Batch, PPOConfig
-from dima.collect import Collector
-from dima.critics import CriticConfig
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
-from dima.evaluate import evaluate
-from dima.policies import ActorConfig
-from dima.progress import Progress
-from dima.train import Trainer
+from dima.experience.collector import Collector
+from dima.experience.evaluation import evaluate
+from dima.policies.actors import ActorConfig
+from dima.policies.critics import CriticConfig
+from dima.runtime.progress import Progress
+from dima.training.online import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

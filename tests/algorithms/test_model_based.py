@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from dima.algorithms.model_based import DimaConfig, ModelBased
-from dima.collect import Collector
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
-from dima.evaluate import evaluate
+from dima.experience.collector import Collector
+from dima.experience.evaluation import evaluate
 from dima.presets import preset_changes
-from dima.progress import Progress
-from dima.storage.trees import encode
+from dima.runtime.progress import Progress
+from dima.storage.serialization import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,7 +97,7 @@ def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
             dima.round(collector, Progress(), 0.0)
             steps.append(collector.steps)
     assert steps == [120, 180, 240]
-    assert dima.replay.steps == 240
+    assert dima.experience.replay.steps == 240
 
 
 def test_collected_episodes_may_be_cut_short() -> None:
@@ -105,8 +105,8 @@ def test_collected_episodes_may_be_cut_short() -> None:
         dima, collector = build(envs, round_steps=40, episode_steps=20, learn_after=1), Collector(envs, 0)
         metrics = dima.round(collector, Progress(), 0.0)
     assert collector.steps == 40 and metrics["collect/length"] == 20
-    assert not dima.replay.store["terminated"].any()
-    assert int(dima.replay.store["truncated"].sum()) == 2
+    assert not dima.experience.replay.store["terminated"].any()
+    assert int(dima.experience.replay.store["truncated"].sum()) == 2
 
 
 def test_the_policy_waits_until_the_world_model_had_its_rounds() -> None:
@@ -156,10 +156,10 @@ def test_one_restored_from_a_checkpoint_goes_on_exactly(task: str) -> None:
         chunks = []
         for _ in range(2):
             dima.round(collector, Progress(), 0.0)
-            chunks.append(dima.replay.chunk())
+            chunks.append(dima.experience.replay.chunk())
         torch.manual_seed(77)
         other, fresh = DEBUG.build(others.spec, "cpu"), Collector(others, 0)
-        other.restore(dima.checkpoint(), chunks)
+        other.restore(dima.storage.checkpoint(), chunks)
         fresh.restore(collector.checkpoint())
         state = torch.get_rng_state()
         expected = dima.round(collector, Progress(), 0.5)
@@ -175,7 +175,7 @@ def test_one_restored_for_acting_acts_alike_with_an_empty_replay() -> None:
         dima = build(envs)
         dima.round(Collector(envs, 0), Progress(), 0.0)
         other = DEBUG.for_acting().build(envs.spec, "cpu")
-        other.restore(dima.checkpoint(), None)
+        other.restore(dima.storage.checkpoint(), None)
         assert other.replay.steps == 0
         one, same = (evaluate(envs, partial(a.act, mode=True), 2, 0) for a in (dima, other))
     assert one == same

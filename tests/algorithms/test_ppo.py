@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dima.algorithms.objectives import clipped_value_loss, lambda_returns
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.aside import one_thread
-from dima.critics import CriticConfig
 from dima.data import EnvSpec, Rollout
-from dima.objectives import clipped_value_loss, lambda_returns
-from dima.policies import ActorConfig
-from dima.storage.trees import decode, encode
+from dima.policies.actors import ActorConfig
+from dima.policies.critics import CriticConfig
+from dima.runtime.fork import one_thread
+from dima.storage.serialization import decode, encode
 
 SPEC = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 5), action_sizes=(2, 2), discrete=False)
 UNEVEN = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 3), action_sizes=(1, 2), discrete=False)

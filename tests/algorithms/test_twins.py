@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dima import build_config, device
+from dima import build_config
 from dima.algorithms import ALGORITHMS
-from dima.collect import view_of
 from dima.envs import make_env
+from dima.experience.collector import view_of
+from dima.runtime import device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dima.datasets.config import RecordConfig, record_config
+from dima.recording.config import RecordConfig, record_config
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dima.envs import headless
+from dima.envs.render import headless
 from dima.errors import EnvError
 
 
@@ -87,7 +87,7 @@ def test_a_backend_is_tried_in_a_process_of_its_own(monkeypatch) -> None:
 
 def test_nothing_is_decided_before_something_is_drawn() -> None:
     program = """
-import os, dima.agent, dima.commands.looks
+import os, dima.agent, dima.cli.inspect
 from dima.envs import make_env
 make_env("mamujoco/halfcheetah-2x3").reset(seed=0)
 print([name for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM") if name in os.environ])

@@ -15,8 +15,8 @@ from pettingzoo.test.seed_test import parallel_seed_test
 
 import dima
 from dima.envs import make_env
-from dima.envs.mamujoco import MamujocoConfig, MamujocoEnv, tasks
-from dima.envs.mujoco_parts import quiet
+from dima.envs.mujoco.env import MamujocoConfig, MamujocoEnv, tasks
+from dima.envs.mujoco.partitions import quiet
 from dima.errors import ConfigError, EnvError
 
 with quiet():

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dima.envs import all_tasks, make_env, suite_config
-from dima.envs.mamujoco import MamujocoConfig
+from dima.envs.mujoco.env import MamujocoConfig
 from dima.envs.pettingzoo import PettingZooConfig
 from dima.envs.toy import ToyConfig
 from dima.errors import ConfigError, EnvError

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dima.envs import headless, make_env, make_scene
+from dima.envs import make_env, make_scene
 from dima.envs.check import random_action
-from dima.envs.mamujoco import MamujocoConfig
 from dima.envs.mpe import MODULES, MpeConfig
-from dima.envs.mpe_scene import Plane
-from dima.envs.scene import Scene
+from dima.envs.mujoco.env import MamujocoConfig
+from dima.envs.render import headless
+from dima.envs.render.mpe import Plane
+from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 
 WIDTH, HEIGHT = 64, 48
@@ -152,5 +153,5 @@ def test_a_user_s_own_environment_may_bring_its_scene(puppet, monkeypatch) -> No
     env.parallel_env.scene = Blank
     assert make_scene("mine:make", env, WIDTH, HEIGHT).draw(None).shape == (HEIGHT, WIDTH, 3)
     env.parallel_env.scene = lambda width, height: "a picture"
-    with pytest.raises(EnvError, match=r"scene\(\) returned a str: return a dima.envs.scene.Scene"):
+    with pytest.raises(EnvError, match=r"scene\(\) returned a str: return a dima.envs.render.scene.Scene"):
         make_scene("mine:make", env)

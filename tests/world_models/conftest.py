@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dima.data import EnvSpec, Episode
-from dima.replay import Replay, ReplayConfig
+from dima.experience.replay import Replay, ReplayConfig
 
 M = TypeVar("M", bound=nn.Module)
 

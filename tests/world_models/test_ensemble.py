@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dima.data import EnvSpec, Episode
-from dima.progress import Progress
-from dima.replay import Replay, ReplayConfig
+from dima.experience.replay import Replay, ReplayConfig
+from dima.runtime.progress import Progress
 from dima.world_models.base import AgentByAgent, Renewable
 from dima.world_models.ensemble import Dynamics, EnsembleModelConfig, EnsembleWorldModel, Members
 

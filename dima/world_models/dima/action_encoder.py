@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dima.attention import Attention, GegluFeedForward, pooled
 from dima.config import Config, Count
 from dima.data import EnvSpec
+from dima.nn.attention import Attention, GegluFeedForward, pooled
 
 
 @dataclass(frozen=True)

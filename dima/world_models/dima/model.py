@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from dima.data import EnvSpec, Episode, View
-from dima.optim import FitConfig, Fitter
-from dima.replay import Replay, Rows
+from dima.experience.replay import Replay, Rows
+from dima.nn.optim import FitConfig, Fitter
 from dima.world_models.base import Loss, Objective, Reveal, Step, WorldModelConfig, allowed, either, sent
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
-from dima.world_models.dima.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
 from dima.world_models.dima.sampler import (
     Denoise,
@@ -26,7 +25,8 @@ from dima.world_models.dima.sampler import (
     sample,
 )
 from dima.world_models.dima.unet import Kernels
-from dima.world_models.state_model import StateModel
+from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
+from dima.world_models.state_based import StateModel
 
 SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
 

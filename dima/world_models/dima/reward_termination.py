@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.attention import Attention, GegluFeedForward, TransformerBlock, pooled
 from dima.config import Config, Count, Fraction, Whole
 from dima.data import EnvSpec
 from dima.errors import ConfigError
-from dima.nets import Float, Normalizer
+from dima.nn.attention import Attention, GegluFeedForward, TransformerBlock, pooled
+from dima.nn.mlp import Float, Normalizer
 
 
 @dataclass(frozen=True)

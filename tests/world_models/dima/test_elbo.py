@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from benchmarks.studies.elbo import elbo, transition_elbo
 from dima.envs.toy import Linear
-from dima.world_models.dima.elbo import elbo, transition_elbo
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.sampler import noise_schedule
 
@@ -92,7 +92,7 @@ def test_a_worse_denoiser_has_a_lower_bound() -> None:
 @pytest.fixture(scope="module")
 def proof() -> ModuleType:
     """The benchmark's own code."""
-    path = Path(__file__).parents[3] / "benchmarks" / "linear_gaussian.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "studies" / "linear_gaussian.py"
     spec = spec_from_file_location("linear_gaussian", path)
     assert spec is not None
     assert spec.loader is not None

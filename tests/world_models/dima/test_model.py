@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from dima.data import EnvSpec
-from dima.progress import Progress
-from dima.replay import Replay
+from dima.experience.replay import Replay
+from dima.runtime.progress import Progress
 from dima.world_models.base import AgentByAgent, Renewable, allowed
 from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
-from dima.world_models.dima.observation_decoder import ObservationDecoder
 from dima.world_models.dima.reward_termination import RewardTermination
 from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
+from dima.world_models.observation_decoder import ObservationDecoder
 
 SMALL: dict[str, Any] = {
     "denoiser": {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec
 from dima.errors import ConfigError
-from dima.optim import FitConfig, Fitter
+from dima.nn.optim import FitConfig, Fitter
 from dima.world_models.dima.reward_termination import (
     Memory,
     RewardTermination,

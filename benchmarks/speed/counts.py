@@ -1,0 +1,98 @@
+"""The operations of a learning round, counted without doing them: the same on any machine.
+
+Networks and data live on PyTorch's ``meta`` device, where tensors have shapes and no numbers. The plain path's count
+over the library's is what exact optimisations save in arithmetic; what else they save, only a clock can tell.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed.cost import Counter
+from benchmarks.speed.plain.model import PlainModel, plain_imagine
+from benchmarks.speed.versus import OURS, PLAIN
+from dima.algorithms.model_based import ModelBasedConfig
+from dima.data import EnvSpec, View
+from dima.envs import make_env
+from dima.experience.replay import Replay, ReplayConfig, Rows
+from dima.training.run_config import TrainConfig
+from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.rollout import imagine
+
+META = torch.device("meta")
+
+
+class Shapes(Replay):
+    """A replay whose batches have shapes only."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__(ReplayConfig(capacity=1), spec, "cpu")
+
+    def recent(self, batch: int) -> Tensor:
+        return torch.empty(batch, dtype=torch.long, device=META)
+
+    def least_visited(self, visitor: str, batch: int, length: int = 1) -> Tensor:
+        return self.recent(batch)
+
+    def gather(self, anchor: Tensor, before: int, after: int) -> Rows:
+        return self.segments(anchor, before + 1 + after)
+
+    def segments(self, start: Tensor, length: int) -> Rows:
+        batch, (agents, actions) = len(start), self.spec.action_valid.shape
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(batch, length, *shape, dtype=dtype, device=META)
+
+        return Rows(
+            state=empty(self.spec.state_dim),
+            obs=empty(agents, self.spec.obs_dim),
+            action_mask=empty(agents, actions, dtype=torch.bool),
+            action=empty(agents, actions),
+            reward=empty(),
+            terminated=empty(dtype=torch.bool),
+            episode=empty(dtype=torch.long),
+            valid=empty(dtype=torch.bool),
+            acted=empty(dtype=torch.bool),
+        )
+
+
+def counts(config: TrainConfig, yardstick: TrainConfig) -> dict[str, Any]:
+    """FLOPs of a call of each part and of a round, the library's and the plain path's; policy updates are left out."""
+    spec = _spec(config)
+    found = {OURS: _of(config, spec, plain=False), PLAIN: _of(yardstick, spec, plain=True)}
+    whole = {side: sum(part["flops"] * part["often"] for part in parts.values()) for side, parts in found.items()}
+    return {"yardstick": yardstick.preset, "parts": found, "round": whole | {"ratio": whole[PLAIN] / whole[OURS]}}
+
+
+def _spec(config: TrainConfig) -> EnvSpec:
+    env = make_env(config.task, config.env)
+    env.close()
+    return env.spec
+
+
+def _of(config: TrainConfig, spec: EnvSpec, plain: bool) -> dict[str, dict[str, float]]:
+    learner = config.learner
+    assert isinstance(learner, ModelBasedConfig)
+    sizes = learner.world_model
+    assert isinstance(sizes, DimaModelConfig)
+    library: DimaWorldModel = sizes.build(spec)
+    model: Any = (PlainModel(library) if plain else library).to(META)
+    replay, batch = Shapes(spec), learner.imagination_batch
+
+    def act(view: View) -> tuple[Tensor, Tensor]:
+        return torch.empty(batch, *spec.action_valid.shape, device=META), torch.empty(batch, spec.n_agents, device=META)
+
+    found = {}
+    for name, fit in (("decoder", sizes.decoder_fit), ("denoiser", sizes.denoiser_fit), ("reward", sizes.reward_fit)):
+        model.train()
+        with Counter() as update:
+            model.losses()[name](replay)[0].backward()
+        found[f"{name} update"] = {"flops": update.flops, "often": fit.updates}
+    model.eval()
+    roll: Any = plain_imagine if plain else imagine
+    with Counter() as dream:
+        roll(model, act, replay.gather(replay.recent(batch), model.context - 1, 0), learner.horizon)
+    return found | {"imagination": {"flops": dream.flops, "often": learner.imaginations}}

@@ -1,0 +1,172 @@
+"""The plain path as a world model beside the library's: its losses, its optimisers, its imagination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.plain.denoiser import PlainDenoiser
+from benchmarks.speed.plain.reward import Cache, PlainReward
+from dima.data import Rollout, View
+from dima.experience.replay import Replay, Rows
+from dima.nn.optim import FitConfig
+from dima.world_models.base import Loss, allowed
+from dima.world_models.dima.model import DimaWorldModel
+from dima.world_models.dima.reward_termination import Segments
+from dima.world_models.rollout import Act
+
+
+class PlainFitter:
+    """AdamW as PyTorch builds it by default."""
+
+    def __init__(self, module: nn.Module, config: FitConfig) -> None:
+        self.config, self.steps = config, 0
+        self.parameters = list(module.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+    def step(self, loss: Tensor) -> None:
+        """Follow the gradient of a scalar loss once."""
+        self.steps += 1
+        rate = self.config.lr * min(1.0, self.steps / self.config.warmup) if self.config.warmup else self.config.lr
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.config.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+
+
+@dataclass
+class PlainLatent:
+    """Where an imagination stands."""
+
+    state: Tensor  # (B, C, S) scaled
+    action: Tensor  # (B, C - 1, N, A)
+    valid: Tensor  # (B, C) bool
+    action_mask: Tensor  # (B, N, A) bool
+    previous_action: Tensor  # (B, N, A)
+    cache: Cache
+
+
+class PlainModel(nn.Module):
+    """Copies of a world model's weights, used the plain way; the observation decoder is the library's."""
+
+    def __init__(self, source: DimaWorldModel) -> None:
+        super().__init__()
+        self.config, self.spec, self.past = source.config, source.spec, source.past
+        self.context, self.action_valid = source.context, source.action_valid
+        self.denoiser, self.reward = PlainDenoiser(source.denoiser), PlainReward(source.reward)
+        self.decoder, self.state_scale = deepcopy(source.decoder), deepcopy(source.state_scale)
+        self.obs_scale = deepcopy(source.obs_scale)
+        self.fitters = {
+            "decoder": PlainFitter(self.decoder, self.config.decoder_fit),
+            "denoiser": PlainFitter(self.denoiser, self.config.denoiser_fit),
+            "reward": PlainFitter(self.reward, self.config.reward_fit),
+        }
+        self.to(self.action_valid.device).eval()
+
+    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
+        return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
+
+    def decoder_loss(self, replay: Replay) -> Loss:
+        rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
+        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
+
+    def denoiser_loss(self, replay: Replay) -> Loss:
+        rows = replay.gather(replay.recent(self.config.denoiser_fit.batch), self.past - 1, self.config.denoiser.rollout)
+        return self.denoiser.loss(self._scaled(rows.state), self._sent(rows.action), rows.valid)
+
+    def reward_loss(self, replay: Replay) -> Loss:
+        length = self.config.reward.segment + 1
+        rows = replay.segments(replay.least_visited("reward", self.config.reward_fit.batch, length), length)
+        state = self.state_scale.normalize(rows.state)
+        return self.reward.loss(
+            Segments(
+                state=state[:, :-1],
+                next_state=state[:, 1:],
+                action=self._sent(rows.action[:, :-1]),
+                reward=rows.reward[:, :-1],
+                terminated=rows.terminated[:, :-1],
+                next_mask=rows.action_mask[:, 1:],
+                episode=rows.episode[:, :-1],
+                valid=rows.acted[:, :-1],
+            )
+        )
+
+    def start(self, rows: Rows) -> PlainLatent:
+        return PlainLatent(
+            state=self._scaled(rows.state[:, 1:]) * rows.valid[:, 1:, None],
+            action=self._sent(rows.action[:, 1:-1]),
+            valid=rows.valid[:, 1:],
+            action_mask=rows.action_mask[:, -1],
+            previous_action=self._sent(rows.action[:, -2]),
+            cache=self.reward.start(),
+        )
+
+    def observe(self, latent: PlainLatent) -> View:
+        state = latent.state[:, -1] / self.config.denoiser.sigma_data
+        obs = self.obs_scale.denormalize(self.decoder(state)) * self.decoder.valid
+        return View(obs, self.state_scale.denormalize(state), latent.action_mask, latent.previous_action)
+
+    def next_state(self, latent: PlainLatent, action: Tensor) -> Tensor:
+        """(B, S) scaled, drawn."""
+        newest = latent.state[:, -1]
+        known = torch.cat([latent.action, action[:, None]], dim=1)
+        noise = torch.randn_like(newest)
+        return self.denoiser.sample(self.config.sampler, noise, latent.state, known, latent.valid)
+
+    def step(self, latent: PlainLatent, action: Tensor) -> tuple[PlainLatent, Tensor, Tensor]:
+        action, scale = self._sent(action), self.config.denoiser.sigma_data
+        after = self.next_state(latent, action)
+        told = self.reward.step(latent.cache, latent.state[:, -1] / scale, action, after / scale)
+        mask = latent.action_mask if told.mask_logits is None else allowed(told.mask_logits, self.action_valid)
+        return (
+            PlainLatent(
+                state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
+                action=torch.cat([latent.action, action[:, None]], dim=1)[:, 1:],
+                valid=torch.cat([latent.valid[:, 1:], latent.valid[:, -1:]], dim=1),
+                action_mask=mask,
+                previous_action=action,
+                cache=latent.cache,
+            ),
+            told.reward,
+            told.proceed,
+        )
+
+    def _scaled(self, state: Tensor) -> Tensor:
+        return self.state_scale.normalize(state) * self.config.denoiser.sigma_data
+
+    def _sent(self, action: Tensor) -> Tensor:
+        return action if self.spec.discrete else action.clamp(-1, 1)
+
+
+@torch.no_grad()
+def plain_imagine(model: PlainModel, act: Act, start: Rows, horizon: int) -> Rollout:
+    """``horizon`` imagined steps from each start, as :func:`dima.world_models.rollout.imagine`."""
+    latent = model.start(start)
+    views, told = [model.observe(latent)], []
+    for _ in range(horizon):
+        action, log_prob = act(views[-1])
+        latent, reward, proceed = model.step(latent, action)
+        told.append((action, log_prob, reward, proceed))
+        views.append(model.observe(latent))
+    action, log_prob, reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    boundary = torch.zeros_like(reward, dtype=torch.bool)
+    boundary[:, -1] = True
+    states = torch.stack([view.state for view in views], dim=1)
+    return Rollout(
+        obs=torch.stack([view.obs for view in views[:-1]], dim=1),
+        state=states[:, :-1],
+        action_mask=torch.stack([view.action_mask for view in views[:-1]], dim=1),
+        previous_action=torch.stack([view.previous_action for view in views[:-1]], dim=1),
+        action=action,
+        log_prob=log_prob,
+        reward=reward,
+        proceed=proceed,
+        boundary=boundary,
+        next_state=states[:, 1:],
+    )

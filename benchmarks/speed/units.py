@@ -1,0 +1,146 @@
+"""The work of a learning round, cut into calls that can be timed one by one, and how often a round makes each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.speed.learners import Learner, fill, random_episode, small_replay
+from benchmarks.speed.plain.model import PlainModel, plain_imagine
+from dima.algorithms.model_based import ModelBased, ModelBasedConfig
+from dima.data import EnvSpec, Rollout
+from dima.runtime.progress import Progress
+from dima.storage.run_folder import RunFolder
+from dima.training.online import Trainer
+from dima.training.run_config import TrainConfig
+from dima.world_models.dima.model import DimaModelConfig
+from dima.world_models.rollout import imagine
+
+UPDATES = ("decoder update", "denoiser update", "reward update")
+SAMPLING = ("sampling for the decoder", "sampling for the denoiser", "sampling for the reward", "sampling of starts")
+KEEPING = (*SAMPLING, "checkpoint", "logging")  # what a round spends on neither experience nor learning
+METRICS = 40  # numbers in a record of a round
+
+
+@dataclass
+class Unit:
+    """One call, and how often a round makes it."""
+
+    call: Callable[[], object]
+    often: float
+    before: Callable[[], object] | None = None  # prepares a call, untimed
+    within: bool = False  # its time is also part of another unit's
+
+
+def learning_units(learner: Learner, share: float = 1.0) -> dict[str, Unit]:
+    """Gradient steps of each part, imagination and policy update.
+
+    Args:
+        learner: the library's or the plain one.
+        share: of a batch's imaginations that a call makes; a round makes so many more calls. The work is
+            proportional to it.
+    """
+    model, config = learner.world_model, learner.config
+    sizes = config.world_model
+    assert isinstance(sizes, DimaModelConfig)
+    batch = max(1, round(config.imagination_batch * share))
+    calls = config.imaginations * config.imagination_batch / batch
+    dreamt: list[Rollout] = []
+
+    def update(part: str) -> None:
+        model.train()
+        model.fitters[part].step(model.losses()[part](learner.replay)[0])
+        model.eval()
+
+    def dream() -> None:
+        start = learner.replay.gather(learner.replay.recent(batch), model.context - 1, 0)
+        roll = plain_imagine if isinstance(model, PlainModel) else imagine
+        dreamt[:] = [roll(model, learner.act, start, config.horizon)]  # type: ignore[arg-type]
+
+    def improve() -> None:
+        learner.ppo.update(dreamt[0])
+
+    return {
+        "decoder update": Unit(lambda: update("decoder"), sizes.decoder_fit.updates),
+        "denoiser update": Unit(lambda: update("denoiser"), sizes.denoiser_fit.updates),
+        "reward update": Unit(lambda: update("reward"), sizes.reward_fit.updates),
+        "imagination": Unit(dream, calls),
+        "policy update": Unit(improve, calls, before=lambda: dreamt or dream()),
+    }
+
+
+def sampling_units(learner: ModelBased) -> dict[str, Unit]:
+    """Drawing and gathering every kind of batch; the updates and the imagination do it, too."""
+    replay, config, sizes = learner.replay, learner.config, learner.config.world_model
+    assert isinstance(sizes, DimaModelConfig)
+    past, length = sizes.denoiser.context, sizes.reward.segment + 1
+    context = learner.world_model.context
+
+    def rows() -> object:
+        return replay.gather(replay.least_visited("decoder", sizes.decoder_fit.batch), 0, 0)
+
+    def windows() -> object:
+        return replay.gather(replay.recent(sizes.denoiser_fit.batch), past - 1, sizes.denoiser.rollout)
+
+    def segments() -> object:
+        return replay.segments(replay.least_visited("reward", sizes.reward_fit.batch, length), length)
+
+    def starts() -> object:
+        return replay.gather(replay.recent(config.imagination_batch), context - 1, 0)
+
+    fits = (sizes.decoder_fit, sizes.denoiser_fit, sizes.reward_fit)
+    often = (*(fit.updates for fit in fits), config.imaginations)
+    return {
+        name: Unit(call, times, within=True)
+        for name, call, times in zip(SAMPLING, (rows, windows, segments, starts), often, strict=True)
+    }
+
+
+def steps_of_a_round(config: TrainConfig, spec: EnvSpec) -> int:
+    """Environment steps that a round collects where no episode ends early: whole episodes of every environment."""
+    assert isinstance(config.learner, ModelBasedConfig)
+    wanted = config.learner.round_steps
+    together = (config.learner.episode_steps or spec.episode_limit or wanted) * config.envs
+    return -(-wanted // together) * together
+
+
+@contextmanager
+def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Iterator[dict[str, Unit]]:
+    """Collection and evaluation in the real environment, checkpoint and log in a folder of their own."""
+    with ExitStack() as held:
+        trainer = held.enter_context(Trainer(small_replay(config), device, Progress()))
+        learner = trainer.algorithm
+        assert isinstance(learner, ModelBased)
+        fill(learner)
+        run = held.enter_context(RunFolder.create(folder, config.to_dict(), device=str(device)))
+        run.save({"algorithm": learner.checkpoint()}, trainer.gained()[0])  # a round saves only what is new
+        steps = [0]
+        settings, new_steps = learner.config, steps_of_a_round(config, learner.spec)
+
+        def collect() -> None:
+            learner.collect(trainer.collector, settings.round_steps)
+
+        def gain() -> None:
+            learner.replay.add(random_episode(learner.spec, new_steps))
+
+        def save() -> None:
+            chunks, first = trainer.gained()
+            tree = trainer.saved() | {"algorithm": learner.checkpoint()}
+            run.save(tree, chunks, drop_before=first)
+
+        def log() -> None:
+            steps[0] += new_steps
+            run.log({"step": steps[0], **{f"number/{n}": float(n) for n in range(METRICS)}})
+
+        yield {
+            "collection": Unit(collect, 1),
+            "evaluation": Unit(
+                lambda: trainer.evaluate(trainer.step - config.evaluate_every), new_steps / config.evaluate_every
+            ),
+            "checkpoint": Unit(save, 1, before=gain),
+            "logging": Unit(log, 1),
+        }

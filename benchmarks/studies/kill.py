@@ -1,0 +1,212 @@
+"""Kill a small run at random moments, resume it each time, compare its end with that of the uninterrupted run.
+
+    python -m benchmarks.studies.kill [--kills 20] [--seed 0] [--out results/kill]
+
+Nothing but clocks may differ, bit for bit: every tensor and number of the last checkpoint, the replay's chunks, and
+each record of ``metrics.jsonl``. Writes ``result.json`` and ``command.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dima.runtime.machine import cores
+from dima.storage.run_folder import CONFIG, RunFolder
+from dima.storage.serialization import encode
+from dima.training.run_config import RunConfig, build_config
+
+# task, changes, and about how many environment steps a round takes; mappo stops inside episodes of up to 30 steps
+RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
+    "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
+}
+_PRELOAD = [
+    "dima.training.online",
+    "dima.algorithms.model_based",
+    "dima.algorithms.mappo",
+    "dima.envs.toy",
+    "torch._dynamo",
+]
+_PATIENCE = 600  # seconds after which an attempt counts as hung
+_CLOCKS = "time/"
+
+
+def small_run(algorithm: str, folder: Path, rounds: int) -> RunConfig:
+    """The run that is killed, of about so many rounds, kept in ``folder``."""
+    task, overrides, steps = RUNS[algorithm]
+    fixed = {"run": str(folder), "device": "cpu", "threads": 1, "tensorboard": False, "evaluate_every": 4 * steps}
+    return build_config(task, algorithm, "debug", fixed | overrides | {"steps": steps * rounds})
+
+
+def work(content: dict[str, Any], ready: Event) -> None:
+    """What a user types after a crash: resume, or train where nothing was begun. Runs in a process of its own."""
+    from dima.training.online import resume, train
+
+    config = RunConfig.from_dict(content)
+    ready.set()
+    if (config.folder / CONFIG).exists():
+        resume(config.folder)
+    else:
+        train(config)
+
+
+def start(config: RunConfig) -> BaseProcess:
+    """A process that begins to work on the run now.
+
+    The library is imported once, by the server that these processes fork from.
+
+    Raises:
+        RuntimeError: it did not come up.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    ready = context.Event()
+    process = context.Process(target=work, args=(config.to_dict(), ready))
+    process.start()
+    while not ready.wait(0.2):
+        if process.exitcode is not None:
+            raise RuntimeError(f"{config.folder}: the process did not start")
+    return process
+
+
+def finish(config: RunConfig) -> float:
+    """Carry the run to its end, undisturbed; returns the seconds it took.
+
+    Raises:
+        RuntimeError: it failed or hung.
+    """
+    began = time.monotonic()
+    process = start(config)
+    process.join(_PATIENCE)
+    if process.exitcode != 0:
+        process.kill()
+        raise RuntimeError(f"{config.folder}: the run ended with exit code {process.exitcode}")
+    return time.monotonic() - began
+
+
+def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
+    """Start the run, SIGKILL it after each delay, in turn.
+
+    Returns:
+        For each kill, the delay and the rounds finished by then; fewer than asked for when the run came to its end.
+
+    Raises:
+        RuntimeError: the run failed.
+    """
+    told = []
+    for delay in delays:
+        process = start(config)
+        process.join(delay)
+        if process.exitcode == 0:
+            break
+        if process.exitcode is not None:
+            raise RuntimeError(f"{config.folder}: exit code {process.exitcode} instead of a kill after {delay:.2f} s")
+        process.kill()
+        process.join()
+        told.append({"seconds": round(delay, 3), "rounds": rounds(config.folder)})
+    return told
+
+
+def rounds(folder: Path) -> int:
+    """Rounds that a run has finished, by its checkpoint."""
+    if not (folder / CONFIG).exists():
+        return 0
+    with RunFolder.open(folder) as run:
+        return int(run.load().tree["rounds"]) if run.has_checkpoint else 0
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Everything a run left, clocks excepted: tensors and plain values by name."""
+    with RunFolder.open(folder) as run:
+        saved = run.load()
+        tree = {name: value for name, value in saved.tree.items() if name not in ("seconds", "wall")}
+        text, tensors = encode({"checkpoint": tree, "replay": [list(pair) for pair in saved.chunks]})
+        records = [{k: v for k, v in r.items() if not k.startswith(_CLOCKS)} for r in run.records()]
+    return {"checkpoint.json": text, "metrics": records} | {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names of what two runs do not share bit for bit."""
+    return sorted(name for name in one.keys() | other.keys() if not _same(one.get(name), other.get(name)))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and _bits(one) == _bits(other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Run once undisturbed and once with kills, and compare.
+
+    Args:
+        algorithm: a key of ``RUNS``.
+        kills: how many; the run has twice as many rounds.
+        seed: of the moments.
+        folder: for both runs.
+
+    Returns:
+        What happened, ready for JSON; ``differences`` is empty when all is well.
+    """
+    whole = small_run(algorithm, folder / f"{algorithm}-whole", 2 * kills)
+    broken = small_run(algorithm, folder / f"{algorithm}-killed", 2 * kills)
+    seconds = finish(whole)
+    count = rounds(whole.folder)
+    moments = random.Random(seed)  # any time within start-up and the next round or two
+    told = kill(broken, [moments.uniform(0, 0.3 + 2.5 * seconds / count) for _ in range(kills)])
+    finish(broken)
+    expected, got = contents(whole.folder), contents(broken.folder)
+    return {
+        "algorithm": algorithm,
+        "task": whole.task,
+        "steps": whole.steps,
+        "rounds": count,
+        "undisturbed_seconds": round(seconds, 2),
+        "kills": told,
+        "compared": {"tensors": sum(isinstance(v, Tensor) for v in got.values()), "records": len(got["metrics"])},
+        "differences": differences(expected, got),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs for each algorithm")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, default=Path("results/kill"), help="folder for what was found")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = [measure(algorithm, args.kills, args.seed, Path(folder)) for algorithm in RUNS]
+    result = {"torch": torch.__version__, "cores": cores(), "seed": args.seed, "runs": found}
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    command = shlex.join(["python", "-m", "benchmarks.studies.kill", *sys.argv[1:]])
+    (args.out / "command.txt").write_text(command + "\n", encoding="utf-8")
+    for run in found:
+        verdict = "differs in " + ", ".join(run["differences"]) if run["differences"] else "equal, bit for bit"
+        print(f"{run['algorithm']:<6} {len(run['kills'])} kills, {run['rounds']} rounds: {verdict}")
+    return 1 if any(run["differences"] for run in found) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

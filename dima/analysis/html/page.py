@@ -1,0 +1,221 @@
+"""One self-contained HTML page of text, tables, plots, pictures and films.
+
+    figure, axes = plot(xlabel="environment steps", ylabel="team return")
+    axes.plot(steps, returns, label="dima")
+    axes.legend()
+    page = Page("Learning to run")
+    page.section("Curves")
+    page.figure(figure, "curves", "Team return over environment steps.")
+    page.save(Path("report.html"))
+
+A page loads nothing from elsewhere and runs no script: it opens from a file, without a network, on a phone, in dark
+and in light, and prints. Plots made by :func:`plot` follow its ink, see ``dima.analysis.html.figures``.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+
+from dima.analysis.html.figures import DASHES as DASHES
+from dima.analysis.html.figures import PALETTE as PALETTE
+from dima.analysis.html.figures import as_png, as_svg, inline_svg
+from dima.analysis.html.figures import plot as plot
+from dima.analysis.html.figures import plots as plots
+from dima.analysis.html.style import CSS
+from dima.storage.atomic import disk_errors, write_bytes
+from dima.version import __version__
+
+_CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+_SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
+_LONG = 32  # characters of a cell that is wrapped
+
+
+class Page:
+    """Takes parts in the order a reader meets them, and writes them as one file. All text is escaped."""
+
+    def __init__(self, title: str, lead: str = "") -> None:
+        self.title = title
+        self._head = f"<h1>{escape(title)}</h1>\n" + (f'<p class="lead">{escape(lead)}</p>\n' if lead else "")
+        self._parts: list[tuple[str, str]] = []  # (kind, HTML)
+        self._contents: list[tuple[str, str]] = []  # (anchor, title) of the sections
+        self._figures: dict[str, Figure] = {}
+        self._names: set[str] = set()
+
+    def section(self, title: str, text: str = "") -> None:
+        """Begin a section, with an entry in the table of contents."""
+        anchor = self._claim(f"section-{len(self._contents) + 1}")
+        self._contents.append((anchor, title))
+        self._add("section", f'<h2 id="{anchor}">{escape(title)}</h2>')
+        if text:
+            self.text(text)
+
+    def text(self, text: str) -> None:
+        """A paragraph."""
+        self._add("text", f"<p>{escape(text)}</p>")
+
+    def small(self, text: str) -> None:
+        """A paragraph of small print, such as the protocol beneath a table."""
+        self._add("small", f'<p class="small">{escape(text)}</p>')
+
+    def notice(self, text: str) -> None:
+        """A paragraph that must not be missed, such as a warning."""
+        self._add("notice", f'<p class="notice" role="note">{escape(text)}</p>')
+
+    def facts(self, pairs: Mapping[str, object]) -> None:
+        """Names with their values: a protocol, versions, seeds."""
+        rows = "".join(f"<dt>{escape(name)}</dt><dd>{_cell(value)}</dd>" for name, value in pairs.items())
+        self._add("facts", f"<dl>{rows}</dl>")
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", note: str = "") -> None:
+        """A table whose first column names its rows; numbers are rounded to four digits.
+
+        Args:
+            head: the columns' names.
+            rows: as many cells each as there are columns; None and undefined numbers show as a dash.
+            caption: what the table tells.
+            note: small print beside the table, such as the protocol; below it in narrow windows.
+        """
+        assert all(len(row) == len(head) for row in rows), "a row has more or fewer cells than the table has columns"
+        css = [_column_class([row[i] for row in rows]) for i in range(len(head))]
+        top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, css, strict=True))
+        body = "\n".join(
+            f'<tr><th scope="row"{css[0]}>{_cell(row[0])}</th>'
+            + "".join(f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(row[1:], css[1:], strict=True))
+            + "</tr>"
+            for row in rows
+        )
+        told = f"<caption>{escape(caption)}</caption>" if caption else ""
+        reach = f'class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"'
+        beside = f'\n<p class="small">{escape(note)}</p>' if note else ""
+        self._add(
+            "table",
+            f'<div class="table">\n<div {reach}>'
+            f"<table>{told}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{beside}\n</div>",
+        )
+
+    def figure(self, figure: Figure, name: str, caption: str) -> None:
+        """A plot, as inline SVG that follows the page's ink.
+
+        Args:
+            figure: made by :func:`plot` or :func:`plots`, or anyhow without pyplot.
+            name: the element's id, and the file's name when plots are saved: small letters, digits, hyphens.
+            caption: shown below, and read aloud.
+        """
+        for legend in figure.findobj(Legend):
+            legend.set_frame_on(False)
+        self._figures[self._claim(name)] = figure
+        self._shown(name, inline_svg(figure, name, caption), caption)
+
+    def image(self, png: bytes, name: str, caption: str, wide: bool = False) -> None:
+        """A picture.
+
+        Args:
+            png: the file.
+            name: the element's id, as for :meth:`figure`.
+            caption: shown below, and read aloud.
+            wide: too full of detail to be shrunk: narrow windows scroll it, paper gives it the whole width.
+        """
+        image = f'<img src="{_data("image/png", png)}" alt="{escape(caption)}">'
+        if wide:
+            image = f'<div class="scroll wide" tabindex="0" role="region" aria-label="{escape(caption)}">{image}</div>'
+        self._shown(self._claim(name), image, caption)
+
+    def video(self, mp4: bytes, name: str, caption: str) -> None:
+        """A film, stopped until it is played."""
+        source = _data("video/mp4", mp4)
+        label = escape(caption)
+        self._shown(
+            self._claim(name),
+            f'<video controls loop muted playsinline src="{source}" aria-label="{label}"></video>',
+            caption,
+        )
+
+    def html(self) -> str:
+        """The page as text."""
+        body = ""
+        for kind, parts in groupby(self._parts, key=lambda part: part[0]):
+            content = "\n".join(html for _, html in parts)
+            body += f'<div class="figures">\n{content}\n</div>\n' if kind == "figure" else content + "\n"
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_CONTENT_POLICY}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<meta name="color-scheme" content="light dark">\n'
+            f"<title>{escape(self.title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
+            f"<header>\n{self._head}{self._navigation()}</header>\n<main>\n{body}</main>\n"
+            f"<footer>Written by dima {__version__}.</footer>\n</body>\n</html>\n"
+        )
+
+    def save(self, path: Path, plots: bool = False) -> None:
+        """Write the page, in one step.
+
+        Args:
+            path: the file; its folder is made when missing.
+            plots: also write every figure to ``plots/<name>.svg`` and ``.png`` beside it, dark on white.
+
+        Raises:
+            RunFolderError: the disk is full or read-only.
+        """
+        with disk_errors(path, "choose another --out"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if plots:
+                (path.parent / "plots").mkdir(exist_ok=True)
+                for name, figure in self._figures.items():
+                    write_bytes(path.parent / "plots" / f"{name}.svg", as_svg(figure, name))
+                    write_bytes(path.parent / "plots" / f"{name}.png", as_png(figure))
+            write_bytes(path, self.html().encode())
+
+    def _claim(self, name: str) -> str:
+        assert _SLUG.fullmatch(name), f"{name!r} is no name for a part of a page: small letters, digits, hyphens"
+        assert name not in self._names, f"the page already has a part named {name!r}"
+        self._names.add(name)
+        return name
+
+    def _add(self, kind: str, html: str) -> None:
+        self._parts.append((kind, html))
+
+    def _shown(self, name: str, content: str, caption: str) -> None:
+        told = f"<figcaption>{escape(caption)}</figcaption>"
+        self._add("figure", f'<figure id="{name}">\n{content}\n{told}\n</figure>')
+
+    def _navigation(self) -> str:
+        if len(self._contents) < 2:
+            return ""
+        links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in self._contents)
+        return f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n'
+
+
+def _column_class(values: Sequence[object]) -> str:
+    """Numbers stand right, long text wraps, short text does not."""
+    if values and all(map(_is_number, values)):
+        return ' class="number"'
+    return ' class="long"' if any(len(str(value)) > _LONG for value in values) else ""
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return escape(str(value))
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,141 @@
+"""``dima.report``: any set of run folders into one page and one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dima.analysis.report.compare import Comparison, Reference, compare
+from dima.analysis.report.page import build_page
+from dima.analysis.report.protocols import commit, notices
+from dima.analysis.report.results import Results, summarise
+from dima.analysis.report.runs import Problem, read_runs
+from dima.config import read_yaml
+from dima.errors import ConfigError, RunFolderError
+from dima.runtime.summary import settings_line
+from dima.storage.atomic import disk_errors, write_text
+
+PAGE, TABLE = "report.html", "report.csv"
+_COLUMNS = (
+    "task", "environment", "algorithm", "preset", "variant", "seed", "outcome", "commit", "folder",
+    "environment_steps", "team_return",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report found, and where it is.
+
+    Attributes:
+        page, table: the files.
+        comparison: the runs, arranged.
+        results: the numbers of every table.
+        problems: folders that are not in the report, and why.
+    """
+
+    page: Path
+    table: Path
+    comparison: Comparison
+    results: Results
+    problems: Sequence[Problem]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for other programs."""
+        return {
+            "page": str(self.page),
+            "table": str(self.table),
+            "tasks": self.comparison.tasks,
+            "algorithms": list(self.comparison.algorithms),
+            "compared_at": dict(self.comparison.at),
+            "scales": {task: asdict(scale) for task, scale in self.comparison.scales.items()},
+            **asdict(self.results),
+            "runs": [{"folder": str(run.path), "outcome": run.outcome} for run in self.comparison.runs],
+            "problems": [{"folder": str(problem.path), "why": problem.why} for problem in self.problems],
+            "notices": notices(self.comparison),
+        }
+
+    def summary(self) -> str:
+        """A few lines for a person: scores per task, what was left out, the files."""
+        lines = []
+        for task, at in self.comparison.at.items():
+            lines.append(f"{task} after {at:,.0f} environment steps")
+            for row in self.results.scores:
+                if row.task == task:
+                    low, high = row.interval or (None, None)
+                    told = f"  ({low:,.1f} to {high:,.1f})" if low is not None else ""
+                    lines.append(f"  {row.algorithm:<24} {row.mean:>12,.1f}{told}  {row.scored} of {row.runs} runs")
+            lines.append("")
+        return "\n".join([*lines, f"page: {self.page}", f"table: {self.table}"])
+
+
+def report(
+    runs: Sequence[str | Path] | str | Path,
+    out: str | Path = "report",
+    *,
+    scores: Sequence[float] = (),
+    at: int | None = None,
+    reference: Reference | str | Path | None = None,
+    plots: bool = False,
+) -> Report:
+    """Compare runs on a page, ``report.html``, and in a table of every evaluation, ``report.csv``.
+
+    Args:
+        runs: run folders, or folders that hold some at any depth. Copies without checkpoint and replay will do. What
+            is missing or damaged is listed in the report.
+        out: folder of the two files, made when missing; an earlier report in it is replaced.
+        scores: team returns for the sample-efficiency table; default: 50, 75 and 90 % of each task's scale.
+        at: environment steps to compare at; default: as far as half of the runs of every algorithm got, task by task.
+        reference: team returns that count as 0 and 1, by task, such as those of a random and of a good policy, or a
+            YAML file of them; default: the lowest and the highest evaluation in the report.
+        plots: also write every plot to ``plots/`` as SVG and PNG.
+
+    Raises:
+        RunFolderError: no run at all could be read, or ``out`` cannot be written.
+        ConfigError: no run got as far as ``at``; the reference is no file, or not pairs of a lower and a higher number.
+    """
+    reference = _checked(reference)
+    found, problems = read_runs([runs] if isinstance(runs, str | Path) else runs)
+    if not found:
+        told = [f"{problem.path} {problem.why}" for problem in problems]
+        raise RunFolderError("; ".join(told) or "no run folder was given: write `dima report RUN...`")
+    comparison, dropped = compare(found, reference, at)
+    problems += dropped
+    results = summarise(comparison, scores)
+    page, table = Path(out) / PAGE, Path(out) / TABLE
+    build_page(comparison, results, problems).save(page, plots=plots)
+    with disk_errors(table, "choose another --out"):
+        write_text(table, _csv(comparison))
+    return Report(page, table, comparison, results, problems)
+
+
+def _csv(comparison: Comparison) -> str:
+    """One row per evaluation; a run that was never evaluated has one row without."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for named in comparison.groups.values():
+        for variant, group in named.items():
+            for run in group:
+                choices = (run.task, settings_line(run.env), run.algorithm, run.preset, variant, run.seed)
+                facts = (*choices, run.outcome, commit(run), run.path)
+                evaluations = list(zip(run.evaluated.astype(int), run.returns, strict=True)) or [("", "")]
+                writer.writerows((*facts, step, value) for step, value in evaluations)
+    return text.getvalue()
+
+
+def _checked(reference: Reference | str | Path | None) -> Reference:
+    if isinstance(reference, str | Path):
+        if not Path(reference).is_file():
+            raise ConfigError(
+                f"reference = {reference} is not a file: give YAML with a line task: [low, high] for each"
+            )
+        reference = read_yaml(Path(reference))
+    for task, pair in (reference or {}).items():
+        numbers = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
+        if not numbers or not pair[0] < pair[1]:
+            raise ConfigError(f"reference of {task} = {pair!r} does not fit: expected [lower, higher] team return")
+    return reference or {}

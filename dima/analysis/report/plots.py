@@ -1,0 +1,191 @@
+"""The plots of a report, each from the numbers it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from dima.analysis.html.page import DASHES, PALETTE, plot
+from dima.analysis.report.compare import Comparison
+from dima.analysis.report.results import Aggregate, Improvement
+from dima.analysis.report.runs import Run
+from dima.analysis.report.statistics import (
+    Array,
+    at_steps,
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    performance_profile,
+)
+
+_GRID = 60  # points of a curve where seeds were not evaluated at the same few steps
+_MARKED = 12  # points of a curve that are shown each
+_NARROW, _WIDE = 4.7, 5.8  # inches: two in a row, and alone
+_LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.65  # inches: of a name's letter and line, and of what stands before a name
+
+
+def learning_curve(comparison: Comparison, task: str) -> Figure:
+    """Team return over environment steps: every seed thin, their mean thick, with an interval from three seeds on.
+
+    Where some seeds have no evaluation yet or no more, the mean is drawn faint.
+    """
+    alone = len(comparison.at) == 1
+    figure, axes = plot(
+        _WIDE if alone else _NARROW,
+        3.6 if alone else 3.3,
+        xlabel="environment steps",
+        ylabel="team return",
+        title=task,
+    )
+    for algorithm, group in comparison.groups[task].items():
+        runs = [run for run in group if len(run.evaluated)]
+        if runs:
+            _curve(axes, comparison, algorithm, runs)
+    scale = comparison.scales[task]
+    if scale.origin == "given":
+        for level in (scale.low, scale.high):
+            axes.axhline(level, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _legend(figure)
+    return figure
+
+
+def progress_curve(comparison: Comparison, tasks: Sequence[str]) -> Figure:
+    """Interquartile mean over tasks against the share of the compared steps."""
+    figure, axes = plot(_NARROW, 3.3, xlabel="share of the compared steps", ylabel="normalised return")
+    for algorithm in comparison.algorithms:
+        runs = [comparison.scored(task, algorithm) for task in tasks]
+        first = max(
+            run.evaluated[0] / comparison.at[task] for task, group in zip(tasks, runs, strict=True) for run in group
+        )
+        shares = np.unique(np.linspace(first, 1, _GRID))
+        curves = []
+        for task, group in zip(tasks, runs, strict=True):
+            steps = np.minimum(shares * comparison.at[task], min(run.evaluated[-1] for run in group))
+            steps = np.maximum(steps, max(run.evaluated[0] for run in group))
+            returns = np.stack([at_steps(run.evaluated, run.returns, steps) for run in group], axis=-1)
+            curves.append(comparison.scales[task].normalise(returns))  # (G, runs)
+        style = _style(comparison, algorithm)
+        axes.plot(shares, interquartile_mean(curves), label=algorithm, linewidth=2, **style, **_mark(shares))
+        intervals = [bootstrap_interval(interquartile_mean, [curve[i] for curve in curves]) for i in range(len(shares))]
+        _band(axes, shares, intervals, style["color"])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _legend(figure)
+    return figure
+
+
+def aggregate_plot(comparison: Comparison, rows: Sequence[Aggregate]) -> Figure:
+    """The interquartile mean of every algorithm with its interval."""
+    figure, axes = _ladder([row.algorithm for row in rows], "interquartile mean of the normalised return")
+    for height, row in enumerate(rows):
+        _rung(axes, height, row.iqm, row.interval, _style(comparison, row.algorithm)["color"])
+    return figure
+
+
+def improvement_plot(rows: Sequence[Improvement]) -> Figure:
+    """The probability of improvement of every pair with its interval, around an even chance."""
+    figure, axes = _ladder([f"{row.first}\nover {row.second}" for row in rows], "probability of improvement")
+    axes.set_xlim(-0.03, 1.03)
+    axes.axvline(0.5, color="black", linewidth=1, linestyle=(0, (2, 2)))
+    for height, row in enumerate(rows):
+        _rung(axes, height, row.chance, row.interval, PALETTE[0])
+    return figure
+
+
+def profile_plot(comparison: Comparison, tasks: Sequence[str]) -> Figure:
+    """The share of runs that score above each normalised return.
+
+    On one task no band is drawn: the interval of a share of a few seeds covers nearly everything.
+    """
+    scores = {name: comparison.normalised(name, tasks) for name in comparison.algorithms}
+    low = min(0.0, *(float(task.min()) for some in scores.values() for task in some))
+    high = max(1.0, *(float(task.max()) for some in scores.values() for task in some))
+    thresholds = np.linspace(low, high, 101)
+    figure, axes = plot(_NARROW, 3.3, xlabel="normalised return τ", ylabel="share of runs above τ")
+    for name, some in scores.items():
+        style = _style(comparison, name)
+        axes.step(thresholds, performance_profile(some, thresholds), where="post", label=name, linewidth=2, **style)
+        interval = bootstrap_interval(lambda drawn: performance_profile(drawn, thresholds), some)
+        if interval is not None and len(tasks) > 1:
+            axes.fill_between(thresholds, *interval, color=style["color"], alpha=0.18, linewidth=0, step="post")
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _legend(figure)
+    return figure
+
+
+def _curve(axes: Axes, comparison: Comparison, algorithm: str, runs: Sequence[Run]) -> None:
+    style = _style(comparison, algorithm)
+    grid = common_grid(runs)
+    returns = np.stack([at_steps(run.evaluated, run.returns, grid) for run in runs], axis=-1)  # (G, runs)
+    there = ~np.isnan(returns)
+    everywhere = there.all(-1)
+    average = np.where(there.any(-1), np.nansum(returns, -1) / np.maximum(there.sum(-1), 1), np.nan)
+    mark = _mark(grid)
+    axes.plot(grid, np.where(everywhere, average, np.nan), label=algorithm, linewidth=2, **style, **mark)
+    if not everywhere.all():
+        axes.plot(grid, average, linewidth=1.2, alpha=0.6, **style)
+    if len(runs) > 1:
+        for run in runs:
+            axes.plot(run.evaluated, run.returns, linewidth=0.8, alpha=0.6, color=style["color"], linestyle="-")
+    _band(
+        axes,
+        grid,
+        [bootstrap_interval(mean, [row[some]]) for row, some in zip(returns, there, strict=True)],
+        style["color"],
+    )
+
+
+def common_grid(runs: Sequence[Run]) -> Array:
+    """Steps to average curves at: those of the evaluations while they are few, else evenly spaced ones; (G,)."""
+    steps = np.unique(np.concatenate([run.evaluated for run in runs]))
+    return steps if len(steps) <= _GRID else np.linspace(steps[0], steps[-1], _GRID)
+
+
+def _band(axes: Axes, x: Array, intervals: Sequence[tuple[Array, Array] | None], colour: str) -> None:
+    ends = np.array([(np.nan, np.nan) if interval is None else interval for interval in intervals], float)
+    if not np.isnan(ends).all():
+        axes.fill_between(x, ends[:, 0], ends[:, 1], color=colour, alpha=0.18, linewidth=0)
+
+
+def _style(comparison: Comparison, algorithm: str) -> dict[str, Any]:
+    """The same colour and dashes for an algorithm in every plot of a report; 36 differ."""
+    i, n = comparison.algorithms.index(algorithm), len(PALETTE)
+    return {"color": PALETTE[i % n], "linestyle": DASHES[(i + i // n) % n]}
+
+
+def _mark(points: Array) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 4} if len(points) <= _MARKED else {}
+
+
+def _ladder(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
+    """Axes with one line per name, the first on top."""
+    shown = ["\n".join(line for part in name.split("\n") for line in wrap(part, 22)) for name in names]
+    lines = max(name.count("\n") + 1 for name in shown)
+    figure, axes = plot(_NARROW, 0.9 + (0.25 + _LINE * lines) * len(names), xlabel=xlabel)
+    axes.set_yticks(range(len(names)), shown)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure, axes
+
+
+def _rung(axes: Axes, height: int, value: float, interval: tuple[float, float] | None, colour: str) -> None:
+    if interval is not None:
+        axes.plot(
+            interval, [height, height], color=colour, linewidth=7, alpha=0.35, linestyle="-", solid_capstyle="butt"
+        )
+    axes.plot([value], [height], color=colour, marker="o", markersize=7, linestyle="none")
+
+
+def _legend(figure: Figure) -> None:
+    names = [str(name) for name in figure.axes[0].get_legend_handles_labels()[1]]
+    columns = int(figure.get_figwidth() / (_HANDLE + _LETTER * max(map(len, names))))
+    figure.legend(loc="outside lower left", ncols=max(1, columns), handlelength=2.6, fontsize=10)

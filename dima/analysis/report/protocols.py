@@ -1,0 +1,157 @@
+"""Under which conditions runs were made, in words; and where they differ although they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from dima.analysis.report.compare import Comparison
+from dima.analysis.report.naming import differing
+from dima.analysis.report.runs import Run
+from dima.runtime.summary import settings_line
+
+_SHORT_COMMIT = 7
+
+
+def protocol_line(comparison: Comparison, tasks: Sequence[str]) -> str:
+    """Everything the numbers of these tasks depend on, for beneath a table or a plot."""
+    groups = {(task, name): runs for task in tasks for name, runs in comparison.groups[task].items()}
+    runs = [run for group in groups.values() for run in group]
+    if not runs:
+        return ""
+    parts = [_settings(runs), _seeds(groups)]
+    parts.append(f"evaluated on {_either(str(run.evaluation_episodes) for run in runs)} episodes")
+    parts.append(", ".join(f"{name} {_either(found)}" for name, found in versions(runs).items()))
+    parts.append(f"commit {_either(map(commit, runs))}")
+    return "Protocol: " + "; ".join(part for part in parts if part) + "."
+
+
+def versions(runs: Iterable[Run]) -> dict[str, list[str]]:
+    """The versions of dima and its packages that occur."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        told = {"dima": run.protocol.get("dima"), "python": run.protocol.get("python")}
+        for name, version in (told | run.protocol.get("packages", {})).items():
+            if version is not None:
+                found.setdefault(name, {})[version] = None
+    return {name: sorted(some) for name, some in found.items()}
+
+
+def commit(run: Run) -> str:
+    """A run's commit, short, with a plus when something was not committed."""
+    told = run.protocol.get("commit")
+    return "unknown" if told is None else told["id"][:_SHORT_COMMIT] + ("+" if told["dirty"] else "")
+
+
+def machine(runs: Iterable[Run]) -> str:
+    """The classes of machine that runs were made on."""
+    told = (run.protocol.get("machine") for run in runs)
+    return _either(
+        f"{one['system']}, {one['cores']} cores, {one['memory_gib']} GiB, {one['device']}" for one in told if one
+    )
+
+
+def notices(comparison: Comparison) -> list[str]:
+    """What a reader has to know before numbers are compared, one sentence or two each."""
+    told = []
+    for name, tasks in groupby(comparison.tasks, key=lambda task: _first(comparison, task).task):
+        shown = list(tasks)
+        if len(shown) > 1:
+            told.append(
+                f"{name} is presented in {len(shown)} ways. Returns of one presentation are not comparable with those "
+                f"of another, so they are kept apart as {' and '.join(shown)}."
+            )
+    for task, named in comparison.groups.items():
+        runs = [run for group in named.values() for run in group]
+        told += [f"{task}: {what}." for what in _differences(runs)]
+        for algorithm, group in named.items():
+            told += [f"{algorithm} on {task}: {what}." for what in _differences_of_one(group)]
+    told += _holes(comparison)
+    return told
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """Conditions that all runs of a task should have in common."""
+    told = [
+        f"its runs were recorded with different versions of {name} ({', '.join(found)}), and returns may depend on it"
+        for name, found in versions(runs).items()
+        if len(found) > 1 and name != "python"
+    ]
+    episodes = sorted({run.evaluation_episodes for run in runs})
+    if len(episodes) > 1:
+        told.append(f"an evaluation is the mean of {_either(map(str, episodes))} episodes, depending on the run")
+    return told
+
+
+def _differences_of_one(runs: Sequence[Run]) -> list[str]:
+    """Conditions that the seeds of one algorithm should have in common."""
+    told = []
+    commits = dict.fromkeys(map(commit, runs))
+    if len(commits) > 1:
+        told.append(f"its seeds were run at different commits ({', '.join(commits)})")
+    if any(one.endswith("+") for one in commits):
+        told.append("uncommitted changes were present, so the commit does not tell the whole code")
+    targets = sorted({run.target for run in runs})
+    if len(targets) > 1:
+        told.append(f"its seeds were started for different numbers of steps ({', '.join(f'{n:,}' for n in targets)})")
+    lacking = _partly_known([run.settings for run in runs])
+    if lacking:
+        told.append(
+            f"some of its configs lack {', '.join(lacking)}, which this version does not know; "
+            "the seeds are taken as equal in that"
+        )
+    return told
+
+
+def _partly_known(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = dict.fromkeys(name for some in settings for name in some)
+    return [name for name in names if not all(name in some for some in settings) and name not in differing(settings)]
+
+
+def _holes(comparison: Comparison) -> list[str]:
+    """Tasks that an algorithm was not run on, and unequal numbers of seeds."""
+    lacking = {
+        algorithm: [task for task in comparison.tasks if not comparison.group(task, algorithm)]
+        for algorithm in comparison.algorithms
+    }
+    holes = [f"{algorithm} has no run on {', '.join(tasks)}" for algorithm, tasks in lacking.items() if tasks]
+    told = ["; ".join(holes) + "."] if holes else []
+    counts = {len(group) for named in comparison.groups.values() for group in named.values()}
+    if len(counts) > 1 and len(comparison.tasks) > 1:
+        told.append(
+            "Numbers of seeds differ between tasks or algorithms; over tasks, a task with more seeds weighs more."
+        )
+    return told
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    tasks: dict[str, dict[str, None]] = {}
+    for run in runs:
+        tasks.setdefault(settings_line(run.env), {})[run.task] = None
+    if len(tasks) == 1:
+        return next(iter(tasks))
+    return "; ".join(f"{line or 'no settings'} ({', '.join(where)})" for line, where in tasks.items())
+
+
+def _seeds(groups: Mapping[tuple[str, str], Sequence[Run]]) -> str:
+    seeds: dict[str, dict[str, None]] = {}
+    for (_, algorithm), runs in groups.items():
+        seeds.setdefault(algorithm, {})[_ranges([run.seed for run in runs])] = None
+    if len({told for some in seeds.values() for told in some}) == 1:
+        return f"seeds {next(iter(next(iter(seeds.values()))))}"
+    return "seeds " + ", ".join(f"{' or '.join(told)} of {name}" for name, told in seeds.items())
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """``0–2, 7`` for 0, 1, 2 and 7."""
+    runs = [[n for _, n in some] for _, some in groupby(enumerate(seeds), key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(str(some[0]) if len(some) == 1 else f"{some[0]}–{some[-1]}" for some in runs)
+
+
+def _either(values: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(values))
+
+
+def _first(comparison: Comparison, task: str) -> Run:
+    return next(iter(comparison.groups[task].values()))[0]

@@ -1,0 +1,197 @@
+"""The numbers of a report: one small record per row of a table, the same for the page and for other programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from dima.analysis.report.compare import Comparison
+from dima.analysis.report.runs import Phase, Run
+from dima.analysis.report.statistics import (
+    Array,
+    Tasks,
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    probability_of_improvement,
+    steps_to_reach,
+)
+
+SHARES = (0.5, 0.75, 0.9)
+"""Levels of the sample-efficiency table, as shares of a task's scale, where no score is asked for."""
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One algorithm on one task: team returns of its scored runs."""
+
+    task: str
+    algorithm: str
+    scored: int
+    runs: int
+    mean: float
+    interval: Interval
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One algorithm over the tasks that all have in common, normalised."""
+
+    algorithm: str
+    scored: int
+    iqm: float
+    interval: Interval
+    mean: float
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """How likely a run of ``first`` scores higher than one of ``second`` on the same task."""
+
+    first: str
+    second: str
+    tasks: int
+    runs: tuple[int, int]
+    chance: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Environment steps that an algorithm took to a team return; ``median`` is None unless more than half got there."""
+
+    task: str
+    algorithm: str
+    score: float
+    share: float
+    reached: int
+    runs: int
+    fastest: float | None
+    median: float | None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long an algorithm's runs took on one task; rates are over all of them together."""
+
+    task: str
+    algorithm: str
+    runs: int
+    seconds: float
+    steps: int
+    phases: dict[str, Phase]
+
+    @property
+    def steps_per_second(self) -> float | None:
+        return self.steps / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every table's rows."""
+
+    scores: list[Score]
+    aggregates: list[Aggregate]
+    improvements: list[Improvement]
+    efficiencies: list[Efficiency]
+    speeds: list[Speed]
+
+
+def summarise(comparison: Comparison, scores: Sequence[float] = ()) -> Results:
+    """All numbers of a report; ``scores`` are team returns for the sample-efficiency table."""
+    return Results(
+        scores=score_rows(comparison),
+        aggregates=aggregate_rows(comparison),
+        improvements=improvement_rows(comparison),
+        efficiencies=efficiency_rows(comparison, scores),
+        speeds=speed_rows(comparison),
+    )
+
+
+def score_rows(comparison: Comparison) -> list[Score]:
+    rows = []
+    for task in comparison.tasks:
+        for algorithm, runs in comparison.groups[task].items():
+            scores = comparison.scores(task, algorithm)
+            if len(scores):
+                interval = _interval(mean, [scores])
+                low, high = float(scores.min()), float(scores.max())
+                rows.append(Score(task, algorithm, len(scores), len(runs), float(scores.mean()), interval, low, high))
+    return rows
+
+
+def aggregate_rows(comparison: Comparison) -> list[Aggregate]:
+    """Over the tasks every algorithm was scored on; none when there is no such task."""
+    tasks = comparison.shared(*comparison.algorithms)
+    rows = []
+    for algorithm in comparison.algorithms if tasks else ():
+        scores = comparison.normalised(algorithm, tasks)
+        iqm, interval = float(interquartile_mean(scores)), _interval(interquartile_mean, scores)
+        rows.append(Aggregate(algorithm, sum(map(len, scores)), iqm, interval, float(mean(scores))))
+    return rows
+
+
+def improvement_rows(comparison: Comparison) -> list[Improvement]:
+    """Every pair of algorithms with a task in common and two scored runs or more of each, the likelier winner first."""
+    rows = []
+    for pair in combinations(comparison.algorithms, 2):
+        tasks = [
+            task for task in comparison.shared(*pair) if min(len(comparison.scored(task, name)) for name in pair) > 1
+        ]
+        if tasks:
+            sides = [comparison.normalised(name, tasks) for name in pair]
+            if probability_of_improvement(*sides) < 0.5:
+                pair, sides = pair[::-1], sides[::-1]
+            chance = float(probability_of_improvement(*sides))
+            runs = (sum(map(len, sides[0])), sum(map(len, sides[1])))
+            interval = _interval(probability_of_improvement, *sides)
+            rows.append(Improvement(*pair, len(tasks), runs, chance, interval))
+    return rows
+
+
+def efficiency_rows(comparison: Comparison, scores: Sequence[float] = ()) -> list[Efficiency]:
+    """Levels are the given team returns, on every task, or else :data:`SHARES` of each task's scale."""
+    rows = []
+    for task, scale in comparison.scales.items():
+        for score in scores or [scale.to_return(share) for share in SHARES]:
+            for algorithm, group in comparison.groups[task].items():
+                runs = [run for run in group if len(run.evaluated)]
+                if runs:
+                    taken = np.array([steps_to_reach(run.evaluated, run.returns, score) for run in runs])
+                    share = float(scale.normalise(np.array(score)))
+                    reached, told = int(np.isfinite(taken).sum()), (_finite(taken.min()), _finite(np.median(taken)))
+                    rows.append(Efficiency(task, algorithm, float(score), share, reached, len(runs), *told))
+    return rows
+
+
+def speed_rows(comparison: Comparison) -> list[Speed]:
+    rows = []
+    for task, named in comparison.groups.items():
+        for algorithm, group in named.items():
+            runs = [run for run in group if run.steps]
+            if runs:
+                seconds, steps = sum(run.seconds for run in runs), sum(run.steps for run in runs)
+                rows.append(Speed(task, algorithm, len(runs), seconds, steps, _together(runs)))
+    return rows
+
+
+def _together(runs: Sequence[Run]) -> dict[str, Phase]:
+    names = dict.fromkeys(name for run in runs for name in run.phases)
+    found = {name: [run.phases[name] for run in runs if name in run.phases] for name in names}
+    return {name: Phase(sum(p.seconds for p in ps), sum(p.updates for p in ps)) for name, ps in found.items()}
+
+
+def _interval(statistic: Callable[..., Array], *groups: Tasks) -> Interval:
+    found = bootstrap_interval(statistic, *groups)
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,134 @@
+"""Recorded episodes, and world models fitted to them: dataset, fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from dima.cli.options import parse
+from dima.cli.positional import EXAMPLE, choose, the_task
+from dima.config import Config
+from dima.errors import ConfigError, nearest
+from dima.recording.config import ImportConfig, RecordConfig, import_config, record_config
+from dima.training.run_config import OfflineConfig, offline_config
+
+_DATASET = {  # the commands of `dima dataset`
+    "record": "play policies and keep their episodes: dima dataset record TASK --sources random RUN,mode",
+    "info": "what a dataset holds, after checking every byte of it",
+    "import": "take over a dataset of Minari: dima dataset import TASK --minari NAME",
+    "export": "hand a dataset to Minari: dima dataset export DATASET NAME",
+}
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    config: Annotated[RecordConfig, tyro.conf.arg(name="", prefix_name=False)]
+    overwrite: bool = False  # replace an earlier dataset
+    quiet: bool = False  # plain lines instead of progress bars
+
+
+@dataclass(frozen=True)
+class InfoOptions(Config):
+    dataset: tyro.conf.Positional[str]  # folder of a dataset
+    json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    config: Annotated[ImportConfig, tyro.conf.arg(name="", prefix_name=False)]
+    overwrite: bool = False  # replace an earlier dataset
+
+
+@dataclass(frozen=True)
+class ExportOptions(Config):
+    dataset: tyro.conf.Positional[str]  # folder of a dataset
+    name: tyro.conf.Positional[str]  # what Minari is to call it, such as mine/halfcheetah-v0
+    form: Literal["agents", "joint"] = "agents"  # a dictionary of agents' spaces, or state and joint action as vectors
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    config: Annotated[OfflineConfig, tyro.conf.arg(name="", prefix_name=False)]
+    overwrite: bool = False  # start again where an earlier run is kept
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+def dataset(args: Sequence[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        lines = [f"  {name:<8}{about}" for name, about in _DATASET.items()]
+        print("usage: dima dataset COMMAND ...\n\n" + "\n".join(lines) + "\n")
+        print("`dima dataset COMMAND --help` explains a command's options.")
+        return 0
+    if args[0] not in _DATASET:
+        raise ConfigError(f"there is no command {args[0]!r} of `dima dataset`: {nearest(args[0], _DATASET)}")
+    return {"record": _record, "info": _info, "import": _import, "export": _export}[args[0]](args[1:])
+
+
+def _record(args: Sequence[str]) -> int:
+    choice = choose(args, learns=False)
+    config = record_config(the_task(choice, args, "dima dataset record"))
+    options = parse(RecordOptions, choice.rest, "dima dataset record TASK", RecordOptions(config))
+
+    from dima.recording.record import record as run
+    from dima.runtime.progress import choose_progress
+
+    done = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    if not done.finished:
+        print(f"interrupted after {done.steps:,} steps: the same command goes on with {done.folder}")
+        return 130
+    return _info([str(done.folder)])
+
+
+def _info(args: Sequence[str]) -> int:
+    options = parse(InfoOptions, args, "dima dataset info")
+
+    from dima.datasets.describe import describe, table
+    from dima.datasets.reader import Dataset
+
+    told = describe(Dataset.open(options.dataset))
+    print(json.dumps(told) if options.json else table(told))
+    return 0
+
+
+def _import(args: Sequence[str]) -> int:
+    choice = choose(args, learns=False)
+    config = import_config(the_task(choice, args, "dima dataset import"))
+    options = parse(ImportOptions, choice.rest, "dima dataset import TASK", ImportOptions(config))
+
+    from dima.datasets.minari import import_minari
+
+    return _info([str(import_minari(options.config, overwrite=options.overwrite).path)])
+
+
+def _export(args: Sequence[str]) -> int:
+    options = parse(ExportOptions, args, "dima dataset export")
+
+    from dima.datasets.minari import export_minari
+    from dima.datasets.reader import Dataset
+
+    where = export_minari(Dataset.open(options.dataset), options.name, options.form)
+    print(f"{where}: minari.load_dataset({options.name!r}) opens it")
+    return 0
+
+
+def fit(args: Sequence[str]) -> int:
+    choice = choose(args, "dataset")
+
+    from dima.runtime.progress import choose_progress
+    from dima.training.offline import fit as run
+    from dima.training.offline import fit_config
+
+    if "dataset" in choice.names:
+        config = fit_config(**choice.names)
+    elif {"-h", "--help"} & set(args):
+        config = offline_config("DATASET", EXAMPLE, choice.names.get("algorithm", OfflineConfig.algorithm))
+    else:
+        raise ConfigError("no dataset was given: write `dima fit DATASET`, with a folder of `dima dataset record`")
+    options = parse(FitOptions, choice.rest, "dima fit DATASET", FitOptions(config))
+    summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130

@@ -1,0 +1,78 @@
+"""What the library and this machine offer: tasks, algorithms, check, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from dima.cli.options import parse
+from dima.config import Config
+from dima.envs.base import TaskInfo
+from dima.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TasksOptions(Config):
+    text: tyro.conf.Positional[str] = ""  # show only the names that hold this text
+
+
+@dataclass(frozen=True)
+class CheckOptions(Config):
+    task: tyro.conf.Positional[str]  # a task's name, or package.module:factory of your own environment
+
+
+@dataclass(frozen=True)
+class NoOptions(Config):
+    pass
+
+
+def tasks(args: Sequence[str]) -> int:
+    options = parse(TasksOptions, args, "dima tasks")
+
+    from dima.envs import all_tasks
+
+    found = [task for task in all_tasks() if options.text in task.name]
+    if not found:
+        raise ConfigError(f"no task's name holds {options.text!r}: `dima tasks` lists them all")
+    print("\n".join(map(_task_line, found)))
+    return 0
+
+
+def algorithms(args: Sequence[str]) -> int:
+    parse(NoOptions, args, "dima algorithms")
+
+    from dima.algorithms import ALGORITHMS
+    from dima.presets import preset_names
+    from dima.training.run_config import learner_config
+
+    for name in ALGORITHMS:
+        about = (type(learner_config(name)).__doc__ or "").strip().splitlines()[0]
+        print(f"{name:<8}  {about}\n{'':<8}  presets: {', '.join(preset_names(name))}")
+    return 0
+
+
+def check(args: Sequence[str]) -> int:
+    options = parse(CheckOptions, args, "dima check")
+
+    from dima.envs.check import check_environment
+
+    report = check_environment(options.task)
+    print("\n".join(report.lines))
+    return 0 if report.ok else 2
+
+
+def doctor(args: Sequence[str]) -> int:
+    parse(NoOptions, args, "dima doctor")
+
+    from dima.cli.doctor import examine
+
+    findings = examine()
+    print("\n".join(map(str, findings)))
+    return 1 if any(finding.fatal for finding in findings) else 0
+
+
+def _task_line(task: TaskInfo) -> str:
+    agents = "any number" if task.n_agents is None else task.n_agents
+    return f"{task.name:<40}  {agents} agents  {task.note}".rstrip()

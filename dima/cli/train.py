@@ -1,0 +1,123 @@
+"""Runs in the environment: train, resume, evaluate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from dima.cli.options import parse
+from dima.cli.positional import Device, choose, the_task
+from dima.config import Config, Count, Whole
+from dima.runtime.summary import seeds_table, settings_line
+from dima.training.run_config import TrainConfig, build_config
+
+if TYPE_CHECKING:
+    from dima.agent import Agent
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
+    seeds: tuple[Whole, ...] = ()  # train under each of these at once, a process and a run folder each
+    overwrite: bool = False  # start again where an earlier run is kept
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+@dataclass(frozen=True)
+class ResumeOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    steps: Count | None = None  # go on to this many environment steps; default: as the run was started
+    rounds: Count | None = None  # likewise for a run of `dima fit`
+    quiet: bool = False  # one plain line a round instead of progress bars
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Config):
+    run: tyro.conf.Positional[str]  # run folder
+    episodes: Count = 20  # episodes to play with the policy's mode
+    seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
+    device: Device = "auto"  # where the policy computes
+    video: bool = False  # also film the first episode: into videos/ in the run folder
+    json: bool = False  # print one JSON object
+
+
+def train(args: Sequence[str]) -> int:
+    choice = choose(args)
+    choice.names["task"] = the_task(choice, args, "dima train")
+    config = build_config(**choice.names)
+    options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
+
+    if options.seeds:
+        return _train_seeds(options)
+
+    from dima.runtime.progress import choose_progress
+    from dima.training.online import train as run
+
+    summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130
+
+
+def _train_seeds(options: TrainOptions) -> int:
+    from dima.runtime.progress import choose_together
+    from dima.training.multi_seed import train_seeds
+
+    together = choose_together(options.quiet)
+    outcomes = train_seeds(options.config, options.seeds, overwrite=options.overwrite, progress=together)
+    print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"dima: seed {outcome.seed}: {outcome.error}", file=sys.stderr)
+    if any(outcome.error for outcome in outcomes):
+        return 2
+    return 0 if all(outcome.summary.finished for outcome in outcomes if outcome.summary) else 130
+
+
+def resume(args: Sequence[str]) -> int:
+    options = parse(ResumeOptions, args, "dima resume")
+
+    from dima.runtime.progress import choose_progress
+    from dima.training.online import resume as run
+
+    summary = run(options.run, steps=options.steps, rounds=options.rounds, progress=choose_progress(options.quiet))
+    print(summary.table())
+    return 0 if summary.finished else 130
+
+
+def evaluate(args: Sequence[str]) -> int:
+    options = parse(EvaluateOptions, args, "dima evaluate")
+
+    from dima.agent import load
+
+    agent = load(options.run, options.device)
+    film = _film(agent, options) if options.video else None
+    result = agent.evaluate(options.episodes, options.seed)
+    config = agent.config
+    if options.json:
+        told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
+        numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
+        shown = {} if film is None else {"video": str(film)}
+        print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
+    else:
+        print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
+        print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
+        print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+        if not agent.trained:
+            print("this run learnt a world model from a dataset; its policy is untrained")
+        if film is not None:
+            print(f"film: {film}")
+    return 0
+
+
+def _film(agent: Agent, options: EvaluateOptions) -> Path:
+    """The first episode as a film in the run folder."""
+    from dima.runtime.progress import choose_progress
+
+    name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
+    return agent.film(agent.folder / "videos" / name, options.seed, progress=choose_progress(options.json))

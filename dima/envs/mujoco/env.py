@@ -1,0 +1,281 @@
+"""Multi-agent MuJoCo: one robot, its actuators shared out between agents.
+
+Tasks are called ``<scenario>-<partition>``, such as ``halfcheetah-2x3``. The simulators are Gymnasium's v5 tasks and
+the partitions Gymnasium-Robotics' ``mamujoco_v1``, with ``halfcheetah-3x2`` and ``walker2d-3x2`` added (consecutive
+actuators). Returns are not comparable with those of the v2 tasks behind published tables.
+
+Which actuators an agent of the ants drives (legs: 1 front left, 2 front right, 3 back left, 4 back right):
+
+=========  ==========================  ==========================================
+task       here                        HARL and the published DIMA runs (v2)
+=========  ==========================  ==========================================
+ant-2x4    legs 1, 2 and legs 3, 4     legs 4, 1 and legs 2, 3
+ant-2x4d   legs 1, 4 and legs 2, 3     (the same split: their 2x4 is our 2x4d)
+ant-4x2    legs 1, 2, 3, 4             legs 4, 1, 2, 3 (agents renumbered)
+=========  ==========================  ==========================================
+
+In numbers, the simulator's actuators 0 to 7 being hip and ankle of legs 4, 1, 2, 3: ``ant-2x4`` is [2, 3, 4, 5] and
+[6, 7, 0, 1], HARL's is [0, 1, 2, 3] and [4, 5, 6, 7].
+
+Does not work with the versions installed here (gymnasium-robotics 1.4.2 with mujoco 4.0): ``coupledhalfcheetah-1p1``,
+because the package reads the tendon's Jacobian as a dense matrix and MuJoCo now stores it sparse. The inverted
+pendulums have one actuator and one agent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from dima.config import Config, Count
+from dima.envs.base import TaskInfo
+from dima.envs.checked import told
+from dima.envs.mujoco.observations import FullView, LocalView, standardized, state_kinds, state_names
+from dima.envs.mujoco.partitions import (
+    GRAPHLESS,
+    SCENARIOS,
+    WITH_CONTACTS,
+    parse,
+    parts_of,
+    simulator,
+)
+from dima.errors import ConfigError, EnvError
+
+if TYPE_CHECKING:
+    from dima.envs.render.mujoco import MujocoScene
+
+
+@dataclass(frozen=True)
+class MamujocoConfig(Config):
+    """What the agents see, and how long they play."""
+
+    observation: str = "full+id"  # full+id: the state and a one-hot id; local-K: joints at most K edges away
+    standardize: bool = False  # full+id: each vector, and the state, minus its own mean, divided by its own spread
+    contact_forces: bool = False  # ants: observe contact forces and pay for them, as Gymnasium's v5 tasks do
+    episode_limit: Count | None = None  # steps until truncation; None: the task's own (1000, pusher 100, reacher 50)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.observation != "full+id" and not re.fullmatch(r"local-\d{1,2}", self.observation):
+            raise ConfigError(
+                f"observation = {self.observation!r} does not fit: expected full+id, local-0, local-1, ..."
+            )
+        if self.standardize and self.observation != "full+id":
+            raise ConfigError(f"standardize = True works with observation = 'full+id' only, not {self.observation!r}")
+
+
+class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+    """The team as a PettingZoo environment; its state is the robot's whole observation.
+
+    All agents get the robot's reward. A fall terminates (where the robot's task says so), the time limit truncates.
+
+    Args:
+        task: ``<scenario>-<partition>``.
+        config: what the agents see.
+        render_mode: ``rgb_array``, ``depth_array``, ``human`` or None.
+
+    Raises:
+        ConfigError: the task does not exist or an option does not apply to it.
+        EnvError: the installed versions cannot run it.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        config: MamujocoConfig | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        config = config or MamujocoConfig()
+        scenario, partition = parse(task)
+        self.scenario = scenario
+        if config.contact_forces and scenario not in WITH_CONTACTS:
+            raise ConfigError(f"contact_forces = True applies to {' and '.join(WITH_CONTACTS)} only, not to {scenario}")
+        local = None if config.observation == "full+id" else int(config.observation.removeprefix("local-"))
+        if local is not None and scenario in GRAPHLESS:
+            raise ConfigError(f"observation = {config.observation!r}: {scenario} has no graph of joints: use full+id")
+        try:
+            parts = parts_of(scenario, partition)
+            self.simulator = simulator(scenario, partition, render_mode, config.contact_forces)
+            state, _ = self.simulator.reset(seed=0)
+        except Exception as error:
+            versions = ", ".join(f"{name} {version(name)}" for name in ("gymnasium-robotics", "gymnasium", "mujoco"))
+            cause = f"{SCENARIOS[scenario].broken}: " if SCENARIOS[scenario].broken else ""
+            raise EnvError(
+                f"mamujoco/{task} does not work with {versions} ({cause}{told(error)}): choose another task"
+            ) from error
+        self.metadata = {
+            **self.simulator.metadata,
+            "name": task,
+            "is_parallelizable": True,
+        }
+        self.render_mode = render_mode
+        self.obs_has_id = local is None
+        self.episode_limit = config.episode_limit or SCENARIOS[scenario].episode_limit
+        self.possible_agents = [f"agent_{i}" for i in range(len(parts.actuators))]
+        self.agents: list[str] = []
+        self.standardize = config.standardize
+        self._view: FullView | LocalView
+        if local is None:
+            self._view = FullView(len(self.possible_agents), state.size, config.standardize)
+        else:
+            self._view = LocalView(scenario, parts, local, config.contact_forces, self.simulator.data)
+        self.actuators = {
+            agent: np.array(ids) for agent, ids in zip(self.possible_agents, parts.actuators, strict=True)
+        }
+        self._place = np.argsort(np.concatenate(parts.actuators))  # of each actuator among the agents' actions
+        self._make_spaces(state.size)
+
+    def _make_spaces(self, state_dim: int) -> None:
+        bounds = self.simulator.action_space
+        self.state_space = spaces.Box(-np.inf, np.inf, (state_dim,), np.float64)
+        self.observation_spaces: dict[str, spaces.Box] = {
+            agent: spaces.Box(-np.inf, np.inf, (size,), np.float64)
+            for agent, size in zip(self.possible_agents, self._view.sizes, strict=True)
+        }
+        self.action_spaces: dict[str, spaces.Box] = {
+            agent: spaces.Box(bounds.low[ids], bounds.high[ids], dtype=np.float32)
+            for agent, ids in self.actuators.items()
+        }
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        """(O_i,) float64, unbounded."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Box:
+        """(A_i,) float32 within the bounds of the agent's actuators."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        """Put the robot into a random start pose."""
+        state, info = self.simulator.reset(seed=seed)
+        self.agents, self._steps = self.possible_agents[:], 0
+        return self._observe(state), dict.fromkeys(self.agents, info)
+
+    def step(
+        self, actions: dict[str, np.ndarray]
+    ) -> tuple[
+        dict[str, np.ndarray],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        """Drive all actuators for one control step."""
+        joined = np.concatenate([actions[agent] for agent in self.possible_agents])
+        state, reward, terminated, _, info = self.simulator.step(joined.take(self._place).astype(np.float64))
+        self._steps += 1
+        team, truncated = self.possible_agents, self._steps >= self.episode_limit
+        if terminated or truncated:
+            self.agents = []
+        return (
+            self._observe(state),
+            dict.fromkeys(team, float(reward)),
+            dict.fromkeys(team, bool(terminated)),
+            dict.fromkeys(team, truncated),
+            dict.fromkeys(team, info),
+        )
+
+    def state(self) -> np.ndarray:
+        """(S,) float64: the robot's whole observation, standardised if asked for."""
+        return self._state
+
+    def state_names(self) -> list[str]:
+        """What each state feature is, such as ``qpos:rootz`` or ``qvel:bthigh``."""
+        return state_names(self.simulator, self._state.size)
+
+    def state_kinds(self) -> list[str]:
+        """What kind of quantity each state feature is: ``joint positions``, ``root velocity``, ..."""
+        return state_kinds(self.simulator, self.state_names())
+
+    @property
+    def single_agent_task(self) -> Any:
+        """Gymnasium's record of the robot's own task, where the state is what that observes; None elsewhere."""
+        spec = self.simulator.spec
+        return None if self.standardize or spec is None or "xml_file" in spec.kwargs else spec
+
+    def show(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        """What the agents observe of a robot that observes ``state`` (S,) as a whole; :meth:`state` follows.
+
+        Raises:
+            EnvError: they see the joints near their own, which only the simulator knows.
+        """
+        if not isinstance(self._view, FullView):
+            raise EnvError(
+                f"mamujoco/{self.metadata['name']}: what agents observe locally does not follow from the state alone: "
+                "use observation = full+id"
+            )
+        return self._observe(np.asarray(state, dtype=np.float64))
+
+    def render(self) -> Any:
+        """A picture of the robot, (height, width, 3) uint8 with ``rgb_array``."""
+        return self.simulator.render()
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self.simulator.close()
+
+    def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        self._state = standardized(state) if self.standardize else state
+        return dict(
+            zip(
+                self.possible_agents,
+                self._view.see(state, self.simulator.data),
+                strict=True,
+            )
+        )
+
+
+CONFIG = MamujocoConfig
+
+
+def make(task: str, config: MamujocoConfig, render_mode: str | None = None) -> MamujocoEnv:
+    """The environment behind ``mamujoco/<task>``."""
+    return MamujocoEnv(task, config, render_mode)
+
+
+def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
+    """Draws the robot of an environment, in its own pose or in those that states describe; sizes in pixels.
+
+    Raises:
+        EnvError: its states are standardised, or this machine has nothing to draw with.
+    """
+    from dima.envs.render.mujoco import MujocoScene
+    from dima.envs.render.mujoco_pose import layout_of
+
+    if env.standardize:
+        raise EnvError(
+            f"mamujoco/{env.metadata['name']}: states that were standardised one by one (env.standardize = True) no "
+            "longer tell the robot's pose: only runs without it can be drawn"
+        )
+    layout = layout_of(env.scenario, env.simulator)
+    return MujocoScene(env.simulator, layout, width, height, SCENARIOS[env.scenario].flat)
+
+
+def tasks() -> list[TaskInfo]:
+    """Every scenario and partition; two robots take any number of segments."""
+    found = []
+    for name, scenario in SCENARIOS.items():
+        for partition in scenario.partitions:
+            note = f"{scenario.label}, {scenario.episode_limit} steps"
+            if scenario.broken:
+                note += "; breaks with MuJoCo 4: " + scenario.broken
+            found.append(TaskInfo(f"mamujoco/{name}-{partition}", _n_agents(partition), note))
+        if not scenario.partitions:
+            example = "2x3" if name == "manysegmentant" else "10x2"
+            note = f"{scenario.label}, {scenario.episode_limit} steps; any NxM: N agents of M segments"
+            found.append(TaskInfo(f"mamujoco/{name}-{example}", _n_agents(example), note))
+    return found
+
+
+def _n_agents(partition: str) -> int:
+    if partition in ("9|8", "1p1"):
+        return 2
+    return int(partition[0]) if not partition.startswith("10") else 10

@@ -1,0 +1,185 @@
+"""Draws the particle tasks: agents are numbered discs, landmarks squares, messages bars above whoever sends them.
+
+The state is all agents' observations, which place others relative to the observer. Where only ``simple_spread`` tells
+where an agent itself is, the landmarks, which never move, are kept around their true middle. Two agents may imagine a
+landmark at two places: it is drawn halfway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dima.envs.render.scene import Scene
+
+_REACH = 1.5  # half the height of the picture, in the plane's units; particles start within 1 of its middle
+_SMALLEST = 0.09  # radius of anything: smaller particles could not be seen
+_FINER = 3  # drawn so many times larger, then reduced: round edges
+_PAPER, _GRID, _INK = (255, 255, 255), (225, 225, 225), (40, 40, 40)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where everything is, which colours things have, and what is said."""
+
+    agents: np.ndarray  # (N, 2)
+    landmarks: np.ndarray  # (L, 2)
+    agent_colors: np.ndarray  # (N, 3) within [0, 1]
+    landmark_colors: np.ndarray  # (L, 3)
+    messages: np.ndarray  # (N, C) what each agent says, where it can speak
+
+
+Read = Callable[[np.ndarray, Plane], Plane]  # a state (S,) and the first pose -> the pose
+
+
+class PlaneScene(Scene[Plane]):
+    """A particle world.
+
+    Args:
+        world: of the environment.
+        read: how its states are understood.
+        width: of a picture in pixels.
+        height: likewise.
+    """
+
+    def __init__(self, world: Any, read: Read, width: int, height: int) -> None:
+        self._world, self._read, self._size = world, read, (width, height)
+        self.seconds = float(world.dt)
+
+    def now(self) -> Plane:
+        agents, landmarks = self._world.agents, self._world.landmarks
+        return Plane(
+            agents=np.stack([agent.state.p_pos for agent in agents]),
+            landmarks=np.stack([landmark.state.p_pos for landmark in landmarks]),
+            agent_colors=np.stack([agent.color for agent in agents]).clip(0, 1),
+            landmark_colors=np.stack([landmark.color for landmark in landmarks]).clip(0, 1),
+            messages=np.stack([agent.state.c for agent in agents]),
+        )
+
+    def follow(self, states: np.ndarray, first: Plane) -> list[Plane]:
+        return [self._read(state, first) for state in np.asarray(states, dtype=np.float64)]
+
+    def draw(self, pose: Plane) -> np.ndarray:
+        width, height = self._size
+        picture = Image.new("RGB", (_FINER * width, _FINER * height), _PAPER)
+        pen = _Pen(ImageDraw.Draw(picture), picture.size)
+        pen.grid()
+        for place, color in zip(pose.landmarks, pose.landmark_colors, strict=True):
+            pen.square(place, _SMALLEST, color)
+        for i, agent in enumerate(self._world.agents):
+            radius = max(agent.size, _SMALLEST)
+            pen.disc(pose.agents[i], radius, pose.agent_colors[i], str(i))
+            if not agent.silent:
+                pen.bars(pose.agents[i] + [0, radius], pose.messages[i])
+        return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+class _Pen:
+    """Draws in the plane's units; what lies beyond the picture stands hollow at its edge."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
+        self._draw, self._size = draw, size
+        self._scale = size[1] / (2 * _REACH)
+        self._half = np.array(size) / (2 * self._scale)
+
+    def grid(self) -> None:
+        """A line for every unit."""
+        for axis, half in enumerate(self._half):
+            for tick in np.arange(-np.floor(half), np.floor(half) + 1):
+                ends = [[tick, -self._half[1]], [tick, self._half[1]]]
+                if axis == 1:
+                    ends = [[-self._half[0], tick], [self._half[0], tick]]
+                self._draw.line([self._pixel(end) for end in ends], _GRID, _FINER)
+
+    def square(self, place: np.ndarray, radius: float, color: np.ndarray) -> None:
+        box, fill = self._box(place, radius, color)
+        self._draw.rectangle(box, fill, _INK if fill else _rgb(color), _FINER)
+
+    def disc(self, place: np.ndarray, radius: float, color: np.ndarray, name: str) -> None:
+        box, fill = self._box(place, radius, color)
+        self._draw.ellipse(box, fill, _INK if fill else _rgb(color), _FINER)
+        dark = fill is not None and sum(fill) < 450
+        middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        font = ImageFont.load_default(size=1.3 * radius * self._scale)
+        self._draw.text(middle, name, _PAPER if dark else _INK, font, anchor="mm")
+
+    def bars(self, place: np.ndarray, values: np.ndarray) -> None:
+        """One bar for each value within [0, 1], side by side above ``place``."""
+        x, y = self._pixel(place)
+        wide, high = 0.05 * self._scale, 0.2 * self._scale
+        x -= wide * len(values) / 2
+        self._draw.line([(x, y - _FINER), (x + wide * len(values), y - _FINER)], _INK, _FINER)
+        for i, value in enumerate(np.clip(values, 0, 1)):
+            left, top = x + i * wide, y - _FINER - high * value
+            self._draw.rectangle([left, top, left + 0.8 * wide, y - _FINER], _INK)
+
+    def _box(
+        self, place: np.ndarray, radius: float, color: np.ndarray
+    ) -> tuple[tuple[float, float, float, float], tuple[int, ...] | None]:
+        """Where something is drawn, and how it is filled: not at all beyond the edge."""
+        inside = np.clip(place, radius - self._half, self._half - radius)
+        x, y = self._pixel(inside)
+        reach = radius * self._scale
+        fill = _rgb(color) if np.allclose(inside, place) else None
+        return (x - reach, y - reach, x + reach, y + reach), fill
+
+    def _pixel(self, place: Any) -> tuple[float, float]:
+        x, y = np.asarray(place) * [self._scale, -self._scale] + np.array(self._size) / 2
+        return float(x), float(y)
+
+
+def _rgb(color: np.ndarray) -> tuple[int, ...]:
+    return tuple(round(255 * float(part)) for part in np.clip(color, 0, 1))
+
+
+def _spread(state: np.ndarray, first: Plane) -> Plane:
+    """Each observes its velocity and position, then landmarks and others relative to itself."""
+    n, count = len(first.agents), len(first.landmarks)
+    rows = state.reshape(n, -1)
+    agents, ways = rows[:, 2:4], rows[:, 4 : 4 + 2 * count].reshape(n, count, 2)
+    return replace(first, agents=agents, landmarks=(agents[:, None] + ways).mean(0))
+
+
+def _reference(state: np.ndarray, first: Plane) -> Plane:
+    """Each observes its velocity, the landmarks relative to itself, the colour of the other's goal, its message."""
+    rows = state.reshape(2, -1)
+    agents, landmarks = _around(rows[:, 2:8].reshape(2, 3, 2), first)
+    return replace(
+        first,
+        agents=agents,
+        landmarks=landmarks,
+        agent_colors=rows[::-1, 8:11].clip(0, 1),
+        messages=rows[::-1, 11:],
+    )
+
+
+def _speaker_listener(state: np.ndarray, first: Plane) -> Plane:
+    """The speaker observes the goal's colour; the listener its velocity, the landmarks, the message."""
+    agents, landmarks = _around(state[5:11].reshape(1, 3, 2), first)
+    colors = np.stack([first.agent_colors[0], (state[:3] + _PALER).clip(0, 1)])
+    messages = np.stack([state[11:], np.zeros_like(state[11:])])
+    return replace(
+        first,
+        agents=np.stack([first.agents[0], agents[0]]),  # nobody observes the speaker, which cannot move
+        landmarks=landmarks,
+        agent_colors=colors,
+        messages=messages,
+    )
+
+
+def _around(ways: np.ndarray, first: Plane) -> tuple[np.ndarray, np.ndarray]:
+    """Agents (N, 2) and landmarks (L, 2) from the ways between them (N, L, 2), the landmarks' middle staying put."""
+    agents = first.landmarks.mean(0) - ways.mean(1)
+    return agents, (agents[:, None] + ways).mean(0)
+
+
+_PALER = 0.45  # the listener's colour is its goal's with so much more of everything
+READERS: dict[str, Read] = {
+    "simple_reference": _reference,
+    "simple_speaker_listener": _speaker_listener,
+    "simple_spread": _spread,
+}

@@ -1,0 +1,269 @@
+"""Episodes kept as one ring of rows on the training device; a batch is index arithmetic and one gather.
+
+An episode of T steps takes T + 1 rows, the last of which holds only where it ended. Rows are counted from the first
+ever stored, so a row's number never changes; it lives at ``number % capacity``. Whole episodes are evicted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dima.config import Config, Count, Positive, Range
+from dima.data import EnvSpec, Episode, Record, rows_of
+from dima.errors import ConfigError
+from dima.runtime.device import require_memory
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """The store of real experience."""
+
+    capacity: Count = 250_000  # environment steps kept; the oldest episodes go first
+    recent_share: Annotated[float, Range(0.25, 1)] = 0.7  # of recency-weighted draws from the newest quarter
+    visit_temperature: Positive = 20.0  # visits after which a row is drawn e times less often
+
+
+@dataclass
+class Rows(Record):
+    """Gathered rows, in time order; ``valid`` says which belong to the asked-for episode, the rest are zero."""
+
+    state: Tensor  # (B, W, S)
+    obs: Tensor  # (B, W, N, O)
+    action_mask: Tensor  # (B, W, N, A) bool
+    action: Tensor  # (B, W, N, A)
+    reward: Tensor  # (B, W)
+    terminated: Tensor  # (B, W) bool
+    episode: Tensor  # (B, W) number of the episode's first row
+    valid: Tensor  # (B, W) bool
+    acted: Tensor  # (B, W) bool, an action was taken here: valid and not the episode's end
+
+
+class Replay:
+    """Stores episodes, samples windows.
+
+    Args:
+        config: capacity and weights.
+        spec: sizes of what is stored.
+        device: where the rows live.
+        visitors: names of the samplers that even out their own visit counts.
+
+    Raises:
+        ConfigError: there is not enough memory for the capacity.
+    """
+
+    def __init__(
+        self, config: ReplayConfig, spec: EnvSpec, device: torch.device | str, visitors: Sequence[str] = ()
+    ) -> None:
+        self.config, self.spec, self.device = config, spec, torch.device(device)
+        # a row for each step, and one for each episode's end (an episode has at least a step)
+        self.rows = config.capacity + max(1, config.capacity // max(1, spec.episode_limit or 10)) + 1
+        agents, obs, actions = spec.n_agents, spec.obs_dim, spec.action_dim
+        layout = {
+            "state": ((spec.state_dim,), torch.float32),
+            "obs": ((agents, obs), torch.float32),
+            "action_mask": ((agents, actions), torch.bool),
+            "action": ((agents, actions), torch.float32),
+            "reward": ((), torch.float32),
+            "terminated": ((), torch.bool),
+            "truncated": ((), torch.bool),
+        }
+        require_memory("replay.capacity", config.capacity, self.rows, layout, self.device)
+        self.store = {
+            name: torch.zeros((self.rows, *shape), dtype=dtype, device=self.device)
+            for name, (shape, dtype) in layout.items()
+        }
+        self.first = torch.zeros(self.rows, dtype=torch.long, device=self.device)  # first row of a row's episode
+        self.last = torch.zeros(self.rows, dtype=torch.long, device=self.device)  # its last row, without an action
+        self.visits = {name: torch.zeros(self.rows, dtype=torch.int32, device=self.device) for name in visitors}
+        self.oldest, self.newest = 0, 0  # row numbers: the first kept, one past the last
+        self.lengths: deque[int] = deque()  # rows of each kept episode
+        self.chunk_ends: list[int] = []  # one past the last row of each chunk made so far
+        self._quarter_rows: tuple[Tensor, Tensor] | None = None  # of the episodes, once asked for
+
+    @classmethod
+    def of(
+        cls,
+        episodes: Sequence[Episode],
+        spec: EnvSpec,
+        device: torch.device | str,
+        visitors: Sequence[str] = (),
+    ) -> Replay:
+        """A store of exactly these episodes, of which none is preferred."""
+        rows = sum(len(episode) + 1 for episode in episodes)
+        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device, visitors)
+        for episode in episodes:
+            replay.add(episode)
+        return replay
+
+    # -- storing --------------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Environment steps in store."""
+        return self.newest - self.oldest - len(self.lengths)
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode, evicting the oldest ones when full.
+
+        Raises:
+            ConfigError: the episode alone is longer than the store.
+        """
+        length = len(episode) + 1
+        if length > self.rows or len(episode) > self.config.capacity:
+            raise ConfigError(
+                f"replay.capacity = {self.config.capacity} cannot hold an episode of {len(episode)} steps: raise it"
+            )
+        while self.newest + length - self.oldest > self.rows or (
+            self.lengths and self.steps + len(episode) > self.config.capacity
+        ):
+            self.oldest += self.lengths.popleft()
+        where = torch.arange(self.newest, self.newest + length, device=self.device) % self.rows
+        for name, store in self.store.items():
+            values = getattr(episode, name).to(self.device, store.dtype)
+            store[where[: len(values)]] = values
+            if len(values) < length:
+                store[where[-1]] = 0
+        self.first[where], self.last[where] = self.newest, self.newest + length - 1
+        for visits in self.visits.values():
+            visits[where] = 0
+        self.lengths.append(length)
+        self.newest += length
+        self._quarter_rows = None
+
+    # -- sampling -------------------------------------------------------------------------------------------------
+
+    def gather(self, anchor: Tensor, before: int, after: int) -> Rows:
+        """Rows ``anchor - before ... anchor + after`` of each anchor's own episode; (B,) -> (B, before + 1 + after)."""
+        return self._rows(anchor[:, None] + torch.arange(-before, after + 1, device=self.device), anchor)
+
+    def segments(self, start: Tensor, length: int) -> Rows:
+        """``length`` successive rows from each start, across episode ends; (B,) -> (B, length)."""
+        return self._rows(start[:, None] + torch.arange(length, device=self.device), None)
+
+    def _rows(self, number: Tensor, anchor: Tensor | None) -> Rows:
+        where = number % self.rows
+        first, last = self.first[where], self.last[where]
+        valid = (number >= self.oldest) & (number < self.newest)
+        if anchor is not None:
+            episode = self.first[anchor % self.rows][:, None]
+            valid &= first == episode
+        got = {name: rows_of(self.store[name], where) for name in ("state", "obs", "action_mask", "action", "reward")}
+        got = {name: values * _like(valid, values) for name, values in got.items()}
+        return Rows(
+            **got,
+            terminated=rows_of(self.store["terminated"], where) & valid,
+            episode=first,
+            valid=valid,
+            acted=valid & (number != last),
+        )
+
+    def recent(self, batch: int) -> Tensor:
+        """(B,) row numbers where an action was taken, the newest quarter of the episodes drawn with ``recent_share``.
+
+        The three older quarters share the rest evenly (DIMA section 6).
+        """
+        share = (1 - self.config.recent_share) / 3
+        draw = torch.rand(batch, 2, device=self.device)
+        quarter = (draw[:, 0] / share if share else draw[:, 0] * 0 + 3).long().clamp(max=3)
+        begin, size = (column[quarter] for column in self._quarters())
+        number = begin + torch.minimum((draw[:, 1] * size).long(), size - 1)
+        return self._before_end(number)
+
+    def least_visited(self, visitor: str, batch: int, length: int = 1) -> Tensor:
+        """(B,) first rows of ``length`` successive ones, drawn with probability softmax(-visits / temperature)."""
+        size = self.newest - self.oldest - length + 1
+        if size < 1:
+            raise ConfigError(f"the replay holds {self.steps} steps, too few for segments of {length}")
+        numbers = torch.arange(self.oldest, self.oldest + size, device=self.device)
+        visits = self.visits[visitor][numbers % self.rows]
+        weight = ((visits.min() - visits) / self.config.visit_temperature).exp()
+        chosen = numbers[torch.multinomial(weight, batch, replacement=True)]
+        self.visits[visitor].index_add_(0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device))
+        return chosen
+
+    def _quarters(self) -> tuple[Tensor, Tensor]:
+        """First row and number of rows (4,) of each quarter of the episodes, the oldest first.
+
+        An episode on the border belongs to both quarters, so none is empty however few there are.
+        """
+        if self._quarter_rows is None:
+            edges = self.oldest + np.cumsum([0, *self.lengths])
+            count = len(self.lengths)
+            begin = edges[[count * q // 4 for q in range(4)]]
+            end = edges[[-(-count * (q + 1) // 4) for q in range(4)]]
+            both = torch.from_numpy(np.stack([begin, end - begin])).to(self.device)
+            self._quarter_rows = both[0], both[1]
+        return self._quarter_rows
+
+    def _before_end(self, number: Tensor) -> Tensor:
+        """Steps back from an episode's last row, where there is no action."""
+        return number - (number == self.last[number % self.rows]).long()
+
+    # -- saving ---------------------------------------------------------------------------------------------------
+
+    def chunk(self) -> dict[str, Any] | None:
+        """The episodes added since the last chunk, or None; what was saved once is never written again."""
+        start = max(self.chunk_ends[-1] if self.chunk_ends else 0, self.oldest)
+        if start == self.newest:
+            return None
+        number = torch.arange(start, self.newest, device=self.device)
+        where = number % self.rows
+        content: dict[str, Any] = {name: store[where].cpu() for name, store in self.store.items()}
+        self.chunk_ends.append(self.newest)
+        return content | {"start": start, "last": self.last[where].cpu()}
+
+    @property
+    def first_chunk(self) -> int:
+        """The number of the first chunk that still holds a kept row; those before are needed no more."""
+        return sum(end <= self.oldest for end in self.chunk_ends)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What the chunks do not hold: how often rows were visited, and which rows are kept."""
+        where = torch.arange(self.oldest, self.newest, device=self.device) % self.rows
+        return {
+            "oldest": self.oldest,
+            "newest": self.newest,
+            "chunk_ends": list(self.chunk_ends),
+            "visits": {name: visits[where].cpu() for name, visits in self.visits.items()},
+        }
+
+    def restore(self, saved: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> None:
+        """Rebuild the store from its chunks, in order, and a checkpoint."""
+        self.lengths.clear()
+        self._quarter_rows = None
+        self.newest = saved["oldest"]
+        for chunk in chunks:
+            self._add_chunk(chunk, saved["oldest"])
+        if self.newest != saved["newest"]:
+            raise ConfigError(f"the replay ends at row {self.newest}, its checkpoint at {saved['newest']}")
+        self.oldest = saved["oldest"]
+        where = torch.arange(self.oldest, self.newest, device=self.device) % self.rows
+        for name, visits in saved["visits"].items():
+            self.visits[name][where] = visits.to(self.device)
+        self.chunk_ends = list(saved["chunk_ends"])
+
+    def _add_chunk(self, chunk: dict[str, Any], oldest: int) -> None:
+        number = torch.arange(chunk["start"], chunk["start"] + len(chunk["last"]))
+        last = chunk["last"]
+        ends = torch.nonzero(number == last).flatten()
+        starts = torch.cat([ends.new_zeros(1), ends[:-1] + 1])
+        first = number[starts].repeat_interleave(ends - starts + 1)
+        keep = first >= oldest
+        where = (number[keep] % self.rows).to(self.device)
+        for name, store in self.store.items():
+            store[where] = chunk[name][keep].to(self.device)
+        self.first[where], self.last[where] = first[keep].to(self.device), last[keep].to(self.device)
+        self.lengths.extend((ends - starts + 1)[number[starts] >= oldest].tolist())
+        self.newest = chunk["start"] + len(last)
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """``mask`` (B, W) with axes added until it broadcasts over ``values``."""
+    return mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim())).to(values.dtype)

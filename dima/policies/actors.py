@@ -1,0 +1,117 @@
+"""Actors: who does what after which observation (model-free section 2).
+
+One network is shared by all agents of a team, or each has its own; padded features have no effect.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dima.config import Config, Count, Positive
+from dima.data import EnvSpec
+from dima.nn.mlp import RELU_GAIN, MaskedLayerNorm, Normalizer, mlp, relu
+from dima.policies.distributions import ActionDistribution, Beta, Categorical, Gaussian, Separate
+
+
+@dataclass(frozen=True)
+class ActorConfig(Config):
+    """The network that chooses each agent's action from its own observation."""
+
+    hidden: tuple[Count, ...] = (128, 128, 128)  # widths of the hidden layers
+    distribution: Literal["gaussian", "beta"] = "gaussian"  # of continuous actions; discrete ones are categorical
+    std_scale: Positive = 0.5  # ceiling of the Gaussian's standard deviation; it starts at 0.73 of it
+    normalize_obs: bool = False  # put observations in units of their running mean and deviation first
+    agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: unless observations tell
+
+
+class TeamActor(nn.Module, ABC):
+    """Observations ``(..., N, O)`` of a team -> distribution of its actions."""
+
+    @abstractmethod
+    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        """What each agent would do.
+
+        Args:
+            obs: (..., N, O).
+            action_mask: (..., N, A) bool, allowed choices; without effect on continuous actions.
+        """
+
+    @abstractmethod
+    def observe(self, obs: Tensor) -> None:
+        """Let running normalisers see real observations (..., N, O)."""
+
+
+class Actor(TeamActor):
+    """Observations ``(..., N, O)`` -> distribution of actions, one network for all agents (model-free section 2.1)."""
+
+    action_valid: Tensor  # (N, A) float
+    ids: Tensor  # (N, N) identity, or (N, 0) without ids
+
+    def __init__(self, config: ActorConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config, self.discrete = config, spec.discrete
+        agents = spec.n_agents
+        auto = agents > 1 and not spec.obs_has_id
+        with_id = config.agent_id == "always" or (config.agent_id == "auto" and auto)
+        obs_valid = torch.from_numpy(spec.obs_valid)
+        ids = torch.eye(agents) if with_id else torch.zeros(agents, 0)
+        features = torch.cat([obs_valid, torch.ones_like(ids, dtype=torch.bool)], dim=-1)
+        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid).float(), persistent=False)
+        self.register_buffer("ids", ids, persistent=False)
+        self.obs_scale = Normalizer((agents, spec.obs_dim)) if config.normalize_obs else None
+        self.input_norm = MaskedLayerNorm(features)
+        beta = not spec.discrete and config.distribution == "beta"
+        outputs = spec.action_dim * (2 if beta else 1)
+        sizes = (features.shape[-1], *config.hidden, outputs)
+        self.net = mlp(sizes, relu, norm=True, gain=RELU_GAIN, head_gain=0.01)
+        if not spec.discrete and not beta:
+            self.log_std = nn.Parameter(torch.ones(spec.action_dim))
+
+    def observe(self, obs: Tensor) -> None:
+        if self.obs_scale is not None:
+            self.obs_scale.update(obs)
+
+    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        if self.obs_scale is not None:
+            obs = self.obs_scale.normalize(obs)
+        if self.ids.shape[-1]:
+            obs = torch.cat([obs, self.ids.expand(*obs.shape[:-1], -1)], dim=-1)
+        out = self.net(self.input_norm(obs)).float()  # the norm silences padding
+        if self.discrete:
+            return Categorical(out, action_mask & (self.action_valid > 0), self.action_valid)
+        if self.config.distribution == "beta":
+            alpha, beta = (1 + F.softplus(out)).chunk(2, dim=-1)
+            return Beta(alpha, beta, self.action_valid)
+        return Gaussian(out, self.config.std_scale * self.log_std.sigmoid(), self.action_valid)
+
+
+class SeparateActors(TeamActor):
+    """A network of its own for each agent, at the agent's own sizes."""
+
+    def __init__(self, config: ActorConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.sizes = spec.action_sizes
+        self.obs_sizes = spec.obs_sizes
+        self.members = nn.ModuleList(Actor(config, spec.only(n)) for n in range(spec.n_agents))
+
+    def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        return Separate([self.one(n, obs, action_mask) for n in range(len(self.members))], self.sizes)
+
+    def one(self, agent: int, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        """What one agent would do, (..., 1, its own size); arguments as for the whole team."""
+        own = slice(agent, agent + 1)
+        policy: ActionDistribution = self.members[agent](
+            obs[..., own, : self.obs_sizes[agent]], action_mask[..., own, : self.sizes[agent]]
+        )
+        return policy
+
+    def observe(self, obs: Tensor) -> None:
+        for agent, member in enumerate(self.members):
+            assert isinstance(member, Actor)
+            member.observe(obs[..., agent : agent + 1, : self.obs_sizes[agent]])

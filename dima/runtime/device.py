@@ -1,0 +1,83 @@
+"""Where tensors live and how precisely they are multiplied, chosen once, from the config; and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from dima.errors import ConfigError
+from dima.runtime.machine import free_memory
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes a CUDA GPU if there is one.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda is not None
+        why = "no CUDA GPU was found" if built else "this PyTorch was built without CUDA"
+        raise ConfigError(f"device = cuda cannot be used: {why}; use --device cpu or auto")
+    return torch.device(name)
+
+
+Precision = Literal["float32", "bf16"]
+
+
+def multiplying(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
+    """A block whose matrix products are made in this precision; weights stay float32."""
+    kind = torch.device(device).type
+    if not torch.amp.is_autocast_available(kind):  # on "meta", where nothing is computed
+        return nullcontext()
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+
+
+def require_precision(device: torch.device | str, precision: Precision) -> None:
+    """Make sure that the device has units for it: without them bf16 is many times slower than float32.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if precision == "float32":
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if not (torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()):
+        raise ConfigError(f"precision = bf16 cannot be used: {device} has no bf16 units; use float32")
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def require_memory(
+    field: str,
+    capacity: int,
+    rows: int,
+    layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    device: torch.device,
+) -> None:
+    """Make sure that a store fits.
+
+    Args:
+        field: the setting that decides its size, and
+        capacity: what it is set to.
+        rows: how many are to be kept.
+        layout: what a row is made of.
+        device: where.
+
+    Raises:
+        ConfigError: it does not fit; a capacity that would is named.
+    """
+    need = rows * sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in layout.values())
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    if need > free:
+        raise ConfigError(
+            f"{field} = {capacity} needs {need / 2**30:.1f} GiB on {device}, which has {free / 2**30:.1f} GiB free: "
+            f"lower it to {int(capacity * 0.8 * free / need)} or less"
+        )

@@ -1,0 +1,125 @@
+"""One tree as a folder of three files: ``tensors.safetensors``, ``tree.json`` and ``manifest.json``.
+
+The manifest is written last and holds the size and SHA-256 of the other two, and of itself: a folder with a valid
+manifest is complete, and every changed byte is noticed.
+
+A checkpoint replaces the one before by renaming folders: ``checkpoint.new`` is written in full, then ``checkpoint``
+becomes ``checkpoint.old`` and ``checkpoint.new`` becomes ``checkpoint``. So ``checkpoint.old`` beside no
+``checkpoint`` means that ``checkpoint.new`` is complete, and a crash at any moment leaves one that loads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dima.errors import RunFolderError
+from dima.storage.atomic import disk_errors, fingerprint, sync, verify
+from dima.storage.manifest import check_format, read_sealed, sealed
+from dima.storage.serialization import Tree, decode, encode
+from dima.version import __version__
+
+FORMAT = 1  # of checkpoints and run folders; raised whenever an older reader would misread a newer one
+TENSORS, TREE, MANIFEST = "tensors.safetensors", "tree.json", "manifest.json"
+
+
+def save_tree(folder: Path, tree: Tree) -> None:
+    """Write a tree of tensors and plain data into a new folder, and wait until it is on disk.
+
+    Raises:
+        RunFolderError: the disk is full or read-only.
+        TypeError: the tree holds something that is neither a tensor nor plain data.
+    """
+    text, tensors = encode(tree)
+    with disk_errors(folder):
+        folder.mkdir(parents=True)
+        save_file(tensors, folder / TENSORS)
+        (folder / TREE).write_text(text, encoding="utf-8")
+        body = {
+            "format": FORMAT,
+            "dima": __version__,
+            "files": {name: fingerprint(folder / name) for name in (TENSORS, TREE)},
+        }
+        (folder / MANIFEST).write_text(sealed(body), encoding="utf-8")
+        for name in (TENSORS, TREE, MANIFEST):
+            sync(folder / name)
+        sync(folder)
+        sync(folder.parent)
+
+
+def load_tree(folder: Path) -> Tree:
+    """Read a tree back, after comparing every byte with the manifest.
+
+    Raises:
+        RunFolderError: a file is missing, truncated or changed, or of a format this version does not read.
+    """
+    for name, expected in read_manifest(folder)["files"].items():
+        verify(folder / name, expected)
+    try:
+        tree: Tree = decode((folder / TREE).read_text(encoding="utf-8"), load_file(folder / TENSORS))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunFolderError(f"{folder} is damaged: {error}") from error
+    return tree
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a checkpoint.
+
+    Raises:
+        RunFolderError: it is missing, damaged, or of a format this version does not read.
+    """
+    path = folder / MANIFEST
+    manifest = read_sealed(path)
+    check_format(path, manifest, FORMAT)
+    return manifest
+
+
+def replace_checkpoint(path: Path, tree: Tree) -> None:
+    """Put a new checkpoint in the place of the one at ``path``, or of none.
+
+    Raises:
+        RunFolderError: the disk is full or read-only; the earlier checkpoint still loads.
+    """
+    new, old = _new(path), _old(path)
+    with disk_errors(path):
+        settle_checkpoint(path)
+        try:
+            save_tree(new, tree)
+        except RunFolderError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+        sync(path.parent)
+        settle_checkpoint(path)
+
+
+def settle_checkpoint(path: Path) -> None:
+    """Finish a replacement that was cut off, and remove what it left behind."""
+    complete = current_checkpoint(path)
+    if complete not in (None, path):
+        os.rename(complete, path)
+    for leftover in (_new(path), _old(path)):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def current_checkpoint(path: Path) -> Path | None:
+    """The folder that holds the newest complete checkpoint at this moment, or None."""
+    if path.exists():
+        return path
+    return _new(path) if _old(path).exists() else None
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(path.name + ".old")

@@ -1,0 +1,53 @@
+"""JSON that notices every changed byte: an object that holds the SHA-256 of the rest of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dima.errors import RunFolderError
+from dima.version import __version__
+
+
+def sealed(body: Mapping[str, Any]) -> str:
+    """The text of a JSON object, to be read back by :func:`read_sealed`."""
+    return json.dumps({**body, "sha256": seal(body)}, indent=1)
+
+
+def seal(body: Mapping[str, Any]) -> str:
+    """The SHA-256 of an object, however its entries are ordered."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The object that :func:`sealed` was given.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        whole = body.pop("sha256") == seal(body)
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} is missing: the folder is damaged") from None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise RunFolderError(f"{path} is damaged: its bytes are not those that were written")
+    return dict(body)
+
+
+def check_format(path: Path, facts: Mapping[str, Any], known: int) -> None:
+    """Refuse files that another version of the library wrote in another format.
+
+    Raises:
+        RunFolderError: the format differs.
+    """
+    if facts.get("format") != known:
+        raise RunFolderError(
+            f"{path} has format {facts.get('format')!r}, written by dima {facts.get('dima', 'unknown')}; this is dima "
+            f"{__version__}, which reads format {known}: use the version that wrote it"
+        )

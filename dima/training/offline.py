@@ -1,0 +1,182 @@
+"""Learning from a dataset alone: the world model is fitted round after round, the policy is left as it began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dima.algorithms.model_based import ModelBased, ModelBasedConfig
+from dima.datasets.reader import Dataset
+from dima.envs import make_env
+from dima.errors import ConfigError, DatasetError
+from dima.presets import preset_changes
+from dima.runtime.device import pick_device
+from dima.runtime.progress import Progress
+from dima.runtime.signals import graceful_stop
+from dima.runtime.summary import Summary
+from dima.storage.run_folder import RunFolder
+from dima.training.loop import Metrics, Rounds, seeded
+from dima.training.run_config import OfflineConfig, offline_config
+from dima.training.validation import HeldOut, spread
+
+_NEEDED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # of a learner, by its fits
+
+
+def fit_config(
+    dataset: str | Path,
+    algorithm: str = "dima",
+    preset: str = "published",
+    overrides: Mapping[str, Any] | None = None,
+) -> OfflineConfig:
+    """The resolved config of a run that fits a world model to a dataset.
+
+    A preset gives the learner's settings; the replay holds all training episodes and prefers none.
+
+    Args:
+        dataset: its folder.
+        algorithm: name of an algorithm that learns a world model.
+        preset: name of one of the algorithm's presets.
+        overrides: what the user wants otherwise, nested as the config is.
+
+    Raises:
+        UserError: the dataset cannot be opened, a name or a field does not exist, or a value does not fit.
+    """
+    data = Dataset.open(dataset)
+    if (task := (overrides or {}).get("task", data.task)) != data.task:
+        raise ConfigError(f"task = {task!r}: {dataset} is a dataset of {data.task}")
+    config = offline_config(str(Path(dataset).absolute()), data.task, algorithm)  # a run may be resumed from elsewhere
+    if not isinstance(config.learner, ModelBasedConfig):
+        raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
+    for changes in preset_changes(algorithm, preset, data.task):
+        config = config.override({"learner": changes.get("learner") or {}})
+    replay = {"capacity": data.steps + len(data), "recent_share": 0.25}
+    fixed = {"preset": preset, "env": data.header.env, "learner": {"replay": replay}}
+    return config.override(fixed).override(overrides or {})
+
+
+def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
+    """Start a run that fits a world model to a dataset, and carry it to its last round.
+
+    Args:
+        config: every choice of the run, see :func:`fit_config`.
+        overwrite: replace an earlier run in the same folder.
+        progress: told of each phase and round; silent by default.
+
+    Raises:
+        UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
+            diverged. What the last finished round saved is kept.
+    """
+    _refuse_unused(config)
+    device = pick_device(config.device)
+    with seeded(config, device), graceful_stop() as stop, Fitting(config, device, progress or Progress()) as fitting:
+        folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
+        with folder:
+            return fitting.run(folder, stop)
+
+
+class Fitting(Rounds):
+    """A run on a dataset; its steps are its rounds."""
+
+    algorithm: ModelBased
+
+    def __init__(self, config: OfflineConfig, device: torch.device, progress: Progress) -> None:
+        super().__init__(device, progress)
+        self.config, self.dataset = config, Dataset.open(config.dataset)
+        progress.unit = "round"
+        spec = self.dataset.spec
+        env = make_env(config.task, config.env)
+        self.dataset.require(config.task, config.env, env.spec)
+        env.close()
+        with progress.phase("read"):
+            recorded = list(self.dataset.recorded())
+        training = [one.episode for one in recorded if not one.held_out]
+        assert isinstance(config.learner, ModelBasedConfig)
+        self.algorithm = config.learner.build(spec, str(device))
+        # sources follow one another in a dataset; shuffled, any stretch of the replay is a fair sample
+        order = np.random.default_rng(config.seed).permutation(len(training))
+        self.algorithm.take_in([training[n] for n in order])
+        if self.algorithm.replay.steps < sum(map(len, training)):
+            raise ConfigError(
+                f"replay.capacity = {config.learner.replay.capacity} cannot hold the dataset's training episodes: "
+                f"raise it to {self.dataset.steps + len(self.dataset)}"
+            )
+        self.held_out = HeldOut(
+            [one.episode for one in recorded if one.held_out],
+            spread(training, spec),
+            spec,
+            self.algorithm.world_model.context,
+            config.evaluation_horizon,
+            config.evaluation_segments,
+            device,
+        )
+
+    @property
+    def step(self) -> int:
+        return self.rounds
+
+    @property
+    def target(self) -> int:
+        return self.config.rounds
+
+    @property
+    def shown(self) -> dict[str, str]:
+        return {self._measure: "held-out error"}
+
+    def live(self) -> Metrics:
+        return {**self.algorithm.fit(self.progress)}
+
+    def evaluate(self, before: int) -> dict[str, float]:
+        if self.step % self.config.evaluate_every and self.step < self.target:
+            return {}
+        with self.progress.phase("evaluate"):
+            errors = self.held_out.errors(self.algorithm.world_model)
+        told = {f"held_out/{name}": value for name, value in errors.items()}
+        self.evaluations.append((self.step, told[self._measure]))
+        return told
+
+    def gained(self) -> tuple[list[dict[str, Any]], int]:
+        return [], 0  # the replay's content is the dataset's
+
+    def saved(self) -> dict[str, Any]:
+        return {"dataset": self.dataset.seal}
+
+    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+        if tree["dataset"] != self.dataset.seal:
+            raise DatasetError(f"{self.dataset.path} is not the dataset that the run began with: put that one back")
+        content = self.algorithm.replay.chunk()
+        assert content is not None
+        self.algorithm.restore(tree["algorithm"], [content])
+
+    def summary(self, folder: Path, finished: bool) -> Summary:
+        return Summary(
+            task=self.config.task,
+            algorithm=self.config.algorithm,
+            folder=folder,
+            steps=self.step,
+            evaluations=self.evaluations,
+            seconds=self.progress.seconds,
+            wall=self.wall,
+            env=self.config.env.to_dict(),
+            finished=finished,
+            unit="rounds",
+            measure=f"error after {self.config.evaluation_horizon} steps",
+            digits=3,
+            note=f"fitted to {self.dataset.path}; its policy is untrained",
+        )
+
+    @property
+    def _measure(self) -> str:
+        return f"held_out/state_{self.config.evaluation_horizon}"
+
+
+def _refuse_unused(config: OfflineConfig) -> None:
+    """No setting is ignored silently: those of collecting and of the policy have no effect here."""
+    base = fit_config(config.dataset, config.algorithm, config.preset)
+    before, after = base.learner.to_dict(), config.learner.to_dict()
+    for name, value in after.items():
+        if name not in _NEEDED and value != before[name]:
+            raise ConfigError(f"learner.{name} has no effect here: the policy is not trained, only the world model is")

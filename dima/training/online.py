@@ -1,0 +1,189 @@
+"""Training in the environment: rounds of an algorithm, and evaluation; and going on with any run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.envs import make_env
+from dima.envs.vector import VectorEnv
+from dima.errors import ConfigError
+from dima.experience.collector import Collector
+from dima.experience.evaluation import Evaluation, evaluate
+from dima.runtime.device import pick_device
+from dima.runtime.fork import beside
+from dima.runtime.progress import Progress
+from dima.runtime.signals import graceful_stop
+from dima.runtime.summary import Summary
+from dima.storage.run_folder import RunFolder
+from dima.training.loop import Metrics, Rounds, seeded
+from dima.training.offline import Fitting
+from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
+
+
+def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
+    """Start a run and carry it to its last step.
+
+    Args:
+        config: every choice of the run.
+        overwrite: replace an earlier run in the same folder.
+        progress: told of each phase and round; silent by default.
+
+    Raises:
+        UserError: the task, the folder or the device cannot be used, the environment broke a promise, or learning
+            diverged. What the last finished round saved is kept.
+    """
+    device = pick_device(config.device)
+    with seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
+        folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
+        with folder:
+            return trainer.run(folder, stop)
+
+
+def resume(
+    path: str | Path, *, steps: int | None = None, rounds: int | None = None, progress: Progress | None = None
+) -> Summary:
+    """Go on with a run from its last finished round.
+
+    Args:
+        path: the run folder.
+        steps: carry a run in the environment to this many steps instead of as many as it was started for.
+        rounds: likewise for a run that learns from a dataset.
+        progress: told of each phase and round; silent by default.
+
+    Raises:
+        UserError: as :func:`train`, or the folder is missing, damaged or not ours.
+    """
+    with RunFolder.open(path, write=True) as folder:
+        config = RunConfig.from_dict(folder.config())
+        longer = _longer(config, steps, rounds)
+        if longer != config:
+            config = longer
+            folder.replace_config(config.to_dict())  # so that the next resume knows of it
+        config = config.override({"run": str(path)})
+        device = pick_device(config.device)
+        with seeded(config, device), graceful_stop() as stop, _begin(config, device, progress or Progress()) as run:
+            if folder.has_checkpoint:
+                run.restore(folder)
+            else:
+                folder.rewind_to_start()
+            return run.run(folder, stop)
+
+
+def _longer(config: RunConfig, steps: int | None, rounds: int | None) -> RunConfig:
+    offline = isinstance(config, OfflineConfig)
+    if offline and steps is not None:
+        raise ConfigError(f"steps = {steps} is for runs in an environment; this one learns from a dataset: give rounds")
+    if not offline and rounds is not None:
+        raise ConfigError(f"rounds = {rounds} is for runs that learn from a dataset; this one counts steps: give those")
+    wanted = {"steps": steps, "rounds": rounds}
+    return config.override({name: value for name, value in wanted.items() if value is not None})
+
+
+def _begin(config: RunConfig, device: torch.device, progress: Progress) -> Rounds:
+    if isinstance(config, OfflineConfig):
+        return Fitting(config, device, progress)
+    assert isinstance(config, TrainConfig)
+    return Trainer(config, device, progress)
+
+
+class Trainer(Rounds):
+    """A run in the environment; its steps are the environment's."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress) -> None:
+        super().__init__(device, progress)
+        self.config = config
+        make = partial(make_env, config.task, config.env)
+        self.envs = self.held.enter_context(VectorEnv(make, config.envs, config.env_processes))
+        self.test_envs = self.held.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
+        self.collector = Collector(self.envs, config.seed, device)
+        assert isinstance(config.learner, AlgorithmConfig)
+        self.algorithm = config.learner.build(self.envs.spec, str(device))
+        self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
+        self.due = False  # the policy is to be evaluated beside the next round
+
+    @property
+    def step(self) -> int:
+        return self.collector.steps
+
+    @property
+    def target(self) -> int:
+        return self.config.steps
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {"episodes": self.collector.episodes}
+
+    @property
+    def shown(self) -> dict[str, str]:
+        return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
+
+    def live(self) -> Metrics:
+        before, done = self.step, min(1.0, self.step / self.target)
+        if not self.due:
+            metrics = self.algorithm.round(self.collector, self.progress, done)
+        else:
+            acting = self.algorithm.on_cpu()
+            with self.test_envs.lent(), beside(lambda: self._play(acting)) as result:
+                metrics = self.algorithm.round(self.collector, self.progress, done)
+                with self.progress.phase("evaluate"):
+                    self.late.append((before, self._told(before, result())))
+            self.due = False
+        self._keep_policy(before)
+        return metrics
+
+    def _keep_policy(self, before: int) -> None:
+        """Keep the policy of a round that reached the next equal share of the run; the last one's needs no keeping."""
+        parts = self.config.keep_policies + 1
+        if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
+            weights = {name: value.detach().cpu().clone() for name, value in self.algorithm.team.state_dict().items()}
+            self.earlier = [*self.earlier, (self.step, weights)][-self.config.keep_policies :]
+
+    def evaluate(self, before: int) -> dict[str, float]:
+        every = self.config.evaluate_every
+        if self.step // every == before // every and self.step < self.target:
+            return {}
+        if self.config.evaluate_beside and self.step < self.target:
+            self.due = True
+            return {}
+        with self.progress.phase("evaluate"):
+            return self._told(self.step, self._play(self.algorithm.on_cpu()))
+
+    def _play(self, acting: Algorithm) -> Evaluation:
+        mode, episodes = partial(acting.act, mode=True), self.config.evaluation_episodes
+        return evaluate(self.test_envs, mode, episodes, self.config.seed)
+
+    def _told(self, step: int, result: Evaluation) -> dict[str, float]:
+        """What to log of an evaluation of the policy as it was after ``step`` steps."""
+        self.evaluations.append((step, result.mean))
+        length = sum(result.lengths) / len(result.lengths)
+        return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
+
+    def saved(self) -> dict[str, Any]:
+        earlier = [list(pair) for pair in self.earlier]
+        return {"collector": self.collector.checkpoint(), "earlier": earlier, "due": self.due}
+
+    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+        self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
+        self.collector.restore(tree["collector"])
+        self.earlier = [(step, weights) for step, weights in tree.get("earlier", [])]  # older folders kept none
+        self.due = tree.get("due", False)
+
+    def summary(self, folder: Path, finished: bool) -> Summary:
+        return Summary(
+            task=self.config.task,
+            algorithm=self.config.algorithm,
+            folder=folder,
+            steps=self.step,
+            evaluations=self.evaluations,
+            seconds=self.progress.seconds,
+            wall=self.wall,
+            env=self.config.env.to_dict(),
+            finished=finished,
+        )

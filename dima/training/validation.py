@@ -1,0 +1,106 @@
+"""How well a world model forecasts episodes it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dima.data import EnvSpec, Episode
+from dima.errors import ConfigError
+from dima.experience.replay import Replay
+from dima.nn.mlp import Normalizer
+from dima.runtime.rng import drawn_from
+from dima.world_models.base import WorldModel
+from dima.world_models.rollout import forecast
+
+_SEED = 0  # of the segments and of the models' noise: the same for every model, so that they are compared fairly
+
+
+class HeldOut:
+    """Segments of real episodes, each to be forecast from its first state and its actions.
+
+    Args:
+        episodes: none of which a world model was fitted to.
+        scale: (S,) standard deviation of each state feature, in which errors of the state are told.
+        spec: sizes.
+        context: real rows that an imagination starts from.
+        horizon: steps of a segment, H; shorter episodes are left out.
+        segments: how many; fewer if the episodes have no more.
+        device: where world models live.
+
+    Raises:
+        ConfigError: no episode is as long as a segment.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        scale: Tensor,
+        spec: EnvSpec,
+        context: int,
+        horizon: int,
+        segments: int,
+        device: torch.device | str,
+    ) -> None:
+        longest = max(map(len, episodes), default=0)
+        if longest < horizon:
+            raise ConfigError(
+                f"evaluation_horizon = {horizon} is longer than any held-out episode: choose {longest} or less"
+                if episodes
+                else "no episode is held out, so nothing can be forecast: record the dataset with held_out above 0"
+            )
+        replay, begins = Replay.of(episodes, spec, device), []
+        row = 0
+        for episode in episodes:
+            begins.append(row + np.arange(max(0, len(episode) - horizon + 1)))
+            row += len(episode) + 1
+        every = np.concatenate(begins)
+        chosen = np.random.default_rng(_SEED).choice(every, min(segments, len(every)), replace=False)
+        rows = replay.gather(torch.from_numpy(np.sort(chosen)).to(device), context - 1, horizon)
+        self.start, self.rows = rows[:, :context], rows[:, context - 1 :]  # (M, C, ...), (M, H + 1, ...)
+        self.horizon, self.device, self.scale = horizon, device, scale.to(device)
+        self._valid = torch.from_numpy(spec.obs_valid).to(device)
+
+    def errors(self, world_model: WorldModel[Any]) -> dict[str, float]:
+        """Mean errors of a world model in evaluation mode, the same number whenever the model is the same.
+
+        Returns:
+            ``state_1`` and ``state_H`` after the first and the last step, mean absolute error in standard deviations,
+            beside ``still_1`` and ``still_H``, what "nothing changes" would score; ``obs_1``, ``obs_H`` likewise in the
+            observations' own units, averaged over agents, and ``obs_sum_H``, summed over the steps; ``reward``, mean
+            absolute error of a step; ``proceed``, mean square error of the probability that the task goes on.
+        """
+        rows, acted = self.rows, slice(0, -1)
+        with drawn_from(self.device, _SEED):
+            told = forecast(world_model, self.start, rows.action[:, acted])
+        state = (((told.state - rows.state) / self.scale).abs().mean(-1))[:, 1:]  # (M, H)
+        still = ((rows.state[:, :1] - rows.state) / self.scale).abs().mean(-1)[:, 1:]
+        wrong = ((told.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
+        obs = wrong.mean(-1)[:, 1:]
+        goes_on = (~rows.terminated[:, acted]).to(told.proceed.dtype)
+        last = self.horizon
+        parts = {
+            "state_1": state[:, 0],
+            f"state_{last}": state[:, -1],
+            "still_1": still[:, 0],
+            f"still_{last}": still[:, -1],
+            "obs_1": obs[:, 0],
+            f"obs_{last}": obs[:, -1],
+            f"obs_sum_{last}": obs.sum(1),
+            "reward": (told.reward - rows.reward[:, acted]).abs(),
+            "proceed": (told.proceed - goes_on).square(),
+        }
+        means = torch.stack([part.double().mean() for part in parts.values()])
+        return dict(zip(parts, means.tolist(), strict=True))
+
+
+def spread(episodes: Sequence[Episode], spec: EnvSpec) -> Tensor:
+    """(S,) standard deviation of each state feature over episodes, 1 where it never varies."""
+    state = Normalizer((spec.state_dim,))
+    for episode in episodes:
+        state.update(episode.state)
+    return state.scale

@@ -1,0 +1,169 @@
+"""A learnt world model as an environment: a PettingZoo team, or many teams stepped in one call of the model.
+
+Spaces, agents and action masks are those of the real task; rewards are the predicted team reward, the same for all
+agents. An episode begins in a real state, terminates with the predicted probability, and is truncated at a horizon.
+Everything random comes from the environment's own seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
+from gymnasium.vector.utils import batch_space
+from pettingzoo import ParallelEnv
+from torch import Tensor
+
+from dima.envs.base import Joint, JointEnv
+from dima.errors import ConfigError, EnvError
+from dima.world_models.base import Renewable
+from dima.world_models.imagined import Worlds
+
+
+class ImaginedEnv(ParallelEnv[Any, Any, Any]):
+    """The learnt task as a PettingZoo environment.
+
+    Args:
+        worlds: one imagination.
+        real: the task's own environment, for its spaces; it is not stepped.
+    """
+
+    def __init__(self, worlds: Worlds, real: JointEnv) -> None:
+        assert worlds.count == 1
+        self._worlds, self._real = worlds, real
+        self.metadata = {"name": f"{real.name}, imagined", "render_modes": [], "is_parallelizable": True}
+        self.render_mode = None
+        self.possible_agents = list(real.parallel_env.possible_agents)
+        self.agents: list[Any] = []
+        self.obs_has_id, self.episode_limit = real.spec.obs_has_id, worlds.horizon
+        unbounded = spaces.Box(-np.inf, np.inf, (real.spec.state_dim,), np.float32)
+        self.state_space = getattr(real.parallel_env, "state_space", unbounded)
+
+    def observation_space(self, agent: Any) -> spaces.Space[Any]:
+        """The real task's."""
+        return self._real.parallel_env.observation_space(agent)
+
+    def action_space(self, agent: Any) -> spaces.Space[Any]:
+        """The real task's."""
+        return self._real.parallel_env.action_space(agent)
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """Begin in another real state; without a seed the random stream goes on."""
+        if seed is not None:
+            self._worlds.seed(seed)
+        self._worlds.begin()
+        self.agents = self.possible_agents[:]
+        return self._see()
+
+    def step(
+        self, actions: dict[Any, Any]
+    ) -> tuple[dict[Any, Any], dict[Any, float], dict[Any, bool], dict[Any, bool], dict[Any, Any]]:
+        """Imagine the consequences of everybody's action. A forbidden one is given to the model as it is.
+
+        Raises:
+            EnvError: no episode is running, or an action is missing or does not fit its space.
+            DivergenceError: the model's prediction is not finite.
+        """
+        if not self.agents:
+            raise EnvError(f"{self.metadata['name']}: step without a running episode: call reset first")
+        joint = torch.from_numpy(self._real.encode_actions(actions))[None]
+        reward, terminated, truncated = (value.item() for value in self._worlds.step(joint))
+        observations, infos = self._see()
+        team = self.possible_agents
+        if terminated or truncated:
+            self.agents = []
+        ended = dict.fromkeys(team, bool(terminated)), dict.fromkeys(team, bool(truncated))
+        return observations, dict.fromkeys(team, float(reward)), *ended, infos
+
+    def state(self) -> np.ndarray:
+        """(S,): the predicted state."""
+        state: np.ndarray = self._worlds.joint()["state"][0]
+        return state.astype(self.state_space.dtype)
+
+    def state_names(self) -> list[str]:
+        """What each state feature is, as the real task calls it."""
+        return self._real.state_names()
+
+    def close(self) -> None:
+        """Close the real environment behind it."""
+        self._real.close()
+
+    def _see(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        joint = self._worlds.joint()
+        return self._real.decode_observations(joint["obs"][0], joint["action_mask"][0])
+
+
+class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
+    """Many imagined teams as one vectorised Gymnasium environment, each seen as a team.
+
+    Observations are a dictionary of ``obs`` (n, N, O), ``state`` (n, S) and ``action_mask`` (n, N, A); actions are
+    (n, N, A): continuous ones in [-1, 1], discrete ones one-hot, padding ignored. The reward is the team's. A team
+    whose episode ended begins a new one in the same step; its last observation is in ``infos["final_obs"]``.
+
+    Args:
+        worlds: n imaginations.
+        real: the task's own environment, for its spaces; it is not stepped.
+    """
+
+    def __init__(self, worlds: Worlds, real: JointEnv) -> None:
+        if worlds.count > 1 and not isinstance(worlds.world_model, Renewable):
+            raise ConfigError(
+                f"{type(worlds.world_model).__name__} cannot begin single imaginations of a batch anew: use one team"
+            )
+        self._worlds, self._real = worlds, real
+        self.num_envs = worlds.count
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+        self.single_observation_space, self.single_action_space = real.observation_space, real.action_space
+        self.observation_space = batch_space(real.observation_space, self.num_envs)
+        self.action_space = batch_space(real.action_space, self.num_envs)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Joint, dict[str, Any]]:
+        """Begin everywhere; without a seed the random stream goes on. One seed decides over all teams."""
+        if seed is not None:
+            self._worlds.seed(seed)
+        self._worlds.begin()
+        return self._worlds.joint(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Joint, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Imagine the consequences of every team's joint action.
+
+        Raises:
+            EnvError: the actions are of the wrong shape, or not numbers.
+            DivergenceError: the model's prediction is not finite.
+        """
+        reward, terminated, truncated = self._worlds.step(self._joint_actions(actions))
+        infos: dict[str, Any] = {}
+        if (ended := terminated | truncated).any():
+            last = self._worlds.joint()
+            final = np.full(self.num_envs, None, dtype=object)
+            for n in np.flatnonzero(ended):
+                final[n] = {name: values[n] for name, values in last.items()}
+            infos = {"final_obs": final, "_final_obs": ended.numpy()}
+            self._worlds.begin(ended)
+        return self._worlds.joint(), reward.double().numpy(), terminated.numpy(), truncated.numpy(), infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the real environment behind it."""
+        self._real.close()
+
+    def _joint_actions(self, actions: np.ndarray) -> Tensor:
+        actions = np.asarray(actions, dtype=np.float32)
+        spec = self._real.spec
+        expected = (self.num_envs, spec.n_agents, spec.action_dim)
+        if actions.shape != expected or not np.isfinite(actions).all():
+            raise EnvError(
+                f"{self._real.name}, imagined: actions of shape {actions.shape} were given, "
+                f"expected finite numbers of shape {expected}"
+            )
+        valid = torch.from_numpy(spec.action_valid)
+        joint = torch.from_numpy(actions)
+        if not spec.discrete:
+            return joint.clamp(-1, 1) * valid
+        choice = joint.masked_fill(~valid, -torch.inf).argmax(-1)
+        return torch.nn.functional.one_hot(choice, spec.action_dim).float()

@@ -1,0 +1,115 @@
+"""From one global state to every agent's observation (DIMA section 4).
+
+A regression through a discrete bottleneck: the codebook keeps decoded observations where the data is when imagined
+states drift. ``bottleneck = "none"`` is the plain network, for comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dima.config import Config, Count, Fraction, NonNegative
+from dima.data import EnvSpec
+from dima.nn.mlp import mlp
+from dima.nn.quantizer import FiniteScalarQuantizer, VectorQuantizer
+from dima.runtime.device import multiplying
+
+
+@dataclass(frozen=True)
+class ObservationDecoderConfig(Config):
+    """The network that turns an imagined state into observations."""
+
+    bottleneck: Literal["vq", "fsq", "none"] = "vq"  # learnt codebook, finite scalar quantisation, or plain MLP
+    hidden: tuple[Count, ...] = (256, 256)  # widths of encoder and decoder
+    tokens: Count = 12  # discrete tokens per state
+    token_dim: Count = 64  # width of a codebook entry
+    codebook: Count = 256  # number of codebook entries, shared by the tokens
+    decay: Fraction = 0.8  # of the codebook's moving averages
+    dead_below: NonNegative = 0.0  # revive entries that are used less often per batch; 0 leaves them
+    commitment: NonNegative = 10.0  # weight of the commitment loss
+    fsq_levels: tuple[Count, ...] = (8, 6, 5)  # levels per coordinate of an fsq token
+
+
+class ObservationDecoder(nn.Module):
+    """Normalised state ``(..., S)`` -> normalised observations ``(..., N, O)``, padding zero."""
+
+    valid: Tensor
+    quantizer: VectorQuantizer | FiniteScalarQuantizer  # but for a plain network
+
+    def __init__(self, config: ObservationDecoderConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.register_buffer("valid", torch.from_numpy(spec.obs_valid).float(), persistent=False)
+        out = spec.n_agents * spec.obs_dim
+        if config.bottleneck == "none":
+            self.encoder: nn.Module = nn.Identity()
+            self.decoder = mlp((spec.state_dim, *config.hidden, out), nn.GELU)
+            return
+        vq = config.bottleneck == "vq"
+        dim = config.token_dim if vq else len(config.fsq_levels)
+        self.quantizer = (
+            VectorQuantizer(config.codebook, dim, config.decay, config.dead_below)
+            if vq
+            else FiniteScalarQuantizer(config.fsq_levels)
+        )
+        self.encoder = mlp((spec.state_dim, *config.hidden, config.tokens * dim), nn.GELU)
+        self.decoder = mlp((config.tokens * dim, *config.hidden, out), nn.GELU)
+
+    def forward(self, state: Tensor, table: Tensor | None = None) -> Tensor:
+        """(..., S) -> (..., N, O).
+
+        Args:
+            state: normalised states.
+            table: from :meth:`table`, where it is at hand.
+        """
+        if table is None:
+            return self._decode(state)[0]
+        assert isinstance(self.quantizer, VectorQuantizer)
+        tokens = self.config.tokens
+        index = self.quantizer.nearest(self.encoder(state).float().unflatten(-1, (tokens, -1)))
+        entry = index + self.config.codebook * torch.arange(tokens, device=index.device)
+        lifted = F.embedding_bag(entry.view(-1, tokens), table, mode="sum").view(*state.shape[:-1], -1)
+        return self._observations(self.decoder[1:](lifted + self._first.bias))
+
+    def table(self) -> Tensor | None:
+        """(L * K, E): what the decoder's first layer, without its bias, makes of each codebook entry as each token.
+
+        It never sees anything else, so one lookup for each token does its work for as long as the weights stay.
+        ``None`` where there is no codebook.
+        """
+        if self.config.bottleneck != "vq":
+            return None
+        weight, codebook = self._first.weight.unflatten(1, (self.config.tokens, -1)), self.quantizer.codebook
+        with multiplying(weight.device, "float32"):  # made once, added up many times
+            return torch.einsum("eld,kd->lke", weight, codebook).flatten(0, 1)
+
+    def loss(self, state: Tensor, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """L1 reconstruction plus weighted commitment.
+
+        Args:
+            state: (B, S) normalised states.
+            obs: (B, N, O) normalised observations.
+        """
+        predicted, commitment = self._decode(state)
+        error = ((predicted - obs).abs() * self.valid).sum() / (self.valid.sum() * len(state))
+        loss = error + self.config.commitment * commitment
+        return loss, {"decoder/error": error.detach(), "decoder/commitment": commitment.detach()}
+
+    def _decode(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        code, commitment = self.encoder(state).float(), state.new_zeros(())
+        if self.config.bottleneck != "none":
+            code, _, commitment = self.quantizer(code.unflatten(-1, (self.config.tokens, -1)))
+            code = code.flatten(-2)
+        return self._observations(self.decoder(code)), commitment
+
+    @property
+    def _first(self) -> nn.Linear:
+        return cast(nn.Linear, self.decoder[0])
+
+    def _observations(self, flat: Tensor) -> Tensor:
+        return flat.float().unflatten(-1, (self.spec.n_agents, self.spec.obs_dim)) * self.valid

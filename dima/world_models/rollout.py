@@ -1,0 +1,102 @@
+"""Roll a policy, or given actions, through a world model: the same loop for every policy and every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dima.data import Record, Rollout, View
+from dima.experience.replay import Rows
+from dima.world_models.base import Hindsight, Step, WorldModel
+
+Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
+
+
+@dataclass
+class Forecast(Record):
+    """What a world model expects to follow from given actions; row 0 of ``state`` and ``obs`` is the real start."""
+
+    state: Tensor  # (B, H + 1, S) environment units
+    obs: Tensor  # (B, H + 1, N, O)
+    reward: Tensor  # (B, H)
+    proceed: Tensor  # (B, H) probability that the task goes on after this step
+
+
+@torch.no_grad()
+def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -> Rollout:
+    """``horizon`` imagined steps from each start.
+
+    Args:
+        world_model: in evaluation mode.
+        act: chooses actions from decoded observations.
+        start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
+        horizon: number of steps H.
+
+    Returns:
+        A rollout of shape (B, H, ...), bootstrapped at H and nowhere else.
+    """
+    later: Hindsight[Any] | None = world_model if isinstance(world_model, Hindsight) else None
+    if later is not None and not later.tells_afterwards:
+        later = None
+    latent = world_model.start(start)
+    views, acts, told = [world_model.observe(latent)], [], []
+    for _ in range(horizon):
+        action, log_prob = act(views[-1])
+        if later is not None:
+            latent = later.advance(latent, action)
+        else:
+            latent, *reward_proceed = world_model.step(latent, action)
+            told.append(reward_proceed)
+        acts.append((action, log_prob))
+        views.append(world_model.observe(latent))
+    action, log_prob = (torch.stack(column, dim=1) for column in zip(*acts, strict=True))
+    states = torch.stack([view.state for view in views], dim=1)
+    if later is not None:
+        reward, proceed = later.tell(states, action)
+    else:
+        reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    views.pop()
+    boundary = torch.zeros_like(reward, dtype=torch.bool)
+    boundary[:, -1] = True
+    return Rollout(
+        obs=torch.stack([v.obs for v in views], dim=1),
+        state=states[:, :-1],
+        action_mask=torch.stack([v.action_mask for v in views], dim=1),
+        previous_action=torch.stack([v.previous_action for v in views], dim=1),
+        action=action,
+        log_prob=log_prob,
+        reward=reward,
+        proceed=proceed,
+        boundary=boundary,
+        next_state=states[:, 1:],
+    )
+
+
+@torch.no_grad()
+def forecast(
+    world_model: WorldModel[Any], start: Rows, action: Tensor, step: Callable[[Any, Tensor], Step[Any]] | None = None
+) -> Forecast:
+    """One future that the world model draws for each row of actions.
+
+    Args:
+        world_model: in evaluation mode.
+        start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
+        action: (B, H, N, A) what the team does from there on, whatever it would see.
+        step: another of the model's ways to step than ``world_model.step``.
+    """
+    step = step or world_model.step
+    latent = world_model.start(start)
+    state, obs = [start.state[:, -1]], [start.obs[:, -1]]
+    told = []
+    for now in action.unbind(1):
+        latent, reward, proceed = step(latent, now)
+        view = world_model.observe(latent)
+        state.append(view.state)
+        obs.append(view.obs)
+        told.append((reward, proceed))
+    reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, proceed)

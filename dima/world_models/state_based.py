@@ -1,0 +1,58 @@
+"""What world models of the global state share: their units, and a decoder from states to observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dima.data import EnvSpec, Episode
+from dima.experience.replay import Replay, Rows
+from dima.nn.mlp import Normalizer
+from dima.world_models.base import Loss, WorldModel
+from dima.world_models.observation_decoder import ObservationDecoder
+
+L = TypeVar("L")
+
+
+class StateModel(WorldModel[L]):
+    """A model whose imagination is a course of states; whoever derives from it builds ``decoder`` and its fitter."""
+
+    visitors: tuple[str, ...] = ("decoder",)
+    decoder: ObservationDecoder
+    action_valid: Tensor  # (N, A) bool
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.state_scale = Normalizer((spec.state_dim,))
+        self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
+        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
+        self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
+
+    def take_in(self, episodes: Sequence[Episode]) -> None:
+        device = self.action_valid.device
+        for episode in episodes:
+            state = episode.state.to(device)
+            self.state_scale.update(state)
+            self.change_scale.update(state.diff(dim=0))
+            self.obs_scale.update(episode.obs.to(device))
+
+    def decoder_rows(self, replay: Replay) -> Rows:
+        """(B, 1) the least visited rows."""
+        return replay.gather(replay.least_visited("decoder", self.fitters["decoder"].config.batch), 0, 0)
+
+    def decoder_loss(self, rows: Rows) -> Loss:
+        """L1 and commitment."""
+        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
+
+    def decode(self, state: Tensor, table: Tensor | None = None) -> Tensor:
+        """Normalised states (..., S) -> everybody's observation (..., N, O) in the environment's units.
+
+        Args:
+            state: normalised states.
+            table: of the decoder, where it is at hand.
+        """
+        return self.obs_scale.denormalize(self.decoder(state, table)) * self.decoder.valid

@@ -1,0 +1,99 @@
+"""Film frames and strips of an imagination: which pictures, and what is written on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dima.analysis.imagine import pictures as module
+from dima.analysis.imagine.compare import beside
+from dima.analysis.imagine.pictures import Pictures
+
+
+@pytest.fixture
+def written(monkeypatch) -> list[Any]:
+    """What frames and strips are asked to show."""
+    kept: list[Any] = []
+
+    def keep(title, panels):
+        kept.append((title, panels))
+        return np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(module, "frame", keep)
+    monkeypatch.setattr(module, "strip", keep)
+    return kept
+
+
+@pytest.fixture
+def drifting(stride, believer, policy, dots):
+    """Pictures of an imagination that is off by 0.25 more at every step."""
+    env = stride()
+    found = beside(env, believer(env.spec, drift=0.25), policy, seed=2, horizons=[3, 10], scene=dots(env))
+    return found, Pictures(found, dots(env), "stride")
+
+
+def test_every_step_has_a_real_and_an_imagined_picture(drifting) -> None:
+    found, pictures = drifting
+    assert len(pictures) == 11 == len(list(pictures.frames()))
+    real, imagined = pictures[0]
+    assert np.array_equal(real, imagined)
+    for course, picture in zip((found.real, found.imagined), pictures[10], strict=True):
+        assert picture[0, 0, 0] == int(np.clip(128 + 10 * course.state[10, 0], 0, 255))
+    shapes = {frame.shape for frame in pictures.frames()}
+    assert len(shapes) == 1
+
+
+def test_step_error_and_reward_stand_on_every_frame(drifting, written) -> None:
+    found, pictures = drifting
+    pictures.frame(0)
+    pictures.frame(4)
+    (start, _), (title, (real, imagined)) = written
+    assert start == "stride, step 0 of 10"
+    assert title == "stride, step 4 of 10"
+    assert (real.name, imagined.name) == ("real", "imagined")
+    assert real.caption[0] == f"reward {found.real.reward[3]:.3g}, sum {found.real.reward[:4].sum():.4g}"
+    assert imagined.caption[0] == f"reward {found.imagined.reward[3]:.3g}, sum {found.imagined.reward[:4].sum():.4g}"
+    assert real.caption[1] == f"x = {found.real.state[4, 0]:.2f}"
+    still = np.abs(found.real.state[4] - found.real.state[0]).mean()
+    assert imagined.caption[2] == f"error 1; had nothing changed {still:.3g}"
+    assert written[0][1][0].caption[0] == "start"
+
+
+def test_a_strip_shows_a_few_steps_evenly(drifting, written) -> None:
+    found, pictures = drifting
+    pictures.strip(10, width=8)
+    pictures.strip(3, width=8)
+    (title, (real, imagined)), (_, (short, _)) = written
+    assert title == "stride: 10 steps"
+    assert [panel.caption[0] for panel in real] == [f"step {step}" for step in (0, 2, 4, 6, 8, 10)]
+    assert imagined[2].caption == ["step 4, error 1", f"reward {found.imagined.reward[3]:.3g}"]
+    assert {panel.picture.shape for panel in (*real, *imagined)} == {(6, 8, 3)}
+    assert len(short) == 4
+
+
+def test_after_an_early_end_the_last_real_picture_stays(stride, believer, policy, dots, written) -> None:
+    env = stride(goal=2.0)
+    found = beside(
+        env, believer(env.spec, 2.0), policy, seed=2, horizons=[6], acting="policy", start=0, scene=dots(env)
+    )
+    pictures, last = Pictures(found, dots(env), "stride"), len(found.real)
+    assert last < 6
+    assert np.array_equal(pictures[6][0], pictures[last][0])
+    pictures.frame(last)
+    pictures.frame(last + 1)
+    (_, (ending, _)), (_, (ended, imagined)) = written
+    assert ending.caption[1].endswith("the task ends here")
+    assert ended.caption[0] == f"ended after step {last}"
+    assert imagined.caption[2] == ""
+    assert len(ended.caption) == len(ending.caption) == len(imagined.caption)
+    pictures.strip(6)
+    assert "error" not in written[-1][1][1][-1].caption[0]
+
+
+def test_measures_of_both(drifting) -> None:
+    found, pictures = drifting
+    real, imagined = pictures.measures()["x"]
+    np.testing.assert_array_equal(real, found.real.state[:, 0])
+    np.testing.assert_array_equal(imagined, found.imagined.state[:, 0])

@@ -1,0 +1,242 @@
+"""The command line: what it answers where, its exit status, and one clear line for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import dima
+from dima.cli import COMMANDS, main
+from dima.cli.options import _one_line
+from dima.runtime.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command; gives its exit status, answer and complaints."""
+
+    def run(*args):
+        try:
+            status = main([str(arg) for arg in args])
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that is over."""
+    path = tmp_path_factory.mktemp("runs") / "walk"
+    assert main(["train", "toy/walk", "--algorithm", "mappo", *SHORT, f"--run={path}"]) == 0
+    return path
+
+
+SHORT = ("--preset", "debug", "--steps", "120", "--device", "cpu", "--threads", "1", "--no-tensorboard", "--quiet")
+
+
+class TestHelp:
+    def test_names_every_command(self, command):
+        for args in ((), ("--help",), ("help",)):
+            status, out, _ = command(*args)
+            assert status == 0
+            assert all(name in out for name in COMMANDS)
+
+    def test_version(self, command):
+        assert command("--version") == (0, f"dima {dima.__version__}\n", "")
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_explains_itself(self, command, name):
+        status, out, _ = command(name, "--help")
+        assert status in (0, None)
+        assert f"dima {name}" in out
+
+    def test_train_shows_the_presets_values_with_every_field(self, command):
+        _, out, _ = command("train", "mpe/simple_spread", "--algorithm", "dima", "--preset", "small", "--help")
+        text = " ".join(out.replace("│", " ").split())
+        assert "environment steps of the whole run (default: 8000)" in text
+        assert "--learner.world-model.denoiser.reveal {one,cumulative,all}" in text
+        assert "(default: cumulative)" in text
+
+    def test_is_light(self):
+        heavy = "{'torch', 'numpy', 'tyro'}"
+        program = f"import sys, dima, dima.cli; dima.cli.main([]); print(sorted({heavy} & set(sys.modules)))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("[]\n")
+
+
+class TestTrain:
+    def test_answers_on_standard_output(self, command, tmp_path):
+        status, out, err = command("train", "toy/walk", *SHORT, "--run", tmp_path / "run", "--learner.horizon", "3")
+        assert status == 0
+        assert f"run folder: {tmp_path / 'run'}" in out
+        assert "team return" in out
+        assert "step 120 of 120" in err
+        from dima.storage.run_folder import RunFolder
+
+        config = RunFolder.open(tmp_path / "run").config()
+        assert config["learner"]["horizon"] == 3
+        assert config["learner"]["imaginations"] == 2  # of the preset
+
+    def test_the_task_may_stand_anywhere(self, command, tmp_path):
+        args = ["--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60", f"--run={tmp_path / 'r'}", "toy/walk"]
+        assert command("train", *args)[0] == 0
+
+    def test_never_overwrites_unasked(self, command, finished):
+        before = (finished / "metrics.jsonl").read_bytes()
+        status, _, err = command("train", "toy/walk", "--algorithm", "mappo", *SHORT, "--run", finished)
+        assert status == 2
+        assert "already holds a run" in err
+        assert (finished / "metrics.jsonl").read_bytes() == before
+
+    def test_interrupted_and_resumed(self, command, tmp_path, monkeypatch):
+        class Impatient(Progress):
+            def round(self, done, total, **numbers):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Impatient())
+        args = ("train", "toy/walk", "--algorithm", "mappo", *SHORT, "--run", tmp_path / "run")
+        status, out, err = command(*args)
+        assert status == 130
+        assert f"`dima resume {tmp_path / 'run'}` goes on" in out
+        assert "the round is finished and saved first" in err
+        monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
+        status, out, _ = command("resume", tmp_path / "run", "--quiet")
+        assert status == 0
+        assert "120 environment steps" in out or "150 environment steps" in out
+
+    def test_stopped_at_once(self, command, monkeypatch):
+        def stop(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys.modules["dima.training.online"], "train", stop)
+        status, _, err = command("train", "toy/walk")
+        assert status == 130
+        assert err.count("\n") == 1
+
+    def test_what_is_nobodys_fault_keeps_its_traceback(self, monkeypatch):
+        def fail(*args, **kwargs):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(sys.modules["dima.training.online"], "train", fail)
+        with pytest.raises(ZeroDivisionError):
+            main(["train", "toy/walk"])
+
+
+class TestOthers:
+    def test_resume_to_more_steps(self, command, tmp_path, finished):
+        import shutil
+
+        copy = shutil.copytree(finished, tmp_path / "copy")
+        status, out, _ = command("resume", copy, "--steps", "200", "--quiet")
+        assert status == 0
+        assert "200 environment steps" in out
+
+    def test_evaluate(self, command, finished):
+        status, out, err = command("evaluate", finished, "--episodes", "3")
+        assert status == 0
+        assert "over 3 episodes" in out
+        assert "episode_limit = 30" in out
+        assert err == ""
+
+    def test_evaluate_as_json(self, command, finished):
+        answers = [
+            json.loads(command("evaluate", finished, "--episodes", "2", "--json", "--seed", s)[1]) for s in (5, 5, 6)
+        ]
+        assert answers[0] == answers[1] != answers[2]
+        assert len(answers[0]["returns"]) == 2
+        assert answers[0]["mean"] == pytest.approx(sum(answers[0]["returns"]) / 2)
+
+    def test_tasks(self, command):
+        status, out, _ = command("tasks")
+        assert status == 0
+        assert "mamujoco/halfcheetah-2x3 " in out
+        assert all(line.startswith("toy/") for line in command("tasks", "toy/")[1].splitlines())
+
+    def test_algorithms(self, command):
+        status, out, _ = command("algorithms")
+        assert status == 0
+        assert "dima " in out
+        assert "presets: published, debug, small" in out
+
+    def test_check(self, command):
+        status, out, _ = command("check", "toy/walk")
+        assert status == 0
+        assert out.strip()
+
+    def test_doctor(self, command):
+        status, out, _ = command("doctor")
+        assert status == 0
+        assert "torch" in out
+        assert "cores" in out
+
+    def test_python_dash_m(self):
+        done = subprocess.run([sys.executable, "-m", "dima", "--version"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"dima {dima.__version__}\n")
+
+    def test_a_reader_that_goes_away(self):
+        child = subprocess.Popen([sys.executable, "-m", "dima"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        child.stderr.close()
+        assert child.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("trian", "there is no command 'trian': did you mean 'train'?"),
+        ("train", "no task was given"),
+        ("train toy/wlak", "did you mean 'walk'?"),
+        ("train tyo/walk", "did you mean 'toy'?"),
+        ("train toy/walk --algorithm mapo", "did you mean 'mappo'?"),
+        ("train toy/walk --preset smal", "did you mean 'small'?"),
+        ("train toy/walk --preset", "--preset needs a value"),
+        ("train toy/walk --stps 3", "there is no option --stps: did you mean --steps?"),
+        ("train toy/walk --clip 3", "there is no option --clip: did you mean --learner.ppo.clip?"),
+        ("train toy/walk --learner.pppo.clip=3", "did you mean --learner.ppo.clip?"),
+        ("train toy/walk --horizn=3", "did you mean --learner.horizon?"),
+        ("train toy/walk --qqqqqqqq", "there is no option --qqqqqqqq: see `dima train --help`"),
+        ("train toy/walk toy/linear", "unexpected argument 'toy/linear'"),
+        ("train toy/walk --steps", "--steps needs a value"),
+        ("train toy/walk --steps x", "--steps = 'x' is not a whole number"),
+        ("train toy/walk --seeds x", "--seeds = x does not fit"),
+        ("train toy/walk --seeds 1 1", "seeds = [1, 1]: give one or more, none of them twice"),
+        ("train toy/walk --seeds 1 99999999999999999999", "seed = 99999999999999999999 is out of range"),
+        ("train toy/walk --steps 0", "--steps = 0 is out of range: expected at least 1"),
+        ("train toy/walk --learner.ppo.lam x", "--learner.ppo.lam = 'x' is not a number"),
+        ("train toy/walk --learner.ppo.lam 1.5", "--learner.ppo.lam = 1.5 is out of range"),
+        ("train toy/walk --device gpu", "--device = 'gpu' is not one of 'auto', 'cpu', 'cuda'"),
+        ("resume", "`dima resume` needs a run folder"),
+        ("resume nowhere", "nowhere does not exist"),
+        ("evaluate nowhere", "nowhere does not exist"),
+        ("evaluate nowhere --episodes 0", "--episodes = 0 is out of range: expected at least 1"),
+        ("evaluate nowhere --episods 3", "did you mean --episodes?"),
+        ("tasks nonsense", "no task's name holds 'nonsense'"),
+        ("check toy/wlak", "did you mean 'walk'?"),
+        ("doctor --all", "there is no option --all: see `dima doctor --help`"),
+    ],
+)
+def test_every_mistake_gets_one_line(command, args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(*args.split())
+    assert status == 2
+    assert out == ""
+    assert message in err
+    assert err.startswith("dima: ")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_narrow_and_plain_terminals_change_no_message():
+    text = ["Error parsing --a: could not convert", "string to float: 'x'"]
+    framed = ["╭─ Value error ───╮", *(f"│ {line} │" for line in [*text, "─────", "For full helptext, see x"]), "╰───╯"]
+    plain = ["+- Value error ---+", *(f"| {line} |" for line in text), "+-----------------+"]
+    assert _one_line("\n".join(framed)) == _one_line("\n".join(plain)) == "--a = 'x' is not a number"

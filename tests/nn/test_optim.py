@@ -1,0 +1,76 @@
+"""One optimiser step, and the average of the weights along the way."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from dima.nn.optim import FitConfig, Fitter
+
+
+def train(module: nn.Module, fitter: Fitter, steps: int) -> list[torch.Tensor]:
+    """Gradient steps on a quadratic with noise of its own; the weights after each."""
+    weights = []
+    with fitter.fitting():
+        for _ in range(steps):
+            fitter.step((module(torch.randn(8, 3)) - 1).square().mean())
+            weights.append(module.weight.detach().clone())
+    return weights
+
+
+def test_the_average_is_the_one_worked_by_hand() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    average = module.weight.detach().clone()
+    weights = train(module, Fitter(module, FitConfig(lr=0.1, ema=0.6)), 8)
+    for step, weight in enumerate(weights, start=1):
+        kept = min(0.6, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * weight
+    torch.testing.assert_close(module.weight.detach(), average)
+    assert not torch.equal(module.weight, weights[-1])
+
+
+def test_averaging_does_not_change_what_is_learnt() -> None:
+    runs = []
+    for ema in (0.0, 0.9):
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2)
+        fitter = Fitter(module, FitConfig(lr=0.1, ema=ema))
+        runs.append(train(module, fitter, 3) + train(module, fitter, 3))
+    assert all(torch.equal(plain, averaged) for plain, averaged in zip(*runs, strict=True))
+
+
+def test_without_averaging_the_module_holds_the_last_weights() -> None:
+    module = nn.Linear(3, 2)
+    fitter = Fitter(module, FitConfig(lr=0.1))
+    assert torch.equal(module.weight, train(module, fitter, 4)[-1])
+    assert fitter.checkpoint()["other"] == []
+
+
+def test_an_error_leaves_the_average_in_place() -> None:
+    module = nn.Linear(3, 2)
+    fitter = Fitter(module, FitConfig(lr=0.1, ema=0.9))
+    train(module, fitter, 3)
+    before = module.weight.detach().clone()
+    with pytest.raises(KeyError), fitter.fitting():
+        raise KeyError
+    assert torch.equal(module.weight, before)
+
+
+def test_restored_it_goes_on_exactly() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    fitter = Fitter(module, FitConfig(lr=0.1, warmup=6, max_grad_norm=0.5, ema=0.9))
+    train(module, fitter, 3)
+    saved = deepcopy({"model": module.state_dict(), "fitter": fitter.checkpoint()})
+    random = torch.get_rng_state()
+    train(module, fitter, 4)
+
+    again = nn.Linear(3, 2)
+    other = Fitter(again, fitter.config)
+    again.load_state_dict(saved["model"])
+    other.restore(saved["fitter"])
+    torch.set_rng_state(random)
+    train(again, other, 4)
+    assert torch.equal(module.weight, again.weight)

@@ -1,0 +1,209 @@
+"""Nothing is lost: a run that was cut off anywhere ends exactly like one that was not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.studies.kill import RUNS, contents, differences, measure, rounds, small_run
+from dima.cli import main
+from dima.errors import RunFolderError
+from dima.runtime.progress import Progress, Step
+from dima.storage import run_folder
+from dima.storage.run_folder import RunFolder
+from dima.training.online import resume, train
+from dima.training.run_config import RunConfig
+
+ROUNDS = 8
+PHASES = {
+    "dima": ("collect", "decoder", "denoiser", "reward", "imagine and improve", "save", "evaluate"),
+    "hasac": ("collect", "improve", "save", "evaluate"),
+    "mappo": ("collect", "improve", "save", "evaluate"),
+}
+
+
+class Power(Exception):
+    """The plug is pulled."""
+
+
+class Interrupted(Progress):
+    """Does something when a phase begins for the n-th time."""
+
+    def __init__(self, phase: str, times: int, action) -> None:
+        super().__init__()
+        self.waiting, self.times, self.action = phase, times, action
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
+        with super().phase(name, total) as step:
+            if name == self.waiting:
+                self.times -= 1
+                if self.times == 0:
+                    self.action()
+            yield step
+
+
+def pull_plug() -> None:
+    raise Power
+
+
+@pytest.fixture(scope="module", params=list(RUNS))
+def whole(request, tmp_path_factory) -> RunConfig:
+    """The config of a run that was never disturbed, finished in its folder."""
+    config = small_run(request.param, tmp_path_factory.mktemp("whole"), ROUNDS)
+    assert train(config).finished
+    return config
+
+
+@pytest.fixture
+def again(whole: RunConfig, tmp_path: Path) -> RunConfig:
+    """The same run in a folder of its own, not begun."""
+    return whole.override({"run": str(tmp_path / "again")})
+
+
+def assert_equal_runs(one: RunConfig, other: RunConfig) -> None:
+    assert not differences(contents(one.folder), contents(other.folder))
+
+
+def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(whole: RunConfig, again: RunConfig) -> None:
+    phases = PHASES[whole.algorithm]
+    for number, phase in enumerate(phases):
+        progress = Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug)
+        with pytest.raises(Power):
+            train(again, progress=progress) if number == 0 else resume(again.folder, progress=progress)
+    assert 1 <= rounds(again.folder) < rounds(whole.folder)
+    assert resume(again.folder).finished
+    assert_equal_runs(whole, again)
+
+
+def test_a_run_cut_off_while_it_saves_ends_like_one_undisturbed(
+    whole: RunConfig, again: RunConfig, monkeypatch
+) -> None:
+    """The record and the replay's chunk are written, the checkpoint is not."""
+    left, replace_checkpoint = [2], run_folder.replace_checkpoint
+
+    def fail_the_third_time(*args: object) -> None:
+        if not left[0]:
+            raise Power
+        left[0] -= 1
+        replace_checkpoint(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "replace_checkpoint", fail_the_third_time)
+        with pytest.raises(Power):
+            train(again)
+    with RunFolder.open(again.folder) as folder:
+        assert sum("round" in record for record in folder.records()) == rounds(again.folder) + 1
+    assert resume(again.folder).finished
+    assert_equal_runs(whole, again)
+
+
+@pytest.mark.parametrize("algorithm", RUNS)
+def test_a_run_killed_at_random_moments_ends_like_one_undisturbed(tmp_path: Path, algorithm: str) -> None:
+    """SIGKILL, in processes of their own; ``benchmarks/studies/kill.py`` does it twenty times."""
+    result = measure(algorithm, kills=3, seed=1, folder=tmp_path)
+    assert result["kills"]
+    assert result["differences"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_round_saves_and_exits_130(
+    whole: RunConfig, again: RunConfig, number: int, monkeypatch, capsys
+) -> None:
+    with pytest.raises(Power):  # a folder that `dima resume` can start from
+        train(again, progress=Interrupted("collect", 3, pull_plug))
+    assert rounds(again.folder) == 2
+    ask = Interrupted("collect", 1, lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: ask)
+    handler = signal.getsignal(number)
+    assert main(["resume", str(again.folder)]) == 130
+    assert signal.getsignal(number) is handler
+    assert rounds(again.folder) == 3
+    assert "dima resume" in capsys.readouterr().out
+    monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
+    assert main(["resume", str(again.folder)]) == 0
+    assert_equal_runs(whole, again)
+
+
+def test_a_second_signal_stops_at_once(again: RunConfig) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(again, progress=Interrupted("collect", 2, twice))
+    assert rounds(again.folder) == 1
+
+
+def test_a_run_killed_in_its_first_round_begins_again(whole: RunConfig, again: RunConfig) -> None:
+    with pytest.raises(Power):
+        train(again, progress=Interrupted("save", 1, pull_plug))
+    assert rounds(again.folder) == 0
+    assert resume(again.folder).finished
+    assert_equal_runs(whole, again)
+
+
+def test_a_run_killed_before_its_config_was_written_can_be_started_again(whole: RunConfig, again: RunConfig) -> None:
+    again.folder.mkdir()
+    shutil.copy(whole.folder / "protocol.json", again.folder)
+    with pytest.raises(RunFolderError, match=r"config\.yaml"):
+        resume(again.folder)
+    assert train(again).finished
+    assert_equal_runs(whole, again)
+
+
+def test_a_finished_run_is_finished(whole: RunConfig) -> None:
+    before = contents(whole.folder)
+    summary = resume(whole.folder)
+    assert summary.finished
+    assert summary.steps >= whole.steps
+    assert [step for step, _ in summary.evaluations] == sorted(step for step, _ in summary.evaluations)
+    assert not differences(before, contents(whole.folder))
+
+
+def test_a_run_is_carried_further_and_remembers_so(whole: RunConfig, again: RunConfig) -> None:
+    shutil.copytree(whole.folder, again.folder)
+    further = whole.steps + 300
+    with pytest.raises(Power):
+        resume(again.folder, steps=further, progress=Interrupted("collect", 2, pull_plug))
+    summary = resume(again.folder)
+    assert summary.finished
+    assert summary.steps >= further
+    assert rounds(again.folder) > rounds(whole.folder) + 1
+
+
+def test_a_moved_run_goes_on_where_it_is(whole: RunConfig, again: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(Power):
+        train(again, progress=Interrupted("collect", 3, pull_plug))
+    moved = tmp_path / "elsewhere"
+    again.folder.rename(moved)
+    assert resume(moved).folder == moved
+    assert not again.folder.exists()
+    assert_equal_runs(whole, again.override({"run": str(moved)}))
+
+
+def test_a_config_that_was_changed_by_hand_is_refused(again: RunConfig) -> None:
+    with pytest.raises(Power):
+        train(again, progress=Interrupted("collect", 2, pull_plug))
+    path = again.folder / "config.yaml"
+    path.write_text(path.read_text().replace("hidden:\n      - 16", "hidden:\n      - 24"))
+    with pytest.raises(RunFolderError, match=r"does not fit its config\.yaml"):
+        resume(again.folder)
+
+
+def test_a_run_whose_checkpoint_is_gone_is_left_alone(tiny, capsys) -> None:
+    """Results are often kept without what only a resumed run needs."""
+    folder = train(tiny(steps=240)).folder
+    shutil.rmtree(folder / "checkpoint")
+    shutil.rmtree(folder / "replay")
+    kept = (folder / "metrics.jsonl").read_bytes()
+    for command in ("resume", "evaluate"):
+        assert main([command, str(folder)]) == 2
+        assert "its checkpoint was removed or not kept, though 3 rounds were logged" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == kept

@@ -1,0 +1,181 @@
+"""Progress keeps the clock, shows what the stream can show, and costs next to nothing."""
+
+import contextlib
+import io
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import dima.runtime.progress as module
+from dima.runtime.progress import Bars, Lines, Progress, choose_progress, duration
+from dima.runtime.signals import graceful_stop
+from dima.runtime.summary import Summary
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves by hand."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_seconds_add_up_per_phase_also_when_one_fails(clock):
+    progress = Progress()
+    for spent in (1.0, 2.5):
+        with progress.phase("denoiser", total=2) as step:
+            step()
+            clock[0] += spent
+    with contextlib.suppress(ZeroDivisionError), progress.phase("evaluate"):
+        clock[0] += 4.0
+        raise ZeroDivisionError
+    assert progress.seconds == {"denoiser": 3.5, "evaluate": 4.0}
+
+
+def test_a_lap_holds_what_happened_since_the_last_one(clock):
+    progress = Progress()
+    for spent, updates in ((1.0, 2), (2.0, 3)):
+        with progress.phase("imagine and improve", total=3) as step:
+            for _ in range(updates):
+                step()
+            clock[0] += spent
+    with progress.phase("save"):
+        clock[0] += 0.5
+        assert progress.lap() == {"time/imagine_and_improve": 3.0, "updates/imagine_and_improve": 5}
+    assert progress.lap() == {"time/save": 0.5}
+    assert progress.lap() == {}
+    assert progress.seconds == {"imagine and improve": 3.0, "save": 0.5}
+
+
+def test_a_restored_clock_goes_on(clock):
+    progress = Progress()
+    progress.seconds.update({"collect": 10.0})
+    with progress.phase("collect"):
+        clock[0] += 1.0
+    assert progress.seconds == {"collect": 11.0}
+
+
+def test_lines_are_one_a_round_with_time_left(clock):
+    stream = io.StringIO()
+    progress = Lines(stream)
+    with progress.phase("denoiser", total=3) as step:
+        step()
+    progress.round(1_000, 25_000, team_return=-12.345)
+    clock[0] += 10
+    progress.round(2_000, 25_000)
+    assert stream.getvalue().splitlines() == [
+        "step 1,000 of 25,000  team return -12.35",
+        "step 2,000 of 25,000  4 min left",
+    ]
+
+
+def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
+    monkeypatch.setattr(module, "_REDRAW_SECONDS", 0.0)
+    stream = Terminal()
+    progress = Bars(stream)
+    with progress.phase("denoiser", total=2) as step:
+        step()
+        with progress.phase("inner", total=5) as inner:
+            inner()
+        progress.message("noted [1/2]")
+        step()
+    progress.round(10, 20)
+    shown = stream.getvalue()
+    assert "denoiser" in shown
+    assert "2/2" in shown
+    assert "noted [1/2]" in shown
+    assert "step 10 of 20" in shown
+    assert set(progress.seconds) == {"denoiser", "inner"}
+
+
+def test_the_right_one_is_chosen():
+    assert type(choose_progress(stream=Terminal())) is Bars
+    assert type(choose_progress(quiet=True, stream=Terminal())) is Lines
+    assert type(choose_progress(stream=io.StringIO())) is Lines
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.2 s"), (45.4, "45 s"), (300, "5 min"), (12_000, "3 h 20 min"), (6_000, "1 h 40 min")],
+)
+def test_durations_in_words(seconds, text):
+    assert duration(seconds) == text
+
+
+class TestStop:
+    def test_the_first_signal_asks_and_the_second_stops(self, capsys):
+        with graceful_stop() as stop:
+            assert not stop.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert "finished and saved first" in capsys.readouterr().err
+
+    def test_handlers_come_back(self):
+        before = signal.getsignal(signal.SIGTERM)
+        with graceful_stop():
+            assert signal.getsignal(signal.SIGTERM) is not before
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_workers_ignore_ctrl_c_but_can_be_ended(self):
+        with graceful_stop() as stop:
+            for number, status in ((signal.SIGINT, 7), (signal.SIGTERM, 143)):
+                child = os.fork()
+                if child == 0:
+                    try:
+                        os.kill(os.getpid(), number)
+                        time.sleep(0.01)
+                        os._exit(7)
+                    except SystemExit as end:
+                        os._exit(end.code)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
+            assert not stop.requested
+
+    def test_outside_the_main_thread_nothing_is_watched(self):
+        seen = []
+
+        def work():
+            with graceful_stop() as stop:
+                seen.append(stop.requested)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert seen == [False]
+
+
+class TestSummary:
+    def test_tells_curve_clock_and_folder(self):
+        table = Summary(
+            task="toy/walk",
+            algorithm="dima",
+            folder="runs/x",
+            steps=25_000,
+            evaluations=[(5_000, -100.0), (25_000, 3_000.0)],
+            seconds={"save": 1.0, "denoiser": 99.0},
+            wall=60.0,
+            env={"observation": "full+id"},
+        ).table()
+        lines = table.splitlines()
+        assert lines[0] == "dima on toy/walk: 25,000 environment steps"
+        assert "observation = full+id" in lines
+        assert any(line.split() == ["5,000", "-100.0"] for line in lines)
+        assert any(line.split()[:2] == ["25,000", "3,000.0"] and "▪" in line for line in lines)
+        assert table.index("denoiser") < table.index("save ") < table.index("by the clock")
+        assert any(line.split() == ["by", "the", "clock", "60", "s"] for line in lines)
+        assert "run folder: runs/x" in table
+        assert "interrupted" not in table
+
+    def test_an_interrupted_run_says_how_to_go_on(self):
+        table = Summary("t", "a", "runs/x", 0, [], finished=False).table()
+        assert "no evaluation was made" in table
+        assert "`dima resume runs/x` goes on" in table

@@ -1,0 +1,122 @@
+"""Several seeds at once: the same results as alone, one mistake stops nobody else, and all stop together."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dima.cli import main
+from dima.errors import ConfigError
+from dima.runtime.progress import Together, TogetherBars, TogetherLines
+from dima.storage.run_folder import RunFolder
+from dima.training.multi_seed import train_seeds
+from dima.training.online import train
+
+
+def numbers(path: Path) -> list[dict[str, float]]:
+    """The records of a run without its clock."""
+    records = RunFolder.open(path).records()
+    return [{name: value for name, value in one.items() if not name.startswith("time/")} for one in records]
+
+
+class Watch(Together):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        self.seen.append((name, done))
+
+
+def test_each_run_is_what_it_is_alone(tiny, tmp_path) -> None:
+    config, watch = tiny(algorithm="mappo", run="together", steps=150), Watch()
+    outcomes = train_seeds(config, [3, 5], progress=watch)
+    assert [one.seed for one in outcomes] == [3, 5]
+    for seed, one in zip((3, 5), outcomes, strict=True):
+        assert one.summary is not None and one.summary.finished and not one.error
+        assert one.summary.folder == tmp_path / f"together-seed{seed}"
+        train(tiny(algorithm="mappo", run=f"alone{seed}", steps=150, seed=seed))
+        alone = numbers(tmp_path / f"alone{seed}")
+        assert numbers(one.summary.folder) == alone
+        assert [done for name, done in watch.seen if name == f"seed {seed}"] == [r["step"] for r in alone]
+
+
+def test_one_mistake_does_not_stop_the_others(tiny, tmp_path) -> None:
+    config = tiny(algorithm="mappo", run="run", steps=100)
+    train(tiny(algorithm="mappo", run="run-seed1", steps=50, seed=1))
+    wrong, right = train_seeds(config, [1, 2])
+    assert wrong.summary is None and "already holds a run" in wrong.error
+    assert right.summary is not None and right.summary.steps == 100
+
+
+def test_a_process_that_dies_is_told(tiny, tmp_path) -> None:
+    (outcome,) = train_seeds(tiny("tests.test_seeds:deadly", "mappo"), [0])
+    assert outcome.summary is None and "its process ended with status 7" in outcome.error
+
+
+def deadly():
+    """A world that takes its process with it."""
+    os._exit(7)
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 2, 1]])
+def test_seeds_must_differ(tiny, seeds) -> None:
+    with pytest.raises(ConfigError, match=r"give one or more, none of them twice"):
+        train_seeds(tiny(), seeds)
+
+
+def test_the_command_tells_of_all(tmp_path, capsys) -> None:
+    args = ["--algorithm", "mappo", "--preset", "debug", "--steps", "100", "--run", str(tmp_path / "run")]
+    assert main(["train", "--seeds", "0", "1", "toy/walk", *args]) == 0
+    out, err = capsys.readouterr()
+    assert "over 2 seeds" in out and all(str(tmp_path / f"run-seed{n}") in out for n in (0, 1))
+    assert "seed 0: step 100 of 100" in err and "seed 1: step 100 of 100" in err
+    assert main(["train", "toy/walk", "--seeds", "0", "2", *args]) == 2
+    out, err = capsys.readouterr()
+    assert "dima: seed 0: " in err and "already holds a run" in err and "run-seed2" in out
+
+
+def test_all_stop_together_and_save(tmp_path) -> None:
+    args = [
+        "--algorithm",
+        "mappo",
+        "--preset",
+        "debug",
+        "--steps",
+        "1000000",
+        "--run",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
+    command = [sys.executable, "-m", "dima", "train", "toy/walk", "--seeds", "0", "1", *args]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stderr is not None
+    begun: set[str] = set()
+    while begun != {"seed 0", "seed 1"}:
+        line = run.stderr.readline()
+        assert line, "the runs ended by themselves"
+        begun.add(line.split(":")[0])
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert out.count("interrupted and saved") == 2
+    for seed in (0, 1):
+        assert RunFolder.open(tmp_path / f"run-seed{seed}").has_checkpoint
+
+
+def test_views() -> None:
+    lines = io.StringIO()
+    view = TogetherLines(lines)
+    with view.watching(["a", "b"]):
+        view.show("b", 10, 40, {"collected_return": 1.5}, 3.0)
+    assert lines.getvalue() == "b: step 10 of 40  collected return 1.5  3.0 s left\n"
+    drawn = io.StringIO()
+    bars = TogetherBars(drawn)
+    with bars.watching(["a", "b"]):
+        bars.show("b", 10, 40, {}, None)
+    assert "a" in drawn.getvalue() and "begins" in drawn.getvalue() and "step 10 of 40" in drawn.getvalue()

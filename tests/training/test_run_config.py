@@ -1,0 +1,103 @@
+"""The config of a run is built from defaults, preset and overrides, and every mistake names the right word."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dima.algorithms import ALGORITHMS
+from dima.config import read_yaml, write_yaml
+from dima.envs import all_tasks
+from dima.errors import ConfigError
+from dima.presets import preset_changes, preset_names, read_preset
+from dima.training.run_config import RunConfig, build_config, default_config
+
+EVERY_PRESET = [(algorithm, preset) for algorithm in ALGORITHMS for preset in preset_names(algorithm)]
+TASKS = {info.name.split("/")[0]: info.name for info in all_tasks()}
+
+
+@pytest.mark.parametrize(("algorithm", "preset"), EVERY_PRESET)
+def test_every_preset_loads_on_every_suite_and_comes_back_from_yaml(algorithm, preset, tmp_path):
+    content = read_preset(algorithm, preset)
+    named = list(content.get("tasks") or {})
+    assert set(content.get("suites") or {}) <= {*TASKS, "pettingzoo"}
+    for task in [*TASKS.values(), "my.package:make", *named]:
+        config = build_config(task, algorithm, preset)
+        write_yaml(tmp_path / "config.yaml", config.to_dict())
+        assert RunConfig.from_dict(read_yaml(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_published_is_the_python_defaults(algorithm):
+    assert preset_names(algorithm)[0] == "published"
+    assert build_config("toy/walk", algorithm) == default_config("toy/walk", algorithm)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "steps": st.integers(1, 10**9),
+            "seed": st.integers(0, 2**32),
+            "device": st.sampled_from(["auto", "cpu", "cuda"]),
+            "run": st.none() | st.text(),
+            "tensorboard": st.booleans(),
+            "learner": st.fixed_dictionaries({}, optional={"horizon": st.integers(1, 99)}),
+        },
+    )
+)
+def test_overrides_win_and_come_back(overrides):
+    config = build_config("mpe/simple_spread", "dima", "small", overrides)
+    assert RunConfig.from_dict(config.to_dict()) == config
+    for name, value in overrides.items():
+        if name != "learner":
+            assert getattr(config, name) == value
+
+
+def test_sections_narrow_a_preset_down(monkeypatch):
+    content = {
+        "steps": 1,
+        "seed": 1,
+        "envs": 1,
+        "suites": {"toy": {"seed": 2, "envs": 2}, "mpe": {"seed": 9}},
+        "tasks": {"toy/walk": {"envs": 3}},
+    }
+    monkeypatch.setattr("dima.presets.read_preset", lambda algorithm, preset: {**content})
+    monkeypatch.setattr("dima.presets.preset_names", lambda algorithm: ["published", "mine"])
+    config = build_config("toy/walk", "dima", "mine")
+    assert (config.steps, config.seed, config.envs, config.preset) == (1, 2, 3, "mine")
+    other = build_config(next(name for name in TASKS.values() if name.startswith("mamujoco")), "dima", "mine")
+    assert (other.seed, other.envs) == (1, 1)
+    assert len(preset_changes("dima", "mine", "toy/other")) == 2
+
+
+def test_the_folder_follows_from_the_names():
+    config = build_config("toy/walk", "dima", "small", {"seed": 4})
+    assert str(config.folder) == "runs/toy/walk/dima-small-seed4"
+    assert str(config.override({"run": "elsewhere"}).folder) == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mamujco/halfcheetah-2x3",), "no suite 'mamujco': did you mean 'mamujoco'?"),
+        (("halfcheetah-2x3",), "did you mean 'mamujoco/halfcheetah-2x3'?"),
+        (("toy/walk", "dimma"), "there is no algorithm 'dimma': did you mean 'dima'?"),
+        (("toy/walk", "dima", "smal"), "the algorithm 'dima' has no preset 'smal': did you mean 'small'?"),
+        (("toy/walk", "dima", "small", {"stpes": 1}), "stpes is not a field of TrainConfig: did you mean 'steps'?"),
+        (("toy/walk", "dima", "small", {"learner": {"horizn": 1}}), "learner.horizn is not a field of "),
+        (("toy/walk", "dima", "small", {"learner": {"ppo": {"clip": "a"}}}), "learner.ppo.clip = 'a' does not fit"),
+        (("toy/walk", "dima", "small", {"env": {"nope": 1}}), "env.nope is not a field of ToyConfig"),
+        (("toy/walk", "dima", "small", {"envs": 0}), "envs = 0 is out of range: expected at least 1"),
+    ],
+)
+def test_every_misspelling_is_told(arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        build_config(*arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_without_a_task_is_refused():
+    with pytest.raises(ConfigError, match="names no task"):
+        RunConfig.from_dict({"steps": 3})

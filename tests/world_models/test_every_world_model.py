@@ -1,0 +1,47 @@
+"""Every world model of the library, whatever it is made of, can be imagined, diagnosed and lived in."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from pettingzoo.test import parallel_api_test, parallel_seed_test
+
+import dima
+from dima.algorithms import ALGORITHMS
+from dima.algorithms.model_based import ModelBasedConfig
+from dima.analysis.diagnose.config import DiagnosisConfig
+from dima.training.online import train
+from dima.training.run_config import learner_config
+
+MODELS = [name for name in ALGORITHMS if isinstance(learner_config(name), ModelBasedConfig)]
+SMALL = DiagnosisConfig(episodes=2, segments=4, horizon=3, futures=3, calibrated=4, orders=2, starts=2)
+
+
+def test_there_are_some() -> None:
+    assert {"dima", "ensemble"} <= set(MODELS)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("algorithm", MODELS)
+def test_through_the_same_three_verbs(tiny, tmp_path, algorithm) -> None:
+    config = tiny("toy/switches", algorithm, steps=60, evaluation_episodes=1, learner={"learn_after": 60})
+    agent = dima.load(train(config).folder, "cpu")
+
+    for acting in ("recorded", "policy"):
+        shown = agent.imagine([1], acting, start=0, width=64).save(tmp_path / acting)
+        assert '<figure id="error-state">' in shown.read_text()
+
+    found = agent.diagnose(SMALL)
+    assert found.error.standardised["state"]["model"].step.at(1) is not None
+    assert set(found.calibration) == {"state", "observations"}
+    assert found.findings[0].startswith("State: ")
+
+    parallel_api_test(agent.as_env(seed=0, horizon=4), num_cycles=10)
+    parallel_seed_test(partial(agent.as_env, horizon=4), num_cycles=10)
+    envs = agent.as_vector_env(3, horizon=2, seed=0)
+    envs.reset(seed=1)
+    envs.action_space.seed(0)
+    for _ in range(3):
+        now, reward, *_ = envs.step(envs.action_space.sample())
+        assert envs.observation_space.contains(now) and reward.shape == (3,)

@@ -1,0 +1,145 @@
+"""Imagination pairs each action with what was seen before it and what followed, whoever chose it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dima.algorithms.objectives import lambda_returns
+from dima.data import EnvSpec, View
+from dima.experience.replay import Rows
+from dima.world_models.base import Step, WorldModel
+from dima.world_models.rollout import forecast, imagine
+
+SPEC = EnvSpec(("a", "b"), 1, (1, 1), (1, 1), discrete=False)
+
+
+@dataclass
+class Count:
+    """Where an imagination of :class:`Counter` stands."""
+
+    total: Tensor  # (B,)
+    previous: Tensor  # (B, N, A)
+
+
+class Counter(WorldModel[Count]):
+    """The state is the sum of all actions; the reward ten times the state acted in plus the actions."""
+
+    spec, context = SPEC, 1
+
+    def __init__(self, ends_at: float = torch.inf) -> None:
+        super().__init__()
+        self.ends_at = ends_at
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def start(self, rows: Rows) -> Count:
+        return Count(rows.state[:, -1, 0] * self.weight, torch.zeros(len(rows.state), 2, 1))
+
+    def observe(self, latent: Count) -> View:
+        state = latent.total[:, None]
+        mask = torch.ones(len(state), 2, 1, dtype=torch.bool)
+        return View(torch.stack([state, -state], dim=1), state, mask, latent.previous)
+
+    def step(self, latent: Count, action: Tensor) -> Step[Count]:
+        pushed = action.sum((1, 2))
+        total = latent.total + pushed
+        return Step(Count(total, action), 10 * latent.total + pushed, (total < self.ends_at).float())
+
+    def take_in(self, episodes: Any) -> None: ...
+    def losses(self) -> dict[str, Any]:
+        return {}
+
+
+def act(view: View) -> tuple[Tensor, Tensor]:
+    """Agent a pushes by 1, agent b by 1 if the previous actions were 0, else by 2; log-probability: its observation."""
+    second = torch.where(view.previous_action.sum((1, 2)) == 0, 1.0, 2.0)
+    action = torch.stack([torch.ones_like(second), second], dim=1)[..., None]
+    return action, view.obs[..., 0]
+
+
+@pytest.fixture
+def start() -> Rows:
+    yes = torch.ones(3, 1, dtype=torch.bool)
+    zeros = torch.zeros(3, 1, 2, 1)
+    return Rows(
+        state=torch.tensor([0.0, 5.0, 9.0])[:, None, None],
+        obs=zeros,
+        action_mask=zeros.bool(),
+        action=zeros,
+        reward=zeros[..., 0, 0],
+        terminated=~yes,
+        episode=yes.long(),
+        valid=yes,
+        acted=yes,
+    )
+
+
+def test_a_rollout_tells_what_was_seen_done_and_got(start: Rows) -> None:
+    rollout = imagine(Counter(), act, start, 4)
+    path = torch.tensor([0.0, 2, 5, 8, 11]) + torch.tensor([[0.0], [5.0], [9.0]])
+    pushed = torch.tensor([2.0, 3, 3, 3])
+    assert torch.equal(rollout.state[..., 0], path[:, :-1])
+    assert torch.equal(rollout.next_state[..., 0], path[:, 1:])
+    assert torch.equal(rollout.obs[..., 0, 0], path[:, :-1])
+    assert torch.equal(rollout.obs[..., 1, 0], -path[:, :-1])
+    assert torch.equal(rollout.action.sum((2, 3)), pushed.expand(3, -1))
+    assert torch.equal(rollout.log_prob, rollout.obs[..., 0])
+    assert torch.equal(rollout.previous_action[:, 1:], rollout.action[:, :-1])
+    assert not rollout.previous_action[:, 0].any()
+    assert torch.equal(rollout.reward, 10 * path[:, :-1] + pushed)
+    assert rollout.action_mask.all()
+
+
+def test_it_bootstraps_at_the_horizon_and_nowhere_else(start: Rows) -> None:
+    assert imagine(Counter(), act, start, 4).boundary.tolist() == [[False, False, False, True]] * 3
+
+
+def test_no_gradient_reaches_the_world_model(start: Rows) -> None:
+    rollout = imagine(Counter(), act, start, 3)
+    assert not any(getattr(rollout, name).requires_grad for name in vars(rollout))
+
+
+def test_an_imagined_end_cuts_the_return(start: Rows) -> None:
+    rollout = imagine(Counter(ends_at=8.0), act, start, 4)
+    assert rollout.proceed.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    for changed in (rollout.reward + 1000 * (torch.arange(4) > 2), rollout.reward):
+        returns = lambda_returns(changed, rollout.proceed, rollout.boundary, torch.full((3, 4), 7.0), 0.5, 1.0)
+        r = rollout.reward[0]
+        torch.testing.assert_close(returns[0, 0], r[0] + 0.5 * r[1] + 0.25 * r[2])
+        torch.testing.assert_close(returns[2, 0], rollout.reward[2, 0])
+
+
+def test_the_last_step_bootstraps_from_the_state_it_led_to(start: Rows) -> None:
+    rollout = imagine(Counter(), act, start, 2)
+    value = 100 * rollout.next_state[..., 0]
+    returns = lambda_returns(rollout.reward, rollout.proceed, rollout.boundary, value, 0.5, 1.0)
+    torch.testing.assert_close(returns[:, 1], rollout.reward[:, 1] + 50 * rollout.next_state[:, 1, 0])
+
+
+# -- given actions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_forecast_tells_where_given_actions_lead(start: Rows) -> None:
+    start.obs[:, -1, 0] = 77.0  # what was really seen, not what the model makes of the state
+    action = torch.tensor([1.0, 2.0, -4.0]).expand(3, 2, 3).transpose(1, 2)[..., None]
+    told = forecast(Counter(ends_at=6.0), start, action)
+    path = torch.tensor([0.0, 2, 6, -2]) + torch.tensor([[0.0], [5.0], [9.0]])
+    assert torch.equal(told.state[..., 0], path)
+    assert torch.equal(told.obs[:, 0], start.obs[:, -1])
+    assert torch.equal(told.obs[:, 1:, :, 0], torch.stack([path[:, 1:], -path[:, 1:]], dim=-1))
+    assert torch.equal(told.reward, 10 * path[:, :-1] + torch.tensor([2.0, 4, -8]))
+    assert told.proceed.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert not told.state.requires_grad
+    assert told[1:].state.shape == (2, 4, 1)
+
+
+def test_following_a_policy_s_own_actions_repeats_its_rollout(start: Rows) -> None:
+    rollout = imagine(Counter(), act, start, 5)
+    told = forecast(Counter(), start, rollout.action)
+    assert torch.equal(told.state[:, 1:], rollout.next_state)
+    assert torch.equal(told.obs[:, 1:-1], rollout.obs[:, 1:])
+    assert torch.equal(told.reward, rollout.reward)
