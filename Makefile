@@ -1,6 +1,6 @@
 # make train   learn to run with two agents on this machine, from nothing to an evaluated policy
 # make test    the test suite with coverage        make lint   format, lint and types
-# make bench   what a learning round costs on this machine, part by part, and what each optimisation is worth
+# make bench   what a learning iteration costs on this machine, part by part, and what each optimisation is worth
 # make venv    only the virtual environment         make clean  remove caches and build products
 
 PYTHON ?= python3

@@ -28,7 +28,7 @@ from dima.storage.run_folder import RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
-from dima.world_models.imagined import EpisodeStarts, ReplayStarts, Starts, Worlds
+from dima.world_models.imagined import EpisodeInitialStates, ImaginedBatch, InitialStates, ReplayInitialStates
 
 if TYPE_CHECKING:
     from dima.analysis.diagnose.config import DiagnosisConfig
@@ -41,7 +41,7 @@ REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, beside
 
 
 class Agent:
-    """The policy of a run after its last finished round.
+    """The policy of a run after its last finished iteration.
 
     Attributes:
         config: the run's configuration.
@@ -49,7 +49,7 @@ class Agent:
         algorithm: the learner, weights restored, replay left empty.
         folder: the run's.
         steps: environment steps it had made; 0 for a run of `dima fit`.
-        seal: SHA-256 that tells what was learnt from any other round and run.
+        seal: SHA-256 that tells what was learnt from any other iteration and run.
         earlier: weights of the policies that the run kept on its way, by the environment steps it had made.
     """
 
@@ -238,7 +238,9 @@ class Agent:
         worlds, env = self._worlds(count, starts, horizon, seed)
         return ImaginedVectorEnv(worlds, env)
 
-    def _worlds(self, count: int, starts: str | Path, horizon: int | None, seed: int | None) -> tuple[Worlds, JointEnv]:
+    def _worlds(
+        self, count: int, starts: str | Path, horizon: int | None, seed: int | None
+    ) -> tuple[ImaginedBatch, JointEnv]:
         world_model = self.world_model
         assert isinstance(self.algorithm, ModelBased)
         horizon = self.algorithm.config.horizon if horizon is None else horizon
@@ -247,16 +249,16 @@ class Agent:
                 raise ConfigError(f"{name} = {value} is out of range: expected at least 1")
         env = make_env(self.config.task, self.config.env)
         begin = self._starts(starts, env, world_model.context)
-        return Worlds(world_model, begin, count, horizon, self.device, seed), env
+        return ImaginedBatch(world_model, begin, count, horizon, self.device, seed), env
 
-    def _starts(self, starts: str | Path, env: JointEnv, context: int) -> Starts:
+    def _starts(self, starts: str | Path, env: JointEnv, context: int) -> InitialStates:
         if starts == EPISODES:
-            return EpisodeStarts(env, context, self.device)
+            return EpisodeInitialStates(env, context, self.device)
         if starts == REPLAY:
-            return ReplayStarts(self.experience(), context)
+            return ReplayInitialStates(self.experience(), context)
         dataset = Dataset.open(starts)
         dataset.require(self.config.task, self.config.env, env.spec)
-        return ReplayStarts(Replay.of(dataset.episodes(), env.spec, self.device), context)
+        return ReplayInitialStates(Replay.of(dataset.episodes(), env.spec, self.device), context)
 
 
 def load(run: str | Path, device: str = "auto") -> Agent:

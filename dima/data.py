@@ -135,13 +135,13 @@ class Rollout(Record):
     action: Tensor  # (B, T, N, A)
     log_prob: Tensor  # (B, T, N) of each agent's action under the policy that chose it
     reward: Tensor  # (B, T)
-    proceed: Tensor  # (B, T) probability that the task goes on after this step: 1 - terminated when real
+    continuation: Tensor  # (B, T) probability that the task goes on after this step: 1 - terminated when real
     boundary: Tensor  # (B, T) bool: the next row belongs to another episode (ended or cut), or there is none
     next_state: Tensor  # (B, T, S) true next state, also at a boundary
 
 
 @dataclass
-class Lived(Record):
+class TransitionBatch(Record):
     """T steps of B environments, side by side."""
 
     obs: Tensor  # (B, T, N, O)

@@ -85,25 +85,31 @@ class SharedPolicy(VecEnv):
         return [False] * self.num_envs
 
 
-def fitted(folder: Path, rounds: int) -> dima.Agent:
+def fitted(folder: Path, iterations: int) -> dima.Agent:
     """A world model of the task, out of 3,000 random steps."""
     recording = dima.record_config(TASK).override({"out": str(folder / "data"), "steps": 3000, "device": "cpu"})
     dima.record(recording)
     fits = {f"{part}_fit": {"updates": 50, "batch": 64, "lr": 2e-3} for part in ("denoiser", "decoder", "reward")}
     denoiser = {"reveal": "all", "action_path": "condition+input", "context": 1}
     learner = {"world_model": {**fits, "denoiser": denoiser, "reward": {"dropout": 0.0}}}
-    changes = {"rounds": rounds, "run": str(folder / "run"), "device": "cpu", "threads": 1, "tensorboard": False}
+    changes = {
+        "iterations": iterations,
+        "run": str(folder / "run"),
+        "device": "cpu",
+        "threads": 1,
+        "tensorboard": False,
+    }
     config = dima.fit_config(folder / "data", preset="debug", overrides=changes | {"learner": learner})
     print(dima.fit(config).table())
     return dima.load(folder / "run", device="cpu")
 
 
-def main(rounds: int = 10, steps: int = 40_000) -> tuple[float, float]:
+def main(iterations: int = 10, steps: int = 40_000) -> tuple[float, float]:
     """Fit, train and test; mean team returns of random actions and of the policy in the real task."""
     torch.set_num_threads(1)  # small networks are fastest so
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        agent = fitted(Path(folder), rounds)
+        agent = fitted(Path(folder), iterations)
         teams = SharedPolicy(agent.as_vector_env(32, horizon=12, seed=0))
         ppo = PPO("MlpPolicy", teams, n_steps=16, batch_size=256, n_epochs=4, gamma=0.9, seed=0, device="cpu")
         ppo.learn(steps)
@@ -121,6 +127,6 @@ def main(rounds: int = 10, steps: int = 40_000) -> tuple[float, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of fitting the world model")
+    parser.add_argument("--iterations", type=int, default=10, help="iterations of fitting the world model")
     parser.add_argument("--steps", type=int, default=40_000, help="imagined steps, counted for every agent")
     main(**vars(parser.parse_args()))

@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "train_in_imagination.py"
 @pytest.mark.usefixtures("one_thread")
 def test_another_library_learns_inside_a_world_model(capsys):
     pytest.importorskip("stable_baselines3")
-    before, after = runpy.run_path(str(EXAMPLE))["main"](rounds=1, steps=512)
+    before, after = runpy.run_path(str(EXAMPLE))["main"](iterations=1, steps=512)
     assert before < 0 and after < 0  # distances to targets; nothing was learnt in so short a time
     assert "learnt in imagination" in capsys.readouterr().out
 

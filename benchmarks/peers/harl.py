@@ -112,7 +112,7 @@ class HarlRun:
         self.envs = int(train["n_rollout_threads"])
         self.warmup = int(train.get("warmup_steps", 0))
         train["num_env_steps"] = steps - self.warmup
-        train["eval_interval"] = int(train.get("train_interval", 1))  # be told of every round
+        train["eval_interval"] = int(train.get("train_interval", 1))  # be told of every iteration
         train["log_interval"] = steps  # never
         settings["algo_args"]["seed"] = {"seed": seed, "seed_specify": True}
         settings["algo_args"]["device"] |= {"cuda": False, "torch_threads": torch.get_num_threads()}
@@ -130,12 +130,12 @@ class HarlRun:
             arguments = {"algo": algorithm, "env": "mamujoco", "exp_name": "ours"}
             self.runner = kind(arguments, settings["algo_args"], settings["env_args"])
 
-    def learn(self, after_round: Callable[[int], None]) -> None:
-        """Run to the end; ``after_round`` is told the environment steps made, after every update."""
+    def learn(self, after_iteration: Callable[[int], None]) -> None:
+        """Run to the end; ``after_iteration`` is told the environment steps made, after every update."""
         rows = self.settings["algo_args"]["train"].get("episode_length", 0) * self.envs
 
         def told(step: int | None = None) -> None:
-            after_round(self.runner.logger.episode * rows if step is None else step)
+            after_iteration(self.runner.logger.episode * rows if step is None else step)
 
         self.runner.eval, self.runner.save = told, lambda: None
         with contextlib.redirect_stdout(io.StringIO()):
@@ -236,16 +236,16 @@ def main() -> None:
     began = time.perf_counter()
     with VectorEnv(partial(make_env, args.task), args.episodes) as envs, RunFolder.create(args.run, config) as folder:
 
-        def after_round(step: int) -> None:
+        def after_iteration(step: int) -> None:
             nonlocal began
-            record = {"step": step, "time/round": time.perf_counter() - began}
+            record = {"step": step, "time/iteration": time.perf_counter() - began}
             if step % args.evaluate_every == 0:
                 record |= measured(envs, run.act, args.episodes, args.seed)
                 print(f"step {step:,}: {record['evaluate/return']:.0f}", flush=True, file=sys.stderr)
             folder.log(record)
             began = time.perf_counter()
 
-        run.learn(after_round)
+        run.learn(after_iteration)
     run.close()
 
 

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.peers.harl_speed mamujoco/halfcheetah-2x3 --harl HARL \\
         --algorithm mappo --out FILE
 
-The two live in processes of their own and take turns, a round each (collection of fresh steps, and the update they are
-for; no evaluation, logging or saving), so that a machine with other work slows both alike. Both have the settings that
+The two live in processes of their own and take turns, an iteration each (collection of fresh steps, and the update they
+are for; no evaluation, logging or saving), so that a machine with other work slows both alike. Both have the settings that
 HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectorisers: in the one that
 it takes by itself for more than one copy, a process for each, or with ``--harl-in-process`` in the one that it takes
 for a single copy, in the learner's process, as ours are. ``cpu`` counts the processor seconds of all processes of a
@@ -39,11 +39,11 @@ from dima.runtime.provenance import protocol
 from dima.training.loop import seeded
 from dima.training.online import Trainer
 
-FOREVER = 10**9  # steps: the rounds are counted here
+FOREVER = 10**9  # steps: the iterations are counted here
 
 
 class Turns:
-    """The other end's leave to make a round, and what the round took."""
+    """The other end's leave to make an iteration, and what the iteration took."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.steps = pipe, 0
@@ -61,7 +61,7 @@ class Turns:
 
 
 def ours(pipe: Connection, args: argparse.Namespace) -> None:
-    """Rounds of the library."""
+    """TrainingLoop of the library."""
     torch.set_num_threads(args.threads)
     config = build_config(args.task, args.algorithm, "published", {"threads": args.threads, "steps": FOREVER})
     with seeded(config, torch.device("cpu")), Trainer(config, torch.device("cpu"), Progress()) as trainer:
@@ -78,12 +78,12 @@ def ours(pipe: Connection, args: argparse.Namespace) -> None:
 
 
 def harls(pipe: Connection, args: argparse.Namespace) -> None:
-    """Rounds of HARL."""
+    """TrainingLoop of HARL."""
     torch.set_num_threads(args.threads)
     run = HarlRun(args.harl, args.task, args.algorithm, seed=0, steps=FOREVER, processes=not args.harl_in_process)
     turns = Turns(pipe)
 
-    def after_round(step: int) -> None:
+    def after_iteration(step: int) -> None:
         turns.end(step)
         buffer = getattr(run.runner, "buffer", None)
         if args.full_replay and buffer is not None and buffer.cur_size < buffer.buffer_size:
@@ -97,32 +97,32 @@ def harls(pipe: Connection, args: argparse.Namespace) -> None:
         turns.begin()
 
     turns.begin()
-    run.learn(after_round)
+    run.learn(after_iteration)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Rounds in turn; the first ones, in which HASAC fills its replay, are thrown away."""
+    """TrainingLoop in turn; the first ones, in which HASAC fills its replay, are thrown away."""
     context = multiprocessing.get_context("spawn")
     sides: dict[str, Connection] = {}
     for name, body in (("ours", ours), ("harl", harls)):
         here, there = context.Pipe()
         context.Process(target=_served, args=(body, there, args)).start()
         sides[name] = here
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for turn in range(args.rounds + args.discard):
+    iterations: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for turn in range(args.iterations + args.discard):
         for name in (list(sides), list(sides)[::-1])[turn % 2]:  # nobody always comes second
             sides[name].send(True)
-            rounds[name].append(sides[name].recv())
+            iterations[name].append(sides[name].recv())
     for side in sides.values():
         side.send(False)
-    return summed_up({name: done[args.discard :] for name, done in rounds.items()})
+    return summed_up({name: done[args.discard :] for name, done in iterations.items()})
 
 
-def summed_up(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians of steps per second, and of the ratio of neighbouring rounds."""
-    told: dict[str, Any] = {"rounds": rounds}
+def summed_up(iterations: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians of steps per second, and of the ratio of neighbouring iterations."""
+    told: dict[str, Any] = {"iterations": iterations}
     for clock in ("wall", "cpu"):
-        rates = {name: [one["steps"] / one[clock] for one in done] for name, done in rounds.items()}
+        rates = {name: [one["steps"] / one[clock] for one in done] for name, done in iterations.items()}
         ratios = [a / b for a, b in zip(rates["ours"], rates["harl"], strict=True)]
         told |= {f"{name} steps per {clock} second": statistics.median(found) for name, found in rates.items()}
         told[f"{clock} ratio"] = statistics.median(ratios)
@@ -146,8 +146,8 @@ def main() -> None:
     parser.add_argument("task")
     parser.add_argument("--harl", type=Path, required=True, help="a clone of HARL")
     parser.add_argument("--algorithm", choices=ALGORITHMS, required=True)
-    parser.add_argument("--rounds", type=int, default=10, help="that count")
-    parser.add_argument("--discard", type=int, default=2, help="rounds before them")
+    parser.add_argument("--iterations", type=int, default=10, help="that count")
+    parser.add_argument("--discard", type=int, default=2, help="iterations before them")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, on both sides")
     parser.add_argument(
         "--harl-in-process", action="store_true", help="HARL's environments without processes of their own"

@@ -1,11 +1,11 @@
-"""What a learning round costs, part by part; what each optimisation is worth; and how far the plain path is behind.
+"""What a learning iteration costs, part by part; what each optimisation is worth; and how far the plain path is behind.
 
     python -m benchmarks.speed                                        every task and preset: hours on a CPU
     python -m benchmarks.speed --tasks mamujoco/halfcheetah-2x3 --presets small --threads 1
 
-Every figure comes from one run on one device, on random data in a real replay, at a preset's full sizes: the parts of a
-round are timed a few times each and scaled to a round. Compared variants alternate, so their ratios hold on a busy
-machine, too; seconds do not. Writes a JSON file and a table for each task and preset under ``--out``.
+Every figure comes from one run on one device, on random data in a real replay, at a preset's full sizes: the parts of an
+iteration are timed a few times each and scaled to an iteration. Compared variants alternate, so their ratios hold on a
+busy machine, too; seconds do not. Writes a JSON file and a table for each task and preset under ``--out``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def report(result: dict[str, Any]) -> str:
         f"## {result['task']}, {result['preset']}",
         f"`{result['command']}`",
         f"{device}, {result['threads']} CPU threads; a large matrix product does {top}. A call imagines "
-        f"{result['share']:.3g} of a batch, a whole round is cut to so much; medians of {result['repeats']} calls, "
+        f"{result['share']:.3g} of a batch, a whole iteration is cut to so much; medians of {result['repeats']} calls, "
         f"{result['clock']} clock.",
     ]
     if "counts" in result:
@@ -101,12 +101,14 @@ def main() -> int:
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS, help="default: all")
     parser.add_argument("--yardstick", metavar="PRESET", help="of the plain path; default: the same, of lean published")
     parser.add_argument(
-        "--settings", nargs="+", default=[], metavar="FIELD=VALUE,...", help="to time a round under, too"
+        "--settings", nargs="+", default=[], metavar="FIELD=VALUE,...", help="to time an iteration under, too"
     )
     parser.add_argument("--give-back", action="store_true", help="freed memory, unlike runs; either way on both paths")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of everything")
-    parser.add_argument("--share", type=float, help="of an imagined batch, and of a round; default 1, on a CPU 0.1")
+    parser.add_argument(
+        "--share", type=float, help="of an imagined batch, and of an iteration; default 1, on a CPU 0.1"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the random data")
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: of this process alone, on a busy machine")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's own choice")

@@ -1,11 +1,11 @@
-"""How much faster is a whole round here than in another checkout, of an earlier commit, say?
+"""How much faster is a whole iteration here than in another checkout, of an earlier commit, say?
 
     git worktree add ../before 8da52b3
     python -m benchmarks.speed.checkouts ../before mamujoco/halfcheetah-2x3 --preset small
 
 Both train the same task by ``dima train`` with the same preset, each by its own meaning of it, up to ``--first`` steps,
 and then by ``dima resume`` in turns (A B B A) of ``--stretch`` steps each, so that a machine's good and bad minutes
-fall on both. A ratio is the median over neighbouring rounds. Evaluations do not count.
+fall on both. A ratio is the median over neighbouring iterations. Evaluations do not count.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Contender:
         """Carry the run on to so many steps."""
         self._dima("resume", str(self.run), "--steps", str(steps), "--quiet")
 
-    def rounds(self) -> list[tuple[int, float]]:
-        """(steps at its end, seconds) of every round."""
+    def iterations(self) -> list[tuple[int, float]]:
+        """(steps at its end, seconds) of every iteration."""
         records = map(json.loads, (self.run / "metrics.jsonl").read_text().splitlines())
-        return [(r["step"], r["time/round"] - r.get("time/evaluate", 0)) for r in records if "time/round" in r]
+        return [(r["step"], r["time/iteration"] - r.get("time/evaluate", 0)) for r in records if "time/iteration" in r]
 
     def commit(self) -> str:
         """What is checked out."""
@@ -67,21 +67,21 @@ class Contender:
 
 
 def in_turns(contenders: list[Contender], args: argparse.Namespace) -> dict[str, Any]:
-    """The seconds of each contender's rounds, the first ones apart, and how they compare."""
+    """The seconds of each contender's iterations, the first ones apart, and how they compare."""
     for contender in contenders:
         contender.begin(args)
     for turn in range(args.turns):
         for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
             contender.go_on(args.first + (turn + 1) * args.stretch)
-    told = [contender.rounds() for contender in contenders]
+    told = [contender.iterations() for contender in contenders]
     early, late = (
         [[s for step, s in mine if (step > args.first) == after] for mine in told] for after in (False, True)
     )
     here, there = late
     return {
         "commits": [contender.commit() for contender in contenders],
-        "first rounds": early,
-        "rounds": late,
+        "first iterations": early,
+        "iterations": late,
         "median": [median(mine) for mine in late],
         "ratio": ratio(there, here),
     }
@@ -109,7 +109,7 @@ def main() -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"command": command, "protocol": protocol("cpu"), **found}, indent=1) + "\n")
     here, there = found["median"]
-    print(f"a round takes {here:.1f} s here, {there:.1f} s there: {found['ratio']:.2f} times as long")
+    print(f"an iteration takes {here:.1f} s here, {there:.1f} s there: {found['ratio']:.2f} times as long")
     return 0
 
 

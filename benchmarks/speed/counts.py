@@ -1,4 +1,4 @@
-"""The operations of a learning round, counted without doing them: the same on any machine.
+"""The operations of a learning iteration, counted without doing them: the same on any machine.
 
 Networks and data live on PyTorch's ``meta`` device, where tensors have shapes and no numbers. The plain path's count
 over the library's is what exact optimisations save in arithmetic; what else they save, only a clock can tell.
@@ -60,11 +60,11 @@ class Shapes(Replay):
 
 
 def counts(config: TrainConfig, yardstick: TrainConfig) -> dict[str, Any]:
-    """FLOPs of a call of each part and of a round, the library's and the plain path's; policy updates are left out."""
+    """FLOPs of a call of each part and of an iteration without policy updates, ours and the plain path's."""
     spec = _spec(config)
     found = {OURS: _of(config, spec, plain=False), PLAIN: _of(yardstick, spec, plain=True)}
     whole = {side: sum(part["flops"] * part["often"] for part in parts.values()) for side, parts in found.items()}
-    return {"yardstick": yardstick.preset, "parts": found, "round": whole | {"ratio": whole[PLAIN] / whole[OURS]}}
+    return {"yardstick": yardstick.preset, "parts": found, "iteration": whole | {"ratio": whole[PLAIN] / whole[OURS]}}
 
 
 def _spec(config: TrainConfig) -> EnvSpec:

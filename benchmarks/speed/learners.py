@@ -19,9 +19,9 @@ from dima.world_models.dima.model import DimaWorldModel
 
 EPISODES, STEPS = 8, 1_000  # of random data in the replay
 
-# DIMA section 12: the published sizes, re-created and measured by others on 2 CPU cores; TFLOP, seconds of one round
+# the published sizes, re-created and measured by others on 2 CPU cores: TFLOP and seconds of one iteration
 REFERENCE = {
-    task: dict(zip(("denoiser", "reward", "imagination", "round", "seconds"), numbers, strict=True))
+    task: dict(zip(("denoiser", "reward", "imagination", "iteration", "seconds"), numbers, strict=True))
     for task, numbers in {
         "mamujoco/halfcheetah-2x3": (0.434, 0.190, 27.5, 263, 2547),
         "mamujoco/halfcheetah-6x1": (0.436, 0.339, 41.4, 363, 4128),
@@ -63,7 +63,7 @@ def build(config: TrainConfig, device: str = "cpu") -> ModelBased:
 
 def fill(learner: ModelBased) -> None:
     """Let a learner take in random experience."""
-    learner.take_in([random_episode(learner.spec) for _ in range(EPISODES)])
+    learner.update_statistics([random_episode(learner.spec) for _ in range(EPISODES)])
 
 
 def plain(learner: ModelBased) -> PlainLearner:

@@ -1,4 +1,4 @@
-"""Every part of a round: seconds, operations, share of the device's ceiling, peak memory."""
+"""Every part of an iteration: seconds, operations, share of the device's ceiling, peak memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from benchmarks.speed.cost import Cost, Counter, parameters
 from benchmarks.speed.learners import build
 from benchmarks.speed.timing import Timing, peak_memory
-from benchmarks.speed.units import KEEPING, Unit, learning_units, living_units, sampling_units, steps_of_a_round
+from benchmarks.speed.units import KEEPING, Unit, learning_units, living_units, sampling_units, steps_of_a_iteration
 from dima.algorithms.model_based import ModelBased
 from dima.training.run_config import TrainConfig
 
 
 def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
-    """Measure every part of a round and scale it.
+    """Measure every part of an iteration and scale it.
 
     Args:
         config: of the run.
@@ -26,9 +26,9 @@ def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
         top: operations per second the device can do at most.
 
     Returns:
-        Plain data for JSON: ``parts`` (a call of each), ``inside`` (the imagination, split), ``round`` (each part as
-        often as a round makes it, and their sum), ``million`` (hours of a million environment steps at that pace),
-        ``keeping`` (share of the round that goes to replay sampling, checkpoint and log).
+        Plain data for JSON: ``parts`` (a call of each), ``inside`` (the imagination, split), ``iteration`` (each part
+        as often as an iteration makes it, and their sum), ``million`` (hours of a million environment steps at that pace),
+        ``keeping`` (share of the iteration that goes to replay sampling, checkpoint and log).
     """
     torch.manual_seed(config.seed)
     learner = build(config, str(timing.device))
@@ -48,8 +48,8 @@ def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
         "parts": parts,
         "inside": inside,
         "often": {name: unit.often for name, unit in units.items()},
-        "round": scaled | {"round": whole},
-        "million": whole["seconds"] * 1e6 / steps_of_a_round(config, learner.spec) / 3600,
+        "iteration": scaled | {"iteration": whole},
+        "million": whole["seconds"] * 1e6 / steps_of_a_iteration(config, learner.spec) / 3600,
         "keeping": sum(scaled[name]["seconds"] for name in KEEPING) / whole["seconds"],
         "parameters": {
             "denoiser": parameters(learner.world_model.denoiser),

@@ -3,8 +3,8 @@
     python -m benchmarks.speed.seeds mamujoco/halfcheetah-2x3 --preset small --steps 8000 --threads 1
 
 Trains 1, 2, 4 and 8 seeds at once by ``dima train --seeds``, a process each. A run's pace is the median time of its
-rounds that learn all there is to learn, so that start-up and first rounds do not count; together they make as many
-rounds in a minute as their paces add up to.
+iterations that learn all there is to learn, so that start-up and first iterations do not count; together
+they make as many iterations in a minute as their paces add up to.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ COUNTS = (1, 2, 4, 8)
 
 
 def pace(folder: Path, skip: int) -> float:
-    """Rounds a minute of a run, the first ``skip`` left out."""
+    """TrainingLoop a minute of a run, the first ``skip`` left out."""
     with RunFolder.open(folder) as run:
-        rounds = [record["time/round"] for record in run.records() if "time/round" in record]
-    if len(rounds) <= skip:
-        raise UserError(f"{folder}: {len(rounds)} rounds are too few, the first {skip} do not count: raise --steps")
-    return 60 / median(rounds[skip:])
+        iterations = [record["time/iteration"] for record in run.records() if "time/iteration" in record]
+    if len(iterations) <= skip:
+        raise UserError(
+            f"{folder}: {len(iterations)} iterations are too few, the first {skip} do not count: raise --steps"
+        )
+    return 60 / median(iterations[skip:])
 
 
 def together(config: TrainConfig, count: int, folder: Path, skip: int) -> dict[str, Any]:
@@ -50,15 +52,15 @@ def together(config: TrainConfig, count: int, folder: Path, skip: int) -> dict[s
         if outcome.summary is None:
             raise UserError(f"seed {outcome.seed} of {count} failed: {outcome.error}")
     paces = [pace(one_of(config, seed).folder, skip) for seed in seeds]
-    return {"paces": paces, "rounds_a_minute": sum(paces), "seconds": seconds}
+    return {"paces": paces, "iterations_a_minute": sum(paces), "seconds": seconds}
 
 
 def table(found: dict[int, dict[str, Any]]) -> str:
     """Throughput by number of runs, and how many times that of the fewest it is."""
-    fewest = found[min(found)]["rounds_a_minute"] / min(found)
+    fewest = found[min(found)]["iterations_a_minute"] / min(found)
     lines = ["| runs at once | rounds a minute, all | times one run's | each run's pace |", "|---|---|---|---|"]
     for count, told in sorted(found.items()):
-        all_, each = told["rounds_a_minute"], told["rounds_a_minute"] / count
+        all_, each = told["iterations_a_minute"], told["iterations_a_minute"] / count
         lines.append(f"| {count} | {all_:.3g} | {all_ / fewest:.2f} | {each / fewest:.0%} |")
     return "\n".join(lines)
 
@@ -75,7 +77,7 @@ def main() -> int:
     parser.add_argument("--preset", default="small", help="of the algorithm dima")
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="runs at once")
     parser.add_argument("--steps", type=int, default=8_000, help="environment steps of each run")
-    parser.add_argument("--skip", type=int, default=3, help="first rounds that do not count, as they learn less")
+    parser.add_argument("--skip", type=int, default=3, help="first iterations that do not count, as they learn less")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("results/speed/seeds"), help="folder for what was found")

@@ -28,7 +28,7 @@ from dima.world_models.dima.unet import Kernels
 
 @dataclass(frozen=True)
 class Switch:
-    """An optimisation, the parts of a round it serves, and how to do without it."""
+    """An optimisation, the parts of an iteration it serves, and how to do without it."""
 
     name: str
     parts: tuple[str, ...]
@@ -138,7 +138,7 @@ def _convolutions(learner: ModelBased) -> None:
 
 def _step_by_step(learner: ModelBased) -> None:
     class StepByStep(DimaWorldModel):
-        tells_afterwards = False
+        batched_rewards = False
 
     _model(learner).__class__ = StepByStep
 

@@ -8,18 +8,18 @@ from benchmarks.speed.versus import OURS, PLAIN
 
 
 def parts_table(result: dict[str, Any]) -> str:
-    """Parts of a round, the imagination split, and the round they add up to; with the reference where there is one."""
+    """Parts of an iteration, the imagination split, their sum, and the reference where there is one."""
     known = result["reference"] or {}
     told = {f"{name} update": known.get(name) for name in ("denoiser", "reward")}
     per_call = result["share"]  # the reference's imagination is a whole batch
     if "imagination" in known:
         told["imagination"] = known["imagination"] * per_call
     lines = [
-        "| part | s a call | GFLOP | reference | of the ceiling | GiB | calls a round | s a round | TFLOP a round |",
+        "| part | s a call | GFLOP | reference | of the ceiling | GiB | calls/iteration | s/iteration | TFLOP/iteration |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, part in result["parts"].items():
-        scaled = result["round"][name]
+        scaled = result["iteration"][name]
         lines.append(
             f"| {name} | {part['seconds']:.4g} | {_giga(part['flops'])} | {_giga((told.get(name) or 0) * 1e12)} | "
             f"{_percent(part['ceiling'])} | {_gibi(part['memory'])} | {result['often'][name]:.3g} | "
@@ -31,12 +31,12 @@ def parts_table(result: dict[str, Any]) -> str:
                 f"{cost['share']:.1%} of it | |"
                 for inner, cost in result["inside"].items()
             ]
-    whole = result["round"]["round"]
-    lines.append(f"| a round | | | | | | | {whole['seconds']:.4g} | {whole['flops'] / 1e12:.4g} |")
+    whole = result["iteration"]["iteration"]
+    lines.append(f"| an iteration | | | | | | | {whole['seconds']:.4g} | {whole['flops'] / 1e12:.4g} |")
     if known:
-        lines.append(f"| reference | | | | | | | {known['seconds']:.4g} | {known['round']:.4g} |")
+        lines.append(f"| reference | | | | | | | {known['seconds']:.4g} | {known['iteration']:.4g} |")
     pace = f"A million environment steps at this pace: {result['million']:.3g} hours."
-    lines += ["", f"Replay sampling, checkpoint and log: {result['keeping']:.2%} of the round. {pace}"]
+    lines += ["", f"Replay sampling, checkpoint and log: {result['keeping']:.2%} of the iteration. {pace}"]
     return "\n".join(lines)
 
 
@@ -49,31 +49,38 @@ def switches_table(found: dict[str, Any]) -> str:
 
 
 def versus_table(found: dict[str, Any]) -> str:
-    """How many times as long a round takes on the plain path."""
-    lines = [f"| part | s a round, dima | s a round, plain {found['yardstick']} | times as long |", "|---|---|---|---|"]
+    """How many times as long an iteration takes on the plain path."""
+    lines = [
+        f"| part | s an iteration, dima | s an iteration, plain {found['yardstick']} | times as long |",
+        "|---|---|---|---|",
+    ]
     for name, part in found["parts"].items():
-        lines.append(f"| {name} | {part['round'][OURS]:.4g} | {part['round'][PLAIN]:.4g} | {part['ratio']:.2f} |")
-    whole = found["round"]
-    lines.append(f"| a round | {whole[OURS]:.4g} | {whole[PLAIN]:.4g} | {whole['ratio']:.2f} |")
+        lines.append(
+            f"| {name} | {part['iteration'][OURS]:.4g} | {part['iteration'][PLAIN]:.4g} | {part['ratio']:.2f} |"
+        )
+    whole = found["iteration"]
+    lines.append(f"| an iteration | {whole[OURS]:.4g} | {whole[PLAIN]:.4g} | {whole['ratio']:.2f} |")
     return "\n".join(lines)
 
 
 def counts_table(found: dict[str, Any]) -> str:
-    """Operations of a call of each part and of a round, counted both ways."""
+    """Operations of a call of each part and of an iteration, counted both ways."""
     lines = [f"| part, GFLOP a call | dima | plain {found['yardstick']} | times as many |", "|---|---|---|---|"]
     for name, ours in found["parts"][OURS].items():
         both = ours["flops"], found["parts"][PLAIN][name]["flops"]
         lines.append(f"| {name} | {both[0] / 1e9:.4g} | {both[1] / 1e9:.4g} | {both[1] / both[0]:.3f} |")
-    whole = found["round"]
-    lines.append(f"| a round, TFLOP | {whole[OURS] / 1e12:.4g} | {whole[PLAIN] / 1e12:.4g} | {whole['ratio']:.3f} |")
+    whole = found["iteration"]
+    lines.append(
+        f"| an iteration, TFLOP | {whole[OURS] / 1e12:.4g} | {whole[PLAIN] / 1e12:.4g} | {whole['ratio']:.3f} |"
+    )
     return "\n".join(lines)
 
 
 def whole_table(found: dict[str, Any]) -> str:
-    """A round as it is run, under every setting."""
-    lines = ["| a round as it is run | threads | s | plain takes times as long |", "|---|---|---|---|"]
+    """An iteration as it is run, under every setting."""
+    lines = ["| an iteration as it is run | threads | s | plain takes times as long |", "|---|---|---|---|"]
     for name, told in found.items():
-        lines.append(f"| {name} | {told['threads']} | {told['round']:.4g} | {told['ratio']:.2f} |")
+        lines.append(f"| {name} | {told['threads']} | {told['iteration']:.4g} | {told['ratio']:.2f} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The work of a learning round, cut into calls that can be timed one by one, and how often a round makes each."""
+"""The calls a learning iteration is made of, each timed alone, and how often it makes them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dima.world_models.rollout import imagine
 
 UPDATES = ("decoder update", "denoiser update", "reward update")
 SAMPLING = ("sampling for the decoder", "sampling for the denoiser", "sampling for the reward", "sampling of starts")
-KEEPING = (*SAMPLING, "checkpoint", "logging")  # what a round spends on neither experience nor learning
-METRICS = 40  # numbers in a record of a round
+KEEPING = (*SAMPLING, "checkpoint", "logging")  # what an iteration spends on neither experience nor learning
+METRICS = 40  # numbers in a record of an iteration
 
 
 @dataclass
 class Unit:
-    """One call, and how often a round makes it."""
+    """One call, and how often an iteration makes it."""
 
     call: Callable[[], object]
     often: float
@@ -41,7 +41,7 @@ def learning_units(learner: Learner, share: float = 1.0) -> dict[str, Unit]:
 
     Args:
         learner: the library's or the plain one.
-        share: of a batch's imaginations that a call makes; a round makes so many more calls. The work is
+        share: of a batch's imaginations that a call makes; an iteration makes so many more calls. The work is
             proportional to it.
     """
     model, config = learner.world_model, learner.config
@@ -100,10 +100,10 @@ def sampling_units(learner: ModelBased) -> dict[str, Unit]:
     }
 
 
-def steps_of_a_round(config: TrainConfig, spec: EnvSpec) -> int:
-    """Environment steps that a round collects where no episode ends early: whole episodes of every environment."""
+def steps_of_a_iteration(config: TrainConfig, spec: EnvSpec) -> int:
+    """Environment steps that an iteration collects where no episode ends early: whole episodes of every environment."""
     assert isinstance(config.learner, ModelBasedConfig)
-    wanted = config.learner.round_steps
+    wanted = config.learner.iteration_steps
     together = (config.learner.episode_steps or spec.episode_limit or wanted) * config.envs
     return -(-wanted // together) * together
 
@@ -117,12 +117,12 @@ def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Ite
         assert isinstance(learner, ModelBased)
         fill(learner)
         run = held.enter_context(RunFolder.create(folder, config.to_dict(), device=str(device)))
-        run.save({"algorithm": learner.checkpoint()}, trainer.gained()[0])  # a round saves only what is new
+        run.save({"algorithm": learner.checkpoint()}, trainer.gained()[0])  # an iteration saves only what is new
         steps = [0]
-        settings, new_steps = learner.config, steps_of_a_round(config, learner.spec)
+        settings, new_steps = learner.config, steps_of_a_iteration(config, learner.spec)
 
         def collect() -> None:
-            learner.collect(trainer.collector, settings.round_steps)
+            learner.collect(trainer.collector, settings.iteration_steps)
 
         def gain() -> None:
             learner.replay.add(random_episode(learner.spec, new_steps))

@@ -1,4 +1,4 @@
-"""One learning round, the library's against the plain path's, in the same run and interleaved."""
+"""One learning iteration, the library's against the plain path's, in the same run and interleaved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OURS, PLAIN = "dima", "plain"
 
 
 def versus(config: TrainConfig, yardstick: TrainConfig, timing: Timing) -> dict[str, Any]:
-    """Seconds of every part of a round both ways, its ratio, and that of the round they add up to.
+    """Seconds of every part of an iteration both ways, its ratio, and that of the iteration they add up to.
 
     Args:
         config: of the run.
@@ -38,8 +38,8 @@ def versus(config: TrainConfig, yardstick: TrainConfig, timing: Timing) -> dict[
             calls[side] = unit.call
         seconds = timing.each(calls)
         often = {side: units[name].often for side, units in sides.items()}
-        a_round = {side: median(seconds[side]) * often[side] for side in sides}
-        parts[name] = {"seconds": seconds, "often": often, "round": a_round}
+        a_iteration = {side: median(seconds[side]) * often[side] for side in sides}
+        parts[name] = {"seconds": seconds, "often": often, "iteration": a_iteration}
         parts[name]["ratio"] = ratio(seconds[PLAIN], seconds[OURS]) * often[PLAIN] / often[OURS]
-    whole = {side: sum(part["round"][side] for part in parts.values()) for side in sides}
-    return {"yardstick": yardstick.preset, "parts": parts, "round": whole | {"ratio": whole[PLAIN] / whole[OURS]}}
+    whole = {side: sum(part["iteration"][side] for part in parts.values()) for side in sides}
+    return {"yardstick": yardstick.preset, "parts": parts, "iteration": whole | {"ratio": whole[PLAIN] / whole[OURS]}}

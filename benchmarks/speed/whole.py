@@ -1,4 +1,4 @@
-"""A learning round as it is run, shortened: the library's under several settings, and the plain path's."""
+"""A learning iteration as it is run, shortened: the library's under several settings, and the plain path's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dima.training.run_config import TrainConfig
 
 
 def shortened(config: TrainConfig, share: float) -> TrainConfig:
-    """The same round with a share of the gradient steps and of the imagined episodes: of the batches, then of each."""
+    """The same iteration with a share of the gradient steps and imagined episodes: of batches, then of each."""
     learner = config.learner
     assert isinstance(learner, ModelBasedConfig)
     fits = {name: fit for name, fit in vars(learner.world_model).items() if name.endswith("_fit")}
@@ -30,9 +30,9 @@ def shortened(config: TrainConfig, share: float) -> TrainConfig:
 
 
 def learn(learner: ModelBased) -> None:
-    """What follows collection in a round."""
+    """What follows collection in an iteration."""
     learner.fit(Progress())
-    learner.improve(Progress(), 0.0)
+    learner.update_policy(Progress(), 0.0)
 
 
 def learn_plainly(learner: PlainLearner) -> None:
@@ -45,14 +45,14 @@ def learn_plainly(learner: PlainLearner) -> None:
 def whole(
     config: TrainConfig, yardstick: TrainConfig, settings: list[str], threads: int, timing: Timing
 ) -> dict[str, Any]:
-    """Seconds of a shortened round each way, interleaved, after one that warms up.
+    """Seconds of a shortened iteration each way, interleaved, after one that warms up.
 
     Args:
         config: of the run.
         yardstick: what the plain path computes.
         settings: changes of the config to time beside it, see :mod:`benchmarks.speed.settings`.
         threads: of the plain path, and of a setting that does not say.
-        timing: the share of a round, among others.
+        timing: the share of an iteration, among others.
     """
     calls, own = {}, {}
     torch.manual_seed(config.seed)
@@ -78,7 +78,7 @@ def whole(
     return {
         name: {
             "seconds": seconds[name],
-            "round": median(seconds[name]) / timing.share,
+            "iteration": median(seconds[name]) / timing.share,
             "threads": own[name],
             "ratio": ratio(seconds[PLAIN], seconds[name]),
         }

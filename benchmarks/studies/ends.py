@@ -38,7 +38,7 @@ def judge(model: DimaWorldModel, replay: Replay) -> dict[str, float]:
     batch = model.segments(rows)
     told = model.reward(batch.state, batch.action, batch.episode, batch.next_state)
     real = batch.terminated[batch.valid].float()
-    end = (1 - told.proceed[batch.valid]).clamp(1e-6, 1 - 1e-6)
+    end = (1 - told.continuation[batch.valid]).clamp(1e-6, 1 - 1e-6)
     bare = F.binary_cross_entropy(real.mean().expand_as(real), real)
     reward = batch.reward[batch.valid]
     return {
@@ -59,8 +59,8 @@ def study(
     torch.manual_seed(seed)
     model, spec = config.build(dataset.spec), dataset.spec
     train, held_out = dataset.episodes("train"), dataset.episodes("held-out")
-    model.take_in(train)
-    replay, others = (Replay.of(episodes, spec, "cpu", model.visitors) for episodes in (train, held_out))
+    model.update_statistics(train)
+    replay, others = (Replay.of(episodes, spec, "cpu", model.visit_counters) for episodes in (train, held_out))
     found, done = [], 0
     for target in updates:
         model.train()

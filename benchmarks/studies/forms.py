@@ -41,7 +41,7 @@ from dima.runtime.provenance import protocol
 from dima.training.offline import fit, fit_config
 from dima.training.online import resume
 from dima.training.run_config import OfflineConfig
-from dima.world_models.base import AgentByAgent, WorldModel
+from dima.world_models.base import SequentialReveal, WorldModel
 from dima.world_models.ensemble import EnsembleWorldModel
 
 HORIZON, SHOWN = 50, (1, 15, 20, 50)  # steps of a segment; those that the table shows
@@ -62,7 +62,7 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of Student's 
 
 def config_of(form: str, seed: int, args: argparse.Namespace) -> OfflineConfig:
     """The run that fits a form, or the ensemble."""
-    common = {"seed": seed, "rounds": args.rounds, "evaluate_every": args.rounds, "threads": args.threads}
+    common = {"seed": seed, "iterations": args.iterations, "evaluate_every": args.iterations, "threads": args.threads}
     fits = {"updates": args.updates, "batch": args.batch}
     if form in ENSEMBLE:
         name, model = "ensemble", {"dynamics_fit": fits}
@@ -116,7 +116,7 @@ def judge(model: WorldModel[Any], dataset: Dataset, units: Units, starts: int) -
         "flops": flops_of_a_step(model, segments),
         "parameters": parameters(model),
     }
-    if starts and isinstance(model, AgentByAgent):
+    if starts and isinstance(model, SequentialReveal):
         few = segments.spread_out(starts)
         few = Segments(few.rows[:, : few.context + ORDER_STEPS], few.context, few.source)
         spread = order_spread(foreteller, few, units, ORDERS, seed=0)
@@ -166,8 +166,8 @@ def main() -> int:
     parser.add_argument(
         "--world-model", type=json.loads, default={}, metavar="JSON", help="other sizes of the diffusion"
     )
-    parser.add_argument("--rounds", type=int, default=10, help="saves on the way, of --updates each")
-    parser.add_argument("--updates", type=int, default=200, help="gradient steps of each part in a round")
+    parser.add_argument("--iterations", type=int, default=10, help="saves on the way, of --updates each")
+    parser.add_argument("--updates", type=int, default=200, help="gradient steps of each part in an iteration")
     parser.add_argument("--batch", type=int, default=256, help="transitions in a gradient step")
     parser.add_argument("--starts", type=int, default=32, help="states from which orders are compared; 0: not at all")
     parser.add_argument("--threads", type=int, default=1)

@@ -31,7 +31,7 @@ from dima.storage.run_folder import CONFIG, RunFolder
 from dima.storage.serialization import encode
 from dima.training.run_config import RunConfig, build_config
 
-# task, changes, and about how many environment steps a round takes; mappo stops inside episodes of up to 30 steps
+# task, changes, and about how many environment steps an iteration takes; mappo stops inside episodes of up to 30 steps
 RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
     "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
@@ -47,11 +47,11 @@ _PATIENCE = 600  # seconds after which an attempt counts as hung
 _CLOCKS = "time/"
 
 
-def small_run(algorithm: str, folder: Path, rounds: int) -> RunConfig:
-    """The run that is killed, of about so many rounds, kept in ``folder``."""
+def small_run(algorithm: str, folder: Path, iterations: int) -> RunConfig:
+    """The run that is killed, of about so many iterations, kept in ``folder``."""
     task, overrides, steps = RUNS[algorithm]
     fixed = {"run": str(folder), "device": "cpu", "threads": 1, "tensorboard": False, "evaluate_every": 4 * steps}
-    return build_config(task, algorithm, "debug", fixed | overrides | {"steps": steps * rounds})
+    return build_config(task, algorithm, "debug", fixed | overrides | {"steps": steps * iterations})
 
 
 def work(content: dict[str, Any], ready: Event) -> None:
@@ -104,7 +104,7 @@ def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
     """Start the run, SIGKILL it after each delay, in turn.
 
     Returns:
-        For each kill, the delay and the rounds finished by then; fewer than asked for when the run came to its end.
+        For each kill, the delay and the iterations finished by then; fewer than asked for when the run came to its end.
 
     Raises:
         RuntimeError: the run failed.
@@ -119,16 +119,16 @@ def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
             raise RuntimeError(f"{config.folder}: exit code {process.exitcode} instead of a kill after {delay:.2f} s")
         process.kill()
         process.join()
-        told.append({"seconds": round(delay, 3), "rounds": rounds(config.folder)})
+        told.append({"seconds": round(delay, 3), "iterations": iterations(config.folder)})
     return told
 
 
-def rounds(folder: Path) -> int:
-    """Rounds that a run has finished, by its checkpoint."""
+def iterations(folder: Path) -> int:
+    """TrainingLoop that a run has finished, by its checkpoint."""
     if not (folder / CONFIG).exists():
         return 0
     with RunFolder.open(folder) as run:
-        return int(run.load().tree["rounds"]) if run.has_checkpoint else 0
+        return int(run.load().tree["iterations"]) if run.has_checkpoint else 0
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
 
     Args:
         algorithm: a key of ``RUNS``.
-        kills: how many; the run has twice as many rounds.
+        kills: how many; the run has twice as many iterations.
         seed: of the moments.
         folder: for both runs.
 
@@ -171,8 +171,8 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
     whole = small_run(algorithm, folder / f"{algorithm}-whole", 2 * kills)
     broken = small_run(algorithm, folder / f"{algorithm}-killed", 2 * kills)
     seconds = finish(whole)
-    count = rounds(whole.folder)
-    moments = random.Random(seed)  # any time within start-up and the next round or two
+    count = iterations(whole.folder)
+    moments = random.Random(seed)  # any time within start-up and the next iteration or two
     told = kill(broken, [moments.uniform(0, 0.3 + 2.5 * seconds / count) for _ in range(kills)])
     finish(broken)
     expected, got = contents(whole.folder), contents(broken.folder)
@@ -180,7 +180,7 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
         "algorithm": algorithm,
         "task": whole.task,
         "steps": whole.steps,
-        "rounds": count,
+        "iterations": count,
         "undisturbed_seconds": round(seconds, 2),
         "kills": told,
         "compared": {"tensors": sum(isinstance(v, Tensor) for v in got.values()), "records": len(got["metrics"])},
@@ -204,7 +204,7 @@ def main() -> int:
     (args.out / "command.txt").write_text(command + "\n", encoding="utf-8")
     for run in found:
         verdict = "differs in " + ", ".join(run["differences"]) if run["differences"] else "equal, bit for bit"
-        print(f"{run['algorithm']:<6} {len(run['kills'])} kills, {run['rounds']} rounds: {verdict}")
+        print(f"{run['algorithm']:<6} {len(run['kills'])} kills, {run['iterations']} iterations: {verdict}")
     return 1 if any(run["differences"] for run in found) else 0
 
 

@@ -37,7 +37,7 @@ from dima.storage.lock import FolderLock
 from dima.storage.run_folder import RunFolder
 from dima.training.offline import fit_config
 from dima.training.run_config import OfflineConfig
-from dima.world_models.base import sent
+from dima.world_models.base import clip_action
 from dima.world_models.dima.model import DimaWorldModel
 
 HORIZON, SEGMENTS = 15, 256
@@ -45,7 +45,7 @@ SIZES = {  # the first is the published one
     "denoiser": ("32x512x2", "16x256x2", "8x256x2", "8x128x1", "4x128x1", "4x64x1"),
     "reward": ("256x6x3", "256x6x1", "256x3x1", "128x3x1", "128x2x1", "64x2x1"),
 }
-MEASURES = {"denoiser": ("state_1", f"state_{HORIZON}"), "reward": ("reward", "proceed")}
+MEASURES = {"denoiser": ("state_1", f"state_{HORIZON}"), "reward": ("reward", "continuation")}
 
 
 def size_of(part: str, size: str) -> dict[str, int]:
@@ -70,7 +70,7 @@ def config_of(part: str, size: str, seed: int, args: argparse.Namespace) -> Offl
     model[f"{part}_fit"] = fits
     sizes = size_of(part, size)
     model[part] = {"encoder": sizes} if part == "denoiser" else sizes
-    common = {"seed": seed, "rounds": args.rounds, "evaluate_every": args.rounds, "threads": args.threads}
+    common = {"seed": seed, "iterations": args.iterations, "evaluate_every": args.iterations, "threads": args.threads}
     common |= {"evaluation_segments": SEGMENTS, "evaluation_horizon": HORIZON, "tensorboard": False}
     common |= {"run": str(args.work / f"{part}-{size}-seed{seed}"), "learner": {"world_model": model}}
     return fit_config(args.dataset, "dima", args.preset, common)
@@ -111,19 +111,19 @@ def reward_errors(model: DimaWorldModel, dataset: Dataset) -> dict[str, float]:
     length = model.config.reward.segment
     rows = replay.segments(torch.arange(0, replay.newest - length, length), length + 1)
     state, now = model.state_scale.normalize(rows.state), rows[:, :-1]
-    told = model.reward(state[:, :-1], sent(now.action, model.spec), now.episode, state[:, 1:])
+    told = model.reward(state[:, :-1], clip_action(now.action, model.spec), now.episode, state[:, 1:])
     real, gap = now.reward[now.acted].double(), (told.reward - now.reward)[now.acted].double()
-    going_on = F.binary_cross_entropy(told.proceed[now.acted], (~now.terminated[now.acted]).float())
+    going_on = F.binary_cross_entropy(told.continuation[now.acted], (~now.terminated[now.acted]).float())
     return {
         "reward": float(gap.abs().mean() / real.std()),
         "explained": float(1 - gap.square().mean() / real.var()),
-        "proceed": float(going_on),
+        "continuation": float(going_on),
     }
 
 
 def flops(part: str, model: DimaWorldModel) -> dict[str, float]:
     """Operations of one gradient step, and of one imagined step of one row, whole model."""
-    replay = Replay(ReplayConfig(capacity=1_000), model.spec, "cpu", model.visitors)
+    replay = Replay(ReplayConfig(capacity=1_000), model.spec, "cpu", model.visit_counters)
     replay.add(random_episode(model.spec, 999))
     start = replay.gather(replay.recent(8), model.context - 1, 0)
     with torch.no_grad(), Counter() as step:
@@ -171,8 +171,8 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="default: six, the published one first")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--preset", default="published", help="whose settings to use otherwise")
-    parser.add_argument("--rounds", type=int, default=10, help="saves on the way, of --updates each")
-    parser.add_argument("--updates", type=int, default=200, help="gradient steps in a round")
+    parser.add_argument("--iterations", type=int, default=10, help="saves on the way, of --updates each")
+    parser.add_argument("--updates", type=int, default=200, help="gradient steps in an iteration")
     parser.add_argument("--batch", type=int, help="examples in a gradient step; default: the preset's")
     parser.add_argument("--lr", type=float, help="learning rate; default: the preset's")
     parser.add_argument("--warmup", type=int, help="steps over which it rises; default: the preset's")

@@ -92,10 +92,10 @@ def collect(steps: int, seed: int) -> list[Episode]:
 
 def fit(model: DimaWorldModel, episodes: list[Episode], updates: int, evaluations: int) -> Iterator[int]:
     """Train the denoiser, its learning rate falling to zero along a cosine; pauses often at first, then less."""
-    replay = Replay(ReplayConfig(capacity=10**6, recent_share=0.25), model.spec, "cpu", model.visitors)
+    replay = Replay(ReplayConfig(capacity=10**6, recent_share=0.25), model.spec, "cpu", model.visit_counters)
     for episode in episodes:
         replay.add(episode)
-    model.take_in(episodes)
+    model.update_statistics(episodes)
     fitter = model.fitters["denoiser"]
     pauses = {updates * k**2 // evaluations**2 for k in range(evaluations)}
     for n in range(updates):

@@ -58,7 +58,7 @@ def judge(model: DimaWorldModel, replay: Replay, starts: int, draws: int) -> dic
             "inside": inside.float().mean().item(),
         }
     acted = real.acted[:, :horizon]
-    ends = torch.stack([(1 - one.proceed) * acted for one in told]).sum((1, 2)).mean().item()
+    ends = torch.stack([(1 - one.continuation) * acted for one in told]).sum((1, 2)).mean().item()
     return {"steps": rows, "told": ends, "ends": (real.terminated[:, :horizon] & acted).sum().item()}
 
 
@@ -73,8 +73,8 @@ def study(dataset: Dataset, settings: dict[str, Any], args: argparse.Namespace) 
     torch.manual_seed(args.seed)
     model = config.learner.world_model.build(dataset.spec).eval()  # type: ignore[attr-defined]
     train, held_out = dataset.episodes("train"), dataset.episodes("held-out")
-    model.take_in(train)
-    replay, others = (Replay.of(episodes, dataset.spec, "cpu", model.visitors) for episodes in (train, held_out))
+    model.update_statistics(train)
+    replay, others = (Replay.of(episodes, dataset.spec, "cpu", model.visit_counters) for episodes in (train, held_out))
     model.fit(replay, Progress())
     torch.manual_seed(args.seed)
     return judge(model, others, args.starts, args.draws)

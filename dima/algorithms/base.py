@@ -1,4 +1,4 @@
-"""What every algorithm offers the training loop: act, live through a round, save and restore."""
+"""What every algorithm offers the training loop: act, live through an iteration, save and restore."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Algorithm(nn.Module, ABC):
         return twin
 
     @abstractmethod
-    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
-        """Collect a round of experience, learn from it, and say how it went.
+    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+        """Collect an iteration of experience, learn from it, and say how it went.
 
         Args:
             collector: the source of real experience.

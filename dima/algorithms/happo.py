@@ -50,21 +50,21 @@ class SequentialPPO(PPO):
     def build_actor(self) -> SeparateActors:
         return SeparateActors(self.config.actor, self.spec)
 
-    def improve(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
+    def run_epochs(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():
             turn = Turn(**vars(batch), factor=factor)
             for picked in self.minibatches(batch):
-                steps.add(self.improve_agent(agent, turn[picked]))
+                steps.add(self.agent_step(agent, turn[picked]))
             # it acted as it was until now: nobody has two turns
             factor = factor * (self.log_prob(agent, batch) - batch.log_prob[:, agent]).exp()
         values = batch.part(CriticBatch)
         for picked in self.minibatches(batch):
-            critic_steps.add(self.improve_critic(values[picked]))
+            critic_steps.add(self.critic_step(values[picked]))
         return steps.values() | critic_steps.values() | {"factor_deviation": (factor - 1).abs().mean()}
 
-    def improve_agent(self, agent: int, turn: Turn) -> dict[str, Tensor]:
+    def agent_step(self, agent: int, turn: Turn) -> dict[str, Tensor]:
         """One gradient step of one agent; the factor multiplies outside the clipping."""
         policy = self.actor.one(agent, turn.obs, turn.action_mask)
         loss, metrics = ppo_policy_loss(

@@ -15,7 +15,7 @@ from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
 from dima.data import EnvSpec, View
 from dima.experience.collector import Collector, random_policy
-from dima.experience.transitions import Stretch, Transitions
+from dima.experience.transitions import NStepBatch, Transitions
 from dima.nn.optim import Average
 from dima.policies.soft_actors import SoftActors, TwinCritic
 from dima.runtime.progress import Progress
@@ -83,7 +83,7 @@ class Hasac(Algorithm):
             return action, torch.zeros(action.shape[:-1], device=action.device)
         return self.actors.draw_all(view.obs, view.action_mask)
 
-    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         config, envs = self.config, collector.envs.n
         random = len(self.replay) == 0 and config.warmup > 0
         steps = max(1, config.warmup // envs) if random else config.interval
@@ -92,18 +92,18 @@ class Hasac(Algorithm):
             self.replay.add(lived)
         metrics: dict[str, Tensor | float] = {}
         if not random:
-            metrics |= self.improve(round(config.updates * steps), progress)
+            metrics |= self.update(round(config.updates * steps), progress)
         if returns:
             metrics["collect/return"] = float(np.mean(returns))
         return metrics
 
-    def improve(self, updates: int, progress: Progress) -> dict[str, Tensor]:
+    def update(self, updates: int, progress: Progress) -> dict[str, Tensor]:
         """So many gradient steps of everything; metrics are averages."""
         config, steps = self.config, Average()
-        with progress.phase("improve", total=updates) as advance:
+        with progress.phase("update", total=updates) as advance:
             for _ in range(updates):
                 stretch = self.replay.sample(config.batch, config.n_step, config.gamma)
-                steps.add(self.improve_critic(stretch) | self.improve_actors(stretch))
+                steps.add(self.critic_step(stretch) | self.actor_steps(stretch))
                 self._follow()
                 advance()
         return {f"policy/{key}": value for key, value in steps.values().items()}
@@ -111,13 +111,13 @@ class Hasac(Algorithm):
     # -- one gradient step ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def backup(self, stretch: Stretch) -> Tensor:
+    def backup(self, stretch: NStepBatch) -> Tensor:
         """(R,) what the critics should say: rewards, then the lower target less the team's entropy cost."""
         action, log_prob = self.actors.draw_all(stretch.next_obs, stretch.next_mask)
         value = self.target(stretch.next_state, action).amin(0) - self.alpha(-1) * log_prob.sum(-1)
         return stretch.ret + stretch.discount * value
 
-    def improve_critic(self, stretch: Stretch) -> dict[str, Tensor]:
+    def critic_step(self, stretch: NStepBatch) -> dict[str, Tensor]:
         """One step of both critics."""
         target = self.backup(stretch)
         value = self.critic(stretch.state, stretch.action)
@@ -127,7 +127,7 @@ class Hasac(Algorithm):
         self.critic_optimizer.step()
         return {"value_loss": loss.detach(), "value": value.detach().mean()}
 
-    def improve_actors(self, stretch: Stretch) -> dict[str, Tensor]:
+    def actor_steps(self, stretch: NStepBatch) -> dict[str, Tensor]:
         """One step of every agent, each of which sees what those before it have become.
 
         An agent learns from the sample that those before it saw: its policy is still the same.

@@ -16,12 +16,12 @@ from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.ppo import PPO, PPOConfig
 from dima.config import Count, Range, Whole
 from dima.data import EnvSpec, Episode, Rollout, View
-from dima.experience.collector import Collector, Played
+from dima.experience.collector import CollectedEpisodes, Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.nn.optim import Average
 from dima.runtime.cuda_graph import CudaGraph, compile_parts
 from dima.runtime.device import Precision, multiplying, require_precision
-from dima.runtime.fork import beside, can_copy, one_thread, side_by_side
+from dima.runtime.fork import can_copy, in_background, one_thread, parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
@@ -37,18 +37,20 @@ class ModelBasedConfig(AlgorithmConfig):
     world_model: WorldModelConfig
     ppo: PPOConfig = PPOConfig()
     replay: ReplayConfig = ReplayConfig()
-    round_steps: Count = 200  # new environment steps a learning round waits for, rounded up to whole episodes
+    iteration_steps: Count = 200  # new environment steps a learning iteration waits for, rounded up to whole episodes
     episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: where the task ends them
-    learn_after: Count = 5_000  # environment steps before the first learning round
-    policy_after: Whole = 9  # learning rounds that fit the world model only
-    imaginations: Whole = 5  # imagined batches per round, each followed by a policy update
+    learn_after: Count = 5_000  # environment steps before the first learning iteration
+    policy_after: Whole = 9  # learning iterations that fit the world model only
+    imaginations: Whole = 5  # imagined batches per iteration, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
-    compile: bool = False  # let PyTorch compile the costly modules, minutes before the first round; kept on disk
+    compile: bool = False  # let PyTorch compile the costly modules, minutes before the first iteration; kept on disk
     cuda_graphs: bool = True  # on a GPU, launch an imagination, and each gradient of a fit, as one recorded graph
-    collect_beside: bool = False  # while a round learns, the policy it began with plays the next round's episodes
+    collect_in_background: bool = (
+        False  # while an iteration learns, the policy it began with plays the next iteration's episodes
+    )
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
@@ -83,14 +85,16 @@ class ModelBased(Algorithm):
         self.config, self.spec, self.device = config, spec, device
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
         self.ppo = PPO(config.ppo, spec).to(device)
-        self.replay = Replay(config.replay, spec, device, self.world_model.visitors)
+        self.replay = Replay(config.replay, spec, device, self.world_model.visit_counters)
         if config.compile:
-            parts = [self.world_model.get_submodule(name) for name in self.world_model.costly]
+            parts = [self.world_model.get_submodule(name) for name in self.world_model.compile_targets]
             compile_parts([inner for part in parts for inner in _stages(part)], device)
         self.graph = CudaGraph(self._imagined)
-        self.rounds = 0  # learning rounds so far
+        self.iterations = 0  # learning iterations so far
         self.warm = False  # whether everything is compiled
-        self.ahead: Played | None = None  # the next round's episodes, played beside the last one's learning
+        self.ahead: CollectedEpisodes | None = (
+            None  # the next iteration's episodes, played beside the last one's learning
+        )
 
     @property
     def team(self) -> nn.Module:
@@ -99,15 +103,15 @@ class ModelBased(Algorithm):
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         return self.ppo.act(view.obs, view.action_mask, mode)
 
-    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
             if self.ahead is not None:
                 episodes = collector.take(self.ahead)
             else:
-                short = self.config.learn_after - self.replay.steps if self.rounds == 0 else 0
-                steps = max(short, self.config.round_steps)
+                short = self.config.learn_after - self.replay.steps if self.iterations == 0 else 0
+                steps = max(short, self.config.iteration_steps)
                 episodes = self.collect(collector, steps)
-            self.take_in(episodes)
+            self.update_statistics(episodes)
         metrics: dict[str, Tensor | float] = {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
@@ -116,9 +120,9 @@ class ModelBased(Algorithm):
             self.warm_up(progress)
         with self.collecting(collector) as ahead:
             metrics |= self.fit(progress)
-            if self.rounds > self.config.policy_after:
-                metrics |= self.improve(progress, done)
-            if self.config.collect_beside:
+            if self.iterations > self.config.policy_after:
+                metrics |= self.update_policy(progress, done)
+            if self.config.collect_in_background:
                 with progress.phase("collect"):
                     self.ahead = ahead()
         return metrics
@@ -128,11 +132,11 @@ class ModelBased(Algorithm):
         return collector.play(self.on_cpu().act, steps, self.config.episode_steps)
 
     def warm_up(self, progress: Progress) -> None:
-        """Have everything compiled for the shapes of a round: copies of the process would forget it again."""
+        """Have everything compiled for the shapes of an iteration: copies of the process would forget it again."""
         visits = {name: counts.clone() for name, counts in self.replay.visits.items()}
         model = {name: value.clone() for name, value in self.world_model.state_dict().items()}  # a codebook moves
         workers, batch = self.config.workers, self.config.imagination_batch
-        alone = one_thread() if workers > 1 and can_copy() else nullcontext()  # as a round works
+        alone = one_thread() if workers > 1 and can_copy() else nullcontext()  # as an iteration works
         with progress.phase("compile"), alone, drawn_from(self.device, 0):
             for name, loss_of in self.world_model.losses().items():
                 part = self.world_model.get_submodule(name).train()
@@ -148,37 +152,37 @@ class ModelBased(Algorithm):
         self.warm = True
 
     @contextmanager
-    def collecting(self, collector: Collector) -> Iterator[Callable[[], Played | None]]:
-        """Play the next round's episodes while the block runs, if that is wanted; yields what waits for them."""
-        if not self.config.collect_beside:
+    def collecting(self, collector: Collector) -> Iterator[Callable[[], CollectedEpisodes | None]]:
+        """Play the next iteration's episodes while the block runs, if that is wanted; yields what waits for them."""
+        if not self.config.collect_in_background:
             yield lambda: None
             return
-        acting, steps, limit = self.on_cpu(), self.config.round_steps, self.config.episode_steps
+        acting, steps, limit = self.on_cpu(), self.config.iteration_steps, self.config.episode_steps
         seed = int(torch.randint(2**62, ()))
         ahead = partial(collector.ahead, acting.act, steps, limit, seed)
-        with collector.envs.lent(), beside(ahead) as played:
+        with collector.envs.lent(), in_background(ahead) as played:
             yield played
 
-    def take_in(self, episodes: Sequence[Episode]) -> None:
+    def update_statistics(self, episodes: Sequence[Episode]) -> None:
         """Keep real episodes, and let every running statistic see them."""
         for episode in episodes:
             self.replay.add(episode)
             self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
-        self.world_model.take_in(episodes)
+        self.world_model.update_statistics(episodes)
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:
-        """One round of the world model's gradient steps; metrics are averages."""
+        """One iteration of the world model's gradient steps; metrics are averages."""
         config = self.config
         metrics = self.world_model.fit(
             self.replay, progress, config.workers, config.precision, cuda_graphs=config.cuda_graphs
         )
-        self.rounds += 1
+        self.iterations += 1
         return metrics
 
-    def improve(self, progress: Progress, done: float) -> dict[str, Tensor]:
+    def update_policy(self, progress: Progress, done: float) -> dict[str, Tensor]:
         """Imagine and update the policy, several times; metrics are averages."""
         config, steps = self.config, Average()
-        with progress.phase("imagine and improve", total=config.imaginations) as advance:
+        with progress.phase("imagine and update", total=config.imaginations) as advance:
             for _ in range(config.imaginations):
                 start = self.replay.gather(
                     self.replay.recent(config.imagination_batch), self.world_model.context - 1, 0
@@ -199,7 +203,7 @@ class ModelBased(Algorithm):
         shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
         seeds = torch.randint(2**62, (len(shares),)).tolist()
         jobs = [partial(share, *given) for given in zip(shares, seeds, strict=True)]
-        return Rollout.cat(side_by_side(jobs, self.config.workers))
+        return Rollout.cat(parallel_map(jobs, self.config.workers))
 
     def _imagined(self, start: Rows) -> Rollout:
         with multiplying(self.device, self.config.precision):
@@ -210,7 +214,7 @@ class ModelBased(Algorithm):
             "world_model": self.world_model.checkpoint(),
             "ppo": self.ppo.checkpoint(),
             "replay": self.replay.checkpoint(),
-            "rounds": self.rounds,
+            "iterations": self.iterations,
             "ahead": None if self.ahead is None else self.ahead.tree(),
         }
 
@@ -219,9 +223,9 @@ class ModelBased(Algorithm):
         self.ppo.restore(saved["ppo"])
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
-        self.rounds = saved["rounds"]
+        self.iterations = saved["iterations"]
         ahead = saved.get("ahead")  # older folders have none
-        self.ahead = None if ahead is None else Played.of(ahead)
+        self.ahead = None if ahead is None else CollectedEpisodes.of(ahead)
 
 
 def _stages(part: nn.Module) -> list[nn.Module]:

@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 def lambda_returns(
-    reward: Tensor, proceed: Tensor, boundary: Tensor, next_value: Tensor, gamma: float, lam: float
+    reward: Tensor, continuation: Tensor, boundary: Tensor, next_value: Tensor, gamma: float, lam: float
 ) -> Tensor:
     """Blend of all n-step returns within each stretch, (B, T) (DIMA section 6).
 
         G_t = r_t + gamma c_t ((1 - lam) V(s'_t) + lam G_{t+1})      inside a stretch
         G_t = r_t + gamma c_t V(s'_t)                                at a boundary, and in the last column
 
-    So a time limit bootstraps from the true final state (``boundary``, ``proceed`` 1) and a termination from nothing
-    (``proceed`` 0). G - V is generalised advantage estimation.
+    So a time limit bootstraps from the true final state (``boundary``, ``continuation`` 1) and a termination from
+    nothing (``continuation`` 0). G - V is generalised advantage estimation.
 
     Args:
         reward: (B, T).
-        proceed: (B, T) probability c that the task goes on.
+        continuation: (B, T) probability c that the task goes on.
         boundary: (B, T) bool, the next column belongs to another episode.
         next_value: (B, T) value V(s') of the true next state, in the reward's units.
         gamma: discount per step.
         lam: how far to trust the sampled return, from 0 (one step) to 1 (Monte Carlo).
     """
-    discount = gamma * proceed
+    discount = gamma * continuation
     go_on = lam * (~boundary).to(reward.dtype)
     base = (reward + discount * (1 - go_on) * next_value).unbind(1)
     factor = (discount * go_on).unbind(1)

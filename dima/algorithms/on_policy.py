@@ -48,10 +48,10 @@ class OnPolicy(Algorithm):
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         return self.ppo.act(view.obs, view.action_mask, mode)
 
-    def round(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
         with progress.phase("collect"):
             rollout, returns = collector.roll(self.act, self.config.rollout)
-        with progress.phase("improve", total=1) as advance:
+        with progress.phase("update", total=1) as advance:
             updated = self.ppo.update(rollout, done)
             metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
             self.ppo.observe(rollout.obs, rollout.state)

@@ -20,9 +20,9 @@ from dima.data import EnvSpec, Record, Rollout
 from dima.nn.optim import Average
 from dima.policies.actors import Actor, ActorConfig, TeamActor
 from dima.policies.critics import Critic, CriticConfig, ValueNorm
-from dima.runtime.fork import side_by_side
+from dima.runtime.fork import parallel_map
 
-CACHED = 4096  # agents' rows whose activations a CPU's cache holds until the way back
+CPU_CHUNK_ROWS = 4096  # agents' rows whose activations a CPU's cache holds until the way back
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class PPO(nn.Module):
             for group in optimizer.param_groups:
                 group["lr"] = rate * decay
         batch, metrics = self.prepare(rollout)
-        return metrics | self.improve(batch, workers)
+        return metrics | self.run_epochs(batch, workers)
 
-    def improve(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
+    def run_epochs(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
         """Every gradient step on a prepared batch; metrics are averages over the steps.
 
         Actor and critic have nothing in common but the order of the rows, so each goes its own way.
@@ -149,8 +149,8 @@ class PPO(nn.Module):
         order = list(self.minibatches(batch))
         acted, valued = batch.part(ActorBatch), batch.part(CriticBatch)
         learners: list[Learner] = [
-            (self.actor, self.actor_optimizer, lambda picked: self.improve_actor(acted[picked])),
-            (self.critic, self.critic_optimizer, lambda picked: self.improve_critic(valued[picked])),
+            (self.actor, self.actor_optimizer, lambda picked: self.actor_step(acted[picked])),
+            (self.critic, self.critic_optimizer, lambda picked: self.critic_step(valued[picked])),
         ]
 
         def learn(learner: Learner, copy: bool) -> tuple[dict[str, Tensor], tuple[Any, Any] | None]:
@@ -160,7 +160,7 @@ class PPO(nn.Module):
             return steps.values(), (network.state_dict(), optimizer.state_dict()) if copy else None
 
         metrics: dict[str, Tensor] = {}
-        answers = side_by_side([partial(learn, learner) for learner in learners], workers)
+        answers = parallel_map([partial(learn, learner) for learner in learners], workers)
         for (network, optimizer, _), (told, changed) in zip(learners, answers, strict=True):
             metrics |= told
             if changed is not None:
@@ -168,10 +168,10 @@ class PPO(nn.Module):
                 optimizer.load_state_dict(changed[1])
         return metrics
 
-    def improve_actor(self, batch: ActorBatch) -> dict[str, Tensor]:
+    def actor_step(self, batch: ActorBatch) -> dict[str, Tensor]:
         """One gradient step of the actor; on a CPU its gradient is summed over pieces of the batch."""
         rows = len(batch.advantage)
-        piece = max(1, CACHED // self.spec.n_agents) if batch.advantage.device.type == "cpu" else rows
+        piece = max(1, CPU_CHUNK_ROWS // self.spec.n_agents) if batch.advantage.device.type == "cpu" else rows
         parts = Average()
         self.actor_optimizer.zero_grad(set_to_none=True)
         for first in range(0, rows, piece):
@@ -182,7 +182,7 @@ class PPO(nn.Module):
             parts.add(told, share)
         return parts.values() | {"actor_grad_norm": self.follow(self.actor, self.actor_optimizer)}
 
-    def improve_critic(self, batch: CriticBatch) -> dict[str, Tensor]:
+    def critic_step(self, batch: CriticBatch) -> dict[str, Tensor]:
         """One gradient step of the critic."""
         loss = self.critic_loss(batch)
         norm = self.step(self.critic, self.critic_optimizer, loss)
@@ -200,7 +200,9 @@ class PPO(nn.Module):
             torch.stack([rollout.state, rollout.next_state]), torch.stack([rollout.previous_action, rollout.action])
         )
         real_value, real_next = self.value_norm.denormalize(value), self.value_norm.denormalize(next_value)
-        returns = lambda_returns(rollout.reward, rollout.proceed, rollout.boundary, real_next, config.gamma, config.lam)
+        returns = lambda_returns(
+            rollout.reward, rollout.continuation, rollout.boundary, real_next, config.gamma, config.lam
+        )
         advantage = returns - real_value
         self.value_norm.update(returns)
         batch = Batch(

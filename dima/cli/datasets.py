@@ -54,7 +54,7 @@ class ExportOptions(Config):
 class FitOptions:
     config: Annotated[OfflineConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # start again where an earlier run is kept
-    quiet: bool = False  # one plain line a round instead of progress bars
+    quiet: bool = False  # one plain line an iteration instead of progress bars
 
 
 def dataset(args: Sequence[str]) -> int:

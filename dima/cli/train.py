@@ -26,15 +26,15 @@ class TrainOptions:
     config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
     seeds: tuple[Whole, ...] = ()  # train under each of these at once, a process and a run folder each
     overwrite: bool = False  # start again where an earlier run is kept
-    quiet: bool = False  # one plain line a round instead of progress bars
+    quiet: bool = False  # one plain line an iteration instead of progress bars
 
 
 @dataclass(frozen=True)
 class ResumeOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     steps: Count | None = None  # go on to this many environment steps; default: as the run was started
-    rounds: Count | None = None  # likewise for a run of `dima fit`
-    quiet: bool = False  # one plain line a round instead of progress bars
+    iterations: Count | None = None  # likewise for a run of `dima fit`
+    quiet: bool = False  # one plain line an iteration instead of progress bars
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def resume(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
     from dima.training.online import resume as run
 
-    summary = run(options.run, steps=options.steps, rounds=options.rounds, progress=choose_progress(options.quiet))
+    summary = run(
+        options.run, steps=options.steps, iterations=options.iterations, progress=choose_progress(options.quiet)
+    )
     print(summary.table())
     return 0 if summary.finished else 130
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.data import EnvSpec, Episode, Lived, Record, Rollout, View
+from dima.data import EnvSpec, Episode, Record, Rollout, TransitionBatch, View
 from dima.envs.vector import VectorEnv
 from dima.runtime.rng import drawn_from
 
@@ -130,7 +130,7 @@ def _row(now: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
 
 
 @dataclass
-class Played:
+class CollectedEpisodes:
     """Episodes that were played ahead of time, and the collector's counters after them."""
 
     episodes: list[Episode]
@@ -142,7 +142,7 @@ class Played:
         return {"episodes": [vars(episode) for episode in self.episodes], "steps": self.steps, "begun": self.begun}
 
     @classmethod
-    def of(cls, tree: dict[str, Any]) -> Played:
+    def of(cls, tree: dict[str, Any]) -> CollectedEpisodes:
         """The inverse of :meth:`tree`."""
         return cls([Episode(**episode) for episode in tree["episodes"]], tree["steps"], tree["begun"])
 
@@ -175,7 +175,7 @@ class Collector:
         self.steps += sum(map(len, played))
         return played
 
-    def ahead(self, act: Act, min_steps: int, limit: int, seed: int) -> Played:
+    def ahead(self, act: Act, min_steps: int, limit: int, seed: int) -> CollectedEpisodes:
         """What :meth:`play` would return with actions drawn from ``seed``; here nothing has been played yet.
 
         Args:
@@ -185,11 +185,11 @@ class Collector:
         before = self.steps, self.episodes
         try:
             with drawn_from("cpu", seed):
-                return Played(self.play(act, min_steps, limit), self.steps, self.episodes)
+                return CollectedEpisodes(self.play(act, min_steps, limit), self.steps, self.episodes)
         finally:
             self.steps, self.episodes = before
 
-    def take(self, played: Played) -> list[Episode]:
+    def take(self, played: CollectedEpisodes) -> list[Episode]:
         """The episodes that :meth:`ahead` found; from here on they count as played."""
         self.steps, self.episodes = played.steps, played.begun
         return played.episodes
@@ -201,12 +201,12 @@ class Collector:
             The rollout, (B environments, T steps), on the device; and the returns of the episodes that ended.
         """
         columns, returns = self._step(act, steps)
-        return Rollout(**_side_by_side(columns, Rollout)), returns
+        return Rollout(**_stack_columns(columns, Rollout)), returns
 
-    def live(self, act: Act, steps: int) -> tuple[Lived, list[float]]:
+    def live(self, act: Act, steps: int) -> tuple[TransitionBatch, list[float]]:
         """The same for an off-policy learner, as steps to be kept."""
         columns, returns = self._step(act, steps)
-        return Lived(**_side_by_side(columns, Lived)), returns
+        return TransitionBatch(**_stack_columns(columns, TransitionBatch)), returns
 
     def _step(self, act: Act, steps: int) -> tuple[list[dict[str, Tensor]], list[float]]:
         """Everything there is to know of each step, (B, ...) each; and the returns of the episodes that ended."""
@@ -230,7 +230,7 @@ class Collector:
                     "action": chosen,
                     "log_prob": log_prob,
                     "reward": torch.from_numpy(reward.astype(np.float32)).to(self.device),
-                    "proceed": torch.from_numpy(1 - terminated.astype(np.float32)).to(self.device),
+                    "continuation": torch.from_numpy(1 - terminated.astype(np.float32)).to(self.device),
                     "terminated": torch.from_numpy(terminated.copy()).to(self.device),
                     "boundary": torch.from_numpy(terminated | truncated).to(self.device),
                     "next_state": torch.from_numpy(self._now["state"].copy()).to(self.device),
@@ -295,7 +295,7 @@ class Collector:
         self._previous[which] = 0
 
 
-def _side_by_side(columns: list[dict[str, Tensor]], kind: type[Record]) -> dict[str, Tensor]:
+def _stack_columns(columns: list[dict[str, Tensor]], kind: type[Record]) -> dict[str, Tensor]:
     """What a kind of record holds of all steps, (B, T, ...)."""
     return {f.name: torch.stack([column[f.name] for column in columns], dim=1) for f in fields(kind)}
 

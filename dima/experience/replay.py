@@ -52,14 +52,14 @@ class Replay:
         config: capacity and weights.
         spec: sizes of what is stored.
         device: where the rows live.
-        visitors: names of the samplers that even out their own visit counts.
+        visit_counters: names of the samplers that even out their own visit counts.
 
     Raises:
         ConfigError: there is not enough memory for the capacity.
     """
 
     def __init__(
-        self, config: ReplayConfig, spec: EnvSpec, device: torch.device | str, visitors: Sequence[str] = ()
+        self, config: ReplayConfig, spec: EnvSpec, device: torch.device | str, visit_counters: Sequence[str] = ()
     ) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         # a row for each step, and one for each episode's end (an episode has at least a step)
@@ -81,7 +81,7 @@ class Replay:
         }
         self.first = torch.zeros(self.rows, dtype=torch.long, device=self.device)  # first row of a row's episode
         self.last = torch.zeros(self.rows, dtype=torch.long, device=self.device)  # its last row, without an action
-        self.visits = {name: torch.zeros(self.rows, dtype=torch.int32, device=self.device) for name in visitors}
+        self.visits = {name: torch.zeros(self.rows, dtype=torch.int32, device=self.device) for name in visit_counters}
         self.oldest, self.newest = 0, 0  # row numbers: the first kept, one past the last
         self.lengths: deque[int] = deque()  # rows of each kept episode
         self.chunk_ends: list[int] = []  # one past the last row of each chunk made so far
@@ -93,11 +93,11 @@ class Replay:
         episodes: Sequence[Episode],
         spec: EnvSpec,
         device: torch.device | str,
-        visitors: Sequence[str] = (),
+        visit_counters: Sequence[str] = (),
     ) -> Replay:
         """A store of exactly these episodes, of which none is preferred."""
         rows = sum(len(episode) + 1 for episode in episodes)
-        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device, visitors)
+        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device, visit_counters)
         for episode in episodes:
             replay.add(episode)
         return replay
@@ -155,7 +155,7 @@ class Replay:
             episode = self.first[anchor % self.rows][:, None]
             valid &= first == episode
         got = {name: rows_of(self.store[name], where) for name in ("state", "obs", "action_mask", "action", "reward")}
-        got = {name: values * _like(valid, values) for name, values in got.items()}
+        got = {name: values * expand_like(valid, values) for name, values in got.items()}
         return Rows(
             **got,
             terminated=rows_of(self.store["terminated"], where) & valid,
@@ -264,6 +264,6 @@ class Replay:
         self.newest = chunk["start"] + len(last)
 
 
-def _like(mask: Tensor, values: Tensor) -> Tensor:
+def expand_like(mask: Tensor, values: Tensor) -> Tensor:
     """``mask`` (B, W) with axes added until it broadcasts over ``values``."""
     return mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim())).to(values.dtype)

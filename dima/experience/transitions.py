@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, Lived, Record, rows_of
+from dima.data import EnvSpec, Record, TransitionBatch, rows_of
 from dima.errors import ConfigError
 from dima.runtime.device import require_memory
 
 
 @dataclass
-class Stretch(Record):
+class NStepBatch(Record):
     """R draws of up to n successive steps."""
 
     obs: Tensor  # (R, N, O) where it begins
@@ -57,7 +57,7 @@ class Transitions:
         """Moments in store."""
         return min(self.count, self.moments)
 
-    def add(self, lived: Lived) -> None:
+    def add(self, lived: TransitionBatch) -> None:
         """Append T moments of all environments, over the oldest ones when full."""
         envs, steps = lived.reward.shape
         if not self.store:
@@ -67,7 +67,7 @@ class Transitions:
             store[where] = getattr(lived, name).to(self.device).transpose(0, 1)
         self.count += steps
 
-    def sample(self, batch: int, steps: int, gamma: float) -> Stretch:
+    def sample(self, batch: int, steps: int, gamma: float) -> NStepBatch:
         """``batch`` stretches of up to ``steps`` steps from everywhere in store, with replacement."""
         age = torch.randint(self.kept, (batch,), device=self.device)  # moments before the newest
         env = torch.randint(self.envs, (batch,), device=self.device)
@@ -80,7 +80,7 @@ class Transitions:
         length = alive.sum(-1)
         begin, end = rows[:, 0], rows.gather(1, length[:, None] - 1)[:, 0]
         reward = torch.where(alive, self._at("reward", rows), 0.0)
-        return Stretch(
+        return NStepBatch(
             **{name: self._at(name, begin) for name in ("obs", "state", "action_mask", "action")},
             ret=reward @ gamma**step,
             discount=gamma**length * ~self._at("terminated", end),
@@ -142,7 +142,7 @@ class Transitions:
             "next_state": ((spec.state_dim,), torch.float32),
             "next_mask": (entries, torch.bool),
         }
-        assert set(shapes) == {field.name for field in fields(Lived)}
+        assert set(shapes) == {field.name for field in fields(TransitionBatch)}
         require_memory("capacity", self.capacity, self.moments * envs, shapes, self.device)
         self.store = {
             name: torch.zeros(self.moments, envs, *shape, dtype=kind, device=self.device)

@@ -16,9 +16,9 @@ from dima.config import Config, Count, NonNegative, Positive, Range, Whole
 
 @dataclass(frozen=True)
 class FitConfig(Config):
-    """How one part of a world model is fitted in a round."""
+    """How one part of a world model is fitted in an iteration."""
 
-    updates: Whole = 200  # gradient steps per round
+    updates: Whole = 200  # gradient steps per iteration
     batch: Count = 256  # examples per step
     lr: Positive = 1e-4  # learning rate
     weight_decay: NonNegative = 0.0  # AdamW's

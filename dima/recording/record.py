@@ -69,7 +69,7 @@ def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress 
                         return Recording(config.folder, writer.episodes, writer.steps(), finished=False)
                     with progress.phase("record"), drawn_from(device, config.seed + _SEEDS, writer.episodes):
                         _add_chunk(writer, envs, player, number, missing, config, device)
-                    progress.round(min(writer.steps(), config.steps), config.steps)
+                    progress.iteration(min(writer.steps(), config.steps), config.steps)
             writer.finish(config.held_out, config.seed)
             return Recording(config.folder, writer.episodes, writer.steps(), finished=True)
 

@@ -35,7 +35,7 @@ def can_copy(gpu: bool = False) -> bool:
     return sys.platform == "linux" and torch.get_num_threads() > 1 and (gpu or not torch.cuda.is_initialized())
 
 
-def side_by_side(jobs: Sequence[Job[T]], workers: int) -> list[T]:
+def parallel_map(jobs: Sequence[Job[T]], workers: int) -> list[T]:
     """Do all jobs, each by whoever is free, with a thread each; one after another where there can be no copies.
 
     Args:
@@ -60,7 +60,7 @@ def side_by_side(jobs: Sequence[Job[T]], workers: int) -> list[T]:
 
     with ExitStack() as held:
         held.callback(os.close, to_do)
-        others = [held.enter_context(Aside(partial(work, True))) for _ in range(copies)]
+        others = [held.enter_context(ForkedJob(partial(work, True))) for _ in range(copies)]
         with one_thread():
             done = work(False)
         for other in others:
@@ -69,7 +69,7 @@ def side_by_side(jobs: Sequence[Job[T]], workers: int) -> list[T]:
 
 
 @contextmanager
-def beside(job: Callable[[], T]) -> Iterator[Callable[[], T]]:
+def in_background(job: Callable[[], T]) -> Iterator[Callable[[], T]]:
     """Let a copy of this process do a job that needs no GPU while the block runs; where none can be, do it first.
 
     Args:
@@ -79,7 +79,7 @@ def beside(job: Callable[[], T]) -> Iterator[Callable[[], T]]:
         What waits for the answer.
     """
     if can_copy(gpu=True):
-        with Aside(job) as other:
+        with ForkedJob(job) as other:
             yield other.result
     else:
         answer = job()
@@ -97,7 +97,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class Aside(Generic[T]):
+class ForkedJob(Generic[T]):
     """A job at work in a copy of this process, which ends with it.
 
     Args:
@@ -140,7 +140,7 @@ class Aside(Generic[T]):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
-    def __enter__(self) -> Aside[T]:  # Self is not in Python 3.10
+    def __enter__(self) -> ForkedJob[T]:  # Self is not in Python 3.10
         return self
 
     def __exit__(self, *_: object) -> None:

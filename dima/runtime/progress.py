@@ -1,6 +1,6 @@
 """What a person sees while a run works, and how long each phase took.
 
-The trainer talks to :class:`Progress`, which only keeps the clock; :class:`Lines` adds one plain line a round,
+The trainer talks to :class:`Progress`, which only keeps the clock; :class:`Lines` adds one plain line an iteration,
 :class:`Bars` a bar for every phase on a terminal. :func:`choose_progress` takes the right one.
 """
 
@@ -70,8 +70,8 @@ class Progress:
         lap, self._lap = self._lap, {}
         return lap
 
-    def round(self, done: int, total: int, **numbers: float) -> None:
-        """Tell that a round is over.
+    def iteration(self, done: int, total: int, **numbers: float) -> None:
+        """Tell that an iteration is over.
 
         Args:
             done: environment steps so far.
@@ -85,18 +85,18 @@ class Progress:
         self._tell(done, total, numbers, left)
 
     def message(self, text: str) -> None:
-        """Say something that is neither a phase nor a round."""
+        """Say something that is neither a phase nor an iteration."""
 
     @contextmanager
     def _shown(self, name: str, total: int | None) -> Iterator[Step]:
         yield _nothing
 
     def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        """Show a finished round; ``left`` is an estimate of the seconds to go."""
+        """Show a finished iteration; ``left`` is an estimate of the seconds to go."""
 
 
 class Lines(Progress):
-    """One plain line a round: for log files, pipes and ``--quiet``."""
+    """One plain line an iteration: for log files, pipes and ``--quiet``."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Lines(Progress):
 
 
 class Bars(Lines):
-    """A bar with rate and time left for the phase at work, above it one line for every finished round."""
+    """A bar with rate and time left for the phase at work, above it one line for every finished iteration."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
@@ -154,11 +154,11 @@ class Together:
         yield
 
     def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        """Show a finished round of one of them; see :meth:`Progress.round`."""
+        """Show a finished iteration of one of them; see :meth:`Progress.iteration`."""
 
 
 class TogetherLines(Together):
-    """One plain line for every round of every run."""
+    """One plain line for every iteration of every run."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -216,7 +216,7 @@ def duration(seconds: float) -> str:
 
 
 def _line(done: int, total: int, numbers: dict[str, float], left: float | None, unit: str = "step") -> str:
-    """A finished round in a line."""
+    """A finished iteration in a line."""
     parts = [f"{unit} {done:,} of {total:,}"]
     parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
     return "  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])

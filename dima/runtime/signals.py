@@ -1,4 +1,4 @@
-"""Stopping politely: the first Ctrl-C or SIGTERM asks for an end of the round, the second one stops at once.
+"""Stopping politely: the first Ctrl-C or SIGTERM asks for an end of the iteration, the second one stops at once.
 
 Processes that work for another leave both to it.
 """
@@ -27,7 +27,7 @@ def graceful_stop() -> Iterator[Stop]:
     """Watch for SIGINT and SIGTERM while the block runs. Outside the main thread nothing is watched.
 
     Enter it before worker processes are started: they inherit the handlers, so a Ctrl-C that reaches the whole
-    terminal group leaves them at work until the round is over.
+    terminal group leaves them at work until the iteration is over.
 
     Raises:
         KeyboardInterrupt: a second signal arrived.
@@ -42,7 +42,9 @@ def graceful_stop() -> Iterator[Stop]:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = True
-        print("stopping: the round is finished and saved first (once more stops at once)", file=sys.stderr, flush=True)
+        print(
+            "stopping: the iteration is finished and saved first (once more stops at once)", file=sys.stderr, flush=True
+        )
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -58,7 +60,7 @@ def graceful_stop() -> Iterator[Stop]:
 def serve(owner: int, in_main_thread: bool) -> None:
     """What a process that works for another needs to outlive signals sent to the whole group, but not its owner.
 
-    Ctrl-C and SIGTERM ask the owner to finish its round, for which it needs its workers. Should the owner be
+    Ctrl-C and SIGTERM ask the owner to finish its iteration, for which it needs its workers. Should the owner be
     killed, Linux ends the process with it; asked for only if the owner's main thread started it, since Linux minds
     the end of the thread.
     """

@@ -30,7 +30,7 @@ class Summary:
         measure: what is evaluated; a mean team return unless said otherwise.
         digits: decimals that the measure is shown with.
         note: one thing to know about the outcome.
-        wall: seconds of all rounds by the clock.
+        wall: seconds of all iterations by the clock.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""Numbered files that are written once and never changed: what a run's replay gained, round by round."""
+"""Numbered files that are written once and never changed: what a run's replay gained, iteration by iteration."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dima.errors import ConfigError
 
 
 class Dashboard(Protocol):
-    """Takes the numbers of a record; forgets what an unfinished round had shown from ``purge_step`` on."""
+    """Takes the numbers of a record; forgets what an unfinished iteration had shown from ``purge_step`` on."""
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None: ...
 

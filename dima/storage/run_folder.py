@@ -3,15 +3,15 @@
     config.yaml      the resolved configuration
     protocol.json    format, versions, commit, class of machine
     metrics.jsonl    one record a line
-    checkpoint/      the state after the last finished round (see ``dima.storage.checkpoint``)
+    checkpoint/      the state after the last finished iteration (see ``dima.storage.checkpoint``)
     replay/          chunks of experience, each written once
     tensorboard/     event files
     diagnosis/       what `dima diagnose` found, if it was asked
     imagination/     what `dima imagine` showed, if it was asked; with --act policy: imagination-policy/
     videos/          likewise `dima evaluate --video`
 
-A round ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to a round
-that never finished: :meth:`RunFolder.load` on a writable folder removes it.
+An iteration ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to an
+iteration that never finished: :meth:`RunFolder.load` on a writable folder removes it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
 @dataclass
 class Saved:
-    """What a run folder holds of the last finished round."""
+    """What a run folder holds of the last finished iteration."""
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
@@ -189,7 +189,7 @@ class RunFolder:
         return read_metrics(self.path / METRICS)
 
     def save(self, tree: Tree, chunks: Sequence[Tree] = (), *, drop_before: int = 0) -> None:
-        """End a round: make everything up to now permanent.
+        """End an iteration: make everything up to now permanent.
 
         Args:
             tree: the whole state apart from the replay's content.
@@ -216,11 +216,11 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a round was ever finished."""
+        """Whether an iteration was ever finished."""
         return current_checkpoint(self.path / CHECKPOINT) is not None
 
     def load(self) -> Saved:
-        """The state after the last finished round. A writable folder is first rewound to that moment.
+        """The state after the last finished iteration. A writable folder is first rewound to that moment.
 
         Raises:
             RunFolderError: there is none yet, or a file is missing, truncated or changed.
@@ -233,12 +233,12 @@ class RunFolder:
         return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256)
 
     def rewind_to_start(self) -> None:
-        """Remove what a first round left that never finished, to begin the run again.
+        """Remove what a first iteration left that never finished, to begin the run again.
 
         Raises:
-            RunFolderError: more rounds than that were finished, or the disk is read-only.
+            RunFolderError: more iterations than that were finished, or the disk is read-only.
         """
-        if self._rounds > 1:
+        if self._iterations > 1:
             raise self._no_checkpoint()
         truncate_metrics(self.path / METRICS, 0)
         keep_chunks(self.path / REPLAY, {})
@@ -258,15 +258,15 @@ class RunFolder:
         self.close()
 
     @property
-    def _rounds(self) -> int:
-        """How many rounds were logged; all but the last were saved, too."""
-        return max((record.get("round", 0) for record in self.records()), default=0)
+    def _iterations(self) -> int:
+        """How many iterations were logged; all but the last were saved, too."""
+        return max((record.get("iteration", 0) for record in self.records()), default=0)
 
     def _no_checkpoint(self) -> RunFolderError:
-        if self._rounds > 1:
-            lost = f"its checkpoint was removed or not kept, though {self._rounds} rounds were logged"
+        if self._iterations > 1:
+            lost = f"its checkpoint was removed or not kept, though {self._iterations} iterations were logged"
             return RunFolderError(f"{self.path}: {lost}: it can be reported, not loaded or resumed")
-        return RunFolderError(f"{self.path} holds no checkpoint yet: its first round has not finished")
+        return RunFolderError(f"{self.path} holds no checkpoint yet: its first iteration has not finished")
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
         draft = self.path / (CONFIG + ".new")

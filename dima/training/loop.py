@@ -1,4 +1,4 @@
-"""A run at work: rounds of learning, each checked, logged and saved, so that it goes on after a crash."""
+"""A run at work: iterations of learning, each checked, logged and saved, so that it goes on after a crash."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
 from dima.training.run_config import RunConfig
 
-R = TypeVar("R", bound="Rounds")
+R = TypeVar("R", bound="TrainingLoop")
 Metrics = dict[str, Tensor | float]
 
 
-class Rounds(ABC):
+class TrainingLoop(ABC):
     """What runs of every kind share.
 
     Attributes:
         algorithm: the learner.
-        rounds: how many are over.
+        iterations: how many are over.
         wall: seconds they took.
         evaluations: (step, what was measured) of every evaluation.
     """
@@ -42,7 +42,7 @@ class Rounds(ABC):
     def __init__(self, device: torch.device, progress: Progress) -> None:
         self.device, self.progress = device, progress
         self.held = ExitStack()  # what to close at the end
-        self.rounds = 0
+        self.iterations = 0
         self.wall = 0.0
         self.evaluations: list[tuple[int, float]] = []
         self.late: list[tuple[int, dict[str, float]]] = []  # evaluations of earlier steps that are not logged yet
@@ -59,11 +59,11 @@ class Rounds(ABC):
 
     @abstractmethod
     def live(self) -> Metrics:
-        """One round of experience and learning, and how it went."""
+        """One iteration of experience and learning, and how it went."""
 
     @abstractmethod
     def evaluate(self, before: int) -> dict[str, float]:
-        """Evaluate, if it is time after a round that began at step ``before``: what to log."""
+        """Evaluate, if it is time after an iteration that began at step ``before``: what to log."""
 
     @abstractmethod
     def saved(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Rounds(ABC):
 
     @abstractmethod
     def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
-        """Put the algorithm and everything of this kind of run where the last finished round ended."""
+        """Put the algorithm and everything of this kind of run where the last finished iteration ended."""
 
     def gained(self) -> tuple[list[dict[str, Any]], int]:
         """What the replay gained since the last call, as chunks; and the number of the first chunk still needed."""
@@ -81,7 +81,7 @@ class Rounds(ABC):
 
     @property
     def facts(self) -> dict[str, float]:
-        """What every record tells besides the step and the round."""
+        """What every record tells besides the step and the iteration."""
         return {}
 
     @property
@@ -104,18 +104,18 @@ class Rounds(ABC):
         self.close()
 
     def run(self, folder: RunFolder, stop: Stop) -> Summary:
-        """Rounds until the last step, or until asked to stop after one."""
-        self.progress.lap()  # what was timed before is not of this run's next round
+        """TrainingLoop until the last step, or until asked to stop after one."""
+        self.progress.lap()  # what was timed before is not of this run's next iteration
         with _end_told(folder):
             while self.step < self.target and not stop.requested:
-                self._round(folder)
+                self._iteration(folder)
         finished = self.step >= self.target
         if not finished:
             folder.log({"event": "interrupted"})
         return self.summary(folder.path, finished)
 
     def restore(self, folder: RunFolder) -> None:
-        """Stand where the last finished round ended.
+        """Stand where the last finished iteration ended.
 
         Raises:
             RunFolderError: the folder is damaged, or its checkpoint is of another config.
@@ -124,7 +124,7 @@ class Rounds(ABC):
         tree: dict[str, Any] = saved.tree
         try:
             self.take_up(tree, saved.chunks)
-            self.rounds, self.evaluations = tree["rounds"], [(s, r) for s, r in tree["evaluations"]]
+            self.iterations, self.evaluations = tree["iterations"], [(s, r) for s, r in tree["evaluations"]]
         except (KeyError, RuntimeError, ValueError, ConfigError) as error:
             why = " ".join(str(error).split())[:200]
             raise RunFolderError(f"{folder.path}: its checkpoint does not fit its config.yaml: {why}") from error
@@ -132,21 +132,21 @@ class Rounds(ABC):
         self.wall = tree.get("wall", sum(tree["seconds"].values()))  # older folders have none
         set_rng_state(tree["rng"])
 
-    def _round(self, folder: RunFolder) -> None:
+    def _iteration(self, folder: RunFolder) -> None:
         before, wall, began = self.step, self.wall, time.perf_counter()
         numbers = _to_numbers(self.live())
-        self.rounds += 1
+        self.iterations += 1
         _require_finite(numbers, self.algorithm, self.step)
         evaluated = self.evaluate(before)
         late, self.late = self.late, []
         for told in (evaluated, *(told for _, told in late)):
             _require_finite(told, self.algorithm, self.step)
         numbers |= evaluated
-        record = {"step": self.step, "round": self.rounds, **self.facts, **numbers}
+        record = {"step": self.step, "iteration": self.iterations, **self.facts, **numbers}
         with self.progress.phase("save"):
             for step, told in late:
-                folder.log({"step": step, "round": self.rounds - 1, **told})
-            folder.log(record | self.progress.lap() | {"time/round": time.perf_counter() - began})
+                folder.log({"step": step, "iteration": self.iterations - 1, **told})
+            folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
             chunks, first = self.gained()
             self.wall = wall + time.perf_counter() - began
             folder.save(self._tree(), chunks, drop_before=first)
@@ -154,13 +154,13 @@ class Rounds(ABC):
             numbers = told | numbers
         self.wall = wall + time.perf_counter() - began
         glance = {label: numbers[name] for name, label in self.shown.items() if name in numbers}
-        self.progress.round(self.step, self.target, **glance)
+        self.progress.iteration(self.step, self.target, **glance)
 
     def _tree(self) -> dict[str, Any]:
         return self.saved() | {
             "algorithm": self.algorithm.checkpoint(),
             "rng": rng_state(),
-            "rounds": self.rounds,
+            "iterations": self.iterations,
             "evaluations": [list(pair) for pair in self.evaluations],
             "seconds": dict(self.progress.seconds),
             "wall": self.wall,
@@ -185,7 +185,7 @@ def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _end_told(folder: RunFolder) -> Iterator[None]:
-    """Log what ended the run before its time. A resumed run begins by removing what follows the last saved round."""
+    """Log what ended the run early. A resumed run first removes what follows the last saved iteration."""
     try:
         yield
     except BaseException as error:
@@ -195,7 +195,7 @@ def _end_told(folder: RunFolder) -> Iterator[None]:
 
 
 def _to_numbers(metrics: Metrics) -> dict[str, float]:
-    """Bring a round's metrics to the host, all tensors in one copy."""
+    """Bring an iteration's metrics to the host, all tensors in one copy."""
     names = [name for name, value in metrics.items() if isinstance(value, Tensor)]
     numbers = {name: float(value) for name, value in metrics.items() if name not in names}
     if names:
@@ -204,7 +204,7 @@ def _to_numbers(metrics: Metrics) -> dict[str, float]:
 
 
 def _require_finite(numbers: dict[str, float], algorithm: Algorithm, step: int) -> None:
-    """Raise DivergenceError when a loss or a weight is not a number; the round is not saved then."""
+    """Raise DivergenceError when a loss or a weight is not a number; the iteration is not saved then."""
     bad = [name for name, value in numbers.items() if not math.isfinite(value)]
     if not bad:
         weights = [(name, tensor) for name, tensor in algorithm.named_parameters()]

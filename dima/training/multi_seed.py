@@ -37,11 +37,11 @@ def train_seeds(
         config: every choice of the runs but the seed; to a folder it names, ``-seed<seed>`` is added.
         seeds: at least one, all different.
         overwrite: replace earlier runs in the same folders.
-        progress: told of the rounds of every run; silent by default.
+        progress: told of the iterations of every run; silent by default.
 
     Returns:
         In the order of ``seeds``. One run's mistake does not stop the others. The first Ctrl-C or SIGTERM lets all
-        finish their round and save, the second one stops them at once, as in a run alone.
+        finish their iteration and save, the second one stops them at once, as in a run alone.
 
     Raises:
         ConfigError: the seeds are not usable.
@@ -82,7 +82,7 @@ def _follow(workers: dict[Connection, tuple[int, SpawnProcess]], stop: Stop, pro
         if stop.requested and not asked:
             asked = True
             for _, process in workers.values():
-                process.terminate()  # SIGTERM, upon which it finishes its round
+                process.terminate()  # SIGTERM, upon which it finishes its iteration
         for connection in wait(list(workers), timeout=_LOOK):
             assert isinstance(connection, Connection)
             seed, process = workers[connection]
@@ -101,7 +101,7 @@ def _follow(workers: dict[Connection, tuple[int, SpawnProcess]], stop: Stop, pro
 
 
 class _Relay(Progress):
-    """Tells another process of the rounds."""
+    """Tells another process of the iterations."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Learning from a dataset alone: the world model is fitted round after round, the policy is left as it began."""
+"""Fit a world model to a dataset; the policy stays as it was initialised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import Metrics, Rounds, seeded
+from dima.training.loop import Metrics, TrainingLoop, seeded
 from dima.training.run_config import OfflineConfig, offline_config
 from dima.training.validation import HeldOut, spread
 
@@ -59,16 +59,16 @@ def fit_config(
 
 
 def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
-    """Start a run that fits a world model to a dataset, and carry it to its last round.
+    """Start a run that fits a world model to a dataset, and carry it to its last iteration.
 
     Args:
         config: every choice of the run, see :func:`fit_config`.
         overwrite: replace an earlier run in the same folder.
-        progress: told of each phase and round; silent by default.
+        progress: told of each phase and iteration; silent by default.
 
     Raises:
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
-            diverged. What the last finished round saved is kept.
+            diverged. What the last finished iteration saved is kept.
     """
     _refuse_unused(config)
     device = pick_device(config.device)
@@ -78,15 +78,15 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
             return fitting.run(folder, stop)
 
 
-class Fitting(Rounds):
-    """A run on a dataset; its steps are its rounds."""
+class Fitting(TrainingLoop):
+    """A run on a dataset; its steps are its iterations."""
 
     algorithm: ModelBased
 
     def __init__(self, config: OfflineConfig, device: torch.device, progress: Progress) -> None:
         super().__init__(device, progress)
         self.config, self.dataset = config, Dataset.open(config.dataset)
-        progress.unit = "round"
+        progress.unit = "iteration"
         spec = self.dataset.spec
         env = make_env(config.task, config.env)
         self.dataset.require(config.task, config.env, env.spec)
@@ -98,7 +98,7 @@ class Fitting(Rounds):
         self.algorithm = config.learner.build(spec, str(device))
         # sources follow one another in a dataset; shuffled, any stretch of the replay is a fair sample
         order = np.random.default_rng(config.seed).permutation(len(training))
-        self.algorithm.take_in([training[n] for n in order])
+        self.algorithm.update_statistics([training[n] for n in order])
         if self.algorithm.replay.steps < sum(map(len, training)):
             raise ConfigError(
                 f"replay.capacity = {config.learner.replay.capacity} cannot hold the dataset's training episodes: "
@@ -116,11 +116,11 @@ class Fitting(Rounds):
 
     @property
     def step(self) -> int:
-        return self.rounds
+        return self.iterations
 
     @property
     def target(self) -> int:
-        return self.config.rounds
+        return self.config.iterations
 
     @property
     def shown(self) -> dict[str, str]:
@@ -162,7 +162,7 @@ class Fitting(Rounds):
             wall=self.wall,
             env=self.config.env.to_dict(),
             finished=finished,
-            unit="rounds",
+            unit="iterations",
             measure=f"error after {self.config.evaluation_horizon} steps",
             digits=3,
             note=f"fitted to {self.dataset.path}; its policy is untrained",

@@ -1,4 +1,4 @@
-"""Training in the environment: rounds of an algorithm, and evaluation; and going on with any run."""
+"""Training in the environment: iterations of an algorithm, and evaluation; and going on with any run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dima.errors import ConfigError
 from dima.experience.collector import Collector
 from dima.experience.evaluation import Evaluation, evaluate
 from dima.runtime.device import pick_device
-from dima.runtime.fork import beside
+from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import Metrics, Rounds, seeded
+from dima.training.loop import Metrics, TrainingLoop, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
 
@@ -33,11 +33,11 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
     Args:
         config: every choice of the run.
         overwrite: replace an earlier run in the same folder.
-        progress: told of each phase and round; silent by default.
+        progress: told of each phase and iteration; silent by default.
 
     Raises:
         UserError: the task, the folder or the device cannot be used, the environment broke a promise, or learning
-            diverged. What the last finished round saved is kept.
+            diverged. What the last finished iteration saved is kept.
     """
     device = pick_device(config.device)
     with seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
@@ -47,22 +47,22 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 
 
 def resume(
-    path: str | Path, *, steps: int | None = None, rounds: int | None = None, progress: Progress | None = None
+    path: str | Path, *, steps: int | None = None, iterations: int | None = None, progress: Progress | None = None
 ) -> Summary:
-    """Go on with a run from its last finished round.
+    """Go on with a run from its last finished iteration.
 
     Args:
         path: the run folder.
         steps: carry a run in the environment to this many steps instead of as many as it was started for.
-        rounds: likewise for a run that learns from a dataset.
-        progress: told of each phase and round; silent by default.
+        iterations: likewise for a run that learns from a dataset.
+        progress: told of each phase and iteration; silent by default.
 
     Raises:
         UserError: as :func:`train`, or the folder is missing, damaged or not ours.
     """
     with RunFolder.open(path, write=True) as folder:
         config = RunConfig.from_dict(folder.config())
-        longer = _longer(config, steps, rounds)
+        longer = _longer(config, steps, iterations)
         if longer != config:
             config = longer
             folder.replace_config(config.to_dict())  # so that the next resume knows of it
@@ -76,24 +76,28 @@ def resume(
             return run.run(folder, stop)
 
 
-def _longer(config: RunConfig, steps: int | None, rounds: int | None) -> RunConfig:
+def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> RunConfig:
     offline = isinstance(config, OfflineConfig)
     if offline and steps is not None:
-        raise ConfigError(f"steps = {steps} is for runs in an environment; this one learns from a dataset: give rounds")
-    if not offline and rounds is not None:
-        raise ConfigError(f"rounds = {rounds} is for runs that learn from a dataset; this one counts steps: give those")
-    wanted = {"steps": steps, "rounds": rounds}
+        raise ConfigError(
+            f"steps = {steps} is for runs in an environment; this one learns from a dataset: give iterations"
+        )
+    if not offline and iterations is not None:
+        raise ConfigError(
+            f"iterations = {iterations} is for runs that learn from a dataset; this one counts steps: give those"
+        )
+    wanted = {"steps": steps, "iterations": iterations}
     return config.override({name: value for name, value in wanted.items() if value is not None})
 
 
-def _begin(config: RunConfig, device: torch.device, progress: Progress) -> Rounds:
+def _begin(config: RunConfig, device: torch.device, progress: Progress) -> TrainingLoop:
     if isinstance(config, OfflineConfig):
         return Fitting(config, device, progress)
     assert isinstance(config, TrainConfig)
     return Trainer(config, device, progress)
 
 
-class Trainer(Rounds):
+class Trainer(TrainingLoop):
     """A run in the environment; its steps are the environment's."""
 
     def __init__(self, config: TrainConfig, device: torch.device, progress: Progress) -> None:
@@ -106,7 +110,7 @@ class Trainer(Rounds):
         assert isinstance(config.learner, AlgorithmConfig)
         self.algorithm = config.learner.build(self.envs.spec, str(device))
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
-        self.due = False  # the policy is to be evaluated beside the next round
+        self.due = False  # the policy is to be evaluated beside the next iteration
 
     @property
     def step(self) -> int:
@@ -127,11 +131,11 @@ class Trainer(Rounds):
     def live(self) -> Metrics:
         before, done = self.step, min(1.0, self.step / self.target)
         if not self.due:
-            metrics = self.algorithm.round(self.collector, self.progress, done)
+            metrics = self.algorithm.iteration(self.collector, self.progress, done)
         else:
             acting = self.algorithm.on_cpu()
-            with self.test_envs.lent(), beside(lambda: self._play(acting)) as result:
-                metrics = self.algorithm.round(self.collector, self.progress, done)
+            with self.test_envs.lent(), in_background(lambda: self._play(acting)) as result:
+                metrics = self.algorithm.iteration(self.collector, self.progress, done)
                 with self.progress.phase("evaluate"):
                     self.late.append((before, self._told(before, result())))
             self.due = False
@@ -139,7 +143,7 @@ class Trainer(Rounds):
         return metrics
 
     def _keep_policy(self, before: int) -> None:
-        """Keep the policy of a round that reached the next equal share of the run; the last one's needs no keeping."""
+        """Keep the policy whenever the run passes the next of its equal parts; the last one needs no keeping."""
         parts = self.config.keep_policies + 1
         if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
             weights = {name: value.detach().cpu().clone() for name, value in self.algorithm.team.state_dict().items()}
@@ -149,7 +153,7 @@ class Trainer(Rounds):
         every = self.config.evaluate_every
         if self.step // every == before // every and self.step < self.target:
             return {}
-        if self.config.evaluate_beside and self.step < self.target:
+        if self.config.evaluate_in_background and self.step < self.target:
             self.due = True
             return {}
         with self.progress.phase("evaluate"):

@@ -59,7 +59,7 @@ class TrainConfig(RunConfig):
     envs: Count = 1  # environments that collect in parallel
     evaluate_every: Count = 1_000  # environment steps between two evaluations
     evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
-    evaluate_beside: bool = False  # evaluate in a process of its own while the next round goes on
+    evaluate_in_background: bool = False  # evaluate in a process of its own while the next iteration goes on
     env_processes: bool = False  # a process for each environment: for slow simulators and many cores
     keep_policies: Whole = 3  # earlier policies the checkpoint keeps, evenly over the run, for `dima diagnose`
 
@@ -70,8 +70,8 @@ class OfflineConfig(RunConfig):
 
     run: str | None = None  # run folder; default runs/<task>/fit-<algorithm>-<preset>-seed<seed>
     dataset: str  # folder of the dataset
-    rounds: Count = 100  # rounds of gradient steps in the whole run, each as in training
-    evaluate_every: Count = 10  # rounds between two forecasts of held-out episodes
+    iterations: Count = 100  # iterations of gradient steps in the whole run, each as in training
+    evaluate_every: Count = 10  # iterations between two forecasts of held-out episodes
     evaluation_segments: Count = 256  # held-out segments that are forecast from their first state and their actions
     evaluation_horizon: Count = 15  # steps of such a segment
 

@@ -72,7 +72,7 @@ class HeldOut:
             ``state_1`` and ``state_H`` after the first and the last step, mean absolute error in standard deviations,
             beside ``still_1`` and ``still_H``, what "nothing changes" would score; ``obs_1``, ``obs_H`` likewise in the
             observations' own units, averaged over agents, and ``obs_sum_H``, summed over the steps; ``reward``, mean
-            absolute error of a step; ``proceed``, mean square error of the probability that the task goes on.
+            absolute error of a step; ``continuation``, mean square error of the probability that the task goes on.
         """
         rows, acted = self.rows, slice(0, -1)
         with drawn_from(self.device, _SEED):
@@ -81,7 +81,7 @@ class HeldOut:
         still = ((rows.state[:, :1] - rows.state) / self.scale).abs().mean(-1)[:, 1:]
         wrong = ((told.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
         obs = wrong.mean(-1)[:, 1:]
-        goes_on = (~rows.terminated[:, acted]).to(told.proceed.dtype)
+        goes_on = (~rows.terminated[:, acted]).to(told.continuation.dtype)
         last = self.horizon
         parts = {
             "state_1": state[:, 0],
@@ -92,7 +92,7 @@ class HeldOut:
             f"obs_{last}": obs[:, -1],
             f"obs_sum_{last}": obs.sum(1),
             "reward": (told.reward - rows.reward[:, acted]).abs(),
-            "proceed": (told.proceed - goes_on).square(),
+            "continuation": (told.continuation - goes_on).square(),
         }
         means = torch.stack([part.double().mean() for part in parts.values()])
         return dict(zip(parts, means.tolist(), strict=True))

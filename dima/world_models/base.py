@@ -16,7 +16,7 @@ from dima.experience.replay import Replay, Rows
 from dima.nn.optim import Average, Fitter
 from dima.runtime.cuda_graph import CudaGraph
 from dima.runtime.device import Precision, multiplying
-from dima.runtime.fork import side_by_side
+from dima.runtime.fork import parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 
@@ -30,7 +30,7 @@ class Objective(NamedTuple):
 
     A GPU records the loss and its way back once and plays them again (:class:`dima.runtime.cuda_graph.CudaGraph`):
     the loss must not wait for the device nor copy from the host, and changes no buffers but its part's, in place.
-    What is to differ from round to round must be a tensor that is changed in place.
+    What is to differ from iteration to iteration must be a tensor that is changed in place.
     """
 
     draw: Callable[[Replay], Rows]
@@ -45,7 +45,7 @@ class Step(NamedTuple, Generic[L]):
 
     latent: L
     reward: Tensor  # (B,) team reward
-    proceed: Tensor  # (B,) probability that the task goes on
+    continuation: Tensor  # (B,) probability that the task goes on
 
 
 class Reveal(NamedTuple):
@@ -56,7 +56,7 @@ class Reveal(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A round of gradient steps of one part."""
+    """An iteration of gradient steps of one part."""
 
     metrics: dict[str, Tensor]  # averages
     apart: dict[str, Any] | None  # what changed, when another process did them
@@ -79,19 +79,19 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     spec: EnvSpec
     fitters: dict[str, Fitter]  # of its parts, by name
     context: int  # real steps, the newest included, that an imagination starts from
-    visitors: tuple[str, ...] = ()  # names of the visit counts it wants the replay to keep
+    visit_counters: tuple[str, ...] = ()  # names of the visit counts it wants the replay to keep
 
     def __init__(self) -> None:
         super().__init__()
         self._graphs: dict[tuple[str, Precision], CudaGraph[Rows, Gradient]] = {}
 
     @property
-    def costly(self) -> tuple[str, ...]:
+    def compile_targets(self) -> tuple[str, ...]:
         """Names of the modules that a compiler should look at."""
         return ()
 
     @abstractmethod
-    def take_in(self, episodes: Sequence[Episode]) -> None:
+    def update_statistics(self, episodes: Sequence[Episode]) -> None:
         """Update running statistics with new real experience, before fitting to it."""
 
     @abstractmethod
@@ -109,7 +109,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         precision: Precision = "float32",
         cuda_graphs: bool = False,
     ) -> dict[str, Tensor]:
-        """One round of gradient steps; metrics are averages over the round, still on the device.
+        """One iteration of gradient steps; metrics are averages over the iteration, still on the device.
 
         Args:
             replay: what to fit to.
@@ -124,7 +124,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         parts = zip(names, gradients, seeds, strict=True)
         jobs = [partial(self._fit, *part, replay, progress) for part in parts]
         metrics: dict[str, Tensor] = {}
-        for name, fitted in zip(names, side_by_side(jobs, workers), strict=True):
+        for name, fitted in zip(names, parallel_map(jobs, workers), strict=True):
             metrics |= fitted.metrics
             if fitted.apart is not None:
                 self.get_submodule(name).load_state_dict(fitted.apart["part"])
@@ -211,7 +211,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
 
 
 @runtime_checkable
-class AgentByAgent(Protocol[L]):
+class SequentialReveal(Protocol[L]):
     """What a world model offers besides when it takes in the agents' actions one after another."""
 
     @property
@@ -226,34 +226,34 @@ class AgentByAgent(Protocol[L]):
 
 
 @runtime_checkable
-class Hindsight(Protocol[L]):
+class BatchedRewards(Protocol[L]):
     """What a world model offers besides when rewards and ends of an imagination can be told once it is over."""
 
     @property
-    def tells_afterwards(self) -> bool:
+    def batched_rewards(self) -> bool:
         """Whether they can on this task; not where they go with something that the imagination depends on."""
 
     def advance(self, latent: L, action: Tensor) -> L:
         """Where :meth:`WorldModel.step` leads, drawing the same random numbers."""
 
-    def tell(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_rewards(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards and continuations, (B, H) each, of (B, H + 1, S) states and (B, H, N, A) actions: as steps tell."""
 
 
 @runtime_checkable
-class Renewable(Protocol[L]):
+class PartialReset(Protocol[L]):
     """What a world model offers besides when imaginations of one batch can begin at different times."""
 
-    def renew(self, latent: L, fresh: L, which: Tensor) -> L:
+    def reset_rows(self, latent: L, fresh: L, which: Tensor) -> L:
         """``fresh``, which was just started, where ``which`` (B,) is True; elsewhere ``latent``, which goes on."""
 
 
-def sent(action: Tensor, spec: EnvSpec) -> Tensor:
+def clip_action(action: Tensor, spec: EnvSpec) -> Tensor:
     """The action the environment carries out: it clips continuous ones to [-1, 1]."""
     return action if spec.discrete else action.clamp(-1, 1)
 
 
-def allowed(logits: Tensor, valid: Tensor) -> Tensor:
+def mask_from_logits(logits: Tensor, valid: Tensor) -> Tensor:
     """Predicted logits (B, N, A) -> the action mask they stand for, bool, never empty.
 
     Args:
@@ -264,6 +264,6 @@ def allowed(logits: Tensor, valid: Tensor) -> Tensor:
     return (logits > 0) | (logits == logits.amax(-1, keepdim=True))
 
 
-def either(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+def select_rows(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """(B, ...) rows of ``yes`` where ``which`` (B,) is True, of ``no`` elsewhere."""
     return torch.where(which.reshape(-1, *[1] * (no.dim() - 1)), yes, no)

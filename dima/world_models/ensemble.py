@@ -21,7 +21,7 @@ from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.mlp import Normalizer
 from dima.nn.optim import FitConfig, Fitter
-from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, allowed, either, sent
+from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits, select_rows
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.state_based import StateModel
 
@@ -59,7 +59,7 @@ class Outlook:
 
     mean: Tensor  # (M, B, S + 1) normalised
     log_var: Tensor  # (M, B, S + 1)
-    proceed: Tensor  # (M, B) logit of the task going on
+    continuation: Tensor  # (M, B) logit of the task going on
     mask_logits: Tensor | None  # (M, B, N, A) of the next action masks; None: everything is always allowed
 
 
@@ -94,11 +94,13 @@ class Dynamics(nn.Module):
     def forward(self, state: Tensor, action: Tensor) -> Outlook:
         """(M, B, S), (M, B, N, A) -> what each member expects."""
         out = self.members(torch.cat([state, action.flatten(-2)], dim=-1))
-        mean, log_var, proceed, masks = out.tensor_split((self.targets, 2 * self.targets, 2 * self.targets + 1), -1)
+        mean, log_var, continuation, masks = out.tensor_split(
+            (self.targets, 2 * self.targets, 2 * self.targets + 1), -1
+        )
         log_var = self.highest - F.softplus(self.highest - log_var)
         log_var = self.lowest + F.softplus(log_var - self.lowest)
         shape = (self.spec.n_agents, self.spec.action_dim)
-        return Outlook(mean, log_var, proceed[..., 0], masks.unflatten(-1, shape) if masks.shape[-1] else None)
+        return Outlook(mean, log_var, continuation[..., 0], masks.unflatten(-1, shape) if masks.shape[-1] else None)
 
 
 class EnsembleWorldModel(StateModel[Latent]):
@@ -118,13 +120,13 @@ class EnsembleWorldModel(StateModel[Latent]):
         }
 
     @property
-    def costly(self) -> tuple[str, ...]:
+    def compile_targets(self) -> tuple[str, ...]:
         return ("dynamics",)
 
     # -- learning from real experience ----------------------------------------------------------------------------
 
-    def take_in(self, episodes: Sequence[Episode]) -> None:
-        super().take_in(episodes)
+    def update_statistics(self, episodes: Sequence[Episode]) -> None:
+        super().update_statistics(episodes)
         for episode in episodes:
             self.reward_scale.update(episode.reward.to(self.action_valid.device))
 
@@ -142,13 +144,13 @@ class EnsembleWorldModel(StateModel[Latent]):
         """Gaussian negative log-likelihood of change and reward, Bernoulli of the task going on and of next masks."""
         change = self.change_scale.normalize(rows.state[:, 1] - rows.state[:, 0])
         target = torch.cat([change, self.reward_scale.normalize(rows.reward[:, 0])[:, None]], dim=-1)
-        state, action = self.state_scale.normalize(rows.state[:, 0]), sent(rows.action[:, 0], self.spec)
+        state, action = self.state_scale.normalize(rows.state[:, 0]), clip_action(rows.action[:, 0], self.spec)
         told = self.dynamics(self._each(state), self._each(action))
         error = (told.mean - self._each(target)).square()
         parts = {
             "likelihood": 0.5 * (error * (-told.log_var).exp() + told.log_var).sum(-1).mean(),
-            "proceed": F.binary_cross_entropy_with_logits(
-                told.proceed, self._each((~rows.terminated[:, 0]).to(target.dtype))
+            "continuation": F.binary_cross_entropy_with_logits(
+                told.continuation, self._each((~rows.terminated[:, 0]).to(target.dtype))
             ),
         }
         if told.mask_logits is not None:
@@ -172,7 +174,7 @@ class EnsembleWorldModel(StateModel[Latent]):
             state=state,
             member=torch.randint(self.config.members, (len(state),), device=state.device),
             action_mask=rows.action_mask[:, -1],
-            previous_action=sent(rows.action[:, -2], self.spec),
+            previous_action=clip_action(rows.action[:, -2], self.spec),
         )
 
     def observe(self, latent: Latent) -> View:
@@ -184,7 +186,7 @@ class EnsembleWorldModel(StateModel[Latent]):
         )
 
     def step(self, latent: Latent, action: Tensor) -> Step[Latent]:
-        action = sent(action, self.spec)
+        action = clip_action(action, self.spec)
         everyone = (self.config.members, *[-1] * action.dim())
         told = self.dynamics(latent.state.expand(everyone[:-1]), action.expand(everyone))
         target = self._choose(told.mean, latent.member)
@@ -193,7 +195,7 @@ class EnsembleWorldModel(StateModel[Latent]):
         change = self.change_scale.denormalize(target[:, :-1])
         mask = latent.action_mask
         if told.mask_logits is not None:
-            mask = allowed(self._choose(told.mask_logits, latent.member), self.action_valid)
+            mask = mask_from_logits(self._choose(told.mask_logits, latent.member), self.action_valid)
         return Step(
             Latent(
                 state=self.state_scale.normalize(self.state_scale.denormalize(latent.state) + change),
@@ -202,7 +204,7 @@ class EnsembleWorldModel(StateModel[Latent]):
                 previous_action=action,
             ),
             self.reward_scale.denormalize(target[:, -1]),
-            self._choose(told.proceed.sigmoid(), latent.member),
+            self._choose(told.continuation.sigmoid(), latent.member),
         )
 
     def _choose(self, told: Tensor, member: Tensor) -> Tensor:
@@ -211,10 +213,10 @@ class EnsembleWorldModel(StateModel[Latent]):
             return told.mean(0)
         return told[member, torch.arange(len(member), device=member.device)]
 
-    def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
+    def reset_rows(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
         return Latent(
-            state=either(which, fresh.state, latent.state),
-            member=either(which, fresh.member, latent.member),
-            action_mask=either(which, fresh.action_mask, latent.action_mask),
-            previous_action=either(which, fresh.previous_action, latent.previous_action),
+            state=select_rows(which, fresh.state, latent.state),
+            member=select_rows(which, fresh.member, latent.member),
+            action_mask=select_rows(which, fresh.action_mask, latent.action_mask),
+            previous_action=select_rows(which, fresh.previous_action, latent.previous_action),
         )

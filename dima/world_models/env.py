@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dima.envs.base import Joint, JointEnv
 from dima.errors import ConfigError, EnvError
-from dima.world_models.base import Renewable
-from dima.world_models.imagined import Worlds
+from dima.world_models.base import PartialReset
+from dima.world_models.imagined import ImaginedBatch
 
 
 class ImaginedEnv(ParallelEnv[Any, Any, Any]):
@@ -32,7 +32,7 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         real: the task's own environment, for its spaces; it is not stepped.
     """
 
-    def __init__(self, worlds: Worlds, real: JointEnv) -> None:
+    def __init__(self, worlds: ImaginedBatch, real: JointEnv) -> None:
         assert worlds.count == 1
         self._worlds, self._real = worlds, real
         self.metadata = {"name": f"{real.name}, imagined", "render_modes": [], "is_parallelizable": True}
@@ -111,8 +111,8 @@ class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
         real: the task's own environment, for its spaces; it is not stepped.
     """
 
-    def __init__(self, worlds: Worlds, real: JointEnv) -> None:
-        if worlds.count > 1 and not isinstance(worlds.world_model, Renewable):
+    def __init__(self, worlds: ImaginedBatch, real: JointEnv) -> None:
+        if worlds.count > 1 and not isinstance(worlds.world_model, PartialReset):
             raise ConfigError(
                 f"{type(worlds.world_model).__name__} cannot begin single imaginations of a batch anew: use one team"
             )

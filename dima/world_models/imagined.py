@@ -13,17 +13,17 @@ from dima.envs.base import Joint, JointEnv
 from dima.errors import DivergenceError
 from dima.experience.replay import Replay, Rows
 from dima.runtime.rng import RandomStream
-from dima.world_models.base import Renewable, WorldModel
+from dima.world_models.base import PartialReset, WorldModel
 
 
-class Starts(Protocol):
+class InitialStates(Protocol):
     """Where imagined episodes begin."""
 
     def draw(self, count: int) -> Rows:
         """(count, C, ...) real rows, the newest last, by PyTorch's random numbers."""
 
 
-class ReplayStarts:
+class ReplayInitialStates:
     """Any step of stored episodes."""
 
     def __init__(self, replay: Replay, context: int) -> None:
@@ -33,7 +33,7 @@ class ReplayStarts:
         return self.replay.gather(self.replay.recent(count), self.context - 1, 0)
 
 
-class EpisodeStarts:
+class EpisodeInitialStates:
     """The first step of fresh real episodes."""
 
     def __init__(self, env: JointEnv, context: int, device: torch.device | str) -> None:
@@ -64,7 +64,7 @@ class EpisodeStarts:
         ).to(self.device)
 
 
-class Worlds:
+class ImaginedBatch:
     """B imaginations side by side: one call of the world model steps them all.
 
     Args:
@@ -81,7 +81,7 @@ class Worlds:
     def __init__(
         self,
         world_model: WorldModel[Any],
-        starts: Starts,
+        starts: InitialStates,
         count: int,
         horizon: int,
         device: torch.device | str,
@@ -107,8 +107,8 @@ class Worlds:
         if which.all():
             self._latent = fresh
         else:
-            assert isinstance(self.world_model, Renewable)
-            self._latent = self.world_model.renew(self._latent, fresh, which.to(self.device))
+            assert isinstance(self.world_model, PartialReset)
+            self._latent = self.world_model.reset_rows(self._latent, fresh, which.to(self.device))
         self.steps[which] = 0
         self.view = self.world_model.observe(self._latent)
 
@@ -120,8 +120,8 @@ class Worlds:
             DivergenceError: the model predicts something that is not finite.
         """
         with self._stream.draw():
-            self._latent, reward, proceed = self.world_model.step(self._latent, action.to(self.device))
-            ends = torch.rand_like(proceed) >= proceed
+            self._latent, reward, continuation = self.world_model.step(self._latent, action.to(self.device))
+            ends = torch.rand_like(continuation) >= continuation
         self.view = self.world_model.observe(self._latent)
         self.steps += 1
         finite = self.view.obs.flatten(1).isfinite().all(1) & self.view.state.isfinite().all(1) & reward.isfinite()

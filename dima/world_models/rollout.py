@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import Record, Rollout, View
 from dima.experience.replay import Rows
-from dima.world_models.base import Hindsight, Step, WorldModel
+from dima.world_models.base import BatchedRewards, Step, WorldModel
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
 
@@ -23,7 +23,7 @@ class Forecast(Record):
     state: Tensor  # (B, H + 1, S) environment units
     obs: Tensor  # (B, H + 1, N, O)
     reward: Tensor  # (B, H)
-    proceed: Tensor  # (B, H) probability that the task goes on after this step
+    continuation: Tensor  # (B, H) probability that the task goes on after this step
 
 
 @torch.no_grad()
@@ -39,8 +39,8 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
     Returns:
         A rollout of shape (B, H, ...), bootstrapped at H and nowhere else.
     """
-    later: Hindsight[Any] | None = world_model if isinstance(world_model, Hindsight) else None
-    if later is not None and not later.tells_afterwards:
+    later: BatchedRewards[Any] | None = world_model if isinstance(world_model, BatchedRewards) else None
+    if later is not None and not later.batched_rewards:
         later = None
     latent = world_model.start(start)
     views, acts, told = [world_model.observe(latent)], [], []
@@ -56,9 +56,9 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
     action, log_prob = (torch.stack(column, dim=1) for column in zip(*acts, strict=True))
     states = torch.stack([view.state for view in views], dim=1)
     if later is not None:
-        reward, proceed = later.tell(states, action)
+        reward, continuation = later.predict_rewards(states, action)
     else:
-        reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+        reward, continuation = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
     views.pop()
     boundary = torch.zeros_like(reward, dtype=torch.bool)
     boundary[:, -1] = True
@@ -70,7 +70,7 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
         action=action,
         log_prob=log_prob,
         reward=reward,
-        proceed=proceed,
+        continuation=continuation,
         boundary=boundary,
         next_state=states[:, 1:],
     )
@@ -93,10 +93,10 @@ def forecast(
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
     told = []
     for now in action.unbind(1):
-        latent, reward, proceed = step(latent, now)
+        latent, reward, continuation = step(latent, now)
         view = world_model.observe(latent)
         state.append(view.state)
         obs.append(view.obs)
-        told.append((reward, proceed))
-    reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
-    return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, proceed)
+        told.append((reward, continuation))
+    reward, continuation = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)

@@ -20,7 +20,7 @@ L = TypeVar("L")
 class StateModel(WorldModel[L]):
     """A model whose imagination is a course of states; whoever derives from it builds ``decoder`` and its fitter."""
 
-    visitors: tuple[str, ...] = ("decoder",)
+    visit_counters: tuple[str, ...] = ("decoder",)
     decoder: ObservationDecoder
     action_valid: Tensor  # (N, A) bool
 
@@ -32,7 +32,7 @@ class StateModel(WorldModel[L]):
         self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
 
-    def take_in(self, episodes: Sequence[Episode]) -> None:
+    def update_statistics(self, episodes: Sequence[Episode]) -> None:
         device = self.action_valid.device
         for episode in episodes:
             state = episode.state.to(device)

@@ -47,7 +47,7 @@ def play(team: PPO, lead: tuple[int, int] = (12, 5)) -> Rollout:
         action=action,
         log_prob=log_prob,
         reward=torch.randn(lead),
-        proceed=1 - ends.float(),
+        continuation=1 - ends.float(),
         boundary=ends,
         next_state=torch.randn(*lead, spec.state_dim),
     )
@@ -60,13 +60,13 @@ def batch_of(team: PPO) -> Batch:
 def watch(team: SequentialPPO, monkeypatch) -> list[tuple[int, Turn]]:
     """What each agent is given to learn from, as it happens."""
     seen: list[tuple[int, Turn]] = []
-    learn = team.improve_agent
+    learn = team.agent_step
 
     def note(agent: int, turn: Turn) -> dict[str, Tensor]:
         seen.append((agent, turn))
         return learn(agent, turn)
 
-    monkeypatch.setattr(team, "improve_agent", note)
+    monkeypatch.setattr(team, "agent_step", note)
     return seen
 
 
@@ -93,7 +93,7 @@ def test_the_factor_is_what_the_agents_before_have_changed(monkeypatch) -> None:
     team = make(fixed_order=True, epochs=3, lr=1e-2)
     batch, seen = batch_of(team), watch(team, monkeypatch)
     old = team.actor(batch.obs, batch.action_mask).log_prob(batch.action).detach()
-    team.improve(batch)
+    team.run_epochs(batch)
     new = team.actor(batch.obs, batch.action_mask).log_prob(batch.action).detach()
     assert [agent for agent, _ in seen] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for agent, turn in seen:
@@ -106,7 +106,7 @@ def test_the_factor_is_what_the_agents_before_have_changed(monkeypatch) -> None:
 def test_the_factor_goes_with_its_rows(monkeypatch) -> None:
     team = make(fixed_order=True, epochs=2, minibatches=3, lr=1e-2)
     batch, seen = batch_of(team), watch(team, monkeypatch)
-    team.improve(batch)
+    team.run_epochs(batch)
     by_row: dict[tuple[int, ...], set[float]] = {}
     for agent, turn in seen:
         if agent == 2:
@@ -120,7 +120,7 @@ def test_the_factor_goes_with_its_rows(monkeypatch) -> None:
 def test_without_learning_every_factor_is_one(monkeypatch) -> None:
     team = make(lr=1e-30)
     seen = watch(team, monkeypatch)
-    told = team.improve(batch_of(team))
+    told = team.run_epochs(batch_of(team))
     assert all(torch.equal(turn.factor, torch.ones_like(turn.factor)) for _, turn in seen)
     assert told["factor_deviation"] == 0
 
@@ -130,7 +130,7 @@ def test_every_agent_has_a_turn_in_every_order(monkeypatch) -> None:
     batch, seen = batch_of(team), watch(team, monkeypatch)
     for _ in range(60):
         seen.clear()
-        team.improve(batch)
+        team.run_epochs(batch)
         orders.add(tuple(agent for agent, _ in seen))
     assert orders == set(itertools.permutations(range(3)))
 
@@ -153,13 +153,13 @@ def test_a_factor_scales_the_policy_loss_and_nothing_else() -> None:
     batch = batch_of(team)
     batch.log_prob = batch.log_prob + 0.3 * torch.randn_like(batch.log_prob)  # some ratios are clipped
     ones = torch.ones_like(batch.advantage)
-    single = team.improve_agent(1, Turn(**vars(batch), factor=ones))
+    single = team.agent_step(1, Turn(**vars(batch), factor=ones))
     again = make(entropy=0.5)
     again.load_state_dict(team.state_dict())
-    plain = again.improve_agent(1, Turn(**vars(batch), factor=ones))
+    plain = again.agent_step(1, Turn(**vars(batch), factor=ones))
     third = make(entropy=0.5)
     third.load_state_dict(team.state_dict())
-    threefold = third.improve_agent(1, Turn(**vars(batch), factor=3 * ones))
+    threefold = third.agent_step(1, Turn(**vars(batch), factor=3 * ones))
     assert single["clip_fraction"] > 0
     torch.testing.assert_close(threefold["policy_loss"], 3 * plain["policy_loss"])
     assert threefold["entropy"] == plain["entropy"]
@@ -178,7 +178,7 @@ def test_only_the_agent_whose_turn_it_is_moves_and_actors_before_the_critic(monk
             if not torch.equal(value, frozen[name])
         }
 
-    for method, agent_of in (("improve_agent", lambda args: args[0]), ("improve_critic", lambda args: "critic")):
+    for method, agent_of in (("agent_step", lambda args: args[0]), ("critic_step", lambda args: "critic")):
         original = getattr(team, method)
 
         def note(*args: Any, original=original, agent_of=agent_of) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ def test_only_the_agent_whose_turn_it_is_moves_and_actors_before_the_critic(monk
             return told
 
         monkeypatch.setattr(team, method, note)
-    team.improve(batch)
+    team.run_epochs(batch)
     assert [who for who, _ in events[-4:]] == ["critic"] * 4
     assert "critic" not in {who for who, _ in events[:-4]}
     assert len(events) == 3 * 4 + 4

@@ -18,7 +18,7 @@ from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
 from dima.experience.collector import Collector
 from dima.experience.evaluation import evaluate
-from dima.experience.transitions import Stretch
+from dima.experience.transitions import NStepBatch
 from dima.policies.soft_actors import Gumbel, SoftActors, TanhGaussian
 from dima.runtime.progress import Progress
 
@@ -39,7 +39,7 @@ def make(spec: EnvSpec = SPEC, **changes: Any) -> Hasac:
     return SMALL.override(changes).build(spec, "cpu")
 
 
-def stretch(spec: EnvSpec = SPEC, rows: int = 40) -> Stretch:
+def stretch(spec: EnvSpec = SPEC, rows: int = 40) -> NStepBatch:
     def seen() -> tuple[Tensor, Tensor]:
         obs = torch.randn(rows, spec.n_agents, spec.obs_dim) * torch.from_numpy(spec.obs_valid)
         mask = torch.from_numpy(spec.action_valid).expand(rows, -1, -1).clone()
@@ -50,7 +50,7 @@ def stretch(spec: EnvSpec = SPEC, rows: int = 40) -> Stretch:
     (obs, mask), (next_obs, next_mask) = seen(), seen()
     action, _ = SoftActors((8,), spec).draw_all(obs, mask)
     state, next_state = torch.randn(2, rows, spec.state_dim)
-    return Stretch(
+    return NStepBatch(
         obs, state, mask, action.detach(), torch.randn(rows), torch.rand(rows), next_obs, next_state, next_mask
     )
 
@@ -172,7 +172,7 @@ def test_the_lower_value_and_its_gradient_are_autograd_s(spec: EnvSpec) -> None:
 def test_the_critics_step_moves_the_critics_alone() -> None:
     team, seen = make(), stretch()
     before = {name: value.clone() for name, value in team.named_parameters()}
-    team.improve_critic(seen)
+    team.critic_step(seen)
     moved = {name.split(".")[0] for name, value in team.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {"critic"}
     assert all(value.grad is None for value in team.target.parameters())
@@ -196,7 +196,7 @@ def test_targets_follow_slowly() -> None:
 def test_the_actors_steps_leave_the_critics_alone() -> None:
     team, seen = make(), stretch()
     before = {name: value.clone() for name, value in team.named_parameters()}
-    team.improve_actors(seen)
+    team.actor_steps(seen)
     moved = {name.split(".")[0] for name, value in team.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {"actors", "log_alpha"}
     assert all(value.grad is None and value.requires_grad for value in team.critic.parameters())
@@ -214,7 +214,7 @@ def test_an_agent_sees_what_those_before_it_have_become(monkeypatch) -> None:
     monkeypatch.setattr(team.critic, "lower", note)
     old = team.actors.mode_all(seen.obs, seen.action_mask)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # draws are modes
-    team.improve_actors(seen)
+    team.actor_steps(seen)
     new = team.actors.mode_all(seen.obs, seen.action_mask)
     assert (new - old).abs().amax() > 0.1
     first, second = joints
@@ -235,7 +235,7 @@ def test_every_order_comes_up(monkeypatch) -> None:
     monkeypatch.setattr(team.actors, "draw", note)
     for _ in range(60):
         turns.clear()
-        team.improve_actors(seen)
+        team.actor_steps(seen)
         assert turns[:3] == [0, 1, 2]  # everybody's sample; then each agent but the last shows what it has become
         orders.add((*turns[3:], *{0, 1, 2}.difference(turns[3:])))
     assert orders == set(itertools.permutations(range(3)))
@@ -256,7 +256,7 @@ def test_temperatures_seek_the_entropy_they_are_given() -> None:
     assert not fixed.log_alpha[0].detach().any()
 
 
-# -- rounds -----------------------------------------------------------------------------------------------------------
+# -- iterations ----------------------------------------------------------------------------------------------------
 
 
 def environments(task: str, n: int, **changes: int) -> VectorEnv:
@@ -266,7 +266,7 @@ def environments(task: str, n: int, **changes: int) -> VectorEnv:
 def test_it_waits_then_updates_once_a_step(monkeypatch) -> None:
     with environments("toy/walk", 5) as envs:
         team, done = SMALL.build(envs.spec, "cpu"), []
-        monkeypatch.setattr(team, "improve", lambda updates, progress: done.append(updates) or {})
+        monkeypatch.setattr(team, "update", lambda updates, progress: done.append(updates) or {})
         collector = Collector(envs, seed=0)
         for _ in range(4):
             team.round(collector, Progress(), 0.0)
@@ -301,14 +301,14 @@ def test_it_learns(task: str, alpha: float | None, better) -> None:
 def test_one_restored_from_a_checkpoint_goes_on_exactly(spec: EnvSpec) -> None:
     team, seen = make(spec), stretch(spec)
     for _ in range(2):
-        team.improve_critic(seen)
-        team.improve_actors(seen)
+        team.critic_step(seen)
+        team.actor_steps(seen)
         team._follow()
     other = make(spec)
     other.restore(team.checkpoint(), None)
     for one in (team, other):
         torch.manual_seed(3)
-        one.improve_critic(seen)
-        one.improve_actors(seen)
+        one.critic_step(seen)
+        one.actor_steps(seen)
         one._follow()
     assert all(torch.equal(a, b) for a, b in zip(team.parameters(), other.parameters(), strict=True))

@@ -45,7 +45,7 @@ def environments(task: str, n: int, **changes: int) -> VectorEnv:
 
 
 @pytest.mark.parametrize(
-    ("task", "distribution", "rounds", "better"),
+    ("task", "distribution", "iterations", "better"),
     [
         # untrained teams lose 9 to 15 on walk; a perfect one loses 1 to 2
         ("toy/walk", "gaussian", 10, lambda before, after: after > 0.5 * before),
@@ -54,7 +54,7 @@ def environments(task: str, n: int, **changes: int) -> VectorEnv:
         ("toy/switches", "gaussian", 10, lambda before, after: after > 0.5),
     ],
 )
-def test_it_learns(task: str, distribution: str, rounds: int, better) -> None:
+def test_it_learns(task: str, distribution: str, iterations: int, better) -> None:
     torch.manual_seed(0)
     with environments(task, 10) as envs, environments(task, 10) as test_envs:
         config = QUICK.override({"ppo": {"actor": {"distribution": distribution}}})
@@ -62,13 +62,13 @@ def test_it_learns(task: str, distribution: str, rounds: int, better) -> None:
         act = partial(mappo.act, mode=True)
         before = evaluate(test_envs, act, 10, seed=0).mean
         collector = Collector(envs, seed=0)
-        for _ in range(rounds):
+        for _ in range(iterations):
             mappo.round(collector, Progress(), 0.0)
         after = evaluate(test_envs, act, 10, seed=0).mean
     assert better(before, after), (before, after)
 
 
-def test_a_round_ends_inside_episodes_and_the_next_goes_on_there() -> None:
+def test_a_iteration_ends_inside_episodes_and_the_next_goes_on_there() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2, episode_limit=50) as envs:
         collector, mappo = Collector(envs, seed=0), QUICK.build(envs.spec, "cpu")
@@ -97,15 +97,15 @@ def test_the_learning_rate_falls_with_the_run() -> None:
     assert mappo.ppo.actor_optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 / 4)
 
 
-def test_the_first_of_k_rounds_has_the_whole_rate_and_the_last_a_kth(monkeypatch) -> None:
+def test_the_first_of_k_iterations_has_the_whole_rate_and_the_last_a_kth(monkeypatch) -> None:
     rates: list[float] = []
-    learn = PPO.improve
+    learn = PPO.run_epochs
 
     def note(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
         rates.append(ppo.critic_optimizer.param_groups[0]["lr"])
         return learn(ppo, batch, workers)
 
-    monkeypatch.setattr(PPO, "improve", note)
+    monkeypatch.setattr(PPO, "update", note)
     changes = {"steps": 4 * 60, "envs": 2, "evaluate_every": 1_000, "evaluation_episodes": 1}
     learner = {"rollout": 30, "ppo": {"linear_lr_decay": True, "critic_lr": 4e-3}}
     config = build_config("toy/walk", "mappo", "debug", changes | {"learner": learner})

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 DEBUG = DimaConfig().override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
 
-# one round of learning that suffices for toy/walk
+# one iteration of learning that suffices for toy/walk
 QUICK = {
     "learn_after": 600,
     "policy_after": 0,
@@ -91,7 +91,7 @@ def test_dima_learns_to_walk_in_its_imagination(seed: int) -> None:
 
 def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
     with environments() as envs:  # episodes of 30 steps
-        dima, collector = build(envs, learn_after=100, round_steps=40, imaginations=1), Collector(envs, 0)
+        dima, collector = build(envs, learn_after=100, iteration_steps=40, imaginations=1), Collector(envs, 0)
         steps = []
         for _ in range(3):
             dima.round(collector, Progress(), 0.0)
@@ -102,14 +102,14 @@ def test_it_waits_for_experience_then_learns_every_so_many_steps() -> None:
 
 def test_collected_episodes_may_be_cut_short() -> None:
     with environments() as envs:  # episodes of 30 steps
-        dima, collector = build(envs, round_steps=40, episode_steps=20, learn_after=1), Collector(envs, 0)
+        dima, collector = build(envs, iteration_steps=40, episode_steps=20, learn_after=1), Collector(envs, 0)
         metrics = dima.round(collector, Progress(), 0.0)
     assert collector.steps == 40 and metrics["collect/length"] == 20
     assert not dima.experience.replay.store["terminated"].any()
     assert int(dima.experience.replay.store["truncated"].sum()) == 2
 
 
-def test_the_policy_waits_until_the_world_model_had_its_rounds() -> None:
+def test_the_policy_waits_until_the_world_model_had_its_iterations() -> None:
     with environments() as envs:
         dima, collector = build(envs, policy_after=2), Collector(envs, 0)
         actor, world = weights(dima.ppo), weights(dima.world_model)
@@ -131,7 +131,7 @@ def test_improving_the_policy_leaves_the_world_model_alone() -> None:
         dima.world_model.zero_grad(set_to_none=True)
         state = {name: value.clone() for name, value in dima.world_model.state_dict().items()}
         actor = weights(dima.ppo)
-        dima.improve(Progress(), 0.0)
+        dima.update_policy(Progress(), 0.0)
         assert moved(dima.ppo, actor)
         assert all(torch.equal(value, state[name]) for name, value in dima.world_model.state_dict().items())
         assert all(weight.grad is None for weight in dima.world_model.parameters())
@@ -144,7 +144,7 @@ def test_metrics_of_the_imaginations_are_averages() -> None:
         dima.round(Collector(envs, 0), Progress(), 0.0)
         with torch.no_grad():
             policy = dima.ppo.actor(torch.zeros(1, 2, 2), torch.ones(1, 2, 1, dtype=torch.bool))
-        metrics = dima.improve(Progress(), 0.0)
+        metrics = dima.update_policy(Progress(), 0.0)
     told = next(value for name, value in metrics.items() if name.endswith("entropy"))
     assert float(told) == pytest.approx(float(policy.entropy().mean()), abs=1e-5)
 
@@ -190,9 +190,9 @@ def test_several_workers_learn_what_one_learns(two_threads) -> None:
         with environments() as envs:
             algorithm = build(envs, workers=2, **changes)
             collector, progress = Collector(envs, seed=0), Progress()
-            metrics.append([algorithm.round(collector, progress, 0.0) for _ in range(2)][-1])
+            metrics.append([algorithm.iteration(collector, progress, 0.0) for _ in range(2)][-1])
         found.append(algorithm)
-        assert progress.seconds.keys() >= {"decoder", "denoiser", "reward", "imagine and improve"}
+        assert progress.seconds.keys() >= {"decoder", "denoiser", "reward", "imagine and update"}
         assert progress.lap()["updates/reward"] == 8
     (text, one), (same, two) = (encode(algorithm.checkpoint()) for algorithm in found)
     assert text == same
@@ -206,7 +206,7 @@ def test_several_workers_learn_what_one_learns(two_threads) -> None:
 def test_every_worker_imagines_its_share(two_threads) -> None:
     with environments() as envs:
         algorithm = build(envs, workers=3)
-        algorithm.take_in(Collector(envs, seed=0).play(algorithm.act, 60))
+        algorithm.update_statistics(Collector(envs, seed=0).play(algorithm.act, 60))
     start = algorithm.replay.gather(algorithm.replay.recent(7), algorithm.world_model.context - 1, 0)
     rollout = algorithm.imagine(start)
     assert rollout.reward.shape == (7, 5)

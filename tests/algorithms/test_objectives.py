@@ -39,7 +39,7 @@ def rollout(seed: int, batch: int = 3, length: int = 6) -> tuple[Tensor, Tensor,
 
 
 @pytest.mark.parametrize(
-    ("proceed", "boundary", "advantage"),
+    ("continuation", "boundary", "advantage"),
     [
         ([1.0, 1, 1, 1], [0, 0, 0, 1], [5.151327, 5.960176, 5.6808, 3.89]),
         ([1.0, 0, 1, 1], [0, 1, 0, 1], [2.012, 1.6, 5.6808, 3.89]),  # terminated after the second step
@@ -47,9 +47,9 @@ def rollout(seed: int, batch: int = 3, length: int = 6) -> tuple[Tensor, Tensor,
     ],
 )
 def test_returns_are_generalised_advantages_plus_values(
-    proceed: list[float], boundary: list[int], advantage: list[float]
+    continuation: list[float], boundary: list[int], advantage: list[float]
 ) -> None:
-    returns = lambda_returns(REWARD, torch.tensor([proceed]), torch.tensor([boundary]).bool(), NEXT, 0.9, 0.8)
+    returns = lambda_returns(REWARD, torch.tensor([continuation]), torch.tensor([boundary]).bool(), NEXT, 0.9, 0.8)
     torch.testing.assert_close(returns - VALUE, torch.tensor([advantage]))
 
 
@@ -71,9 +71,9 @@ def test_returns_equal_brute_force(seed: int, gamma: float, lam: float) -> None:
 
 
 def test_lambda_zero_and_one() -> None:
-    reward, proceed, boundary, value = rollout(1)
-    one_step = reward + 0.9 * proceed * value
-    torch.testing.assert_close(lambda_returns(reward, proceed, boundary, value, 0.9, 0.0), one_step)
+    reward, continuation, boundary, value = rollout(1)
+    one_step = reward + 0.9 * continuation * value
+    torch.testing.assert_close(lambda_returns(reward, continuation, boundary, value, 0.9, 0.0), one_step)
     whole = torch.zeros_like(boundary)
     monte_carlo = sum(0.9**k * reward[:, k] for k in range(6)) + 0.9**6 * value[:, -1]
     found = lambda_returns(reward, torch.ones_like(reward), whole, value, 0.9, 1.0)[:, 0]
@@ -81,11 +81,11 @@ def test_lambda_zero_and_one() -> None:
 
 
 def test_nothing_crosses_an_end() -> None:
-    reward, proceed, boundary, value = rollout(2)
-    proceed[:, 2], boundary[:, 2] = 0.0, True
-    before = lambda_returns(reward, proceed, boundary, value, 0.9, 0.95)
+    reward, continuation, boundary, value = rollout(2)
+    continuation[:, 2], boundary[:, 2] = 0.0, True
+    before = lambda_returns(reward, continuation, boundary, value, 0.9, 0.95)
     reward[:, 3:], value[:, 2:] = 99.0, 99.0
-    assert torch.equal(lambda_returns(reward, proceed, boundary, value, 0.9, 0.95)[:, :3], before[:, :3])
+    assert torch.equal(lambda_returns(reward, continuation, boundary, value, 0.9, 0.95)[:, :3], before[:, :3])
 
 
 def test_standardize() -> None:

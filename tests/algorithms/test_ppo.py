@@ -46,7 +46,7 @@ def play(ppo: PPO, batch: int = 12, length: int = 5, reward: Tensor | None = Non
         action=action,
         log_prob=log_prob,
         reward=torch.randn(lead) if reward is None else reward,
-        proceed=1 - terminated.float(),
+        continuation=1 - terminated.float(),
         boundary=terminated | (torch.rand(lead) < 0.1),
         next_state=torch.randn(*lead, spec.state_dim),
     )
@@ -80,7 +80,7 @@ def test_targets_and_advantages() -> None:
     with torch.no_grad():
         value = ppo.value_norm.denormalize(ppo.critic(rollout.state, rollout.previous_action))
         after = ppo.value_norm.denormalize(ppo.critic(rollout.next_state, rollout.action.clamp(-1, 1)))
-    returns = lambda_returns(rollout.reward, rollout.proceed, rollout.boundary, after, 0.99, 0.95)
+    returns = lambda_returns(rollout.reward, rollout.continuation, rollout.boundary, after, 0.99, 0.95)
     batch, metrics = ppo.prepare(rollout)
     advantage = returns - value
     expected = (advantage - advantage.mean()) / advantage.std(correction=0)
@@ -139,9 +139,9 @@ def test_a_batch_in_pieces_is_one_step_on_the_whole(monkeypatch) -> None:
     pieces.load_state_dict(whole.state_dict())
     batch, _ = whole.prepare(play(whole, 12, 5))
     batch.log_prob = batch.log_prob + 0.2 * torch.randn_like(batch.log_prob)  # some ratios are clipped
-    expected = whole.improve_actor(batch)
-    monkeypatch.setattr("dima.algorithms.ppo.CACHED", 34)  # 17 rows at a time, and 9 at last
-    told = pieces.improve_actor(batch)
+    expected = whole.actor_step(batch)
+    monkeypatch.setattr("dima.algorithms.ppo.CPU_CHUNK_ROWS", 34)  # 17 rows at a time, and 9 at last
+    told = pieces.actor_step(batch)
     assert 0 < expected["clip_fraction"] < 1
     torch.testing.assert_close(told, expected, atol=1e-6, rtol=1e-5)
     gradients = [[p.grad for p in team.actor.parameters()] for team in (pieces, whole)]

@@ -1,4 +1,4 @@
-"""Two checkouts take turns; their rounds are compared with their neighbours; what fails is told."""
+"""Two checkouts take turns; their iterations are compared with their neighbours; what fails is told."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_turns_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
     calls: list[tuple[str, str, int]] = []
 
     def dima(self: Contender, *args: str) -> None:
-        """Rounds of 100 steps, which take 10 seconds here, 25 there, and 7 for an evaluation at the end."""
+        """TrainingLoop of 100 steps, which take 10 seconds here, 25 there, and 7 for an evaluation at the end."""
         steps = int(args[args.index("--steps") + 1])
         calls.append((args[0], self.run.name, steps))
         self.run.mkdir(exist_ok=True)
@@ -28,7 +28,7 @@ def test_turns_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
             for step in range(begin + 100, steps + 1, 100):
                 seconds = {"here": 10.0, "there": 25.0}[self.run.name]
                 last = {"time/evaluate": 7.0} if step == steps else {}
-                record = {"step": step, "time/round": seconds + sum(last.values()), **last}
+                record = {"step": step, "time/iteration": seconds + sum(last.values()), **last}
                 file.write(json.dumps(record) + "\n" + json.dumps({"event": "told"}) + "\n")
 
     monkeypatch.setattr(Contender, "_dima", dima)
@@ -38,10 +38,10 @@ def test_turns_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
     turns = [("resume", "here", 500), ("resume", "there", 500), ("resume", "there", 700), ("resume", "here", 700)]
     assert calls == [("train", "here", 300), ("train", "there", 300), *turns]
     found = json.loads((tmp_path / "linear-small.json").read_text())
-    assert found["first rounds"] == [[10.0] * 3, [25.0] * 3]
-    assert found["rounds"] == [[10.0] * 4, [25.0] * 4]
+    assert found["first iterations"] == [[10.0] * 3, [25.0] * 3]
+    assert found["iterations"] == [[10.0] * 4, [25.0] * 4]
     assert (found["median"], found["ratio"]) == ([10.0, 25.0], 2.5)
-    assert "a round takes 10.0 s here, 25.0 s there: 2.50 times as long" in capsys.readouterr().out
+    assert "an iteration takes 10.0 s here, 25.0 s there: 2.50 times as long" in capsys.readouterr().out
 
 
 def test_the_other_checkout_must_be_one(tmp_path: Path, monkeypatch, capsys) -> None:

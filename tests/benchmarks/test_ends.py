@@ -43,15 +43,15 @@ def test_who_knows_has_all_the_skill_and_who_knows_the_rate_has_none(dataset: Pa
     config = build_config(data.task, "dima", "debug").learner.world_model  # type: ignore[attr-defined]
     model = config.build(data.spec).eval()
     episodes = data.episodes("train")
-    model.take_in(episodes)
+    model.update_statistics(episodes)
     replay = Replay.of(episodes, data.spec, "cpu")
     length = config.reward.segment
     batch = model.segments(replay.segments(torch.arange(0, replay.newest - length, length), length + 1))
     rate = batch.terminated[batch.valid].float().mean()
     assert 0 < rate < 1
 
-    def told(proceed: torch.Tensor) -> dict[str, float]:
-        monkeypatch.setattr(type(model.reward), "forward", lambda *_: Prediction(batch.reward, proceed, None))
+    def told(continuation: torch.Tensor) -> dict[str, float]:
+        monkeypatch.setattr(type(model.reward), "forward", lambda *_: Prediction(batch.reward, continuation, None))
         return ends.judge(model, replay)
 
     knowing = told((~batch.terminated).float())

@@ -29,7 +29,20 @@ def study(tmp_path: Path, monkeypatch) -> Path:
 
 def run(path: Path, monkeypatch) -> None:
     given = [str(path / "data"), "--out", str(path / "out"), "--work", str(path / "work"), "--preset", "debug"]
-    given += ["--starts", "3", "--rounds", "1", "--updates", "2", "--batch", "8", "--seeds", "0", "--forms", *CHOSEN]
+    given += [
+        "--starts",
+        "3",
+        "--iterations",
+        "1",
+        "--updates",
+        "2",
+        "--batch",
+        "8",
+        "--seeds",
+        "0",
+        "--forms",
+        *CHOSEN,
+    ]
     given += ["--world-model", '{"denoiser": {"blocks": 2}}']
     monkeypatch.setattr("sys.argv", ["forms", *given])
     assert forms.main() == 0

@@ -60,7 +60,7 @@ def test_agents_revealed_together_save_work() -> None:
 def test_a_fitted_model_is_asked_under_other_settings(tmp_path: Path, monkeypatch, capsys) -> None:
     request = {"out": str(tmp_path / "data"), "steps": 240, "env": {"n_agents": 3}}
     record(record_config("toy/linear").override(request))
-    changes = {"run": str(tmp_path / "run"), "rounds": 1, "tensorboard": False}
+    changes = {"run": str(tmp_path / "run"), "iterations": 1, "tensorboard": False}
     fit(fit_config(tmp_path / "data", "dima", "debug", changes))
     settings = ["", "sampler.levels_per_agent=4", "sampler.levels_per_agent=1", "denoiser.agents_at_once=3"]
     given = ["--runs", str(tmp_path / "run"), "--settings", *settings]

@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
 def run(data: Path, monkeypatch, part: str = "denoiser", seeds: tuple[str, ...] = ("0",)) -> Path:
     folder = data.parent
     given = [str(data), "--out", str(folder / "out"), "--work", str(folder / "work"), "--preset", "debug"]
-    given += ["--rounds", "2", "--updates", "2", "--batch", "8", "--part", part, "--seeds", *seeds]
+    given += ["--iterations", "2", "--updates", "2", "--batch", "8", "--part", part, "--seeds", *seeds]
     monkeypatch.setattr("sys.argv", ["lean", *given, "--sizes", *SIZES[part]])
     monkeypatch.setattr(lean, "SIZES", {name: tuple(sizes) for name, sizes in SIZES.items()})
     assert lean.main() == 0
@@ -71,7 +71,7 @@ def test_the_reward_model_is_asked_along_real_states(data: Path, monkeypatch) ->
     out = run(data, monkeypatch, "reward")
     told = [json.loads(path.read_text()) for path in sorted(out.glob("reward-*.json"))]
     assert [one["size"] for one in told] == ["16x1x0", "32x2x1"]
-    assert all(set(one["errors"]) == {"reward", "explained", "proceed"} for one in told)
+    assert all(set(one["errors"]) == {"reward", "explained", "continuation"} for one in told)
     assert told[0]["flops_update"] < told[1]["flops_update"]
 
 
@@ -79,18 +79,18 @@ def test_a_perfect_reward_model_has_no_error(data: Path) -> None:
     dataset = Dataset.open(data)
     model = DimaModelConfig().override({"reward": {"dim": 16, "layers": 1, "action_layers": 0}}).build(dataset.spec)
     episodes = dataset.episodes("held-out")
-    model.take_in(episodes)
+    model.update_statistics(episodes)
     rewards = torch.cat([episode.reward for episode in episodes])
     worse = lean.reward_errors(model, dataset)
 
     def told(state, action, episode, next_state):
         moved = (state - next_state).abs().sum(-1) * 0
-        return type("Told", (), {"reward": moved + rewards.mean(), "proceed": torch.ones_like(moved)})
+        return type("Told", (), {"reward": moved + rewards.mean(), "continuation": torch.ones_like(moved)})
 
     model.reward.forward = told
     constant = lean.reward_errors(model, dataset)
     assert abs(constant["explained"]) < 0.05
-    assert constant["proceed"] == 0
+    assert constant["continuation"] == 0
     assert worse["explained"] < 0.05
 
 

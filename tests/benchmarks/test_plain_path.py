@@ -66,11 +66,11 @@ def stirred(config: DimaModelConfig, spec: EnvSpec) -> tuple[DimaWorldModel, Rep
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight)
-    replay = Replay(ReplayConfig(capacity=500), spec, "cpu", model.visitors)
+    replay = Replay(ReplayConfig(capacity=500), spec, "cpu", model.visit_counters)
     episodes = draw_episodes(spec, (30, 9, 41, 5, 25))
     for episode in episodes:
         replay.add(episode)
-    model.take_in(episodes)
+    model.update_statistics(episodes)
     return model.eval(), replay
 
 

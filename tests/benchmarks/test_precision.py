@@ -30,7 +30,7 @@ def learner(monkeypatch, one_thread):
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     torch.manual_seed(0)
     learner = DEBUG.override({"precision": "bf16"}).build(SPEC, "cpu")
-    learner.take_in(draw_episodes(SPEC, (40, 30, 20)))
+    learner.update_statistics(draw_episodes(SPEC, (40, 30, 20)))
     return learner
 
 
@@ -51,7 +51,7 @@ def test_what_is_learnt_and_imagined_is_float32(learner) -> None:
     rows = learner.replay.gather(learner.replay.recent(9), learner.world_model.context - 1, 0)
     for name, values in vars(learner.imagine(rows)).items():
         assert values.dtype == (torch.bool if name in ("action_mask", "boundary") else torch.float32), name
-    assert all(value.isfinite() for value in learner.improve(Progress(), 0.0).values())
+    assert all(value.isfinite() for value in learner.update_policy(Progress(), 0.0).values())
 
 
 def test_predictions_hardly_change(learner) -> None:
@@ -80,7 +80,7 @@ def test_errors_on_held_out_episodes_hardly_change(tmp_path, monkeypatch, one_th
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     data, run = tmp_path / "data", tmp_path / "run"
     record(record_config("toy/linear").override({"out": str(data), "steps": 600, "episode_steps": 20}))
-    common = {"run": str(run), "rounds": 4, "evaluation_horizon": 5, "threads": 1, "tensorboard": False}
+    common = {"run": str(run), "iterations": 4, "evaluation_horizon": 5, "threads": 1, "tensorboard": False}
     fit(fit_config(data, "dima", "debug", common | {"learner": {"world_model": {"denoiser_fit": {"updates": 40}}}}))
     out = tmp_path / "precision.json"
     given = [str(run), "--dataset", str(data), "--horizon", "5", "--segments", "64", "--device", "cpu"]

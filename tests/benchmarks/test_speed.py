@@ -19,7 +19,7 @@ from benchmarks.speed.plain.unet import PlainUNet
 from benchmarks.speed.switches import SWITCHES, switched
 from benchmarks.speed.tables import counts_table, parts_table, switches_table, versus_table, whole_table
 from benchmarks.speed.timing import Timing, ceiling, peak_memory, ratio
-from benchmarks.speed.units import KEEPING, learning_units, steps_of_a_round
+from benchmarks.speed.units import KEEPING, learning_units, steps_of_a_iteration
 from benchmarks.speed.versus import versus
 from benchmarks.speed.whole import learn, learn_plainly, shortened, whole
 from dima.nn.attention import Attention
@@ -50,16 +50,16 @@ def test_a_decoder_update_is_counted_as_by_hand(measured) -> None:
     assert part["ceiling"] == part["flops"] / part["seconds"] / 1e10
 
 
-def test_a_round_is_the_sum_of_its_parts_times_how_often_they_come(measured) -> None:
+def test_a_iteration_is_the_sum_of_its_parts_times_how_often_they_come(measured) -> None:
     often = {"decoder update": 7, "denoiser update": 4, "reward update": 4, "imagination": 4, "policy update": 4}
-    assert often.items() <= measured["often"].items()  # two imaginations a round, half a batch a call
+    assert often.items() <= measured["often"].items()  # two imaginations an iteration, half a batch a call
     alone = [name for name in measured["often"] if not name.startswith("sampling")]
     for unit in ("seconds", "flops"):
         parts = [measured["parts"][name][unit] * measured["often"][name] for name in alone]
-        assert measured["round"]["round"][unit] == pytest.approx(sum(parts))
-    kept = sum(measured["round"][name]["seconds"] for name in KEEPING)
-    assert measured["keeping"] == pytest.approx(kept / measured["round"]["round"]["seconds"])
-    assert measured["million"] == pytest.approx(measured["round"]["round"]["seconds"] * 1e6 / 60 / 3600)
+        assert measured["iteration"]["iteration"][unit] == pytest.approx(sum(parts))
+    kept = sum(measured["iteration"][name]["seconds"] for name in KEEPING)
+    assert measured["keeping"] == pytest.approx(kept / measured["iteration"]["iteration"]["seconds"])
+    assert measured["million"] == pytest.approx(measured["iteration"]["iteration"]["seconds"] * 1e6 / 60 / 3600)
     assert measured["parts"]["checkpoint"]["seconds"] > 0 < measured["parts"]["evaluation"]["seconds"]
 
 
@@ -70,14 +70,14 @@ def test_the_imagination_is_the_sum_of_what_works_in_it(measured) -> None:
     assert all(inside[name]["flops"] > 0 for name in ("policy", "condition", "U-Net", "decoder", "reward"))
     assert inside["sampler"]["flops"] >= 0 == inside["the rest"]["flops"]
     told = parts_table(measured)
-    assert all(name in told for name in [*measured["parts"], *inside, "a round"])
+    assert all(name in told for name in [*measured["parts"], *inside, "an iteration"])
 
 
-def test_a_round_collects_whole_episodes_of_every_environment(tiny) -> None:
+def test_a_iteration_collects_whole_episodes_of_every_environment(tiny) -> None:
     config = tiny(envs=4)
     spec = build(config).spec
-    assert steps_of_a_round(config, spec) == 120  # 60 wanted, an episode has 30 steps
-    assert steps_of_a_round(config.override({"learner": {"episode_steps": 10}}), spec) == 80
+    assert steps_of_a_iteration(config, spec) == 120  # 60 wanted, an episode has 30 steps
+    assert steps_of_a_iteration(config.override({"learner": {"episode_steps": 10}}), spec) == 80
 
 
 def test_half_a_batch_is_half_the_work(config) -> None:
@@ -125,7 +125,7 @@ def test_operations_are_counted_without_doing_them(config) -> None:
             # the CPU's attention makes its weights once more on the way back
             assert told["flops"] == pytest.approx(count.flops - policy, rel=2e-3), (side, name)
             assert told["often"] == units[name].often
-    assert "a round, TFLOP" in counts_table(found)
+    assert "an iteration, TFLOP" in counts_table(found)
 
 
 def rows_of(learner):
@@ -148,7 +148,7 @@ def test_every_switch_changes_how_and_not_what(config) -> None:
         learner = build(config)
         switch.off(learner)
         without = dream(learner)
-        for name in ("state", "obs", "reward", "proceed", "action"):
+        for name in ("state", "obs", "reward", "continuation", "action"):
             torch.testing.assert_close(getattr(without, name), getattr(whole, name), **CLOSE)
         for part, fitter in learner.world_model.fitters.items():
             weights = {id(weight) for weight in getattr(learner.world_model, part).parameters()}
@@ -179,10 +179,10 @@ def test_ratios_of_switches_and_of_the_plain_path(config) -> None:
             assert told["ratio"] == ratio(told["seconds"]["off"], told["seconds"]["on"])
     assert all(name in switches_table(found) for name in found)
     against = versus(config, config, Timing(CPU, 1, 0.5, clock="cpu"))
-    assert against["round"]["plain"] == pytest.approx(
+    assert against["iteration"]["plain"] == pytest.approx(
         sum(part["seconds"]["plain"][0] * part["often"]["plain"] for part in against["parts"].values())
     )
-    assert "a round" in versus_table(against)
+    assert "an iteration" in versus_table(against)
 
 
 def test_another_yardstick_works_by_its_own_schedule(config) -> None:
@@ -190,21 +190,21 @@ def test_another_yardstick_works_by_its_own_schedule(config) -> None:
     found = versus(config, larger, Timing(CPU, 1, 0.5))
     part = found["parts"]["denoiser update"]
     assert part["often"] == {"dima": 4, "plain": 40}
-    assert part["ratio"] == pytest.approx(part["round"]["plain"] / part["round"]["dima"])
+    assert part["ratio"] == pytest.approx(part["iteration"]["plain"] / part["iteration"]["dima"])
     assert "plain larger" in versus_table(found)
 
 
-def test_a_round_as_it_is_run_under_several_settings(config) -> None:
+def test_a_iteration_as_it_is_run_under_several_settings(config) -> None:
     settings = ["threads=1,learner.world_model.denoiser_fit.updates=8"]
     found = whole(config, config, settings, 1, Timing(CPU, 1, 0.5))
     assert list(found) == ["plain", "as it is", settings[0]]
     for told in found.values():
-        assert told["round"] == 2 * told["seconds"][0]
+        assert told["iteration"] == 2 * told["seconds"][0]
         assert told["ratio"] == found["plain"]["seconds"][0] / told["seconds"][0]
     assert all(name in whole_table(found) for name in found)
 
 
-def test_a_shortened_round_does_its_share_both_ways(config) -> None:
+def test_a_shortened_iteration_does_its_share_both_ways(config) -> None:
     """As many gradient steps, imagined steps and policy updates on either path."""
     short = shortened(config, 0.5)
     sizes = short.learner.world_model
@@ -273,7 +273,7 @@ def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, caps
 
 
 def test_the_reference_stands_beside_what_was_measured(measured) -> None:
-    known = {"denoiser": 0.4, "reward": 0.2, "imagination": 20.0, "round": 200, "seconds": 2000}
+    known = {"denoiser": 0.4, "reward": 0.2, "imagination": 20.0, "iteration": 200, "seconds": 2000}
     told = parts_table(measured | {"reference": known})
     assert "| 400 |" in told
     assert "| 1e+04 |" in told  # of half a batch

@@ -98,7 +98,7 @@ class TestTrain:
 
     def test_interrupted_and_resumed(self, command, tmp_path, monkeypatch):
         class Impatient(Progress):
-            def round(self, done, total, **numbers):
+            def iteration(self, done, total, **numbers):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Impatient())
@@ -106,7 +106,7 @@ class TestTrain:
         status, out, err = command(*args)
         assert status == 130
         assert f"`dima resume {tmp_path / 'run'}` goes on" in out
-        assert "the round is finished and saved first" in err
+        assert "the iteration is finished and saved first" in err
         monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
         status, out, _ = command("resume", tmp_path / "run", "--quiet")
         assert status == 0

@@ -198,7 +198,7 @@ def test_rolled_steps_are_those_of_the_episodes(task: str) -> None:
     assert torch.equal(joined["action"], torch.cat([e.action for e in episodes])[:40])
     assert torch.equal(joined["reward"], torch.cat([e.reward for e in episodes])[:40])
     assert torch.equal(joined["next_state"], torch.cat([e.state[1:] for e in episodes])[:40])
-    assert torch.equal(joined["proceed"], 1 - torch.cat([e.terminated for e in episodes])[:40].float())
+    assert torch.equal(joined["continuation"], 1 - torch.cat([e.terminated for e in episodes])[:40].float())
     assert torch.equal(joined["boundary"], torch.cat([e.terminated | e.truncated for e in episodes])[:40])
     before = [torch.cat([torch.zeros_like(e.action[:1]), e.action[:-1]]) for e in episodes]
     assert torch.equal(joined["previous_action"], torch.cat(before)[:40])

@@ -39,8 +39,8 @@ def episode(number: int, length: int, terminated: bool = False) -> Episode:
     )
 
 
-def filled(lengths: list[int], capacity: int = 1000, visitors: tuple[str, ...] = (), **config: Any) -> Replay:
-    replay = Replay(ReplayConfig(capacity=capacity, **config), SPEC, "cpu", visitors)
+def filled(lengths: list[int], capacity: int = 1000, visit_counters: tuple[str, ...] = (), **config: Any) -> Replay:
+    replay = Replay(ReplayConfig(capacity=capacity, **config), SPEC, "cpu", visit_counters)
     for number, length in enumerate(lengths):
         replay.add(episode(number, length))
     return replay
@@ -139,7 +139,7 @@ def test_recent_leaves_evicted_rows_alone() -> None:
 
 
 def test_least_visited_evens_out_the_visits() -> None:
-    replay = filled([10] * 10, visitors=("decoder",))
+    replay = filled([10] * 10, visit_counters=("decoder",))
     visits, size = replay.visits["decoder"], replay.newest
     visits[: size // 2] = 60  # seen 60 times before the other half came
     for _ in range(size):
@@ -151,7 +151,7 @@ def test_least_visited_evens_out_the_visits() -> None:
 
 
 def test_least_visited_draws_with_a_softmax_of_the_visits() -> None:
-    replay = filled([1], visitors=("x",))
+    replay = filled([1], visit_counters=("x",))
     replay.visits["x"][:2] = torch.tensor([100_000, 100_020], dtype=torch.int32)
     drawn = torch.cat([replay.least_visited("x", 1) for _ in range(20)])  # few: visits change the odds
     assert (drawn == 1).sum() < (drawn == 0).sum()
@@ -164,7 +164,7 @@ def test_least_visited_draws_with_a_softmax_of_the_visits() -> None:
 
 
 def test_visits_of_one_sampler_do_not_touch_the_other_and_start_anew_with_new_rows() -> None:
-    replay = filled([5] * 4, capacity=20, visitors=("decoder", "reward"))
+    replay = filled([5] * 4, capacity=20, visit_counters=("decoder", "reward"))
     replay.least_visited("decoder", 500)
     assert not replay.visits["reward"].any()
     replay.add(episode(9, 5))
@@ -173,7 +173,7 @@ def test_visits_of_one_sampler_do_not_touch_the_other_and_start_anew_with_new_ro
 
 
 def test_segments_to_draw_must_fit() -> None:
-    replay = filled([4], visitors=("reward",))
+    replay = filled([4], visit_counters=("reward",))
     assert (replay.least_visited("reward", 50, length=4) <= 1).all()
     with pytest.raises(ConfigError, match="holds 4 steps, too few for segments of 6"):
         replay.least_visited("reward", 1, length=6)
@@ -238,7 +238,7 @@ def assert_same(one: Replay, other: Replay) -> None:
 
 @pytest.mark.parametrize("capacity", [1000, 30])
 def test_a_replay_comes_back_from_its_chunks_and_checkpoint(capacity: int) -> None:
-    replay = filled([], capacity=capacity, visitors=("v",))
+    replay = filled([], capacity=capacity, visit_counters=("v",))
     chunks = []
     for n in range(12):
         for k in range(n % 3):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, Lived
+from dima.data import EnvSpec, TransitionBatch
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
 from dima.experience.collector import Collector, random_policy
-from dima.experience.transitions import Stretch, Transitions
+from dima.experience.transitions import NStepBatch, Transitions
 from dima.storage.serialization import decode, encode
 
 SPEC = EnvSpec(("a", "b"), state_dim=2, obs_sizes=(3, 2), action_sizes=(1, 2), discrete=False)
@@ -25,7 +25,9 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def lived(rewards: list[list[float]], ends: dict[tuple[int, int], bool] | None = None, first: int = 0) -> Lived:
+def lived(
+    rewards: list[list[float]], ends: dict[tuple[int, int], bool] | None = None, first: int = 0
+) -> TransitionBatch:
     """Steps whose state tells (environment, moment); ``ends`` maps (environment, column) to whether the task ended."""
     reward = torch.tensor(rewards)
     envs, steps = reward.shape
@@ -38,10 +40,10 @@ def lived(rewards: list[list[float]], ends: dict[tuple[int, int], bool] | None =
     padded = torch.zeros(envs, steps, 2, 3)
     mask = torch.ones(envs, steps, 2, 2, dtype=torch.bool)
     action = moment[..., None, None].expand(-1, -1, 2, 2)
-    return Lived(padded, state, mask, action, reward, terminated, boundary, padded, after, mask)
+    return TransitionBatch(padded, state, mask, action, reward, terminated, boundary, padded, after, mask)
 
 
-def all_stretches(store: Transitions, steps: int, gamma: float) -> dict[tuple[int, int], Stretch]:
+def all_stretches(store: Transitions, steps: int, gamma: float) -> dict[tuple[int, int], NStepBatch]:
     """Every stretch that can be drawn, by the (environment, moment) where it begins."""
     drawn = store.sample(2_000, steps, gamma)
     found = {}
@@ -51,7 +53,7 @@ def all_stretches(store: Transitions, steps: int, gamma: float) -> dict[tuple[in
     return found
 
 
-def outcome(stretch: Stretch) -> tuple[float, float, float]:
+def outcome(stretch: NStepBatch) -> tuple[float, float, float]:
     """Its sum of rewards, its discount, and the moment that it is bootstrapped from."""
     return float(stretch.ret), float(stretch.discount), float(stretch.next_state[1])
 

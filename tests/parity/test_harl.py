@@ -20,9 +20,9 @@ from dima.algorithms.mappo import MappoConfig
 from dima.algorithms.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss
 from dima.algorithms.on_policy import OnPolicyConfig
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.data import EnvSpec, Lived, Rollout
+from dima.data import EnvSpec, Rollout, TransitionBatch
 from dima.envs import all_tasks
-from dima.experience.transitions import Stretch, Transitions
+from dima.experience.transitions import NStepBatch, Transitions
 from dima.policies.actors import ActorConfig
 from dima.policies.critics import CriticConfig, ValueNorm
 from dima.policies.soft_actors import TanhGaussian
@@ -178,7 +178,7 @@ def rollout(told: dict[str, Tensor]) -> Rollout:
         **told,
         action_mask=torch.ones_like(told["action"], dtype=torch.bool),
         previous_action=torch.zeros_like(told["action"]),
-        boundary=told["proceed"] == 0,
+        boundary=told["continuation"] == 0,
     )
 
 
@@ -226,18 +226,18 @@ def test_an_iteration_leaves_the_same_weights(algorithm: str, monkeypatch: pytes
 
     factors: dict[int, Tensor] = {}
     if isinstance(team, SequentialPPO):
-        learn = team.improve_agent
+        learn = team.agent_step
 
         def note(agent: int, turn: Turn) -> dict[str, Tensor]:
             factors[agent] = turn.factor
             return learn(agent, turn)
 
-        monkeypatch.setattr(team, "improve_agent", note)
+        monkeypatch.setattr(team, "agent_step", note)
     batch, _ = team.prepare(played)
     torch.testing.assert_close(
         team.value_norm.denormalize(batch.target), torch.tensor(told["returns"]).flatten(), rtol=1e-5, atol=1e-5
     )
-    metrics = team.improve(batch)
+    metrics = team.run_epochs(batch)
     assert min(float(metrics["actor_grad_norm"]), float(metrics["critic_grad_norm"])) > HARL["ppo"]["max_grad_norm"]
     assert 0.1 < float(metrics["clip_fraction"]) < 0.9
 
@@ -308,13 +308,15 @@ def test_stretches_are_alike(case: dict[str, Any]) -> None:
     obs = torch.zeros(envs, moments, 2, 1)
     after = state + torch.tensor([0.0, 0.5])
     ends = tensors({name: case[name] for name in ("terminated", "boundary")})
-    lived = Lived(obs, state.float(), obs == 0, obs, reward, **ends, next_obs=obs, next_state=after, next_mask=obs == 0)
+    lived = TransitionBatch(
+        obs, state.float(), obs == 0, obs, reward, **ends, next_obs=obs, next_state=after, next_mask=obs == 0
+    )
     store = Transitions(case["capacity"], spec, "cpu")
     for moment in range(moments):
-        store.add(Lived(**{name: value[:, moment : moment + 1] for name, value in vars(lived).items()}))
+        store.add(TransitionBatch(**{name: value[:, moment : moment + 1] for name, value in vars(lived).items()}))
     torch.manual_seed(0)
     drawn = store.sample(1_000, case["n_step"], case["gamma"])
-    found: dict[tuple[float, ...], Stretch] = {tuple(drawn.state[n].tolist()): drawn[n] for n in range(1_000)}
+    found: dict[tuple[float, ...], NStepBatch] = {tuple(drawn.state[n].tolist()): drawn[n] for n in range(1_000)}
     expected = {tuple(begin): n for n, begin in enumerate(case["begin"])}
     assert found.keys() <= expected.keys()
     assert len(found) == min(envs * moments, case["capacity"] // envs * envs)
@@ -352,7 +354,7 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
         log_alpha.data.fill_(start)
     batch = tensors(told["batch"])
     everything = torch.ones(len(batch["ret"]), SPEC.n_agents, SPEC.action_dim, dtype=torch.bool)
-    stretch = Stretch(
+    stretch = NStepBatch(
         **{name: batch[name].transpose(0, 1) for name in ("obs", "action", "next_obs")},
         **{name: batch[name] for name in ("state", "next_state", "ret")},
         discount=batch["discount"] * ~batch["term"],
@@ -367,8 +369,8 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
     backup = team.backup
     monkeypatch.setattr(team, "backup", lambda stretch: targets.append(backup(stretch)) or targets[-1])
     for _ in told["targets"]:
-        team.improve_critic(stretch)
-        team.improve_actors(stretch)
+        team.critic_step(stretch)
+        team.actor_steps(stretch)
         team._follow()
     torch.testing.assert_close(torch.stack(targets), torch.tensor(told["targets"]), rtol=1e-4, atol=1e-4)
     for member, old, new in zip(team.actors.members, before["actors"], after["actors"], strict=True):

@@ -136,7 +136,7 @@ def test_recording_leaves_the_caller_s_random_state_alone(small):
 class Impatient(Progress):
     """Asks to stop after every chunk."""
 
-    def round(self, done: int, total: int, **numbers: float) -> None:
+    def iteration(self, done: int, total: int, **numbers: float) -> None:
         assert done <= total
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -146,12 +146,12 @@ def test_an_interrupted_recording_goes_on_to_the_same_dataset(small, run, monkey
     sources = ["random", f"{run},noise=0.2,correlation=0.5"]
     whole, broken = small(out="whole", sources=sources, steps=240), small(out="broken", sources=sources, steps=240)
     assert record(whole).finished
-    rounds = 0
+    iterations = 0
     while not record(broken, progress=Impatient()).finished:
-        rounds += 1
+        iterations += 1
         with pytest.raises(DatasetError, match="is not finished"):
             Dataset.open(broken.folder)
-    assert rounds == 3
+    assert iterations == 3
     assert content(whole.folder) == content(broken.folder)
     assert Dataset.open(whole.folder).held_out == Dataset.open(broken.folder).held_out
 

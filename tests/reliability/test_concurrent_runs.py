@@ -11,10 +11,10 @@ from benchmarks.speed import seeds
 from dima.errors import UserError
 from dima.storage.run_folder import RunFolder
 
-RECORDS = [{"step": n, "time/round": seconds} for n, seconds in enumerate((9.0, 2.0, 4.0, 3.0))]
+RECORDS = [{"step": n, "time/iteration": seconds} for n, seconds in enumerate((9.0, 2.0, 4.0, 3.0))]
 
 
-def test_the_pace_is_that_of_the_median_round_without_the_first(tmp_path: Path) -> None:
+def test_the_pace_is_that_of_the_median_iteration_without_the_first(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", {"task": "toy/walk", "tensorboard": False, "wandb": False}) as run:
         for record in RECORDS:
             run.log(record)
@@ -25,7 +25,7 @@ def test_the_pace_is_that_of_the_median_round_without_the_first(tmp_path: Path) 
 
 
 def test_throughputs_are_compared_with_one_run() -> None:
-    found = {1: {"rounds_a_minute": 10.0}, 4: {"rounds_a_minute": 24.0}}
+    found = {1: {"iterations_a_minute": 10.0}, 4: {"iterations_a_minute": 24.0}}
     assert "| 4 | 24 | 2.40 | 60% |" in seeds.table(found)
 
 
@@ -35,6 +35,6 @@ def test_the_command_trains_every_count_and_cleans_up(tmp_path: Path, monkeypatc
     assert seeds.main() == 0
     told = json.loads((tmp_path / "walk-debug-cpu.json").read_text())
     assert {count: len(found["paces"]) for count, found in told["found"].items()} == {"1": 1, "2": 2}
-    assert told["found"]["2"]["rounds_a_minute"] == sum(told["found"]["2"]["paces"])
+    assert told["found"]["2"]["iterations_a_minute"] == sum(told["found"]["2"]["paces"])
     assert (tmp_path / "walk-debug-cpu.md").read_text().strip() in capsys.readouterr().out
     assert len(list(tmp_path.iterdir())) == 2

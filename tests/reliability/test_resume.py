@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.kill import RUNS, contents, differences, measure, rounds, small_run
+from benchmarks.studies.kill import RUNS, contents, differences, iterations, measure, small_run
 from dima.cli import main
 from dima.errors import RunFolderError
 from dima.runtime.progress import Progress, Step
@@ -22,9 +22,9 @@ from dima.training.run_config import RunConfig
 
 ROUNDS = 8
 PHASES = {
-    "dima": ("collect", "decoder", "denoiser", "reward", "imagine and improve", "save", "evaluate"),
-    "hasac": ("collect", "improve", "save", "evaluate"),
-    "mappo": ("collect", "improve", "save", "evaluate"),
+    "dima": ("collect", "decoder", "denoiser", "reward", "imagine and update", "save", "evaluate"),
+    "hasac": ("collect", "update", "save", "evaluate"),
+    "mappo": ("collect", "update", "save", "evaluate"),
 }
 
 
@@ -77,7 +77,7 @@ def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(whole: RunConfig
         progress = Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug)
         with pytest.raises(Power):
             train(again, progress=progress) if number == 0 else resume(again.folder, progress=progress)
-    assert 1 <= rounds(again.folder) < rounds(whole.folder)
+    assert 1 <= iterations(again.folder) < iterations(whole.folder)
     assert resume(again.folder).finished
     assert_equal_runs(whole, again)
 
@@ -99,7 +99,7 @@ def test_a_run_cut_off_while_it_saves_ends_like_one_undisturbed(
         with pytest.raises(Power):
             train(again)
     with RunFolder.open(again.folder) as folder:
-        assert sum("round" in record for record in folder.records()) == rounds(again.folder) + 1
+        assert sum("iteration" in record for record in folder.records()) == iterations(again.folder) + 1
     assert resume(again.folder).finished
     assert_equal_runs(whole, again)
 
@@ -113,18 +113,18 @@ def test_a_run_killed_at_random_moments_ends_like_one_undisturbed(tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_round_saves_and_exits_130(
+def test_a_signal_ends_the_iteration_saves_and_exits_130(
     whole: RunConfig, again: RunConfig, number: int, monkeypatch, capsys
 ) -> None:
     with pytest.raises(Power):  # a folder that `dima resume` can start from
         train(again, progress=Interrupted("collect", 3, pull_plug))
-    assert rounds(again.folder) == 2
+    assert iterations(again.folder) == 2
     ask = Interrupted("collect", 1, lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: ask)
     handler = signal.getsignal(number)
     assert main(["resume", str(again.folder)]) == 130
     assert signal.getsignal(number) is handler
-    assert rounds(again.folder) == 3
+    assert iterations(again.folder) == 3
     assert "dima resume" in capsys.readouterr().out
     monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
     assert main(["resume", str(again.folder)]) == 0
@@ -138,13 +138,13 @@ def test_a_second_signal_stops_at_once(again: RunConfig) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(again, progress=Interrupted("collect", 2, twice))
-    assert rounds(again.folder) == 1
+    assert iterations(again.folder) == 1
 
 
-def test_a_run_killed_in_its_first_round_begins_again(whole: RunConfig, again: RunConfig) -> None:
+def test_a_run_killed_in_its_first_iteration_begins_again(whole: RunConfig, again: RunConfig) -> None:
     with pytest.raises(Power):
         train(again, progress=Interrupted("save", 1, pull_plug))
-    assert rounds(again.folder) == 0
+    assert iterations(again.folder) == 0
     assert resume(again.folder).finished
     assert_equal_runs(whole, again)
 
@@ -175,7 +175,7 @@ def test_a_run_is_carried_further_and_remembers_so(whole: RunConfig, again: RunC
     summary = resume(again.folder)
     assert summary.finished
     assert summary.steps >= further
-    assert rounds(again.folder) > rounds(whole.folder) + 1
+    assert iterations(again.folder) > iterations(whole.folder) + 1
 
 
 def test_a_moved_run_goes_on_where_it_is(whole: RunConfig, again: RunConfig, tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_a_run_whose_checkpoint_is_gone_is_left_alone(tiny, capsys) -> None:
     kept = (folder / "metrics.jsonl").read_bytes()
     for command in ("resume", "evaluate"):
         assert main([command, str(folder)]) == 2
-        assert "its checkpoint was removed or not kept, though 3 rounds were logged" in capsys.readouterr().err
+        assert "its checkpoint was removed or not kept, though 3 iterations were logged" in capsys.readouterr().err
     assert (folder / "metrics.jsonl").read_bytes() == kept

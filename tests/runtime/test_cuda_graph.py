@@ -123,7 +123,7 @@ def on(device: str, *more: str) -> Any:
 
 @pytest.fixture
 def lived(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
-    """Builds learners that have lived for a round, on a GPU with recorded gradients and imaginations."""
+    """Builds learners that have lived for an iteration, on a GPU with recorded gradients and imaginations."""
     with ExitStack() as held:
 
         def build(device: str, task: str, algorithm: str, changes: dict[str, Any], **learner: Any) -> ModelBased:
@@ -214,12 +214,12 @@ def test_compiled_modules_learn_the_same(tiny, task: str, compiled: list[str]) -
         assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
 
 
-def test_everything_is_compiled_before_the_first_round_and_nothing_has_changed(tiny, compiled: list[str]) -> None:
+def test_everything_is_compiled_before_the_first_iteration_and_nothing_has_changed(tiny, compiled: list[str]) -> None:
     config = tiny("toy/uneven", learner={"policy_after": 0, "compile": True, "imagination_batch": 25, "workers": 2})
     with Trainer(config, pick_device("cpu"), Progress()) as trainer:
         learner = trainer.algorithm
         assert isinstance(learner, ModelBased)
-        learner.take_in(trainer.collector.play(learner.act, 200))
+        learner.update_statistics(trainer.collector.play(learner.act, 200))
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         visits = {name: counts.clone() for name, counts in learner.replay.visits.items()}
         learner.warm_up(Progress())
@@ -229,7 +229,7 @@ def test_everything_is_compiled_before_the_first_round_and_nothing_has_changed(t
             assert torch.equal(counts, visits[name]), name
         known = len(compiled)
         learner.fit(Progress())
-        learner.improve(Progress(), 0.0)
+        learner.update_policy(Progress(), 0.0)
     assert len(compiled) == known > 0
 
 

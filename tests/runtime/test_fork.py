@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dima.errors import ConfigError
-from dima.runtime.fork import Aside, can_copy, one_thread, side_by_side
+from dima.runtime.fork import ForkedJob, can_copy, one_thread, parallel_map
 from dima.runtime.rng import drawn_from
 
 
@@ -23,7 +23,7 @@ def draw(seed: int, copy: bool) -> tuple[torch.Tensor, bool, int]:
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 def test_answers_do_not_depend_on_who_works(workers: int, two_threads) -> None:
     jobs = [partial(draw, seed) for seed in range(4)]
-    answers = side_by_side(jobs, workers)
+    answers = parallel_map(jobs, workers)
     for seed, (drawn, copy, process) in enumerate(answers):
         assert torch.equal(drawn, draw(seed, False)[0])
         assert copy == (process != os.getpid())
@@ -36,17 +36,17 @@ def test_a_copy_takes_what_is_left(two_threads) -> None:
         time.sleep(0.3)
         return os.getpid()
 
-    assert len(set(side_by_side([slow] * 3, 3))) == 3
+    assert len(set(parallel_map([slow] * 3, 3))) == 3
 
 
 def test_without_threads_to_spare_everything_happens_here(one_thread) -> None:
     assert not can_copy()
-    assert {process for *_, process in side_by_side([partial(draw, 0)] * 3, 3)} == {os.getpid()}
+    assert {process for *_, process in parallel_map([partial(draw, 0)] * 3, 3)} == {os.getpid()}
 
 
 def test_what_a_copy_changes_stays_there() -> None:
     held = torch.zeros(2)
-    assert Aside(lambda: held.add_(1)).result().tolist() == [1, 1]
+    assert ForkedJob(lambda: held.add_(1)).result().tolist() == [1, 1]
     assert held.tolist() == [0, 0]
 
 
@@ -55,12 +55,12 @@ def test_a_copys_mistake_is_raised_here() -> None:
         raise ConfigError("no such thing")
 
     with pytest.raises(ConfigError, match="no such thing"):
-        Aside(fail).result()
+        ForkedJob(fail).result()
 
 
 def test_a_death_is_told() -> None:
     with pytest.raises(RuntimeError, match="died"):
-        Aside(lambda: os.kill(os.getpid(), signal.SIGKILL)).result()
+        ForkedJob(lambda: os.kill(os.getpid(), signal.SIGKILL)).result()
 
 
 def test_who_is_not_waited_for_is_ended(two_threads) -> None:
@@ -68,7 +68,7 @@ def test_who_is_not_waited_for_is_ended(two_threads) -> None:
         time.sleep(60)
 
     began = time.monotonic()
-    with Aside(sleep) as other:
+    with ForkedJob(sleep) as other:
         process = other._pid
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
@@ -79,7 +79,7 @@ def test_who_is_not_waited_for_is_ended(two_threads) -> None:
         raise ConfigError("enough")
 
     with pytest.raises(ConfigError):
-        side_by_side([fail_here] * 2, 2)
+        parallel_map([fail_here] * 2, 2)
     assert time.monotonic() - began < 30
 
 
@@ -89,7 +89,7 @@ def test_a_copy_leaves_signals_to_its_owner() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         return "done"
 
-    assert Aside(disturbed).result() == "done"
+    assert ForkedJob(disturbed).result() == "done"
 
 
 def test_one_thread_is_for_a_while(two_threads) -> None:

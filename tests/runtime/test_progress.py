@@ -43,7 +43,7 @@ def test_seconds_add_up_per_phase_also_when_one_fails(clock):
 def test_a_lap_holds_what_happened_since_the_last_one(clock):
     progress = Progress()
     for spent, updates in ((1.0, 2), (2.0, 3)):
-        with progress.phase("imagine and improve", total=3) as step:
+        with progress.phase("imagine and update", total=3) as step:
             for _ in range(updates):
                 step()
             clock[0] += spent
@@ -52,7 +52,7 @@ def test_a_lap_holds_what_happened_since_the_last_one(clock):
         assert progress.lap() == {"time/imagine_and_improve": 3.0, "updates/imagine_and_improve": 5}
     assert progress.lap() == {"time/save": 0.5}
     assert progress.lap() == {}
-    assert progress.seconds == {"imagine and improve": 3.0, "save": 0.5}
+    assert progress.seconds == {"imagine and update": 3.0, "save": 0.5}
 
 
 def test_a_restored_clock_goes_on(clock):
@@ -63,14 +63,14 @@ def test_a_restored_clock_goes_on(clock):
     assert progress.seconds == {"collect": 11.0}
 
 
-def test_lines_are_one_a_round_with_time_left(clock):
+def test_lines_are_one_a_iteration_with_time_left(clock):
     stream = io.StringIO()
     progress = Lines(stream)
     with progress.phase("denoiser", total=3) as step:
         step()
-    progress.round(1_000, 25_000, team_return=-12.345)
+    progress.iteration(1_000, 25_000, team_return=-12.345)
     clock[0] += 10
-    progress.round(2_000, 25_000)
+    progress.iteration(2_000, 25_000)
     assert stream.getvalue().splitlines() == [
         "step 1,000 of 25,000  team return -12.35",
         "step 2,000 of 25,000  4 min left",
@@ -87,7 +87,7 @@ def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
             inner()
         progress.message("noted [1/2]")
         step()
-    progress.round(10, 20)
+    progress.iteration(10, 20)
     shown = stream.getvalue()
     assert "denoiser" in shown
     assert "2/2" in shown

@@ -1,4 +1,4 @@
-"""A run folder keeps what a finished round saved, whatever happens, and says clearly what is wrong with it."""
+"""A run folder keeps what a finished iteration saved, whatever happens, and says clearly what is wrong with it."""
 
 import contextlib
 import errno
@@ -27,27 +27,27 @@ def chunk(value):
 
 
 def state(value):
-    return {"weights": torch.full((3,), float(value)), "round": value}
+    return {"weights": torch.full((3,), float(value)), "iteration": value}
 
 
 def contents(path):
-    """The round and the chunks that a folder would be resumed with."""
+    """The iteration and the chunks that a folder would be resumed with."""
     with RunFolder.open(path, write=True) as folder:
         if not folder.has_checkpoint:
             return None, [], []
         saved = folder.load()
-        assert torch.equal(saved.tree["weights"], state(saved.tree["round"])["weights"])
+        assert torch.equal(saved.tree["weights"], state(saved.tree["iteration"])["weights"])
         chunks = [(number, int(tree["obs"][0, 0])) for number, tree in saved.chunks]
-        return saved.tree["round"], chunks, [record["round"] for record in folder.records()]
+        return saved.tree["iteration"], chunks, [record["iteration"] for record in folder.records()]
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A folder with three finished rounds; round i has chunk i - 1."""
+    """A folder with three finished iterations; iteration i has chunk i - 1."""
     path = tmp_path_factory.mktemp("template") / "run"
     with RunFolder.create(path, CONFIG) as folder:
         for i in (1, 2, 3):
-            folder.log({"step": 10 * i, "round": i})
+            folder.log({"step": 10 * i, "iteration": i})
             folder.save(state(i), [chunk(i)])
     return path
 
@@ -130,11 +130,11 @@ class TestOpen:
         with pytest.raises(RunFolderError, match=r"config\.yaml is missing"):
             RunFolder.open(run).config()
 
-    def test_before_the_first_round_is_over(self, tmp_path):
+    def test_before_the_first_iteration_is_over(self, tmp_path):
         with RunFolder.create(tmp_path / "run", CONFIG) as folder:
-            folder.log({"step": 1, "round": 1})
+            folder.log({"step": 1, "iteration": 1})
             assert not folder.has_checkpoint
-            with pytest.raises(RunFolderError, match="its first round has not finished"):
+            with pytest.raises(RunFolderError, match="its first iteration has not finished"):
                 folder.load()
         with RunFolder.open(tmp_path / "run", write=True) as folder:
             folder.rewind_to_start()
@@ -144,7 +144,7 @@ class TestOpen:
         (run / METRICS).open("a").write('{"step": 99}\n')
         (run / REPLAY / "000009.safetensors").write_bytes(b"orphan")
         with RunFolder.open(run) as folder:
-            assert folder.load().tree["round"] == 3
+            assert folder.load().tree["iteration"] == 3
             assert len(folder.records()) == 4
         assert (run / REPLAY / "000009.safetensors").exists()
 
@@ -184,7 +184,7 @@ class TestMetrics:
             folder.log({"step": 1, "loss": 0.5, "name": "text", "none": float("nan")})
             folder.log({"step": 2, "loss": 0.25})
             folder.save(state(1))
-            folder.log({"step": 3, "loss": 9.0})  # of a round that never finishes
+            folder.log({"step": 3, "loss": 9.0})  # of an iteration that never finishes
         with RunFolder.open(tmp_path / "run", write=True) as folder:
             folder.load()
             folder.log({"step": 3, "loss": 0.125})
@@ -223,10 +223,10 @@ class TestSave:
     def test_everything_comes_back(self, run):
         assert contents(run) == (3, [(0, 1), (1, 2), (2, 3)], [1, 2, 3])
 
-    def test_what_an_unfinished_round_left_is_removed(self, run):
+    def test_what_an_unfinished_iteration_left_is_removed(self, run):
         with RunFolder.open(run, write=True) as folder:
             folder.load()
-            folder.log({"step": 40, "round": 4})
+            folder.log({"step": 40, "iteration": 4})
         (run / REPLAY / "000003.safetensors").write_bytes(b"half of a chunk")
         (run / REPLAY / "000004.safetensors.new").write_bytes(b"")
         assert contents(run) == (3, [(0, 1), (1, 2), (2, 3)], [1, 2, 3])
@@ -236,7 +236,7 @@ class TestSave:
         with RunFolder.open(run, write=True) as folder:
             folder.load()
             assert folder.next_chunk == 3
-            folder.log({"step": 40, "round": 4})
+            folder.log({"step": 40, "iteration": 4})
             folder.save(state(4), [chunk(4), chunk(5)], drop_before=2)
         assert contents(run) == (4, [(2, 3), (3, 4), (4, 5)], [1, 2, 3, 4])
         assert len(list((run / REPLAY).iterdir())) == 3
@@ -299,7 +299,7 @@ class TestCrash:
     def save_fourth(self, run):
         with RunFolder.open(run, write=True) as folder:
             folder.load()
-            folder.log({"step": 40, "round": 4})
+            folder.log({"step": 40, "iteration": 4})
             folder.save(state(4), [chunk(4)], drop_before=2)
 
     @pytest.mark.parametrize("k", range(1, STEPS + 1))
@@ -320,9 +320,9 @@ class TestCrash:
         assert contents(run) == NEW
 
     @pytest.mark.parametrize("k", range(1, 16))
-    def test_a_kill_in_the_first_round_leaves_it_or_nothing(self, tmp_path, monkeypatch, k):
+    def test_a_kill_in_the_first_iteration_leaves_it_or_nothing(self, tmp_path, monkeypatch, k):
         folder = RunFolder.create(tmp_path / "run", CONFIG)
-        folder.log({"step": 10, "round": 1})
+        folder.log({"step": 10, "iteration": 1})
         with monkeypatch.context() as patched, folder:
             interrupt_at(patched, k, Killed())
             with contextlib.suppress(Killed):
@@ -370,7 +370,7 @@ class TestCrash:
         assert contents(run) == OLD
 
     def test_real_kills(self, run):
-        """A process that saves round after round is killed, at moments that nobody chose."""
+        """A process that saves iteration after iteration is killed, at moments that nobody chose."""
         reached = [3]
         for wait in (0.0, 0.013, 0.029, 0.041):
             ready, tell = os.pipe()
@@ -379,7 +379,7 @@ class TestCrash:
                 os.close(ready)
                 save_forever(run, tell)
             os.close(tell)
-            while os.read(ready, 1) != b"2":  # two rounds are done
+            while os.read(ready, 1) != b"2":  # two iterations are done
                 pass
             time.sleep(wait)
             os.kill(child, signal.SIGKILL)
@@ -395,9 +395,9 @@ class TestCrash:
 def save_forever(path, tell):
     """The body of the process that gets killed."""
     with RunFolder.open(path, write=True) as folder:
-        first = folder.load().tree["round"] + 1
+        first = folder.load().tree["iteration"] + 1
         for i in range(first, first + 10_000):
-            folder.log({"step": 10 * i, "round": i})
+            folder.log({"step": 10 * i, "iteration": i})
             folder.save(state(i), [chunk(i)], drop_before=i - 4)
             os.write(tell, str(min(9, i - first + 1)).encode())
     os._exit(0)
@@ -407,7 +407,7 @@ class TestReaders:
     def test_a_reader_between_two_renames_finds_the_new_checkpoint(self, run):
         shutil.copytree(run / CHECKPOINT, run / "checkpoint.new")
         (run / CHECKPOINT).rename(run / "checkpoint.old")
-        assert RunFolder.open(run).load().tree["round"] == 3
+        assert RunFolder.open(run).load().tree["iteration"] == 3
 
     def test_a_reader_that_was_overtaken_reads_again(self, run, monkeypatch):
         real = dima.storage.run_folder.load_tree
@@ -425,7 +425,7 @@ class TestReaders:
             return real(folder)
 
         monkeypatch.setattr(dima.storage.run_folder, "load_tree", load)
-        assert RunFolder.open(run).load().tree["round"] == 4
+        assert RunFolder.open(run).load().tree["iteration"] == 4
 
     def test_damage_is_not_mistaken_for_a_writer(self, run):
         (run / CHECKPOINT / "manifest.json").unlink()

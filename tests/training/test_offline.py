@@ -45,7 +45,7 @@ def small(tmp_path: Path, data: Path) -> Build:
     """Builds the config of a run of a few gradient steps, from overrides."""
 
     def build(run: str = "run", dataset: Path = data, **overrides: Any) -> OfflineConfig:
-        fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False, "rounds": 3}
+        fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False, "iterations": 3}
         fixed |= {"evaluate_every": 2, "evaluation_segments": 4, "evaluation_horizon": 3}
         once = {f"{part}_fit": {"updates": 1, "batch": 4} for part in ("denoiser", "decoder", "reward")}
         return fit_config(dataset, "dima", "debug", fixed | {"learner": {"world_model": once}}).override(overrides)
@@ -95,14 +95,14 @@ def test_a_run_logs_losses_and_held_out_errors(small: Build):
     summary = fit(config := small())
     assert summary.finished
     told = records(config.folder)
-    assert [(one["step"], one["round"]) for one in told] == [(1, 1), (2, 2), (3, 3)]
+    assert [(one["step"], one["iteration"]) for one in told] == [(1, 1), (2, 2), (3, 3)]
     assert {"denoiser/loss", "decoder/error", "reward_model/reward", "updates/denoiser"} <= set(told[0])
-    errors = {"state_1", "state_3", "still_1", "still_3", "obs_1", "obs_3", "obs_sum_3", "reward", "proceed"}
+    errors = {"state_1", "state_3", "still_1", "still_3", "obs_1", "obs_3", "obs_sum_3", "reward", "continuation"}
     assert [{f"held_out/{name}" for name in errors} <= set(one) for one in told] == [False, True, True]
     assert not any(name.startswith(("collect/", "evaluate/", "policy/")) for one in told for name in one)
     assert summary.evaluations == [(2, told[1]["held_out/state_3"]), (3, told[2]["held_out/state_3"])]
     text = summary.table()
-    assert "dima on toy/walk: 3 rounds" in text
+    assert "dima on toy/walk: 3 iterations" in text
     assert "error after 3 steps" in text
     assert "its policy is untrained" in text
 
@@ -117,7 +117,7 @@ def test_a_run_is_of_its_dataset(small: Build, data: Path):
 
 
 def test_only_training_episodes_are_seen(small: Build, data: Path):
-    fit(config := small(rounds=1))
+    fit(config := small(iterations=1))
     with RunFolder.open(config.folder) as folder:
         seen = folder.load().tree["algorithm"]["world_model"]["model"]
     training = torch.cat([episode.state for episode in Dataset.open(data).episodes("train")]).double()
@@ -150,7 +150,7 @@ def test_a_run_cut_off_anywhere_ends_like_one_undisturbed(small: Build, phase: s
     assert learnt(whole.folder) == learnt(broken.folder)
 
 
-def test_a_signal_finishes_the_round_and_the_run_goes_on(small: Build, capfd):
+def test_a_signal_finishes_the_iteration_and_the_run_goes_on(small: Build, capfd):
     fit(whole := small(run="whole"))
     broken = small(run="broken")
     ask = Interrupted("denoiser", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -160,7 +160,7 @@ def test_a_signal_finishes_the_round_and_the_run_goes_on(small: Build, capfd):
     assert learnt(whole.folder) == learnt(broken.folder)
 
 
-def test_a_run_killed_in_its_first_round_begins_again(small: Build):
+def test_a_run_killed_in_its_first_iteration_begins_again(small: Build):
     broken = small(run="broken")
     with pytest.raises(Power):
         fit(broken, progress=Interrupted("reward", 1, pull_plug))
@@ -168,11 +168,11 @@ def test_a_run_killed_in_its_first_round_begins_again(small: Build):
 
 
 def test_a_run_is_carried_further(small: Build):
-    fit(whole := small(run="whole", rounds=4, evaluate_every=4))
-    fit(short := small(run="short", rounds=2, evaluate_every=4))
-    summary = resume(short.folder, rounds=4)
+    fit(whole := small(run="whole", iterations=4, evaluate_every=4))
+    fit(short := small(run="short", iterations=2, evaluate_every=4))
+    summary = resume(short.folder, iterations=4)
     assert summary.steps == 4
-    assert RunFolder.open(short.folder).config()["rounds"] == 4
+    assert RunFolder.open(short.folder).config()["iterations"] == 4
     assert learnt(whole.folder)[1][-1000:] == learnt(short.folder)[1][-1000:]
     with pytest.raises(ConfigError, match=r"steps = 9 is for runs in an environment"):
         resume(short.folder, steps=9)
@@ -180,8 +180,8 @@ def test_a_run_is_carried_further(small: Build):
 
 def test_steps_belong_to_other_runs(tiny):
     folder = dima.train(tiny(algorithm="mappo", steps=30)).folder
-    with pytest.raises(ConfigError, match=r"rounds = 9 is for runs that learn from a dataset"):
-        resume(folder, rounds=9)
+    with pytest.raises(ConfigError, match=r"iterations = 9 is for runs that learn from a dataset"):
+        resume(folder, iterations=9)
 
 
 # -- what it is good for ----------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_the_run_loads_and_says_that_its_policy_is_untrained(small: Build, data:
 
 
 def test_a_report_of_returns_has_no_place_for_it(small: Build):
-    fit(config := small(rounds=1))
+    fit(config := small(iterations=1))
     (problem,) = read_runs([config.folder])[1]
     assert "learnt from a dataset" in problem.why
 
@@ -252,10 +252,10 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(small: Build, chan
 
 
 def test_a_run_is_replaced_only_when_asked(small: Build):
-    fit(config := small(rounds=1))
+    fit(config := small(iterations=1))
     with pytest.raises(RunFolderError, match="already holds a run"):
         fit(config)
-    fit(small(rounds=2), overwrite=True)
+    fit(small(iterations=2), overwrite=True)
     assert len(records(config.folder)) == 2
 
 
@@ -317,13 +317,13 @@ def test_from_recording_to_a_fitted_model(command, tmp_path: Path):
     assert "train" in told[1] and "held-out" in told[1] and str(data) in told[1]
     status, out, _ = command("dataset", "info", data, "--json")
     assert (status, json.loads(out)["task"]) == (0, "toy/walk")
-    fixed = ("--preset", "debug", "--rounds", 1, "--device", "cpu", "--no-tensorboard", "--threads", 1, "--quiet")
+    fixed = ("--preset", "debug", "--iterations", 1, "--device", "cpu", "--no-tensorboard", "--threads", 1, "--quiet")
     status, out, _ = command("fit", data, *fixed, "--run", run, "--learner.world-model.denoiser.reveal", "all")
     assert status == 0 and "its policy is untrained" in out
     assert RunFolder.open(run).config()["learner"]["world_model"]["denoiser"]["reveal"] == "all"
     status, out, _ = command("evaluate", run, "--episodes", 1)
     assert status == 0 and "its policy is untrained" in out
-    assert command("resume", run, "--rounds", 2, "--quiet")[0] == 0
+    assert command("resume", run, "--iterations", 2, "--quiet")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_misuse_is_one_line(command, data: Path, args, said):
 
 def test_an_interrupted_recording_says_how_to_go_on(command, tmp_path: Path, monkeypatch):
     class Impatient(Progress):
-        def round(self, done: int, total: int, **numbers: float) -> None:
+        def iteration(self, done: int, total: int, **numbers: float) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Impatient())

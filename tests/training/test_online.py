@@ -84,19 +84,19 @@ def test_every_algorithm_trains_on_every_toy(tiny, task: str, algorithm: str) ->
     assert summary.steps >= 240
     assert [step for step, _ in summary.evaluations][-1] == summary.steps
     told = records(config.folder)
-    assert [record["round"] for record in told] == list(range(1, len(told) + 1))
+    assert [record["iteration"] for record in told] == list(range(1, len(told) + 1))
     assert all(math.isfinite(value) for record in told for value in record.values())
     assert all(a["step"] < b["step"] for a, b in itertools.pairwise(told))
     names = set().union(*told)
-    assert {"step", "round", "episodes", "time/round", "evaluate/return", "collect/return"} <= names
+    assert {"step", "iteration", "episodes", "time/iteration", "evaluate/return", "collect/return"} <= names
     assert {"policy/policy_loss", "policy/entropy", "policy/value_loss"} <= names
     assert {"time/collect", "time/evaluate"} <= names
     assert any(name.startswith("updates/") for name in names)
     for record in told:
-        timed = [v for k, v in record.items() if k.startswith("time/") and k not in ("time/round", "time/save")]
-        assert sum(timed) <= record["time/round"]
+        timed = [v for k, v in record.items() if k.startswith("time/") and k not in ("time/iteration", "time/save")]
+        assert sum(timed) <= record["time/iteration"]
     if algorithm == "dima":
-        assert {"decoder/error", "denoiser/loss", "reward_model/reward", "reward_model/proceed"} <= names
+        assert {"decoder/error", "denoiser/loss", "reward_model/reward", "reward_model/continuation"} <= names
         assert ("reward_model/mask" in names) == (task == "toy/switches")
 
 
@@ -114,7 +114,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("task", ["toy/uneven", "toy/switches"])
-def test_every_form_of_the_world_model_trains_a_round(tiny, form: str, task: str) -> None:
+def test_every_form_of_the_world_model_trains_a_iteration(tiny, form: str, task: str) -> None:
     learner = {"policy_after": 0, "imaginations": 1, "world_model": FORMS[form]}
     summary = train(tiny(task, steps=1, learner=learner))
     assert summary.finished
@@ -181,11 +181,11 @@ def test_a_run_is_replaced_only_when_asked(tiny) -> None:
 
 def test_what_ended_a_run_early_is_its_last_record_until_it_goes_on(tiny) -> None:
     class Stopped(Progress):
-        def round(self, done: int, total: int, **numbers: float) -> None:
+        def iteration(self, done: int, total: int, **numbers: float) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     class Failing(Progress):
-        def round(self, done: int, total: int, **numbers: float) -> None:
+        def iteration(self, done: int, total: int, **numbers: float) -> None:
             raise ZeroDivisionError("no such\nnumber")
 
     config = tiny(algorithm="mappo", steps=240)
@@ -201,7 +201,7 @@ def test_what_ended_a_run_early_is_its_last_record_until_it_goes_on(tiny) -> Non
 @pytest.mark.parametrize(
     ("algorithm", "learner", "culprit", "saved"),
     [
-        ("dima", {"ppo": {"lr": 1e30}}, "policy/", 1),  # the first round leaves the policy alone
+        ("dima", {"ppo": {"lr": 1e30}}, "policy/", 1),  # the first iteration leaves the policy alone
         ("dima", {"world_model": {"denoiser_fit": {"lr": 1e30, "warmup": 6}}}, "denoiser/loss", 0),
         ("mappo", {"ppo": {"critic_lr": 1e30}}, "policy/", 0),
     ],
@@ -230,8 +230,8 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     line = one_line(capsys)
     assert "broken_walk:make" in line
     assert "nan" in line
-    *rounds, end = records(run)
-    assert len(rounds) == 2  # of 40 steps: three good episodes have 90
+    *iterations, end = records(run)
+    assert len(iterations) == 2  # of 40 steps: three good episodes have 90
     assert end["event"] == "failed"
     assert "nan" in end["error"]
     assert dima.load(run)
@@ -278,12 +278,12 @@ class TestEarlierPolicies:
         config = tiny(algorithm="mappo", steps=400, learner={"rollout": 40})
 
         class Copying(Progress):
-            def round(self, done, total, **numbers):
+            def iteration(self, done, total, **numbers):
                 shutil.copytree(config.folder, tmp_path / str(done))
 
         train(config, progress=Copying())
         agent = dima.load(config.folder, "cpu")
-        assert list(agent.earlier) == [120, 200, 320]  # the first rounds past 100, 200 and 300 steps
+        assert list(agent.earlier) == [120, 200, 320]  # the first iterations past 100, 200 and 300 steps
         observations, infos = agent.env.parallel_env.reset(seed=0)
         obs = torch.from_numpy(agent.env.encode(observations, infos)["obs"])[None]
         mask = torch.ones(1, agent.env.spec.n_agents, agent.env.spec.action_dim, dtype=torch.bool)

@@ -12,7 +12,7 @@ import torch
 from benchmarks.studies.kill import contents, differences, small_run
 from dima.errors import ConfigError
 from dima.runtime import fork
-from dima.runtime.fork import beside
+from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
 from dima.storage.run_folder import RunFolder
 from dima.training.online import Trainer, resume, train
@@ -20,8 +20,8 @@ from dima.training.run_config import RunConfig
 from tests.reliability.test_resume import Interrupted, Power, pull_plug
 
 BESIDE: dict[str, dict[str, Any]] = {
-    "dima": {"evaluate_beside": True, "learner": {"collect_beside": True}},
-    "mappo": {"evaluate_beside": True},
+    "dima": {"evaluate_in_background": True, "learner": {"collect_in_background": True}},
+    "mappo": {"evaluate_in_background": True},
 }
 
 
@@ -53,7 +53,7 @@ def test_results_do_not_depend_on_who_works(algorithm: str, tmp_path: Path, monk
 
 def test_evaluations_beside_the_learner_are_those_in_its_way(tmp_path: Path, copies: bool) -> None:
     late = train(run_of("mappo", tmp_path / "late"))
-    straight = train(run_of("mappo", tmp_path / "straight", evaluate_beside=False))
+    straight = train(run_of("mappo", tmp_path / "straight", evaluate_in_background=False))
     assert late.evaluations == straight.evaluations
     assert len(late.evaluations) == 5
 
@@ -62,7 +62,7 @@ def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(copies: bool, tm
     whole = run_of("dima", tmp_path / "whole")
     assert train(whole).finished
     again = whole.override({"run": str(tmp_path / "again")})
-    for number, phase in enumerate(("collect", "denoiser", "reward", "imagine and improve", "evaluate", "save")):
+    for number, phase in enumerate(("collect", "denoiser", "reward", "imagine and update", "evaluate", "save")):
         progress = Interrupted(phase, 1 if number else 5, pull_plug)
         with pytest.raises(Power):
             train(again, progress=progress) if number == 0 else resume(again.folder, progress=progress)
@@ -84,12 +84,12 @@ def test_episodes_played_ahead_count_once_they_are_taken_in(tmp_path: Path, copi
 
 
 def test_a_job_beside_the_block(two_threads) -> None:
-    with beside(os.getpid) as process:
+    with in_background(os.getpid) as process:
         assert process() != os.getpid()
 
 
 def test_without_threads_to_spare_it_comes_first(one_thread) -> None:
-    with beside(os.getpid) as process:
+    with in_background(os.getpid) as process:
         assert process() == os.getpid()
 
 
@@ -97,7 +97,7 @@ def test_its_mistake_is_raised_where_it_is_waited_for(two_threads) -> None:
     def fail() -> None:
         raise ConfigError("no such thing")
 
-    with beside(fail) as answer, pytest.raises(ConfigError, match="no such thing"):
+    with in_background(fail) as answer, pytest.raises(ConfigError, match="no such thing"):
         answer()
 
 

@@ -40,9 +40,9 @@ class Biased(WorldModel[At]):
 
     spec, context = SPEC, 1
 
-    def __init__(self, bias: float = 0.0, noise: float = 0.0, proceed: float = 1.0) -> None:
+    def __init__(self, bias: float = 0.0, noise: float = 0.0, continuation: float = 1.0) -> None:
         super().__init__()
-        self.bias, self.noise, self.certain = bias, noise, proceed
+        self.bias, self.noise, self.certain = bias, noise, continuation
 
     def start(self, rows: Any) -> At:
         return At(rows.state[:, -1])
@@ -56,7 +56,7 @@ class Biased(WorldModel[At]):
         state = latent.state + action.sum(1) + self.bias + self.noise * torch.randn_like(latent.state)
         return Step(At(state), 4.0 + 0 * state[:, 0], self.certain + 0 * state[:, 0])
 
-    def take_in(self, episodes: Any) -> None: ...
+    def update_statistics(self, episodes: Any) -> None: ...
     def losses(self) -> dict[str, Any]:
         return {}
 
@@ -77,7 +77,7 @@ def test_errors_are_those_worked_out_by_hand():
             "obs_3": 1.5 * (1 + 1.5) / 2,
             "obs_sum_3": (0.5 + 1.0 + 1.5) * (1 + 1.5) / 2,
             "reward": 1.0,
-            "proceed": 0.0,
+            "continuation": 0.0,
         }
     )
 
@@ -91,7 +91,7 @@ def test_only_whole_segments_are_forecast_ends_included():
     judge = held_out(walk(4, terminated=True), walk(2), horizon=3)
     assert judge.rows.state[..., 0].tolist() == [[0, 3, 6, 9], [3, 6, 9, 12]]
     assert judge.rows.terminated.tolist() == [[False] * 3 + [True], [False, False, True, False]]
-    assert judge.errors(Biased(proceed=0.75))["proceed"] == pytest.approx((5 * 0.25**2 + 0.75**2) / 6)
+    assert judge.errors(Biased(continuation=0.75))["continuation"] == pytest.approx((5 * 0.25**2 + 0.75**2) / 6)
 
 
 def test_noise_and_segments_are_the_same_for_every_model_and_call():

@@ -10,7 +10,7 @@ import torch
 from dima.data import EnvSpec, Episode
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.progress import Progress
-from dima.world_models.base import AgentByAgent, Renewable
+from dima.world_models.base import PartialReset, SequentialReveal
 from dima.world_models.ensemble import Dynamics, EnsembleModelConfig, EnsembleWorldModel, Members
 
 NOISE = torch.tensor([0.3, 0.1, 0.2, 0.05])  # standard deviations of the known world's steps
@@ -23,7 +23,7 @@ def build(spec: EnvSpec, **changes: Any) -> EnsembleWorldModel:
 
 
 def store(model: EnsembleWorldModel, played: list[Episode]) -> Replay:
-    replay = Replay(ReplayConfig(capacity=10_000, recent_share=0.25), model.spec, "cpu", model.visitors)
+    replay = Replay(ReplayConfig(capacity=10_000, recent_share=0.25), model.spec, "cpu", model.visit_counters)
     for episode in played:
         replay.add(episode)
     return replay
@@ -87,7 +87,7 @@ def test_it_learns_mean_noise_reward_and_ending_of_a_known_world(actions, one_th
     played = known_world(spec, actions, [20] * 150)
     fits = {"dynamics_fit": {"updates": 600, "batch": 128, "lr": 3e-3}, "decoder_fit": {"updates": 300, "lr": 3e-3}}
     model = build(spec, **fits)
-    model.take_in(played)
+    model.update_statistics(played)
     model.fit(store(model, played), Progress())
     starts = begin(model, played, *range(2, 9)).state.repeat(2_000, 1)
     state = model.state_scale.denormalize(starts)
@@ -103,19 +103,19 @@ def test_it_learns_mean_noise_reward_and_ending_of_a_known_world(actions, one_th
     torch.testing.assert_close(drawn.std(0).mean(0), NOISE, atol=0.02, rtol=0.15)
     torch.testing.assert_close(told.reward.unflatten(0, (2_000, 7)).mean(0), state[:7, 0], atol=0.08, rtol=0)
     ends = (expected[:, 1] > 0.65, expected[:, 1] < 0.3)
-    proceed = told.proceed.unflatten(0, (2_000, 7)).mean(0)
+    continuation = told.continuation.unflatten(0, (2_000, 7)).mean(0)
     assert ends[0].any()
     assert ends[1].any()
-    assert (proceed[ends[0]] < 0.5).all()
-    assert (proceed[ends[1]] > 0.5).all()
-    assert proceed[ends[1]].mean() > 0.9
+    assert (continuation[ends[0]] < 0.5).all()
+    assert (continuation[ends[1]] > 0.5).all()
+    assert continuation[ends[1]].mean() > 0.9
     seen = model.observe(told.latent).obs[:, 0, 0]
     assert (seen - model.observe(told.latent).state[:, 0]).abs().mean() < 0.1
 
 
 def test_an_imagination_keeps_to_its_member(any_spec: EnvSpec, actions, alive, episodes) -> None:
     model, played = alive(build(any_spec)), episodes(any_spec, (30,))
-    model.take_in(played)
+    model.update_statistics(played)
     latent = begin(model, played, *[5] * 60)
     assert set(latent.member.tolist()) == {0, 1, 2}
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_an_imagination_keeps_to_its_member(any_spec: EnvSpec, actions, alive, e
 
 def test_the_mean_of_all_members_is_no_matter_of_chance(any_spec: EnvSpec, actions, alive, episodes) -> None:
     model, played = alive(build(any_spec, draw="mean")), episodes(any_spec, (30,))
-    model.take_in(played)
+    model.update_statistics(played)
     latent, action = begin(model, played, *[5] * 9), actions(any_spec, 1).expand(9, -1, -1)
     with torch.no_grad():
         told = model.step(latent, action)
@@ -145,7 +145,7 @@ def test_the_mean_of_all_members_is_no_matter_of_chance(any_spec: EnvSpec, actio
 
 def test_what_it_shows_fits_the_team(any_spec: EnvSpec, actions, alive, episodes) -> None:
     model, played = alive(build(any_spec)), episodes(any_spec, (30, 30))
-    model.take_in(played)
+    model.update_statistics(played)
     latent = begin(model, played, 0, 5, 9)
     assert torch.equal(latent.previous_action[0], torch.zeros_like(latent.previous_action[0]))
     torch.testing.assert_close(latent.previous_action[1], played[0].action[4])
@@ -160,7 +160,7 @@ def test_what_it_shows_fits_the_team(any_spec: EnvSpec, actions, alive, episodes
     assert not view.obs[:, ~torch.from_numpy(any_spec.obs_valid)].any()
     assert view.action_mask.any(-1).all()
     assert not view.action_mask[:, ~torch.from_numpy(any_spec.action_valid)].any()
-    assert ((told.proceed > 0) & (told.proceed < 1)).all()
+    assert ((told.continuation > 0) & (told.continuation < 1)).all()
     torch.manual_seed(5)
     beyond = model.step(latent, action).reward
     torch.manual_seed(5)
@@ -169,11 +169,11 @@ def test_what_it_shows_fits_the_team(any_spec: EnvSpec, actions, alive, episodes
 
 def test_rows_can_begin_anew_while_others_go_on(any_spec: EnvSpec, alive, episodes) -> None:
     model, played = alive(build(any_spec)), episodes(any_spec, (12, 12))
-    model.take_in(played)
-    assert isinstance(model, Renewable)
-    assert not isinstance(model, AgentByAgent)
+    model.update_statistics(played)
+    assert isinstance(model, PartialReset)
+    assert not isinstance(model, SequentialReveal)
     old, fresh, which = begin(model, played, 4, 5, 6), begin(model, played, 7, 8, 9), torch.tensor([True, False, True])
-    renewed = model.renew(old, fresh, which)
+    renewed = model.reset_rows(old, fresh, which)
     for name in ("state", "member", "action_mask", "previous_action"):
         assert torch.equal(getattr(renewed, name)[which], getattr(fresh, name)[which])
         assert torch.equal(getattr(renewed, name)[~which], getattr(old, name)[~which])
@@ -181,10 +181,10 @@ def test_rows_can_begin_anew_while_others_go_on(any_spec: EnvSpec, alive, episod
 
 def test_every_part_has_metrics(any_spec: EnvSpec, episodes) -> None:
     model, played = build(any_spec), episodes(any_spec, (12, 9, 15))
-    model.take_in(played)
+    model.update_statistics(played)
     before = {name: value.clone() for name, value in model.named_parameters()}
     told = model.fit(store(model, played), Progress())
-    wanted = {"decoder/error", "dynamics/likelihood", "dynamics/proceed", "dynamics/error"}
+    wanted = {"decoder/error", "dynamics/likelihood", "dynamics/continuation", "dynamics/error"}
     assert wanted <= set(told)
     assert ("dynamics/mask" in told) == any_spec.masks_actions
     assert not model.training
@@ -194,7 +194,7 @@ def test_every_part_has_metrics(any_spec: EnvSpec, episodes) -> None:
 @pytest.mark.parametrize("part", ["dynamics", "decoder"])
 def test_it_goes_on_exactly_from_a_checkpoint(spec: EnvSpec, episodes, part: str) -> None:
     model, played = build(spec), episodes(spec, (12, 9, 15))
-    model.take_in(played)
+    model.update_statistics(played)
     model.fit(store(model, played), Progress())
     other = build(spec)
     other.restore(model.checkpoint())

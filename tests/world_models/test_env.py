@@ -46,7 +46,7 @@ def fitted(home: Path):
         if not run.exists():
             record(record_config(task).override({"out": str(data), "steps": 60, "episode_steps": 10, "device": "cpu"}))
             once = {f"{part}_fit": {"updates": 1, "batch": 4} for part in ("denoiser", "decoder", "reward")}
-            fixed = {"run": str(run), "device": "cpu", "threads": 1, "tensorboard": False, "rounds": 1}
+            fixed = {"run": str(run), "device": "cpu", "threads": 1, "tensorboard": False, "iterations": 1}
             fixed |= {"evaluation_horizon": 2, "evaluation_segments": 2, "learner": {"world_model": once}}
             fit(fit_config(data, "dima", "debug", fixed))
         return run

@@ -14,7 +14,7 @@ from dima.envs import make_env
 from dima.errors import DivergenceError
 from dima.experience.replay import Replay, Rows
 from dima.world_models.base import Step, WorldModel
-from dima.world_models.imagined import EpisodeStarts, ReplayStarts, Worlds
+from dima.world_models.imagined import EpisodeInitialStates, ImaginedBatch, ReplayInitialStates
 
 SPEC = EnvSpec(("a",), 1, (1,), (1,), discrete=False)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,9 +33,9 @@ class Line(WorldModel[At]):
 
     spec, context = SPEC, 2
 
-    def __init__(self, proceed: float = 1.0, noise: float = 0.0) -> None:
+    def __init__(self, continuation: float = 1.0, noise: float = 0.0) -> None:
         super().__init__()
-        self.certain, self.noise = proceed, noise
+        self.certain, self.noise = continuation, noise
         self.started: list[int] = []
 
     def start(self, rows: Rows) -> At:
@@ -43,7 +43,7 @@ class Line(WorldModel[At]):
         self.started.append(len(rows.state))
         return At(rows.state[:, -1], torch.zeros(len(rows.state)))
 
-    def renew(self, latent: At, fresh: At, which: Tensor) -> At:
+    def reset_rows(self, latent: At, fresh: At, which: Tensor) -> At:
         place = torch.where(which[:, None], fresh.place, latent.place)
         return At(place, torch.where(which, fresh.age, latent.age))
 
@@ -56,13 +56,13 @@ class Line(WorldModel[At]):
         age = latent.age + 1
         return Step(At(place, age), age, torch.full_like(age, self.certain))
 
-    def take_in(self, episodes: Any) -> None: ...
+    def update_statistics(self, episodes: Any) -> None: ...
     def losses(self) -> dict[str, Any]:
         return {}
 
 
 class Counted:
-    """Starts at 100, 101, 102, ..."""
+    """InitialStates at 100, 101, 102, ..."""
 
     def __init__(self) -> None:
         self.drawn = 0
@@ -75,8 +75,8 @@ class Counted:
         return Rows(state, team, team.bool(), team, zeros, zeros.bool(), zeros.long(), zeros == 0, zeros == 0)
 
 
-def worlds(count: int = 3, horizon: int = 9, seed: int = 0, **model: float) -> Worlds:
-    made = Worlds(Line(**model), Counted(), count, horizon, "cpu", seed)
+def worlds(count: int = 3, horizon: int = 9, seed: int = 0, **model: float) -> ImaginedBatch:
+    made = ImaginedBatch(Line(**model), Counted(), count, horizon, "cpu", seed)
     made.begin()
     return made
 
@@ -111,21 +111,21 @@ def test_the_horizon_truncates_each_on_its_own():
 
 
 def test_episodes_terminate_with_the_predicted_probability():
-    ours = worlds(2000, proceed=0.8)
+    ours = worlds(2000, continuation=0.8)
     terminated = ours.step(torch.zeros(2000, 1, 1))[1]
     assert abs(float(terminated.double().mean()) - 0.2) < 0.03
-    assert not worlds(50, proceed=1.0).step(torch.zeros(50, 1, 1))[1].any()
-    assert worlds(50, proceed=0.0).step(torch.zeros(50, 1, 1))[1].all()
+    assert not worlds(50, continuation=1.0).step(torch.zeros(50, 1, 1))[1].any()
+    assert worlds(50, continuation=0.0).step(torch.zeros(50, 1, 1))[1].all()
 
 
 def test_the_end_of_the_task_is_not_called_a_time_limit():
-    _, terminated, truncated = worlds(proceed=0.0, horizon=1).step(torch.zeros(3, 1, 1))
+    _, terminated, truncated = worlds(continuation=0.0, horizon=1).step(torch.zeros(3, 1, 1))
     assert terminated.all() and not truncated.any()
 
 
 def test_the_seed_decides_everything_and_nobody_else_is_disturbed():
     def path(seed: int) -> list[list[float]]:
-        ours = worlds(seed=seed, noise=1.0, proceed=0.7)
+        ours = worlds(seed=seed, noise=1.0, continuation=0.7)
         return [[float(x) for x in (*ours.step(torch.zeros(3, 1, 1))[1], *ours.view.state[:, 0])] for _ in range(5)]
 
     torch.manual_seed(1)
@@ -164,7 +164,7 @@ def test_any_stored_step_may_be_a_start_with_what_led_there():
     replay = Replay.of([episode, episode], SPEC, "cpu")
     assert (replay.steps, len(replay.lengths)) == (10, 2)
     torch.manual_seed(0)
-    rows = ReplayStarts(replay, 2).draw(400)
+    rows = ReplayInitialStates(replay, 2).draw(400)
     newest = rows.state[:, 1, 0]
     counts = torch.bincount(newest.long())
     assert len(counts) == steps and counts.min() > 50  # never the last state, where nothing was done
@@ -176,7 +176,7 @@ def test_any_stored_step_may_be_a_start_with_what_led_there():
 def test_fresh_episodes_begin_as_the_task_does():
     env = make_env("toy/switches")
     torch.manual_seed(3)
-    rows = EpisodeStarts(env, 3, "cpu").draw(20)
+    rows = EpisodeInitialStates(env, 3, "cpu").draw(20)
     assert rows.state.shape == (20, 3, 2)
     assert rows.valid.tolist() == [[False, False, True]] * 20
     assert not rows.state[:, :2].any() and not rows.action.any()
@@ -184,4 +184,4 @@ def test_fresh_episodes_begin_as_the_task_does():
     assert torch.equal(rows.obs[:, 2, 0, :2], rows.state[:, 2])
     assert rows.action_mask[:, 2, 1].tolist() == [[True, True, False]] * 20
     torch.manual_seed(3)
-    assert torch.equal(EpisodeStarts(env, 3, "cpu").draw(20).state, rows.state)
+    assert torch.equal(EpisodeInitialStates(env, 3, "cpu").draw(20).state, rows.state)

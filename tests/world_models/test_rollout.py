@@ -49,7 +49,7 @@ class Counter(WorldModel[Count]):
         total = latent.total + pushed
         return Step(Count(total, action), 10 * latent.total + pushed, (total < self.ends_at).float())
 
-    def take_in(self, episodes: Any) -> None: ...
+    def update_statistics(self, episodes: Any) -> None: ...
     def losses(self) -> dict[str, Any]:
         return {}
 
@@ -105,9 +105,9 @@ def test_no_gradient_reaches_the_world_model(start: Rows) -> None:
 
 def test_an_imagined_end_cuts_the_return(start: Rows) -> None:
     rollout = imagine(Counter(ends_at=8.0), act, start, 4)
-    assert rollout.proceed.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert rollout.continuation.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     for changed in (rollout.reward + 1000 * (torch.arange(4) > 2), rollout.reward):
-        returns = lambda_returns(changed, rollout.proceed, rollout.boundary, torch.full((3, 4), 7.0), 0.5, 1.0)
+        returns = lambda_returns(changed, rollout.continuation, rollout.boundary, torch.full((3, 4), 7.0), 0.5, 1.0)
         r = rollout.reward[0]
         torch.testing.assert_close(returns[0, 0], r[0] + 0.5 * r[1] + 0.25 * r[2])
         torch.testing.assert_close(returns[2, 0], rollout.reward[2, 0])
@@ -116,7 +116,7 @@ def test_an_imagined_end_cuts_the_return(start: Rows) -> None:
 def test_the_last_step_bootstraps_from_the_state_it_led_to(start: Rows) -> None:
     rollout = imagine(Counter(), act, start, 2)
     value = 100 * rollout.next_state[..., 0]
-    returns = lambda_returns(rollout.reward, rollout.proceed, rollout.boundary, value, 0.5, 1.0)
+    returns = lambda_returns(rollout.reward, rollout.continuation, rollout.boundary, value, 0.5, 1.0)
     torch.testing.assert_close(returns[:, 1], rollout.reward[:, 1] + 50 * rollout.next_state[:, 1, 0])
 
 
@@ -132,7 +132,7 @@ def test_a_forecast_tells_where_given_actions_lead(start: Rows) -> None:
     assert torch.equal(told.obs[:, 0], start.obs[:, -1])
     assert torch.equal(told.obs[:, 1:, :, 0], torch.stack([path[:, 1:], -path[:, 1:]], dim=-1))
     assert torch.equal(told.reward, 10 * path[:, :-1] + torch.tensor([2.0, 4, -8]))
-    assert told.proceed.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert told.continuation.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
     assert not told.state.requires_grad
     assert told[1:].state.shape == (2, 4, 1)
 

@@ -134,7 +134,7 @@ class PlainModel(nn.Module):
                 cache=latent.cache,
             ),
             told.reward,
-            told.proceed,
+            told.continuation,
         )
 
     def _scaled(self, state: Tensor) -> Tensor:
@@ -151,10 +151,10 @@ def plain_imagine(model: PlainModel, act: Act, start: Rows, horizon: int) -> Rol
     views, told = [model.observe(latent)], []
     for _ in range(horizon):
         action, log_prob = act(views[-1])
-        latent, reward, proceed = model.step(latent, action)
-        told.append((action, log_prob, reward, proceed))
+        latent, reward, continuation = model.step(latent, action)
+        told.append((action, log_prob, reward, continuation))
         views.append(model.observe(latent))
-    action, log_prob, reward, proceed = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    action, log_prob, reward, continuation = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
     boundary = torch.zeros_like(reward, dtype=torch.bool)
     boundary[:, -1] = True
     states = torch.stack([view.state for view in views], dim=1)
@@ -166,7 +166,7 @@ def plain_imagine(model: PlainModel, act: Act, start: Rows, horizon: int) -> Rol
         action=action,
         log_prob=log_prob,
         reward=reward,
-        proceed=proceed,
+        continuation=continuation,
         boundary=boundary,
         next_state=states[:, 1:],
     )

@@ -38,7 +38,7 @@ class PlainReward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(PlainBlock(dim, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
-        self.reward_head, self.proceed_head = self._head(1), self._head(1)
+        self.reward_head, self.continuation_head = self._head(1), self._head(1)
         masked = spec.discrete and spec.masks_actions
         self.mask_head = self._head(spec.n_agents * spec.action_dim) if masked else None
         self.load_state_dict(source.state_dict())
@@ -55,10 +55,10 @@ class PlainReward(nn.Module):
         hidden = self._read(self._run(tokens, mask, [None] * len(self.blocks)), batch.next_state)
         reward = self.reward_head(hidden)[..., 0]
         target = self.reward_scale.normalize(batch.reward) if self.config.normalize_reward else batch.reward
-        proceed, goes_on = self.proceed_head(hidden)[..., 0], (~batch.terminated).float()
+        continuation, goes_on = self.continuation_head(hidden)[..., 0], (~batch.terminated).float()
         errors = {
             "reward": F.smooth_l1_loss(reward, target, reduction="none"),
-            "proceed": F.binary_cross_entropy_with_logits(proceed, goes_on, reduction="none"),
+            "continuation": F.binary_cross_entropy_with_logits(continuation, goes_on, reduction="none"),
         }
         if self.mask_head is not None:
             real = torch.from_numpy(self.spec.action_valid).to(reward.device)
@@ -87,7 +87,7 @@ class PlainReward(nn.Module):
         logits = None
         if self.mask_head is not None:
             logits = self.mask_head(hidden).unflatten(-1, (self.spec.n_agents, self.spec.action_dim))
-        return Prediction(reward, self.proceed_head(hidden)[..., 0].sigmoid(), logits)
+        return Prediction(reward, self.continuation_head(hidden)[..., 0].sigmoid(), logits)
 
     def _tokens(self, state: Tensor, action: Tensor, done: int) -> Tensor:
         agents = self.embed_action(action) + self.agent

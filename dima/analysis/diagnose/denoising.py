@@ -16,7 +16,7 @@ from dima.analysis.diagnose.segments import Segments
 from dima.analysis.diagnose.units import Units
 from dima.errors import DivergenceError
 from dima.runtime.rng import drawn_from
-from dima.world_models.base import AgentByAgent
+from dima.world_models.base import SequentialReveal
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def taking_shape(foreteller: Foreteller, segments: Segments, units: Units, seed:
     """Follow the estimate of the next state through the levels, at every step of the segments.
 
     Args:
-        foreteller: of a world model that is :class:`~dima.world_models.base.AgentByAgent`.
+        foreteller: of a world model that is :class:`~dima.world_models.base.SequentialReveal`.
         segments: a few.
         units: what the features are.
         seed: of the intervals.
     """
     model = foreteller.world_model
-    assert isinstance(model, AgentByAgent)
+    assert isinstance(model, SequentialReveal)
     seen, estimate = _estimates(foreteller, segments)
     gap = (estimate - segments.state).abs() / units.state_scale  # (K, B, H, S)
     resampling = Resampling(segments.episode, seed)
@@ -66,7 +66,7 @@ def taking_shape(foreteller: Foreteller, segments: Segments, units: Units, seed:
 def _estimates(foreteller: Foreteller, segments: Segments) -> tuple[list[list[int]], Tensor]:
     """The agents that each of K levels sees, and the states (K, B, H, S) expected there."""
     model, device = foreteller.world_model, foreteller.device
-    assert isinstance(model, AgentByAgent)
+    assert isinstance(model, SequentialReveal)
     told = []
     with drawn_from(device, foreteller.seed):
         latent = model.start(segments.start.to(device))

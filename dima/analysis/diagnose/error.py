@@ -61,7 +61,7 @@ def horizon_error(
         state=segments.start.state[:, -1:].expand_as(segments.state),
         obs=segments.start.obs[:, -1:].expand_as(segments.obs),
         reward=told.reward,
-        proceed=told.proceed,
+        continuation=told.continuation,
     )
     guesses = {MODEL: told, UNCHANGED: unchanged, RECONSTRUCTION: seen}
     tables: list[Table] = []

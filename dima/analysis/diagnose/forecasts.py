@@ -14,7 +14,7 @@ from dima.analysis.diagnose.segments import Segments
 from dima.data import Record
 from dima.errors import DivergenceError
 from dima.runtime.rng import drawn_from
-from dima.world_models.base import AgentByAgent, WorldModel
+from dima.world_models.base import SequentialReveal, WorldModel
 from dima.world_models.rollout import forecast
 
 
@@ -25,7 +25,7 @@ class Foretold(Record):
     state: Tensor  # (B, H, S) environment units
     obs: Tensor  # (B, H, N, O)
     reward: Tensor  # (B, H)
-    proceed: Tensor  # (B, H) probability that the task goes on after this step
+    continuation: Tensor  # (B, H) probability that the task goes on after this step
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Foreteller:
         """
         step: Callable[..., Any] | None = None
         if order is not None:
-            assert isinstance(self.world_model, AgentByAgent)
+            assert isinstance(self.world_model, SequentialReveal)
             step = partial(self.world_model.step_in_order, order=order)
         action = segments.action if action is None else action
         parts = []
@@ -68,7 +68,7 @@ class Foreteller:
             for part in torch.arange(len(segments)).split(self.batch):
                 start = segments.start[part].to(self.device)
                 told = forecast(self.world_model, start, action[part].to(self.device), step)
-                parts.append(Foretold(told.state[:, 1:], told.obs[:, 1:], told.reward, told.proceed).to("cpu"))
+                parts.append(Foretold(told.state[:, 1:], told.obs[:, 1:], told.reward, told.continuation).to("cpu"))
         return _checked(parts, segments.alive)
 
     def futures(self, segments: Segments, count: int) -> Foretold:

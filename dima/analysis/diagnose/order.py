@@ -19,7 +19,7 @@ from dima.analysis.diagnose.forecasts import Foreteller
 from dima.analysis.diagnose.segments import Segments
 from dima.analysis.diagnose.units import Units
 
-_FEWEST = 8  # noises and actions compared, at least: a team of two has two orders only
+MIN_MEMBERS = 8  # noises and actions compared, at least: a team of two has two orders only
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def order_spread(
     """Foretell the same segments under several orders, noises and actions.
 
     Args:
-        foreteller: of a world model that is :class:`~dima.world_models.base.AgentByAgent`.
+        foreteller: of a world model that is :class:`~dima.world_models.base.SequentialReveal`.
         segments: a few; each is foretold some dozens of times.
         units: what the features are.
         limit: number of orders, at most.
@@ -54,7 +54,7 @@ def order_spread(
         advance: called after each future of all segments.
     """
     orders = some_orders(len(units.agents), limit, seed)
-    members = max(len(orders), _FEWEST)
+    members = max(len(orders), MIN_MEMBERS)
     resampling = Resampling(segments.episode, seed)
 
     def spread(futures: Iterable[Tensor]) -> Curve:
@@ -97,7 +97,7 @@ def some_orders(agents: int, limit: int, seed: int) -> list[tuple[int, ...]]:
 def future_count(agents: int, limit: int) -> int:
     """How often :func:`order_spread` foretells its segments."""
     orders = min(limit, factorial(agents))
-    return orders + 2 * max(orders, _FEWEST)
+    return orders + 2 * max(orders, MIN_MEMBERS)
 
 
 def _ratio(one: Curve, other: Curve) -> list[float | None]:

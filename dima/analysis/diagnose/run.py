@@ -31,7 +31,7 @@ from dima.runtime.provenance import protocol
 from dima.storage.atomic import require_place
 from dima.storage.run_folder import RunFolder
 from dima.training.run_config import OfflineConfig
-from dima.world_models.base import AgentByAgent
+from dima.world_models.base import SequentialReveal
 
 FOLDER = "diagnosis"  # inside a run folder
 _PARTS: dict[Part, str] = {"held-out": "held out", "train": "trained on"}  # of a dataset, and how they are shown
@@ -105,7 +105,7 @@ def diagnose_agent(
         calibrated = calibration(futures, many, units, Resampling(many.episode, seed), seed)
     few = segments.spread_out(settings.starts)
     order = shape = None
-    if isinstance(model, AgentByAgent):
+    if isinstance(model, SequentialReveal):
         with progress.phase("compare orders", future_count(env.spec.n_agents, settings.orders)) as advance:
             order = order_spread(foreteller, few, units, settings.orders, seed, advance)
         with progress.phase("watch states take shape"):

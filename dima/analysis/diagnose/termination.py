@@ -38,7 +38,7 @@ class Termination:
 
 def termination(told: Foretold, segments: Segments) -> Termination:
     """Compare the foretold probability of an end with what happened."""
-    probability = 1 - told.proceed[segments.alive].double().numpy()
+    probability = 1 - told.continuation[segments.alive].double().numpy()
     ended = segments.terminated[segments.alive].numpy()
     foretold = probability >= THRESHOLD
     both = int((foretold & ended).sum())

@@ -49,7 +49,7 @@ def value_ranking(
 
 def imagined_returns(told: Foretold) -> Tensor:
     """(B, H) expected sum of the rewards up to each step, the task going on as foretold."""
-    going_on = told.proceed.roll(1, dims=1)
+    going_on = told.continuation.roll(1, dims=1)
     going_on[:, 0] = 1
     return (told.reward * going_on.cumprod(1)).cumsum(1)
 

@@ -34,7 +34,7 @@ class Course:
     state: np.ndarray  # (H + 1, S) environment units
     obs: np.ndarray  # (H + 1, N, O)
     reward: np.ndarray  # (H,)
-    proceed: np.ndarray  # (H,) probability that the task goes on after the step; 1 or 0 when real
+    continuation: np.ndarray  # (H,) probability that the task goes on after the step; 1 or 0 when real
     poses: list[Any]  # H + 1 of the scene's; none if there are no pictures
 
     def __len__(self) -> int:
@@ -179,19 +179,19 @@ def _rows(past: list[Moment], world_model: WorldModel[Any], device: torch.device
 
 def _follow(world_model: WorldModel[Any], rows: Rows, action: np.ndarray) -> Course:
     told = forecast(world_model, rows, torch.from_numpy(action)[None].to(rows.state.device))
-    return _told(told.state, told.obs, told.reward, told.proceed)
+    return _told(told.state, told.obs, told.reward, told.continuation)
 
 
 def _let_act(world_model: WorldModel[Any], rows: Rows, act: Act, horizon: int) -> tuple[Course, np.ndarray]:
     told = imagine(world_model, act, rows, horizon + 1)  # one step more, to see where the last one led
     state = torch.cat([rows.state[:, -1:], told.state[:, 1:]], dim=1)
     obs = torch.cat([rows.obs[:, -1:], told.obs[:, 1:]], dim=1)
-    return _told(state, obs, told.reward[:, :-1], told.proceed[:, :-1]), told.action[0, :-1].cpu().numpy()
+    return _told(state, obs, told.reward[:, :-1], told.continuation[:, :-1]), told.action[0, :-1].cpu().numpy()
 
 
 def _told(*parts: Tensor) -> Course:
-    state, obs, reward, proceed = (part[0].cpu().numpy() for part in parts)
-    return Course(state, obs, reward, proceed, poses=[])
+    state, obs, reward, continuation = (part[0].cpu().numpy() for part in parts)
+    return Course(state, obs, reward, continuation, poses=[])
 
 
 def _course(seen: list[_Seen]) -> Course:
@@ -200,13 +200,13 @@ def _course(seen: list[_Seen]) -> Course:
         state=np.stack([moment.joint["state"] for moment in kept]),
         obs=np.stack([moment.joint["obs"] for moment in kept]),
         reward=np.array([moment.reward for moment in kept[1:]]),
-        proceed=np.array([1.0 - moment.terminated for moment in kept[1:]]),
+        continuation=np.array([1.0 - moment.terminated for moment in kept[1:]]),
         poses=[one.pose for one in seen if one.pose is not None],
     )
 
 
 def _refuse_nonsense(imagined: Course) -> None:
-    after = (imagined.state[1:], imagined.obs[1:], imagined.reward, imagined.proceed)
+    after = (imagined.state[1:], imagined.obs[1:], imagined.reward, imagined.continuation)
     wrong = ~np.all([np.isfinite(part).reshape(len(imagined), -1).all(-1) for part in after], axis=0)
     if wrong.any():
         step = int(wrong.argmax()) + 1

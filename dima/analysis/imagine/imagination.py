@@ -85,8 +85,8 @@ class Imagination:
                 "state_error_by_kind": {kind: error.tolist() for kind, error in self.kinds.items()},
                 "obs_error": {agent: self.obs_error[:, i].tolist() for i, agent in enumerate(agents)},
                 "obs_unchanged": {agent: self.obs_unchanged[:, i].tolist() for i, agent in enumerate(agents)},
-                "real": {"reward": real.reward.tolist(), "proceed": real.proceed.tolist()},
-                "imagined": {"reward": imagined.reward.tolist(), "proceed": imagined.proceed.tolist()},
+                "real": {"reward": real.reward.tolist(), "continuation": real.continuation.tolist()},
+                "imagined": {"reward": imagined.reward.tolist(), "continuation": imagined.continuation.tolist()},
                 "measures": {
                     name: {"real": a.tolist(), "imagined": b.tolist()} for name, (a, b) in self.measures.items()
                 },

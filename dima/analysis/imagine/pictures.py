@@ -88,7 +88,7 @@ class Pictures:
         else:
             earned = f"reward {course.reward[step - 1]:.3g}, sum {course.reward[:step].sum():.4g}"
         notes = measured(self._scene, course.poses[step])
-        if step and course.proceed[step - 1] < _LEAST:
+        if step and course.continuation[step - 1] < _LEAST:
             notes.append("the task ends here")
         return [earned, ", ".join(notes)]
 

@@ -20,7 +20,7 @@ def speed(page: Page, comparison: Comparison, results: Results) -> None:
         return
     page.section(
         "Time",
-        "Wall-clock time of finished rounds, over all seeds together. Runs that share a machine slow each other down.",
+        "Wall-clock time of finished iterations, summed over seeds. Runs that share a machine slow each other down.",
     )
     protocol = f"Machine: {machine(comparison.runs)}. {protocol_line(comparison, comparison.tasks)}"
     head = ("task", "algorithm", "runs", "time a run", "steps a run", "steps a second")

@@ -50,11 +50,11 @@ class Run:
         evaluation_episodes: episodes behind one evaluation.
         evaluated: (E,) environment steps at which the policy was evaluated.
         returns: (E,) mean team return of each evaluation.
-        seconds: wall seconds of all finished rounds.
+        seconds: wall seconds of all finished iterations.
         phases: the part of them spent in each phase; empty for runs of versions that did not record it.
         protocol: versions, commit and class of machine at its start.
         status: ``finished``; ``interrupted`` and saved; ``failed`` with an error; ``stopped`` without a word, which is
-            also how a run at work looks; ``empty`` before its first round is over.
+            also how a run at work looks; ``empty`` before its first iteration is over.
         why: what it failed of.
     """
 
@@ -84,7 +84,7 @@ class Run:
             "interrupted": "interrupted and saved",
             "failed": f"failed: {self.why}",
             "stopped": "killed, or still at work",
-            "empty": f"no round finished: {self.why or 'killed, or still at work'}",
+            "empty": f"no iteration finished: {self.why or 'killed, or still at work'}",
         }
         return told[self.status]
 
@@ -138,9 +138,9 @@ def read_run(path: Path) -> Run:
     missing = [name for name in _NEEDED if name not in config]
     if missing:
         raise UserError(f"config.yaml lacks the field {missing[0]}")
-    rounds = [record for record in records if isinstance(record.get("step"), int)]
-    evaluations = [(r["step"], r["evaluate/return"]) for r in rounds if r.get("evaluate/return") is not None]
-    steps = rounds[-1]["step"] if rounds else 0
+    iterations = [record for record in records if isinstance(record.get("step"), int)]
+    evaluations = [(r["step"], r["evaluate/return"]) for r in iterations if r.get("evaluate/return") is not None]
+    steps = iterations[-1]["step"] if iterations else 0
     status, why = _status(records, steps, config["steps"])
     settings = _defaults(config["algorithm"]) | _flat(config["learner"])
     return Run(
@@ -156,8 +156,8 @@ def read_run(path: Path) -> Run:
         evaluation_episodes=config["evaluation_episodes"],
         evaluated=np.array([step for step, _ in evaluations], float),
         returns=np.array([mean for _, mean in evaluations], float),
-        seconds=sum(record.get("time/round") or 0.0 for record in rounds),
-        phases=_phases(rounds),
+        seconds=sum(record.get("time/iteration") or 0.0 for record in iterations),
+        phases=_phases(iterations),
         protocol=protocol,
         status=status,
         why=why,
@@ -183,12 +183,12 @@ def _status(records: Sequence[Metrics], steps: int, target: int) -> tuple[Status
     return "finished" if steps >= target else "stopped", ""
 
 
-def _phases(rounds: Sequence[Metrics]) -> dict[str, Phase]:
+def _phases(iterations: Sequence[Metrics]) -> dict[str, Phase]:
     totals: dict[str, list[float]] = {}
-    for record in rounds:
+    for record in iterations:
         for key, value in record.items():
             kind, _, name = key.partition("/")
-            if kind in ("time", "updates") and name != "round" and value is not None:
+            if kind in ("time", "updates") and name != "iteration" and value is not None:
                 totals.setdefault(name, [0.0, 0])[kind == "updates"] += value
     return {name.replace("_", " "): Phase(seconds, int(updates)) for name, (seconds, updates) in totals.items()}
 

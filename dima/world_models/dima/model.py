@@ -12,7 +12,16 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig, Fitter
-from dima.world_models.base import Loss, Objective, Reveal, Step, WorldModelConfig, allowed, either, sent
+from dima.world_models.base import (
+    Loss,
+    Objective,
+    Reveal,
+    Step,
+    WorldModelConfig,
+    clip_action,
+    mask_from_logits,
+    select_rows,
+)
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
 from dima.world_models.dima.sampler import (
@@ -28,7 +37,9 @@ from dima.world_models.dima.unet import Kernels
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.state_based import StateModel
 
-SLOWEST = 0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
+MIN_CHANGE_STD = (
+    0.01  # least spread of a step's change, in units of the state's: slower features are as good as constant
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class DimaModelConfig(WorldModelConfig):
         return DimaWorldModel(self, spec)
 
 
-class LaidOut(NamedTuple):
+class Precomputed(NamedTuple):
     """Weights in the form in which an imagination uses them again and again."""
 
     kernels: Kernels  # of the denoiser's network
@@ -64,13 +75,13 @@ class Latent:
     action_mask: Tensor  # (B, N, A) bool, allowed now
     previous_action: Tensor  # (B, N, A) joint action that led here
     memory: Memory
-    laid_out: LaidOut
+    precomputed: Precomputed
 
 
 class DimaWorldModel(StateModel[Latent]):
     """A diffusion model of the next state that sees one agent's action per denoising level."""
 
-    visitors = ("decoder", "reward")
+    visit_counters = ("decoder", "reward")
 
     def __init__(self, config: DimaModelConfig, spec: EnvSpec) -> None:
         super().__init__(spec)
@@ -88,19 +99,19 @@ class DimaWorldModel(StateModel[Latent]):
         }
 
     @property
-    def costly(self) -> tuple[str, ...]:
+    def compile_targets(self) -> tuple[str, ...]:
         parts = ("denoiser.encoder", "denoiser.net", "reward.mix_agents")
         # blocks that go step by step over a cache are another program at each step
-        return (*parts, "reward.blocks") if self.tells_afterwards else parts
+        return (*parts, "reward.blocks") if self.batched_rewards else parts
 
     # -- learning from real experience ----------------------------------------------------------------------------
 
-    def take_in(self, episodes: Sequence[Episode]) -> None:
-        super().take_in(episodes)
+    def update_statistics(self, episodes: Sequence[Episode]) -> None:
+        super().update_statistics(episodes)
         for episode in episodes:
             self.reward.reward_scale.update(episode.reward.to(self.action_valid.device))
         change = self.change_scale.var.sqrt() / self.state_scale.scale
-        self.denoiser.change.copy_(change.clamp(min=SLOWEST))
+        self.denoiser.change.copy_(change.clamp(min=MIN_CHANGE_STD))
 
     def losses(self) -> dict[str, Objective]:
         return {
@@ -151,13 +162,13 @@ class DimaWorldModel(StateModel[Latent]):
             action_mask=rows.action_mask[:, -1],
             previous_action=self._sent(rows.action[:, -2]),
             memory=Memory(),
-            laid_out=LaidOut(self.denoiser.net.kernels(), self.decoder.table()),
+            precomputed=Precomputed(self.denoiser.net.kernels(), self.decoder.table()),
         )
 
     def observe(self, latent: Latent) -> View:
         normalized = latent.state[:, -1] / self.config.denoiser.sigma_data
         return View(
-            obs=self.decode(normalized, latent.laid_out.table),
+            obs=self.decode(normalized, latent.precomputed.table),
             state=self.state_scale.denormalize(normalized),
             action_mask=latent.action_mask,
             previous_action=latent.previous_action,
@@ -169,15 +180,15 @@ class DimaWorldModel(StateModel[Latent]):
     def _step(self, latent: Latent, action: Tensor, order: Tensor | None) -> Step[Latent]:
         after = self._advance(latent, action, order)
         now, reached = (x.state[:, -1] / self.config.denoiser.sigma_data for x in (latent, after))
-        reward, proceed, mask_logits = self.reward.step(latent.memory, now, after.previous_action, reached)
+        reward, continuation, mask_logits = self.reward.step(latent.memory, now, after.previous_action, reached)
         if mask_logits is not None:
-            after = replace(after, action_mask=allowed(mask_logits, self.action_valid))
-        return Step(after, reward, proceed)
+            after = replace(after, action_mask=mask_from_logits(mask_logits, self.action_valid))
+        return Step(after, reward, continuation)
 
     def _advance(self, latent: Latent, action: Tensor, order: Tensor | None) -> Latent:
         action = self._sent(action)
         context = self._context(latent, action)
-        after = self.next_state(context, order=order, kernels=latent.laid_out.kernels)
+        after = self.next_state(context, order=order, kernels=latent.precomputed.kernels)
         return replace(
             latent,
             state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
@@ -187,24 +198,24 @@ class DimaWorldModel(StateModel[Latent]):
         )
 
     @property
-    def tells_afterwards(self) -> bool:
+    def batched_rewards(self) -> bool:
         return self.reward.mask_head is None
 
     def advance(self, latent: Latent, action: Tensor) -> Latent:
         return self._advance(latent, action, None)
 
-    def tell(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        return self.reward.tell(self.state_scale.normalize(state), self._sent(action))
+    def predict_rewards(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return self.reward.predict_rewards(self.state_scale.normalize(state), self._sent(action))
 
-    def renew(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
+    def reset_rows(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
         return Latent(
-            state=either(which, fresh.state, latent.state),
-            action=either(which, fresh.action, latent.action),
-            valid=either(which, fresh.valid, latent.valid),
-            action_mask=either(which, fresh.action_mask, latent.action_mask),
-            previous_action=either(which, fresh.previous_action, latent.previous_action),
+            state=select_rows(which, fresh.state, latent.state),
+            action=select_rows(which, fresh.action, latent.action),
+            valid=select_rows(which, fresh.valid, latent.valid),
+            action_mask=select_rows(which, fresh.action_mask, latent.action_mask),
+            previous_action=select_rows(which, fresh.previous_action, latent.previous_action),
             memory=self.reward.forget(latent.memory, which),
-            laid_out=fresh.laid_out,
+            precomputed=fresh.precomputed,
         )
 
     def next_state(
@@ -289,4 +300,4 @@ class DimaWorldModel(StateModel[Latent]):
         return Context(latent.state, torch.cat([latent.action, action[:, None]], dim=1), latent.valid)
 
     def _sent(self, action: Tensor) -> Tensor:
-        return sent(action, self.spec)
+        return clip_action(action, self.spec)

@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
     """What the model says of each step."""
 
     reward: Tensor  # (B, T) in the environment's units
-    proceed: Tensor  # (B, T) probability that the task goes on
+    continuation: Tensor  # (B, T) probability that the task goes on
     mask_logits: Tensor | None  # (B, T, N, A) next step's allowed actions, on tasks that forbid some
 
 
@@ -110,7 +110,7 @@ class RewardTermination(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
         self.reward_head = self._head(1)
-        self.proceed_head = self._head(1)
+        self.continuation_head = self._head(1)
         masked = spec.discrete and spec.masks_actions
         self.mask_head = self._head(spec.n_agents * spec.action_dim) if masked else None
 
@@ -145,9 +145,9 @@ class RewardTermination(nn.Module):
         target = self._scale(batch.reward)
         parts = {
             "reward": average(F.smooth_l1_loss(self.reward_head(hidden)[..., 0], target, reduction="none")),
-            "proceed": average(
+            "continuation": average(
                 F.binary_cross_entropy_with_logits(
-                    self.proceed_head(hidden)[..., 0], (~batch.terminated).float(), reduction="none"
+                    self.continuation_head(hidden)[..., 0], (~batch.terminated).float(), reduction="none"
                 )
             ),
         }
@@ -161,7 +161,7 @@ class RewardTermination(nn.Module):
 
     # -- imagination ----------------------------------------------------------------------------------------------
 
-    def tell(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_rewards(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """What :meth:`step` says of the reward and continuation of every step, in one causal pass: (B, H) each.
 
         Args:
@@ -174,7 +174,7 @@ class RewardTermination(nn.Module):
             tokens = self._tokens(now, action[:, begin : begin + self.config.segment], 0)
             causal = torch.ones(1, 1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
             told.append(self._predict(self._arrived(self._run(tokens, causal), reached)))
-        return torch.cat([part.reward for part in told], dim=1), torch.cat([part.proceed for part in told], dim=1)
+        return torch.cat([part.reward for part in told], dim=1), torch.cat([part.continuation for part in told], dim=1)
 
     def step(self, memory: Memory, state: Tensor, action: Tensor, next_state: Tensor | None = None) -> Prediction:
         """One imagined step, (B, S), (B, N, A) and (B, S); fields of the answer are (B,) and (B, N, A).
@@ -196,8 +196,8 @@ class RewardTermination(nn.Module):
         hidden = self._run(tokens, mask, memory)
         memory.done += 2
         arrived = self._arrived(hidden, None if next_state is None else next_state[:, None])
-        reward, proceed, logits = self._predict(arrived)
-        return Prediction(reward[:, 0], proceed[:, 0], None if logits is None else logits[:, 0])
+        reward, continuation, logits = self._predict(arrived)
+        return Prediction(reward[:, 0], continuation[:, 0], None if logits is None else logits[:, 0])
 
     def forget(self, memory: Memory, which: Tensor) -> Memory:
         """What is remembered once some rows, ``which`` (B,) bool, begin a new imagination.
@@ -236,7 +236,7 @@ class RewardTermination(nn.Module):
         reward = self.reward_head(hidden)[..., 0]
         if self.config.normalize_reward:
             reward = self.reward_scale.denormalize(reward)
-        return Prediction(reward, self.proceed_head(hidden)[..., 0].sigmoid(), self._mask_logits(hidden))
+        return Prediction(reward, self.continuation_head(hidden)[..., 0].sigmoid(), self._mask_logits(hidden))
 
     def _mask_logits(self, hidden: Tensor) -> Tensor | None:
         if self.mask_head is None:

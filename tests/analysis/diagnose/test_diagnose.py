@@ -70,14 +70,14 @@ def test_every_number_is_finite_and_says_where_it_comes_from(run: Path, found: D
     told = json.loads((run / "diagnosis" / "diagnosis.json").read_text(), parse_constant=refuse)
     assert told == json.loads(json.dumps(found.to_dict()))
     steps = told["run"].pop("steps")
-    assert 150 <= steps < 250  # rounds play whole episodes
+    assert 150 <= steps < 250  # iterations play whole episodes
     assert told["run"] == {"task": "toy/switches", "algorithm": "dima", "preset": "debug", "seed": 0}
     assert told["config"] == build_config("toy/switches", "dima", "debug", told["config"]).to_dict()
     assert told["settings"] == SMALL.to_dict()
     assert told["protocol"]["packages"]["torch"]
     names = [source["name"] for source in told["sources"]]
     earlier = [f"policy at {steps:,} steps" for steps in dima.load(run, device="cpu").earlier]
-    assert len(earlier) == 1  # the run had two rounds
+    assert len(earlier) == 1  # the run had two iterations
     assert names == ["policy, drawn", "policy, mode", "random", *earlier, "replay (trained on)"]
     assert [source["seen"] for source in told["sources"]] == [False] * 4 + [True]
     seeds = [seed for source in told["sources"] for seed in source["seeds"]]
@@ -293,7 +293,7 @@ def test_too_few_of_what_must_be_compared_are_refused(run: Path, flag: str, leas
 
 def test_a_plain_model_fitted_to_a_dataset_is_judged_by_its_held_out_episodes(tmp_path: Path, capsys) -> None:
     record(record_config("toy/switches").override({"out": str(tmp_path / "data"), "steps": 120, "device": "cpu"}))
-    fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "rounds": 1}
+    fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "iterations": 1}
     fixed |= {"evaluation_horizon": 2}
     fit(fit_config(tmp_path / "data", "ensemble", "debug", fixed))
     found = dima.diagnose(tmp_path / "run", SMALL, device="cpu")

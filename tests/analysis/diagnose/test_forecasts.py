@@ -17,7 +17,7 @@ def test_a_perfect_model_foretells_what_happened(walk: Case) -> None:
     torch.testing.assert_close(told.state, walk.segments.state, rtol=0, atol=1e-5)
     torch.testing.assert_close(told.obs, walk.segments.obs, rtol=0, atol=1e-5)
     torch.testing.assert_close(told.reward, walk.segments.reward, rtol=0, atol=1e-5)
-    assert (told.proceed == 1).all()
+    assert (told.continuation == 1).all()
 
 
 def test_parts_make_the_same_whole(walk: Case) -> None:
@@ -73,7 +73,7 @@ def test_after_the_end_there_is_nothing(walk: Case) -> None:
     cut_short = replace(segments, rows=replace(segments.rows, acted=acted))
     told = walk.teller(Walk(walk.spec)).foretell(cut_short)
     assert cut_short.alive.sum(1).tolist() == [6, 3, 6]
-    assert not told.state[1, 3:].any() and not told.proceed[1, 3:].any()
+    assert not told.state[1, 3:].any() and not told.continuation[1, 3:].any()
     assert told.state[1, :3].any()
 
 

@@ -82,7 +82,7 @@ def test_padding_and_groups_do_not_count() -> None:
         state=segments.start.state[:, -1:].expand_as(segments.state),
         obs=torch.where(units.obs_valid, segments.obs + 1, 77.0),
         reward=segments.reward,
-        proceed=segments.reward,
+        continuation=segments.reward,
     )
     gaps = differences(still, segments, units, raw=True)
     torch.testing.assert_close(gaps["observations: agent_0"], torch.ones(20, 6), rtol=0, atol=1e-5)

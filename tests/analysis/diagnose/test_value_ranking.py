@@ -37,7 +37,7 @@ def test_an_imagined_end_ends_the_return() -> None:
     nothing = torch.zeros(1, 3, 1)
     told = Foretold(nothing, nothing[..., None], torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 0.5, 0.0]]))
     assert imagined_returns(told).tolist() == [[1, 3, 5]]
-    told.proceed = torch.tensor([[0.0, 1.0, 1.0]])
+    told.continuation = torch.tensor([[0.0, 1.0, 1.0]])
     assert imagined_returns(told).tolist() == [[1, 1, 1]]
 
 

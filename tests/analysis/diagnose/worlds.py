@@ -43,7 +43,7 @@ class ByHand(WorldModel[Tensor]):
     def see(self, state: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def take_in(self, episodes: Any) -> None: ...
+    def update_statistics(self, episodes: Any) -> None: ...
     def losses(self) -> dict[str, Any]:
         return {}
 
@@ -100,8 +100,8 @@ class InTurns(Noisy):
         return tuple(range(self.spec.n_agents))
 
     def step_in_order(self, latent: Tensor, action: Tensor, order: Sequence[int]) -> Step[Tensor]:
-        after, reward, proceed = self.step(latent, action)
-        return Step(after + self.bias * order[-1] * torch.eye(after.shape[-1])[0], reward, proceed)
+        after, reward, continuation = self.step(latent, action)
+        return Step(after + self.bias * order[-1] * torch.eye(after.shape[-1])[0], reward, continuation)
 
     def reveal(self, latent: Tensor, action: Tensor, order: Sequence[int]) -> Reveal:
         agents = [sorted(order[: k + 1]) for k in range(len(order))]

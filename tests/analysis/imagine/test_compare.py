@@ -21,7 +21,7 @@ def test_a_perfect_model_imagines_what_happens(stride, believer, policy, dots, a
         assert len(course) == 9
         assert course.state.shape == (10, 2) and course.obs.shape == (10, 2, 2) and len(course.poses) == 10
         np.testing.assert_allclose(np.stack(course.poses), course.state)
-        assert course.proceed.tolist() == [1.0] * 9
+        assert course.continuation.tolist() == [1.0] * 9
     np.testing.assert_allclose(found.imagined.state, found.real.state, rtol=1e-5)
     np.testing.assert_allclose(found.imagined.obs, found.real.obs, rtol=1e-5)
     np.testing.assert_allclose(found.imagined.reward, found.real.reward, rtol=1e-5)
@@ -66,7 +66,7 @@ def test_the_real_episode_may_end_earlier(stride, believer, policy) -> None:
     hasty = beside(env, believer(env.spec, drift=2.0), policy, seed=2, horizons=[alone], acting="policy", start=0)
     assert len(hasty.imagined) == alone
     assert len(hasty.real) == hasty.steps < alone
-    assert hasty.real.proceed.tolist() == [1.0] * (hasty.steps - 1) + [0.0]
+    assert hasty.real.continuation.tolist() == [1.0] * (hasty.steps - 1) + [0.0]
     assert hasty.gap("state").shape == hasty.gap_unchanged("state").shape == (hasty.steps + 1, 2)
 
 

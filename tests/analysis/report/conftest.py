@@ -1,4 +1,4 @@
-"""Run folders without the running: the library's own writer, fed with made-up rounds."""
+"""Run folders without the running: the library's own writer, fed with made-up iterations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dima.training.run_config import build_config
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
-    """Writes a run folder of rounds of 100 steps, evaluated after each; returns its path."""
+    """Writes a run folder of iterations of 100 steps, evaluated after each; returns its path."""
 
     def write(
         root: Path,
@@ -41,8 +41,8 @@ def write_run() -> Callable[..., Path]:
             folder = RunFolder.create(path, config.to_dict())
         with folder:
             for number, value in enumerate(returns):
-                record = {"step": first + 100 * number, "round": number + 1, "collect/return": 0.0}
-                clock = {"time/round": 2.0, "time/collect": 0.5, "time/improve": 1.0, "updates/improve": 4}
+                record = {"step": first + 100 * number, "iteration": number + 1, "collect/return": 0.0}
+                clock = {"time/iteration": 2.0, "time/collect": 0.5, "time/update": 1.0, "updates/update": 4}
                 folder.log(record | ({} if value is None else {"evaluate/return": value}) | clock)
             if event is not None:
                 folder.log(event)

@@ -165,7 +165,7 @@ class TestResults:
         assert reached["toy/walk", "mappo", 0.5] == (0, None, None)
         speed = results.speeds[0]
         assert (speed.runs, speed.seconds, speed.steps, speed.steps_per_second) == (3, 12, 600, 50)
-        assert speed.phases["improve"].updates == 24
+        assert speed.phases["update"].updates == 24
 
     def test_the_likelier_one_of_a_pair_comes_first(self, make_run, arranged):
         for seed in range(2):

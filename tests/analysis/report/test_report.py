@@ -82,7 +82,7 @@ class TestManyRuns:
             "Every run in this report",
             "Not scored, because they were not evaluated up to there",
             "failed: DivergenceError: learning diverged <here>",
-            "no round finished",
+            "no iteration finished",
             "broken is not a dima run folder",
             "nowhere does not exist",
         ):
@@ -203,7 +203,7 @@ class TestFewRuns:
 
     def test_nothing_begun_yet(self, make_run, tmp_path):
         _, text = read(dima.report(make_run("a", []), tmp_path / "out").page)
-        assert "no round finished" in text
+        assert "no iteration finished" in text
         assert "Wall-clock" not in text
 
     def test_runs_without_phases_or_clock(self, make_run, tmp_path):

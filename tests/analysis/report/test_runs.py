@@ -21,7 +21,7 @@ class TestOneRun:
         assert "ppo.clip" in run.settings
         assert run.settings["envs"] >= 1
         assert run.seconds == 6
-        assert run.phases == {"collect": Phase(1.5, 0), "improve": Phase(3.0, 12)}
+        assert run.phases == {"collect": Phase(1.5, 0), "update": Phase(3.0, 12)}
         assert run.protocol["packages"].keys() >= {"torch", "mujoco"}
 
     def test_a_copy_of_config_protocol_and_metrics_will_do(self, tiny, tmp_path):
@@ -34,8 +34,8 @@ class TestOneRun:
             shutil.copy(config.folder / name, copy)
         run = read_run(copy)
         assert run.status == "finished"
-        assert {"collect", "improve", "evaluate"} <= run.phases.keys()
-        assert run.phases["improve"].updates >= 1
+        assert {"collect", "update", "evaluate"} <= run.phases.keys()
+        assert run.phases["update"].updates >= 1
         assert len(run.returns) >= 1
 
     def test_settings_that_change_nothing_learnt_are_left_out(self, make_run):
@@ -57,7 +57,7 @@ class TestOneRun:
 
     def test_runs_without_a_log_of_phases_still_have_a_clock(self, make_run):
         path = make_run("old", [1.0])
-        record = {"step": 100, "round": 1, "time/round": 5.0, "evaluate/return": None}
+        record = {"step": 100, "iteration": 1, "time/iteration": 5.0, "evaluate/return": None}
         (path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
         run = read_run(path)
         assert (run.seconds, run.phases, len(run.evaluated)) == (5.0, {}, 0)
@@ -70,8 +70,8 @@ class TestOneRun:
             ([1.0], 500, {"event": "interrupted"}, "interrupted", "interrupted and saved"),
             ([1.0], 500, {"event": "failed", "error": "Boom: x"}, "failed", "failed: Boom: x"),
             ([1.0], 100, {"event": "failed", "error": "Disk: full"}, "failed", "failed: Disk: full"),
-            ([], 500, None, "empty", "no round finished: killed, or still at work"),
-            ([], 500, {"event": "failed", "error": "Boom: x"}, "empty", "no round finished: Boom: x"),
+            ([], 500, None, "empty", "no iteration finished: killed, or still at work"),
+            ([], 500, {"event": "failed", "error": "Boom: x"}, "empty", "no iteration finished: Boom: x"),
         ],
     )
     def test_how_it_ended(self, make_run, returns, steps, event, status, outcome):

@@ -327,7 +327,7 @@ def on_policy(algorithm: str) -> dict[str, Any]:
         "state": central.share_obs[:-1],
         "next_state": central.share_obs[1:],
         "reward": central.rewards[..., 0],
-        "proceed": central.masks[1:, :, 0],
+        "continuation": central.masks[1:, :, 0],
     }
     after = {"actors": [weights(member.actor) for member in members], "critic": weights(critic.critic)}
     return {

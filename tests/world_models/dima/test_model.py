@@ -10,7 +10,7 @@ import torch
 from dima.data import EnvSpec
 from dima.experience.replay import Replay
 from dima.runtime.progress import Progress
-from dima.world_models.base import AgentByAgent, Renewable, allowed
+from dima.world_models.base import PartialReset, SequentialReveal, mask_from_logits
 from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
 from dima.world_models.dima.reward_termination import RewardTermination
@@ -39,7 +39,7 @@ def build(spec: EnvSpec, **changes: Any) -> DimaWorldModel:
 @pytest.fixture
 def model(any_spec: EnvSpec, alive, episodes) -> DimaWorldModel:
     model = alive(build(any_spec))
-    model.take_in(episodes(any_spec, (30, 30)))
+    model.update_statistics(episodes(any_spec, (30, 30)))
     return model
 
 
@@ -122,13 +122,13 @@ def test_weights_laid_out_for_an_imagination_are_those_of_every_step(model, any_
     latent = model.start(filled(any_spec).gather(torch.tensor([5, 20]), model.context - 1, 0))
     context = context_of(model, actions, 5)
     noise = torch.randn(5, any_spec.state_dim)
-    kernels = latent.laid_out.kernels
+    kernels = latent.precomputed.kernels
     drawn = model.next_state(context, noise)
     assert torch.equal(model.next_state(context, noise, kernels=kernels), drawn)
     others = {conv: (2 * weight, bias) for conv, (weight, bias) in kernels.items()}
     assert (model.next_state(context, noise, kernels=others) != drawn).any()
     after = model.advance(latent, actions(any_spec, 2))
-    assert after.laid_out is latent.laid_out
+    assert after.precomputed is latent.precomputed
 
 
 # -- imagination ------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_weights_laid_out_for_an_imagination_are_those_of_every_step(model, any_
 def test_what_is_told_afterwards_is_what_every_step_would_have_told(model, any_spec, filled, actions) -> None:
     rows = filled(any_spec).gather(torch.tensor([5, 20, 40]), model.context - 1, 0)
     joint = actions(any_spec, 3, 7) * (1 if any_spec.discrete else 1.5)  # the world clips
-    assert model.tells_afterwards != any_spec.masks_actions
+    assert model.batched_rewards != any_spec.masks_actions
 
     latent, told = model.start(rows), []
     torch.manual_seed(2)
@@ -153,14 +153,16 @@ def test_what_is_told_afterwards_is_what_every_step_would_have_told(model, any_s
         latent = model.advance(latent, action)
         states.append(model.observe(latent).state)
     torch.testing.assert_close(states[-1], expected, rtol=0, atol=0)
-    for column, found in zip(zip(*told, strict=True), model.tell(torch.stack(states, dim=1), joint), strict=True):
+    for column, found in zip(
+        zip(*told, strict=True), model.predict_rewards(torch.stack(states, dim=1), joint), strict=True
+    ):
         torch.testing.assert_close(found, torch.stack(column, dim=1), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_spread_of_changes_follows_the_data(any_spec: EnvSpec, episodes) -> None:
     model, played = build(any_spec), episodes(any_spec, (30, 20))
-    model.take_in(played)
+    model.update_statistics(played)
     changes = torch.cat([episode.state.diff(dim=0) for episode in played])
     spread = changes.std(0, correction=0) / torch.cat([episode.state for episode in played]).std(0, correction=0)
     torch.testing.assert_close(model.denoiser.change, spread.clamp(min=0.01))
@@ -168,7 +170,7 @@ def test_the_spread_of_changes_follows_the_data(any_spec: EnvSpec, episodes) -> 
 
 def test_a_denoised_change_is_added_to_the_newest_state(any_spec: EnvSpec, alive, episodes, actions) -> None:
     model = alive(build(any_spec, denoiser={"target": "change"}))
-    model.take_in(episodes(any_spec, (30, 30)))
+    model.update_statistics(episodes(any_spec, (30, 30)))
     context, noise = context_of(model, actions, 6), torch.randn(6, any_spec.state_dim)
     denoise, sigmas = model.levels(context)
     change = sample(denoise, noise, sigmas, model.config.sampler.solver)
@@ -212,8 +214,8 @@ def test_steps_move_time_on(model, any_spec, filled, actions) -> None:
     latent = model.start(rows)
     first, second = actions(any_spec, 2), actions(any_spec, 2)
     one = model.step(latent, first)
-    assert one.reward.shape == one.proceed.shape == (2,)
-    assert ((one.proceed > 0) & (one.proceed < 1)).all()
+    assert one.reward.shape == one.continuation.shape == (2,)
+    assert ((one.continuation > 0) & (one.continuation < 1)).all()
     assert torch.equal(one.latent.state[:, :-1], latent.state[:, 1:])
     assert torch.equal(one.latent.action[:, -1], first)
     assert torch.equal(model.observe(one.latent).previous_action, first)
@@ -263,7 +265,7 @@ def test_predicted_action_masks_are_never_empty(alive, filled, actions) -> None:
     logits = torch.randn(200, 2, 4) - 1
     logits[:100] -= 10  # everything looks forbidden
     logits[..., ~valid] = 50.0
-    mask = allowed(logits, valid)
+    mask = mask_from_logits(logits, valid)
     assert mask.any(-1).all()
     assert not mask[:, ~valid].any()
     assert (mask[:100].sum(-1) == 1).all()
@@ -301,7 +303,7 @@ def test_rewards_may_depend_on_the_state_that_is_reached(spec: EnvSpec, alive, f
 @pytest.mark.parametrize("order", ["ascending", "descending"])
 def test_a_step_in_the_configured_order_is_the_step(any_spec: EnvSpec, alive, filled, actions, order: str) -> None:
     model = alive(build(any_spec, sampler={"order": order}))
-    assert isinstance(model, AgentByAgent)
+    assert isinstance(model, SequentialReveal)
     rows = filled(any_spec).gather(torch.tensor([5, 6]), model.context - 1, 0)
     action = actions(any_spec, 2)
     torch.manual_seed(1)
@@ -339,10 +341,10 @@ def test_a_reveal_ends_in_the_draw_and_tells_who_was_seen(spec, alive, filled, a
 # -- fitting and saving -----------------------------------------------------------------------------------------------
 
 
-def test_a_round_reports_every_loss_and_ends_in_evaluation_mode(any_spec: EnvSpec, filled) -> None:
+def test_a_iteration_reports_every_loss_and_ends_in_evaluation_mode(any_spec: EnvSpec, filled) -> None:
     model = build(any_spec)
     metrics = model.fit(filled(any_spec), Progress())
-    names = {"decoder/error", "decoder/commitment", "denoiser/loss", "reward_model/reward", "reward_model/proceed"}
+    names = {"decoder/error", "decoder/commitment", "denoiser/loss", "reward_model/reward", "reward_model/continuation"}
     assert set(metrics) == names | ({"reward_model/mask"} if any_spec.masks_actions else set())
     assert all(value.isfinite() for value in metrics.values())
     assert not any(module.training for module in model.modules())
@@ -351,7 +353,7 @@ def test_a_round_reports_every_loss_and_ends_in_evaluation_mode(any_spec: EnvSpe
 def test_a_restored_model_goes_on_bit_for_bit(any_spec: EnvSpec, filled, episodes) -> None:
     def go_on(model: DimaWorldModel, replay) -> dict[str, torch.Tensor]:
         torch.manual_seed(5)
-        model.take_in(episodes(any_spec, (7,)))
+        model.update_statistics(episodes(any_spec, (7,)))
         metrics = model.fit(replay, Progress())
         with torch.no_grad():
             rows = replay.gather(torch.tensor([3, 4]), model.context - 1, 0)
@@ -359,7 +361,7 @@ def test_a_restored_model_goes_on_bit_for_bit(any_spec: EnvSpec, filled, episode
         return model.state_dict() | metrics | {"state": step.latent.state, "reward_": step.reward}
 
     replay, model = filled(any_spec), build(any_spec)
-    model.take_in(episodes(any_spec, (20, 20)))
+    model.update_statistics(episodes(any_spec, (20, 20)))
     model.fit(replay, Progress())
     saved = model.checkpoint()
     other = build(any_spec)
@@ -377,7 +379,7 @@ def test_imaginations_begin_anew_one_by_one(any_spec: EnvSpec, alive, actions, e
     """A renewed row goes on like a fresh start, the others like a batch that nobody touched; same noise everywhere."""
     model = alive(build(any_spec))
     played = episodes(any_spec, (12, 12))
-    model.take_in(played)
+    model.update_statistics(played)
     replay = Replay.of(played, any_spec, "cpu")
     rows = replay.gather(torch.tensor([4, 5, 6]), model.context - 1, 0)
     others = replay.gather(torch.tensor([7, 8, 9]), model.context - 1, 0)
@@ -392,8 +394,8 @@ def test_imaginations_begin_anew_one_by_one(any_spec: EnvSpec, alive, actions, e
     torch.manual_seed(1)
     alone = model.step(model.start(rows), moves[:, 0]).latent
     fresh = model.start(others)
-    renewed = model.renew(touched, fresh, which)
-    assert isinstance(model, Renewable)
+    renewed = model.reset_rows(touched, fresh, which)
+    assert isinstance(model, PartialReset)
     assert torch.equal(model.observe(renewed).state[which], model.observe(fresh).state[which])
     one, untouched, begun = after(renewed), after(alone), after(model.start(others))
     for t, expected in ((~which, untouched), (which, begun)):

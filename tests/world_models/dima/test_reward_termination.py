@@ -81,9 +81,9 @@ def test_a_whole_imagination_at_once_is_told_as_step_by_step(any_spec: EnvSpec, 
     model = alive(build(any_spec, next_state=next_state, normalize_reward=True))
     state, action, memory = torch.randn(3, 9, any_spec.state_dim), actions(any_spec, 3, 8), Memory()
     steps = [model.step(memory, state[:, t], action[:, t], state[:, t + 1]) for t in range(8)]
-    reward, proceed = model.tell(state, action)
+    reward, continuation = model.predict_rewards(state, action)
     torch.testing.assert_close(reward, torch.stack([step.reward for step in steps], dim=1))
-    torch.testing.assert_close(proceed, torch.stack([step.proceed for step in steps], dim=1))
+    torch.testing.assert_close(continuation, torch.stack([step.continuation for step in steps], dim=1))
 
 
 def test_a_full_memory_starts_anew(model, any_spec, actions) -> None:
@@ -125,7 +125,7 @@ def test_rows_without_an_action_and_padded_choices_reach_no_loss(model, any_spec
     mask |= ~torch.from_numpy(any_spec.action_valid)
     other = replace(batch, reward=reward, terminated=end, next_mask=mask, state=state, action=action)
     torch.testing.assert_close(model.loss(other)[0], loss, rtol=0, atol=0)
-    assert set(parts) == {f"reward_model/{n}" for n in ("reward", "proceed", "mask")[: 2 + any_spec.masks_actions]}
+    assert set(parts) == {f"reward_model/{n}" for n in ("reward", "continuation", "mask")[: 2 + any_spec.masks_actions]}
     torch.testing.assert_close(torch.stack(list(parts.values())).sum(), loss)
 
 
@@ -135,8 +135,8 @@ def test_losses_are_smooth_l1_and_cross_entropy(model, any_spec, actions) -> Non
     gap = (said.reward - batch.reward).abs()[batch.valid]
     smooth = torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean()
     torch.testing.assert_close(parts["reward_model/reward"], smooth)
-    chance = torch.where(batch.terminated, 1 - said.proceed, said.proceed)[batch.valid]
-    torch.testing.assert_close(parts["reward_model/proceed"], -chance.log().mean())
+    chance = torch.where(batch.terminated, 1 - said.continuation, said.continuation)[batch.valid]
+    torch.testing.assert_close(parts["reward_model/continuation"], -chance.log().mean())
 
 
 def test_rewards_can_be_learnt_in_their_own_scale(spec: EnvSpec, alive, actions) -> None:
@@ -162,7 +162,7 @@ def test_it_learns_rewards_and_ends(spec: EnvSpec, actions) -> None:
         first = first or parts
         fitter.step(loss)
     assert parts["reward_model/reward"] < 0.25 * first["reward_model/reward"]
-    assert parts["reward_model/proceed"] < 0.5 * first["reward_model/proceed"]
+    assert parts["reward_model/continuation"] < 0.5 * first["reward_model/continuation"]
 
 
 def test_a_row_that_forgot_is_as_if_it_had_just_begun(any_spec: EnvSpec, alive, actions) -> None:
@@ -179,7 +179,7 @@ def test_a_row_that_forgot_is_as_if_it_had_just_begun(any_spec: EnvSpec, alive, 
     expected = model(state, action, episode)
     for t, now in enumerate(said, start=2):
         torch.testing.assert_close(now.reward, expected.reward[:, t])
-        torch.testing.assert_close(now.proceed, expected.proceed[:, t])
+        torch.testing.assert_close(now.continuation, expected.continuation[:, t])
     assert memory.begin.tolist() == [0, 4, 0]
 
 
