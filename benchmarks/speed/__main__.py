@@ -3,9 +3,9 @@
     python -m benchmarks.speed                                        every task and preset: hours on a CPU
     python -m benchmarks.speed --tasks mamujoco/halfcheetah-2x3 --presets small --threads 1
 
-Every figure comes from one run on one device, on random data in a real replay, at a preset's full sizes: the parts of an
-iteration are timed a few times each and scaled to an iteration. Compared variants alternate, so their ratios hold on a
-busy machine, too; seconds do not. Writes a JSON file and a table for each task and preset under ``--out``.
+Every figure comes from one run on one device, on random data in a real replay, at a preset's full sizes: the parts of
+an iteration are timed a few times each and scaled to an iteration. Compared variants alternate, so their ratios hold on
+a busy machine, too; seconds do not. Writes a JSON file and a table for each task and preset under ``--out``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def measure(config: TrainConfig, timing: Timing, top: float) -> dict[str, Any]:
 
     Returns:
         Plain data for JSON: ``parts`` (a call of each), ``inside`` (the imagination, split), ``iteration`` (each part
-        as often as an iteration makes it, and their sum), ``million`` (hours of a million environment steps at that pace),
+        as often as an iteration makes it, and their sum), ``million`` (hours of a million steps at that pace),
         ``keeping`` (share of the iteration that goes to replay sampling, checkpoint and log).
     """
     torch.manual_seed(config.seed)

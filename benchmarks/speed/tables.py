@@ -15,7 +15,7 @@ def parts_table(result: dict[str, Any]) -> str:
     if "imagination" in known:
         told["imagination"] = known["imagination"] * per_call
     lines = [
-        "| part | s a call | GFLOP | reference | of the ceiling | GiB | calls/iteration | s/iteration | TFLOP/iteration |",
+        "| part | s a call | GFLOP | reference | of ceiling | GiB | calls/iteration | s/iteration | TFLOP/iteration |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, part in result["parts"].items():

@@ -14,7 +14,7 @@ from benchmarks.speed.plain.reward import Cache, PlainReward
 from dima.data import Rollout, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig
-from dima.world_models.base import Loss, allowed
+from dima.world_models.base import Loss, mask_from_logits
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.reward_termination import Segments
 from dima.world_models.rollout import Act
@@ -123,7 +123,7 @@ class PlainModel(nn.Module):
         action, scale = self._sent(action), self.config.denoiser.sigma_data
         after = self.next_state(latent, action)
         told = self.reward.step(latent.cache, latent.state[:, -1] / scale, action, after / scale)
-        mask = latent.action_mask if told.mask_logits is None else allowed(told.mask_logits, self.action_valid)
+        mask = latent.action_mask if told.mask_logits is None else mask_from_logits(told.mask_logits, self.action_valid)
         return (
             PlainLatent(
                 state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
