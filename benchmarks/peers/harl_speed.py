@@ -5,8 +5,8 @@
 
 The two live in processes of their own and take turns, an iteration each (collection of fresh steps, and the update they
 are for; no evaluation, logging or saving), so that a machine with other work slows both alike. Both have the settings
-that HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectorisers: in the
-one that it takes by itself for more than one copy, a process for each, or with ``--harl-in-process`` in the one that it takes
+that HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectorisers: in the one
+that it takes by itself for more than one copy, a process for each, or with ``--harl-in-process`` in the one that it takes
 for a single copy, in the learner's process, as ours are. ``cpu`` counts the processor seconds of all processes of a
 side, which waiting for other programs does not lengthen.
 
