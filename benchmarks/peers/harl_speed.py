@@ -3,15 +3,14 @@
     OMP_NUM_THREADS=1 python -m benchmarks.peers.harl_speed mamujoco/halfcheetah-2x3 --harl HARL \\
         --algorithm mappo --out FILE
 
-The two live in processes of their own and take turns, an iteration each (collection of fresh steps, and the update they
-are for; no evaluation, logging or saving), so that a machine with other work slows both alike. Both have the settings
-that HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectorisers: in the one
-that it takes by itself for more than one copy, a process for each, or with ``--harl-in-process`` in the one that it takes
-for a single copy, in the learner's process, as ours are. ``cpu`` counts the processor seconds of all processes of a
-side, which waiting for other programs does not lengthen.
-
-HASAC's tuned runs of ten million steps have a full replay, of a million steps, for nine tenths of their time. With
-``--full-replay`` both replays are filled, with copies of the random play that they start from, before anything counts.
+The two live in processes of their own and take turns, an iteration each (collection of fresh steps, and the update
+they are for; no evaluation, logging or saving), so that a machine with other work slows both alike. Both have the
+settings that HARL's authors tuned, ours as the preset `published`. HARL's environments stand in its own vectorisers:
+in the one that it takes by itself for more than one copy, a process for each, or with ``--harl-in-process`` in the one
+that it takes for a single copy, in the learner's process, as ours are. ``cpu`` counts the processor seconds of all
+processes of a side, which waiting for other programs does not lengthen. HASAC's tuned runs of ten million steps have a
+full replay, of a million steps, for nine tenths of their time. With ``--full-replay`` both replays are filled, with
+copies of the random play that they start from, before anything counts.
 """
 
 from __future__ import annotations
