@@ -11,7 +11,7 @@ from benchmarks import forms, forms_curves
 from dima.datasets.config import record_config
 from dima.datasets.reader import Dataset
 from dima.datasets.record import record
-from dima.diagnosis.error import MODEL, OBSERVATIONS, UNCHANGED
+from dima.diagnosis.error import MODEL, OBSERVATIONS, STATE, UNCHANGED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHOSEN = ["one, condition", "cumulative, condition+input, change", "ensemble, mean", "ensemble, member"]
@@ -39,6 +39,7 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
     told = {path.name: json.loads(path.read_text()) for path in (study / "out").glob("*.json")}
     assert sorted(one["form"] for one in told.values()) == sorted(CHOSEN)
     for one in told.values():
+        assert set(one["error"]) == {STATE, OBSERVATIONS}
         error = one["error"][OBSERVATIONS][MODEL]
         assert error["cumulative"]["mean"][-1] == pytest.approx(sum(error["step"]["mean"]))
         assert one["seed"] == 0
