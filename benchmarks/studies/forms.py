@@ -27,9 +27,9 @@ import torch
 
 from benchmarks.speed.cost import Counter, parameters
 from dima.agent import load
-from dima.analysis.diagnose.bootstrap import Curve, Resampling
+from dima.analysis.diagnose.bootstrap import Resampling
 from dima.analysis.diagnose.episodes import Source
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, RECONSTRUCTION, STATE, UNCHANGED, horizon_error
+from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, RECONSTRUCTION, STATE, UNCHANGED, Growth, horizon_error
 from dima.analysis.diagnose.forecasts import Foreteller
 from dima.analysis.diagnose.order import order_spread
 from dima.analysis.diagnose.segments import Segments, cut
@@ -57,6 +57,7 @@ DIFFUSION |= {
 }
 ENSEMBLE = {"ensemble, mean": "mean", "ensemble, member": "member"}  # one fit, two ways to foretell
 FORMS = (*DIFFUSION, *ENSEMBLE)
+KEPT = (STATE, OBSERVATIONS)  # errors of single agents and of parts of the state are not shown
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of Student's t, by number of seeds
 
 
@@ -109,10 +110,7 @@ def judge(model: WorldModel[Any], dataset: Dataset, units: Units, starts: int) -
     told, seen = foreteller.foretell(segments), foreteller.reconstruct(segments)
     error = horizon_error(told, seen, segments, units, resampling).standardised
     found: dict[str, Any] = {
-        "error": {
-            what: {who: {"step": _curve(g.step), "cumulative": _curve(g.cumulative)} for who, g in error[what].items()}
-            for what in error
-        },
+        "error": {what: {who: _means(growth) for who, growth in error[what].items()} for what in KEPT},
         "flops": flops_of_a_step(model, segments),
         "parameters": parameters(model),
     }
@@ -126,8 +124,9 @@ def judge(model: WorldModel[Any], dataset: Dataset, units: Units, starts: int) -
     return found
 
 
-def _curve(curve: Curve) -> dict[str, list[float | None]]:
-    return {"mean": curve.mean, "low": curve.low, "high": curve.high}
+def _means(growth: Growth) -> dict[str, dict[str, list[float | None]]]:
+    """Table and picture show intervals over seeds; those over segments are not kept."""
+    return {"step": {"mean": growth.step.mean}, "cumulative": {"mean": growth.cumulative.mean}}
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.studies import forms, forms_curves
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, UNCHANGED
+from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, STATE, UNCHANGED
 from dima.datasets.reader import Dataset
 from dima.recording.config import record_config
 from dima.recording.record import record
@@ -52,6 +52,7 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
     told = {path.name: json.loads(path.read_text()) for path in (study / "out").glob("*.json")}
     assert sorted(one["form"] for one in told.values()) == sorted(CHOSEN)
     for one in told.values():
+        assert set(one["error"]) == {STATE, OBSERVATIONS}
         error = one["error"][OBSERVATIONS][MODEL]
         assert error["cumulative"]["mean"][-1] == pytest.approx(sum(error["step"]["mean"]))
         assert one["seed"] == 0
