@@ -1,8 +1,10 @@
 """``import dima`` is light, and its names are what they promise, whatever was imported before."""
 
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,14 @@ def test_functions_are_not_hidden_by_modules_of_their_name():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True True\n"
     assert importlib.import_module("dima.train").__name__ == "dima.train"
+
+
+def test_extras_that_are_named_exist():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = set()
+    for file in (root / "README.md", *(root / "dima").rglob("*.py")):
+        named |= set(re.findall(rf"\b{project['name']}\[(\w+)\]", file.read_text(encoding="utf-8")))
+    assert named
+    assert named <= project["optional-dependencies"].keys()
