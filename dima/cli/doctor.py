@@ -66,7 +66,8 @@ def _too_old() -> bool:
 def _package(name: str, module: str, needed: bool) -> Finding:
     version = package_version(name)
     if version is None:
-        return Finding(name, "not installed" + ("" if needed else f" (optional: pip install 'dima[{name}]')"), needed)
+        optional = "" if needed else f" (optional: pip install 'dima-marl[{name}]')"
+        return Finding(name, f"not installed{optional}", needed)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # what packages say while they are imported
             warnings.simplefilter("ignore")

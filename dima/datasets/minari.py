@@ -1,4 +1,4 @@
-"""Exchange with Minari (the extra ``dima[minari]``), in two forms.
+"""Exchange with Minari (the extra ``dima-marl[minari]``), in two forms.
 
 ``agents``: an observation is a dictionary of every agent's own, an action likewise, in the task's spaces; the state and
 the action masks stand in the infos. Taken over again, nothing is lost. Any task.
@@ -116,7 +116,7 @@ def _minari() -> Any:
         import_module("h5py")  # of the format that most of its datasets have; Minari itself asks for it late
         return import_module("minari")
     except ImportError as error:
-        raise ConfigError(f"this needs Minari ({error}): pip install 'dima[minari]'") from None
+        raise ConfigError(f"this needs Minari ({error}): pip install 'dima-marl[minari]'") from None
 
 
 def _open(name: str) -> Any:

@@ -34,7 +34,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """The optional extra ``dima[wandb]``; a resumed run goes on under its own name.
+    """The optional extra ``dima-marl[wandb]``; a resumed run goes on under its own name.
 
     Raises:
         ConfigError: the package is not installed.
@@ -44,7 +44,7 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError:
-            raise ConfigError("wandb = True needs the package wandb: pip install 'dima[wandb]'") from None
+            raise ConfigError("wandb = True needs the package wandb: pip install 'dima-marl[wandb]'") from None
         name = "-".join(folder.resolve().parts[-3:])
         self._run = wandb.init(project="dima", id=name, name=name, dir=folder, config=dict(config), resume="allow")
 

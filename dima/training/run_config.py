@@ -27,7 +27,7 @@ class RunConfig(Config):
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
     threads: Whole = 0  # CPU threads PyTorch may use; 0: its own choice
     tensorboard: bool = True  # also write TensorBoard events
-    wandb: bool = False  # also log to Weights & Biases (needs the extra dima[wandb])
+    wandb: bool = False  # also log to Weights & Biases (needs the extra dima-marl[wandb])
     env: Config  # how the environment is presented; fields depend on the task's suite
     learner: Config  # networks, losses and schedule; fields depend on the algorithm
 

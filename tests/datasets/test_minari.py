@@ -273,7 +273,7 @@ def test_without_minari_it_is_asked_for(recorded, tmp_path, monkeypatch):
         lambda: export_minari(recorded("toy/walk"), "mine/walk-v0"),
         lambda: import_minari(taken(tmp_path, "toy/walk", "mine/walk-v0")),
     ):
-        with pytest.raises(ConfigError, match=r"pip install 'dima\[minari\]'"):
+        with pytest.raises(ConfigError, match=r"pip install 'dima-marl\[minari\]'"):
             call()
 
 

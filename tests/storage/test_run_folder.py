@@ -195,7 +195,7 @@ class TestMetrics:
     def test_wandb_is_an_extra(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", None)
         folder = RunFolder.create(tmp_path / "run", CONFIG | {"wandb": True})
-        with folder, pytest.raises(ConfigError, match=r"pip install 'dima\[wandb\]'"):
+        with folder, pytest.raises(ConfigError, match=r"pip install 'dima-marl\[wandb\]'"):
             folder.log({"step": 1})
 
     def test_wandb_gets_the_numbers_under_the_runs_name(self, tmp_path, monkeypatch):
