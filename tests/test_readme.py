@@ -1,8 +1,9 @@
-"""What the README says can be done, can be done: every command and the Python example are executed, shortened."""
+"""Execute every command and Python example of the README and the first pages of the docs, shortened."""
 
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,19 @@ from dima.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = {"README.md": 5, "docs/quickstart.md": 13, "docs/own-environment.md": 2}  # how many there are at least
 SHORT = "--steps 400 --evaluation-episodes 1 --env.episode-limit 60 --device cpu --threads 1 --quiet --no-tensorboard"
+
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     assert found
-    return found.group(1)
+    return found
 
 
 def shortened(line: str) -> list[str]:
@@ -29,7 +34,7 @@ def shortened(line: str) -> list[str]:
         .replace("-small-", "-debug-")
         .replace("--episodes 20", "--episodes 1")
     )
-    if line.startswith("dima train mpe"):
+    if re.match("dima train (mpe/|worlds:)", line):
         line += " " + SHORT.replace("--env.episode-limit 60 ", "")
     elif line.startswith("dima train"):
         line += " " + SHORT
@@ -38,18 +43,23 @@ def shortened(line: str) -> list[str]:
     return shlex.split(line)[1:]
 
 
-def test_commands(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", COMMANDS)
+def test_commands(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    lines = block("sh").strip().splitlines()
-    assert len(lines) >= 9
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "worlds", raising=False)
+    if page == "docs/own-environment.md":
+        (tmp_path / "worlds.py").write_text(blocks(page, "python")[0], encoding="utf-8")
+    lines = "".join(blocks(page, "sh")).strip().splitlines()
+    assert len(lines) >= COMMANDS[page]
     for line in lines:
         assert line.startswith("dima ")
-        assert main(shortened(line)) == 0, (line, capsys.readouterr().err)
+        assert main(shortened(line)) == 0, (line, capsys.readouterr())
 
 
 def test_python_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block("python"), "README.md", "exec"), {})
+    exec(compile(blocks("README.md", "python")[0], "README.md", "exec"), {})
     assert "run folder: runs/first" in capsys.readouterr().out
 
 
@@ -65,14 +75,8 @@ def test_make_targets_exist(target):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
-def test_links_lead_somewhere(page):
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_the_docs_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / page).parent.joinpath(target).exists(), target
-
-
-def test_files_named_in_the_architecture_exist():
-    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    for name in re.findall(r"`(dima/[\w/.]+)`", text):
+    for name in re.findall(r"`((?:dima|benchmarks|tests)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
