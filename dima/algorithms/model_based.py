@@ -27,6 +27,7 @@ from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
 from dima.world_models.dima.model import DimaModelConfig
 from dima.world_models.ensemble import EnsembleModelConfig
+from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import imagine
 
 
@@ -84,6 +85,7 @@ class ModelBased(Algorithm):
         require_precision(device, config.precision)
         self.config, self.spec, self.device = config, spec, device
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
+        self.fitter = WorldModelFitter(self.world_model, config.precision, config.workers, config.cuda_graphs)
         self.ppo = PPO(config.ppo, spec).to(device)
         self.replay = Replay(config.replay, spec, device, self.world_model.visit_counters)
         if config.compile:
@@ -138,10 +140,10 @@ class ModelBased(Algorithm):
         workers, batch = self.config.workers, self.config.imagination_batch
         alone = one_thread() if workers > 1 and can_copy() else nullcontext()  # as an iteration works
         with progress.phase("compile"), alone, drawn_from(self.device, 0):
-            for name, loss_of in self.world_model.losses().items():
+            for name, objective in self.world_model.objectives().items():
                 part = self.world_model.get_submodule(name).train()
                 with multiplying(self.device, self.config.precision):
-                    loss, _ = loss_of(self.replay)
+                    loss, _ = objective.loss(objective.sample(self.replay))
                 loss.backward()
                 part.zero_grad(set_to_none=True)
                 part.eval()
@@ -172,12 +174,8 @@ class ModelBased(Algorithm):
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:
         """One iteration of the world model's gradient steps; metrics are averages."""
-        config = self.config
-        metrics = self.world_model.fit(
-            self.replay, progress, config.workers, config.precision, cuda_graphs=config.cuda_graphs
-        )
         self.iterations += 1
-        return metrics
+        return self.fitter.fit(self.replay, progress)
 
     def update_policy(self, progress: Progress, done: float) -> dict[str, Tensor]:
         """Imagine and update the policy, several times; metrics are averages."""
@@ -211,7 +209,8 @@ class ModelBased(Algorithm):
 
     def checkpoint(self) -> dict[str, Any]:
         return {
-            "world_model": self.world_model.checkpoint(),
+            "world_model": self.world_model.state_dict(),
+            "fitter": self.fitter.checkpoint(),
             "ppo": self.ppo.checkpoint(),
             "replay": self.replay.checkpoint(),
             "iterations": self.iterations,
@@ -219,7 +218,8 @@ class ModelBased(Algorithm):
         }
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
-        self.world_model.restore(saved["world_model"])
+        self.world_model.load_state_dict(saved["world_model"])
+        self.fitter.restore(saved["fitter"])
         self.ppo.restore(saved["ppo"])
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+KeysValues = tuple[Tensor, Tensor]  # (..., heads, M, head_dim) each
+
 
 class GegluFeedForward(nn.Module):
     """Pre-norm feed-forward layer with a gated GELU, ``(..., D) -> (..., D)``, residual included."""
@@ -17,44 +19,8 @@ class GegluFeedForward(nn.Module):
         self.lower = nn.Linear(expansion * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.lower(self._gated(x))
-
-    def pooled(self, x: Tensor) -> Tensor:
-        """The mean over L of what :meth:`forward` makes of (..., L, D); a linear layer need only see the mean."""
-        return x.mean(dim=-2) + self.lower(self._gated(x).mean(dim=-2))
-
-    def after(self, common: Tensor, mixed: Tensor, out: nn.Linear) -> Tensor:
-        """What :meth:`forward` makes of ``common + out(mixed)``, at the price of the narrow ``mixed``.
-
-        All that a layer norm does besides dividing is linear. So norm and first layer are applied to ``common`` and to
-        the columns of ``out``, once for all rows, which then only mix the results.
-
-        Args:
-            common: (L, D), the same for every row.
-            mixed: (..., L, I).
-            out: I -> D.
-        """
-        x = common + out(mixed)
-        variance = _centred(x).square().mean(dim=-1, keepdim=True)  # many times faster than var on a CPU
-        scale = (variance + self.norm.eps).rsqrt()
-        once = torch.cat([_centred(out.weight.mT), _centred(common + out.bias)])  # (I + L, D)
-        lifted = F.linear(once, self.lift.weight * self.norm.weight)  # (I + L, 2E)
-        which = torch.eye(len(common), dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)
-        coordinates = scale * torch.cat([mixed, which], dim=-1)  # (..., L, I + L)
-        bias = F.linear(self.norm.bias, self.lift.weight, self.lift.bias)
-        return x + self.lower(_geglu(F.linear(coordinates, lifted.mT, bias)))
-
-    def _gated(self, x: Tensor) -> Tensor:
-        return _geglu(self.lift(self.norm(x)))
-
-
-def _geglu(lifted: Tensor) -> Tensor:
-    value, gate = lifted.chunk(2, dim=-1)
-    return value * F.gelu(gate)
-
-
-def _centred(x: Tensor) -> Tensor:
-    return x - x.mean(dim=-1, keepdim=True)
+        value, gate = self.lift(self.norm(x)).chunk(2, dim=-1)
+        return x + self.lower(value * F.gelu(gate))
 
 
 class Attention(nn.Module):
@@ -92,41 +58,26 @@ class Attention(nn.Module):
         keys, values = self.keys_values(query if self.context_norm is None else self.context_norm(context))
         return x + self.attend(query, keys, values, mask)
 
-    def keys_values(self, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """What normed tokens (..., M, D') offer to be attended to, (..., heads, M, head_dim) each."""
+    def keys_values(self, attended: Tensor) -> KeysValues:
+        """Keys and values of normed tokens (..., M, D'), (..., heads, M, head_dim) each."""
         keys, values = self.key_value(attended).chunk(2, dim=-1)
         return self.split(keys), self.split(values)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Projected attention of normed queries (..., L, D) over split keys and values, without the residual."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            self.split(self.query(query)), keys, values, attn_mask=mask, dropout_p=dropout
+        )
+        return self.out(mixed.transpose(-3, -2).flatten(-2))
 
     def split(self, x: Tensor) -> Tensor:
         """(..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Projected attention of normed queries over split keys and values, without the residual."""
-        return self.out(self.mix(query, keys, values, mask))
-
-    def mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """The attention before its projection, (..., L, heads * head_dim).
-
-        Queries (L, D) are the same for every row of the keys.
-        """
-        dropout = self.dropout if self.training else 0.0
-        split = self.split(self.query(query)).expand(*keys.shape[:-2], -1, -1)
-        mixed = F.scaled_dot_product_attention(split, keys, values, attn_mask=mask, dropout_p=dropout)
-        return mixed.transpose(-3, -2).flatten(-2)
-
-
-def pooled(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """The mean over L of what feed-forward and attention layers in turn, a feed-forward last, make of (..., L, D)."""
-    if not len(layers):
-        return x.mean(dim=-2)
-    last = layers[-1]
-    assert isinstance(last, GegluFeedForward)
-    return last.pooled(layers[:-1](x))
-
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward with dropout; can run step by step over a cache.
+    """Pre-norm self-attention and feed-forward with dropout; can run step by step along keys and values.
 
     Args:
         dim: width of the tokens.
@@ -142,20 +93,24 @@ class TransformerBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Tensor | None = None, done: int = 0) -> Tensor:
-        """Attend within ``x`` (..., L, D), or to the ``done`` tokens in the cache and then within ``x``.
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within ``x`` (..., L, D); ``mask`` as for :class:`Attention`."""
+        return self.step(x, mask)[0]
+
+    def step(self, x: Tensor, mask: Tensor | None, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """Attend to the tokens of the past and then within ``x`` (..., L, D).
 
         Args:
             x: new tokens.
-            mask: boolean, broadcast to (..., heads, L, done + L), True where attention is allowed.
-            cache: (2, ..., heads, capacity, head_dim) keys and values; those of ``x`` are written behind ``done``.
-            done: tokens already in the cache.
+            mask: boolean, broadcast to (..., heads, L, M + L), True where attention is allowed.
+            past: keys and values of the M tokens before.
+
+        Returns:
+            The new tokens' features (..., L, D), and the keys and values of all tokens so far.
         """
         query = self.attention.norm(x)
         keys, values = self.attention.keys_values(query)
-        if cache is not None:
-            end = done + x.shape[-2]
-            cache[0, ..., done:end, :], cache[1, ..., done:end, :] = keys, values
-            keys, values = cache[0, ..., :end, :], cache[1, ..., :end, :]
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=-2), torch.cat([past[1], values], dim=-2)
         x = x + self.dropout(self.attention.attend(query, keys, values, mask))
-        return x + self.feed(x)
+        return x + self.feed(x), (keys, values)

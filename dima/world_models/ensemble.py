@@ -1,8 +1,8 @@
-"""An ensemble of one-step networks: the plain model that every other world model has to beat.
+"""Probabilistic ensemble of one-step networks: the plain model that every other world model has to beat.
 
 Each member is an MLP from state and joint action to a Gaussian over the state's change and the reward (PETS,
-arXiv 1805.12114), trained on batches of its own. An imagination keeps to the member it began with, so that its futures
-differ as far as the members disagree.
+arXiv 1805.12114), trained on batches of its own. A rollout keeps the member it began with, so that rollouts differ as
+far as the members disagree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dima.config import Count
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.mlp import Normalizer
-from dima.nn.optim import FitConfig, Fitter
+from dima.nn.optim import FitConfig
 from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits, select_rows
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.state_based import StateModel
@@ -30,7 +30,7 @@ BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, 
 
 @dataclass(frozen=True)
 class EnsembleModelConfig(WorldModelConfig):
-    """The plain model; sizes as usual for MuJoCo (MBPO, arXiv 1906.08253, appendix C)."""
+    """Ensemble of one-step networks (PETS, arXiv 1805.12114), at MBPO's sizes (arXiv 1906.08253, appendix C)."""
 
     members: Count = 5
     hidden: tuple[Count, ...] = (200, 200, 200, 200)  # widths of a member
@@ -45,21 +45,21 @@ class EnsembleModelConfig(WorldModelConfig):
 
 @dataclass
 class Latent:
-    """Where an imagination stands."""
+    """The state, and the member that predicts."""
 
     state: Tensor  # (B, S) normalised
-    member: Tensor  # (B,) int, whose imagination it is
+    member: Tensor  # (B,) int, the member that predicts
     action_mask: Tensor  # (B, N, A) bool, allowed now
     previous_action: Tensor  # (B, N, A) joint action that led here
 
 
 @dataclass
-class Outlook:
-    """What every member expects of a step; the last target is the reward, those before are the state's changes."""
+class MemberPredictions:
+    """Every member's prediction of a step; the last target is the reward, those before are the state's changes."""
 
     mean: Tensor  # (M, B, S + 1) normalised
     log_var: Tensor  # (M, B, S + 1)
-    continuation: Tensor  # (M, B) logit of the task going on
+    continuation: Tensor  # (M, B) logit
     mask_logits: Tensor | None  # (M, B, N, A) of the next action masks; None: everything is always allowed
 
 
@@ -80,7 +80,7 @@ class Members(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """Normalised state and joint action -> :class:`Outlook`."""
+    """Normalised state and joint action -> :class:`MemberPredictions`."""
 
     def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
         super().__init__()
@@ -91,8 +91,8 @@ class Dynamics(nn.Module):
         self.lowest = nn.Parameter(torch.full((self.targets,), -10.0))  # log-variance
         self.highest = nn.Parameter(torch.full((self.targets,), 0.5))
 
-    def forward(self, state: Tensor, action: Tensor) -> Outlook:
-        """(M, B, S), (M, B, N, A) -> what each member expects."""
+    def forward(self, state: Tensor, action: Tensor) -> MemberPredictions:
+        """(M, B, S), (M, B, N, A) -> predictions of each member."""
         out = self.members(torch.cat([state, action.flatten(-2)], dim=-1))
         mean, log_var, continuation, masks = out.tensor_split(
             (self.targets, 2 * self.targets, 2 * self.targets + 1), -1
@@ -100,11 +100,13 @@ class Dynamics(nn.Module):
         log_var = self.highest - F.softplus(self.highest - log_var)
         log_var = self.lowest + F.softplus(log_var - self.lowest)
         shape = (self.spec.n_agents, self.spec.action_dim)
-        return Outlook(mean, log_var, continuation[..., 0], masks.unflatten(-1, shape) if masks.shape[-1] else None)
+        return MemberPredictions(
+            mean, log_var, continuation[..., 0], masks.unflatten(-1, shape) if masks.shape[-1] else None
+        )
 
 
 class EnsembleWorldModel(StateModel[Latent]):
-    """One-step networks that each believe something of their own."""
+    """One-step networks, each fitted to batches of its own."""
 
     context = 2  # the state, and the joint action that led to it
 
@@ -114,10 +116,6 @@ class EnsembleWorldModel(StateModel[Latent]):
         self.reward_scale = Normalizer(())
         self.dynamics = Dynamics(config, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
-        self.fitters = {
-            "decoder": Fitter(self.decoder, config.decoder_fit),
-            "dynamics": Fitter(self.dynamics, config.dynamics_fit),
-        }
 
     @property
     def compile_targets(self) -> tuple[str, ...]:
@@ -130,10 +128,10 @@ class EnsembleWorldModel(StateModel[Latent]):
         for episode in episodes:
             self.reward_scale.update(episode.reward.to(self.action_valid.device))
 
-    def losses(self) -> dict[str, Objective]:
+    def objectives(self) -> dict[str, Objective]:
         return {
-            "dynamics": Objective(self.dynamics_rows, self.dynamics_loss),
-            "decoder": Objective(self.decoder_rows, self.decoder_loss),
+            "dynamics": Objective(self.dynamics_rows, self.dynamics_loss, self.config.dynamics_fit),
+            "decoder": Objective(self.decoder_rows, self.decoder_loss, self.config.decoder_fit),
         }
 
     def dynamics_rows(self, replay: Replay) -> Rows:
@@ -141,21 +139,21 @@ class EnsembleWorldModel(StateModel[Latent]):
         return replay.gather(replay.recent(self.config.members * self.config.dynamics_fit.batch), 0, 1)
 
     def dynamics_loss(self, rows: Rows) -> Loss:
-        """Gaussian negative log-likelihood of change and reward, Bernoulli of the task going on and of next masks."""
+        """Gaussian negative log-likelihood of change and reward, of continuation and of next masks."""
         change = self.change_scale.normalize(rows.state[:, 1] - rows.state[:, 0])
         target = torch.cat([change, self.reward_scale.normalize(rows.reward[:, 0])[:, None]], dim=-1)
         state, action = self.state_scale.normalize(rows.state[:, 0]), clip_action(rows.action[:, 0], self.spec)
-        told = self.dynamics(self._each(state), self._each(action))
-        error = (told.mean - self._each(target)).square()
+        predicted = self.dynamics(self._each(state), self._each(action))
+        error = (predicted.mean - self._each(target)).square()
         parts = {
-            "likelihood": 0.5 * (error * (-told.log_var).exp() + told.log_var).sum(-1).mean(),
+            "likelihood": 0.5 * (error * (-predicted.log_var).exp() + predicted.log_var).sum(-1).mean(),
             "continuation": F.binary_cross_entropy_with_logits(
-                told.continuation, self._each((~rows.terminated[:, 0]).to(target.dtype))
+                predicted.continuation, self._each((~rows.terminated[:, 0]).to(target.dtype))
             ),
         }
-        if told.mask_logits is not None:
+        if predicted.mask_logits is not None:
             mask = self._each(rows.action_mask[:, 1].to(target.dtype))
-            wrong = F.binary_cross_entropy_with_logits(told.mask_logits, mask, reduction="none")
+            wrong = F.binary_cross_entropy_with_logits(predicted.mask_logits, mask, reduction="none")
             parts["mask"] = (wrong * self.action_valid).sum((-1, -2)).mean() / self.action_valid.sum()
         loss = torch.stack(list(parts.values())).sum()
         loss = loss + BOUND_WEIGHT * (self.dynamics.highest - self.dynamics.lowest).sum()
@@ -188,14 +186,14 @@ class EnsembleWorldModel(StateModel[Latent]):
     def step(self, latent: Latent, action: Tensor) -> Step[Latent]:
         action = clip_action(action, self.spec)
         everyone = (self.config.members, *[-1] * action.dim())
-        told = self.dynamics(latent.state.expand(everyone[:-1]), action.expand(everyone))
-        target = self._choose(told.mean, latent.member)
+        predicted = self.dynamics(latent.state.expand(everyone[:-1]), action.expand(everyone))
+        target = self._choose(predicted.mean, latent.member)
         if self.config.draw == "member":
-            target = target + torch.randn_like(target) * (0.5 * self._choose(told.log_var, latent.member)).exp()
+            target = target + torch.randn_like(target) * (0.5 * self._choose(predicted.log_var, latent.member)).exp()
         change = self.change_scale.denormalize(target[:, :-1])
         mask = latent.action_mask
-        if told.mask_logits is not None:
-            mask = mask_from_logits(self._choose(told.mask_logits, latent.member), self.action_valid)
+        if predicted.mask_logits is not None:
+            mask = mask_from_logits(self._choose(predicted.mask_logits, latent.member), self.action_valid)
         return Step(
             Latent(
                 state=self.state_scale.normalize(self.state_scale.denormalize(latent.state) + change),
@@ -204,19 +202,19 @@ class EnsembleWorldModel(StateModel[Latent]):
                 previous_action=action,
             ),
             self.reward_scale.denormalize(target[:, -1]),
-            self._choose(told.continuation.sigmoid(), latent.member),
+            self._choose(predicted.continuation.sigmoid(), latent.member),
         )
 
-    def _choose(self, told: Tensor, member: Tensor) -> Tensor:
+    def _choose(self, predicted: Tensor, member: Tensor) -> Tensor:
         """(M, B, ...) -> (B, ...): each row's own member, or the average of all."""
         if self.config.draw == "mean":
-            return told.mean(0)
-        return told[member, torch.arange(len(member), device=member.device)]
+            return predicted.mean(0)
+        return predicted[member, torch.arange(len(member), device=member.device)]
 
-    def reset_rows(self, latent: Latent, fresh: Latent, which: Tensor) -> Latent:
+    def reset_rows(self, latent: Latent, fresh: Latent, rows: Tensor) -> Latent:
         return Latent(
-            state=select_rows(which, fresh.state, latent.state),
-            member=select_rows(which, fresh.member, latent.member),
-            action_mask=select_rows(which, fresh.action_mask, latent.action_mask),
-            previous_action=select_rows(which, fresh.previous_action, latent.previous_action),
+            state=select_rows(rows, fresh.state, latent.state),
+            member=select_rows(rows, fresh.member, latent.member),
+            action_mask=select_rows(rows, fresh.action_mask, latent.action_mask),
+            previous_action=select_rows(rows, fresh.previous_action, latent.previous_action),
         )

@@ -1,4 +1,4 @@
-"""From one global state to every agent's observation (DIMA section 4).
+"""Decode one global state into every agent's observation (docs/reference/dima.md, "Observation decoder").
 
 A regression through a discrete bottleneck: the codebook keeps decoded observations where the data is when imagined
 states drift. ``bottleneck = "none"`` is the plain network, for comparison.
@@ -7,17 +7,15 @@ states drift. ``bottleneck = "none"`` is the plain network, for comparison.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.config import Config, Count, Fraction, NonNegative
 from dima.data import EnvSpec
 from dima.nn.mlp import mlp
 from dima.nn.quantizer import FiniteScalarQuantizer, VectorQuantizer
-from dima.runtime.device import multiplying
 
 
 @dataclass(frozen=True)
@@ -60,33 +58,9 @@ class ObservationDecoder(nn.Module):
         self.encoder = mlp((spec.state_dim, *config.hidden, config.tokens * dim), nn.GELU)
         self.decoder = mlp((config.tokens * dim, *config.hidden, out), nn.GELU)
 
-    def forward(self, state: Tensor, table: Tensor | None = None) -> Tensor:
-        """(..., S) -> (..., N, O).
-
-        Args:
-            state: normalised states.
-            table: from :meth:`table`, where it is at hand.
-        """
-        if table is None:
-            return self._decode(state)[0]
-        assert isinstance(self.quantizer, VectorQuantizer)
-        tokens = self.config.tokens
-        index = self.quantizer.nearest(self.encoder(state).float().unflatten(-1, (tokens, -1)))
-        entry = index + self.config.codebook * torch.arange(tokens, device=index.device)
-        lifted = F.embedding_bag(entry.view(-1, tokens), table, mode="sum").view(*state.shape[:-1], -1)
-        return self._observations(self.decoder[1:](lifted + self._first.bias))
-
-    def table(self) -> Tensor | None:
-        """(L * K, E): what the decoder's first layer, without its bias, makes of each codebook entry as each token.
-
-        It never sees anything else, so one lookup for each token does its work for as long as the weights stay.
-        ``None`` where there is no codebook.
-        """
-        if self.config.bottleneck != "vq":
-            return None
-        weight, codebook = self._first.weight.unflatten(1, (self.config.tokens, -1)), self.quantizer.codebook
-        with multiplying(weight.device, "float32"):  # made once, added up many times
-            return torch.einsum("eld,kd->lke", weight, codebook).flatten(0, 1)
+    def forward(self, state: Tensor) -> Tensor:
+        """(..., S) -> (..., N, O)."""
+        return self._decode(state)[0]
 
     def loss(self, state: Tensor, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L1 reconstruction plus weighted commitment.
@@ -105,11 +79,5 @@ class ObservationDecoder(nn.Module):
         if self.config.bottleneck != "none":
             code, _, commitment = self.quantizer(code.unflatten(-1, (self.config.tokens, -1)))
             code = code.flatten(-2)
-        return self._observations(self.decoder(code)), commitment
-
-    @property
-    def _first(self) -> nn.Linear:
-        return cast(nn.Linear, self.decoder[0])
-
-    def _observations(self, flat: Tensor) -> Tensor:
-        return flat.float().unflatten(-1, (self.spec.n_agents, self.spec.obs_dim)) * self.valid
+        obs = self.decoder(code).float().unflatten(-1, (self.spec.n_agents, self.spec.obs_dim))
+        return obs * self.valid, commitment

@@ -1,4 +1,4 @@
-"""Roll a policy, or given actions, through a world model: the same loop for every policy and every model."""
+"""Roll a policy, or given actions, through any world model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dima.data import Record, Rollout, View
 from dima.experience.replay import Rows
 from dima.world_models.base import BatchedRewards, Step, WorldModel
 
-Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
+Act = Callable[[View], tuple[Tensor, Tensor]]  # -> (B, N, A) action, (B, N) log-probability
 
 
 @dataclass
 class Forecast(Record):
-    """What a world model expects to follow from given actions; row 0 of ``state`` and ``obs`` is the real start."""
+    """A sampled future under given actions; row 0 of ``state`` and ``obs`` is the real start."""
 
     state: Tensor  # (B, H + 1, S) environment units
     obs: Tensor  # (B, H + 1, N, O)
     reward: Tensor  # (B, H)
-    continuation: Tensor  # (B, H) probability that the task goes on after this step
+    continuation: Tensor  # (B, H) probability that the step does not terminate the episode
 
 
 @torch.no_grad()
 def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -> Rollout:
-    """``horizon`` imagined steps from each start.
+    """Roll out a policy for ``horizon`` imagined steps from each start.
 
     Args:
         world_model: in evaluation mode.
@@ -39,26 +39,24 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
     Returns:
         A rollout of shape (B, H, ...), bootstrapped at H and nowhere else.
     """
-    later: BatchedRewards[Any] | None = world_model if isinstance(world_model, BatchedRewards) else None
-    if later is not None and not later.batched_rewards:
-        later = None
+    batched = world_model if isinstance(world_model, BatchedRewards) and world_model.batched_rewards else None
     latent = world_model.start(start)
-    views, acts, told = [world_model.observe(latent)], [], []
+    views, actions, predictions = [world_model.observe(latent)], [], []
     for _ in range(horizon):
         action, log_prob = act(views[-1])
-        if later is not None:
-            latent = later.advance(latent, action)
+        if batched is not None:
+            latent = batched.advance(latent, action)
         else:
-            latent, *reward_proceed = world_model.step(latent, action)
-            told.append(reward_proceed)
-        acts.append((action, log_prob))
+            latent, *prediction = world_model.step(latent, action)
+            predictions.append(prediction)
+        actions.append((action, log_prob))
         views.append(world_model.observe(latent))
-    action, log_prob = (torch.stack(column, dim=1) for column in zip(*acts, strict=True))
+    action, log_prob = (torch.stack(column, dim=1) for column in zip(*actions, strict=True))
     states = torch.stack([view.state for view in views], dim=1)
-    if later is not None:
-        reward, continuation = later.predict_rewards(states, action)
+    if batched is not None:
+        reward, continuation = batched.predict_rewards(states, action)
     else:
-        reward, continuation = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+        reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
     views.pop()
     boundary = torch.zeros_like(reward, dtype=torch.bool)
     boundary[:, -1] = True
@@ -80,23 +78,23 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
 def forecast(
     world_model: WorldModel[Any], start: Rows, action: Tensor, step: Callable[[Any, Tensor], Step[Any]] | None = None
 ) -> Forecast:
-    """One future that the world model draws for each row of actions.
+    """Sample one future for each row of actions.
 
     Args:
         world_model: in evaluation mode.
         start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
-        action: (B, H, N, A) what the team does from there on, whatever it would see.
-        step: another of the model's ways to step than ``world_model.step``.
+        action: (B, H, N, A) the team's actions from there on.
+        step: replaces ``world_model.step``.
     """
     step = step or world_model.step
     latent = world_model.start(start)
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
-    told = []
+    predictions = []
     for now in action.unbind(1):
         latent, reward, continuation = step(latent, now)
         view = world_model.observe(latent)
         state.append(view.state)
         obs.append(view.obs)
-        told.append((reward, continuation))
-    reward, continuation = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+        predictions.append((reward, continuation))
+    reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
     return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)

@@ -1,4 +1,4 @@
-"""What world models of the global state share: their units, and a decoder from states to observations."""
+"""Base of world models of the global state: their units, and a decoder from states to observations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ L = TypeVar("L")
 
 
 class StateModel(WorldModel[L]):
-    """A model whose imagination is a course of states; whoever derives from it builds ``decoder`` and its fitter."""
+    """A model whose rollout is a sequence of states; a subclass builds ``decoder`` and lists its objective."""
 
     visit_counters: tuple[str, ...] = ("decoder",)
     decoder: ObservationDecoder
@@ -42,17 +42,12 @@ class StateModel(WorldModel[L]):
 
     def decoder_rows(self, replay: Replay) -> Rows:
         """(B, 1) the least visited rows."""
-        return replay.gather(replay.least_visited("decoder", self.fitters["decoder"].config.batch), 0, 0)
+        return replay.gather(replay.least_visited("decoder", self.objectives()["decoder"].fit.batch), 0, 0)
 
     def decoder_loss(self, rows: Rows) -> Loss:
         """L1 and commitment."""
         return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
-    def decode(self, state: Tensor, table: Tensor | None = None) -> Tensor:
-        """Normalised states (..., S) -> everybody's observation (..., N, O) in the environment's units.
-
-        Args:
-            state: normalised states.
-            table: of the decoder, where it is at hand.
-        """
-        return self.obs_scale.denormalize(self.decoder(state, table)) * self.decoder.valid
+    def decode(self, state: Tensor) -> Tensor:
+        """Normalised states (..., S) -> every agent's observation (..., N, O) in the environment's units."""
+        return self.obs_scale.denormalize(self.decoder(state)) * self.decoder.valid

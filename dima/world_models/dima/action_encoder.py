@@ -1,4 +1,7 @@
-"""Perceiver IO over the agents' recent actions, seen through a reveal mask (DIMA section 3)."""
+"""Perceiver over the agents' recent actions, seen through a reveal mask.
+
+Perceiver IO (arXiv 2107.14795); docs/reference/dima.md, "Condition".
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from torch import Tensor, nn
 
 from dima.config import Config, Count
 from dima.data import EnvSpec
-from dima.nn.attention import Attention, GegluFeedForward, pooled
+from dima.nn.attention import Attention, GegluFeedForward
 
 
 @dataclass(frozen=True)
 class ActionEncoderConfig(Config):
-    """Sizes of the Perceiver that turns actions into a condition vector."""
+    """Sizes of the Perceiver that encodes actions."""
 
     token_dim: Count = 256  # width of an action token
-    latents: Count = 32  # latent vectors that read the tokens
+    latents: Count = 32  # latent vectors that attend to the tokens
     latent_dim: Count = 512  # width of a latent vector
     depth: Count = 2  # self-attention blocks after the cross-attention
     heads: Count = 8  # heads of a self-attention block; the cross-attention has one
@@ -27,9 +30,9 @@ class ActionEncoderConfig(Config):
 class ActionEncoder(nn.Module):
     """Agents' actions at the conditioning steps -> one condition vector.
 
-    Each action is a token: the action embedded, plus a learned agent vector, plus a learned time vector. Latent
-    vectors attend to the visible tokens once and then to each other; their mean is the condition. Hidden tokens
-    are masked keys, so the answer cannot depend on them.
+    An action's token is its embedding plus a learnt vector of the agent and one of the time step. Latent vectors attend
+    to the visible tokens once and then to each other; their mean is the condition. Hidden tokens are masked keys, so
+    the condition cannot depend on them.
     """
 
     def __init__(self, config: ActionEncoderConfig, spec: EnvSpec, steps: int, out_dim: int) -> None:
@@ -59,20 +62,10 @@ class ActionEncoder(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(config.latent_dim), nn.Linear(config.latent_dim, out_dim))
 
     def forward(self, action: Tensor, visible: Tensor) -> Tensor:
-        """(B, C, N, A) actions and (..., B, C, N) bool visibility -> (..., B, D) condition.
-
-        Leading axes of ``visible`` hold several masks of the same actions. At least one token must be visible in every
-        row.
-        """
-        tokens = (self.embed(action) + self.agent + self.time).flatten(1, 2)
-        rows = visible.shape[:-2]
-        assert self.read.context_norm is not None
-        # masks share the tokens' keys and values, and all rows the latents' queries
-        keys, values = (
-            x.expand(*rows, -1, -1, -1).reshape(-1, *x.shape[1:])
-            for x in self.read.keys_values(self.read.context_norm(tokens))
-        )
-        mask = visible.reshape(-1, 1, 1, tokens.shape[1])
-        read = self.read.mix(self.read.norm(self.latents), keys, values, mask)
-        mixed = pooled(self.mix, self.read_feed.after(self.latents, read, self.read.out))
-        return self.out(mixed).unflatten(0, rows)
+        """(B, C, N, A) actions and (B, C, N) bool visibility -> (B, D); each row needs a visible action."""
+        tokens = (self.embed(action) + self.agent + self.time).flatten(1, 2)  # (B, C N, D)
+        latents = self.latents.expand(len(action), -1, -1)
+        latents = self.read(latents, tokens, visible.flatten(1)[:, None, None])
+        latents = self.mix(self.read_feed(latents))
+        condition: Tensor = self.out(latents.mean(dim=1))
+        return condition

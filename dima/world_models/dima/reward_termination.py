@@ -1,12 +1,12 @@
 """Causal Transformer over (state, joint action) pairs: team reward, continuation, next action masks.
 
-DIMA section 5. Two tokens a step; the answers are read from the action token, beside which, with ``next_state``, stands
-the state that was reached: whether a robot has fallen is then seen, not foreseen.
+docs/reference/dima.md, "Reward and termination". A step is two tokens; predictions are read from the action token. With
+``next_state`` the state that was reached is added to it: whether a robot has fallen is then seen rather than predicted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dima.config import Config, Count, Fraction, Whole
 from dima.data import EnvSpec
 from dima.errors import ConfigError
-from dima.nn.attention import Attention, GegluFeedForward, TransformerBlock, pooled
+from dima.nn.attention import Attention, GegluFeedForward, KeysValues, TransformerBlock
 from dima.nn.mlp import Float, Normalizer
 
 
@@ -28,10 +28,10 @@ class RewardTerminationConfig(Config):
     layers: Count = 6  # Transformer blocks
     heads: Count = 4  # heads of a block
     dropout: Fraction = 0.1  # while training
-    segment: Count = 15  # steps of a training segment, and the longest imagination
+    segment: Count = 15  # steps of a training segment, and of the memory in a rollout
     action_layers: Whole = 3  # self-attention layers over the agents' actions
     action_heads: Count = 8  # heads of such a layer
-    next_state: bool = False  # answers may also depend on the state that is reached
+    next_state: bool = False  # predictions may also depend on the state that is reached
     normalize_reward: bool = False  # predict rewards in units of their running mean and deviation
 
     def __post_init__(self) -> None:
@@ -43,10 +43,10 @@ class RewardTerminationConfig(Config):
 
 
 class Prediction(NamedTuple):
-    """What the model says of each step."""
+    """Predictions for T steps; without the axis T for a single one."""
 
     reward: Tensor  # (B, T) in the environment's units
-    continuation: Tensor  # (B, T) probability that the task goes on
+    continuation: Tensor  # (B, T) probability that the episode does not terminate
     mask_logits: Tensor | None  # (B, T, N, A) next step's allowed actions, on tasks that forbid some
 
 
@@ -64,13 +64,25 @@ class Segments:
     valid: Tensor  # (B, T) bool, False where no action was taken (the last row of an episode)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Memory:
-    """Keys and values of an imagination so far, in buffers of fixed size."""
+    """Keys and values of a rollout so far; a value like every latent, never changed in place."""
 
-    cache: Tensor | None = None  # (layers, 2, B, heads, 2 * segment, head_dim), from the first step on
-    done: int = 0  # tokens stored
-    begin: Tensor | None = None  # (B,) the first token of each row's own imagination; None: they all began together
+    past: tuple[KeysValues, ...] = ()  # of each block, (B, heads, tokens, head_dim)
+    begin: Tensor | None = None  # (B,) first token of each row's own episode; None: all began together
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are remembered."""
+        return self.past[0][0].shape[-2] if self.past else 0
+
+    def reset_rows(self, rows: Tensor) -> Memory:
+        """Let the selected ``rows`` (B,) bool forget what was; they keep their place among the positions.
+
+        In training, too, episodes begin anywhere in a segment.
+        """
+        begin = torch.zeros_like(rows, dtype=torch.long) if self.begin is None else self.begin
+        return Memory(self.past, torch.where(rows, self.tokens, begin))
 
 
 class RewardTermination(nn.Module):
@@ -130,102 +142,91 @@ class RewardTermination(nn.Module):
             episode: (B, T) numbers that differ between episodes; no step sees another episode or the future.
             next_state: (B, T, S) normalised states that were reached, for a model that looks at them.
         """
-        hidden = self._run(self.dropout(self._tokens(state, action, 0)), block_causal_mask(episode))
-        return self._predict(self._arrived(hidden, next_state))
+        return self._predict(self._hidden(state, action, next_state, block_causal_mask(episode)))
 
     def loss(self, batch: Segments) -> tuple[Tensor, dict[str, Tensor]]:
-        """Smooth L1 of the reward, Bernoulli log-likelihood of continuation and of the next action masks."""
-        hidden = self._run(self.dropout(self._tokens(batch.state, batch.action, 0)), block_causal_mask(batch.episode))
-        hidden = self._arrived(hidden, batch.next_state)
+        """Smooth L1 of the reward, negative log-likelihood of continuation and of the next action masks."""
+        hidden = self._hidden(batch.state, batch.action, batch.next_state, block_causal_mask(batch.episode))
         count = batch.valid.sum().clamp(min=1)
 
         def average(values: Tensor) -> Tensor:
             return (values * batch.valid).sum() / count
 
-        target = self._scale(batch.reward)
+        reward, continuation = self.reward_head(hidden)[..., 0], self.continuation_head(hidden)[..., 0]
+        target = self.reward_scale.normalize(batch.reward) if self.config.normalize_reward else batch.reward
+        goes_on = (~batch.terminated).float()
         parts = {
-            "reward": average(F.smooth_l1_loss(self.reward_head(hidden)[..., 0], target, reduction="none")),
-            "continuation": average(
-                F.binary_cross_entropy_with_logits(
-                    self.continuation_head(hidden)[..., 0], (~batch.terminated).float(), reduction="none"
-                )
-            ),
+            "reward": average(F.smooth_l1_loss(reward, target, reduction="none")),
+            "continuation": average(F.binary_cross_entropy_with_logits(continuation, goes_on, reduction="none")),
         }
-        if self.mask_head is not None:
-            logits = self._mask_logits(hidden)
-            assert logits is not None
+        if (logits := self._mask_logits(hidden)) is not None:
             error = F.binary_cross_entropy_with_logits(logits, batch.next_mask.to(logits.dtype), reduction="none")
             parts["mask"] = average((error * self.action_valid).sum((-1, -2)) / self.action_valid.sum())
         loss = torch.stack(list(parts.values())).sum()
         return loss, {f"reward_model/{name}": part.detach() for name, part in parts.items()}
 
-    # -- imagination ----------------------------------------------------------------------------------------------
+    # -- rollouts -------------------------------------------------------------------------------------------------
 
-    def predict_rewards(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`step` says of the reward and continuation of every step, in one causal pass: (B, H) each.
+    def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward and continuation of every step of a finished rollout, (B, H) each, as by :meth:`step`.
 
         Args:
             state: (B, H + 1, S) normalised.
             action: (B, H, N, A).
         """
-        told = []
-        for begin in range(0, action.shape[1], self.config.segment):
-            now, reached = (x[:, begin : begin + self.config.segment] for x in (state[:, :-1], state[:, 1:]))
-            tokens = self._tokens(now, action[:, begin : begin + self.config.segment], 0)
-            causal = torch.ones(1, 1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
-            told.append(self._predict(self._arrived(self._run(tokens, causal), reached)))
-        return torch.cat([part.reward for part in told], dim=1), torch.cat([part.continuation for part in told], dim=1)
+        segment = self.config.segment
+        now, reached = state[:, :-1].split(segment, dim=1), state[:, 1:].split(segment, dim=1)
+        parts = [
+            self(*part, torch.zeros(part[1].shape[:2], device=state.device), after)
+            for *part, after in zip(now, action.split(segment, dim=1), reached, strict=True)
+        ]
+        return torch.cat([part.reward for part in parts], dim=1), torch.cat(
+            [part.continuation for part in parts], dim=1
+        )
 
-    def step(self, memory: Memory, state: Tensor, action: Tensor, next_state: Tensor | None = None) -> Prediction:
-        """One imagined step, (B, S), (B, N, A) and (B, S); fields of the answer are (B,) and (B, N, A).
+    def step(
+        self, memory: Memory, state: Tensor, action: Tensor, next_state: Tensor | None = None
+    ) -> tuple[Prediction, Memory]:
+        """One step of a rollout, (B, S), (B, N, A) and (B, S): its prediction, and what is remembered after it.
 
         A full memory is emptied first: training segments start anywhere in an episode, so an empty one is familiar.
         """
-        config, capacity = self.config, 2 * self.config.segment
-        if memory.done == capacity:
-            memory.done, memory.begin = 0, None
-        if memory.cache is None:
-            shape = (config.layers, 2, len(state), config.heads, capacity, config.dim // config.heads)
-            memory.cache = state.new_zeros(shape)
-        tokens = self._tokens(state[:, None], action[:, None], memory.done)
+        if memory.tokens == 2 * self.config.segment:
+            memory = Memory()
+        done = memory.tokens
+        tokens = self._tokens(state[:, None], action[:, None], done)
         # the action token sees everything, the state token everything but the action
-        mask = torch.ones(2, memory.done + 2, dtype=torch.bool, device=state.device)
+        mask = torch.ones(2, done + 2, dtype=torch.bool, device=state.device)
         mask[0, -1] = False
         if memory.begin is not None:
-            mask = mask & (torch.arange(len(mask[0]), device=mask.device) >= memory.begin[:, None])[:, None, None]
-        hidden = self._run(tokens, mask, memory)
-        memory.done += 2
-        arrived = self._arrived(hidden, None if next_state is None else next_state[:, None])
-        reward, continuation, logits = self._predict(arrived)
-        return Prediction(reward[:, 0], continuation[:, 0], None if logits is None else logits[:, 0])
-
-    def forget(self, memory: Memory, which: Tensor) -> Memory:
-        """What is remembered once some rows, ``which`` (B,) bool, begin a new imagination.
-
-        They keep their place among the positions: in training, too, episodes begin anywhere in a segment.
-        """
-        begin = torch.zeros_like(which, dtype=torch.long) if memory.begin is None else memory.begin
-        return replace(memory, begin=torch.where(which, memory.done, begin))
+            mask = mask & (torch.arange(done + 2, device=mask.device) >= memory.begin[:, None])[:, None, None]
+        past = []
+        for n, block in enumerate(self.blocks):
+            assert isinstance(block, TransformerBlock)
+            tokens, keys_values = block.step(tokens, mask, memory.past[n] if memory.past else None)
+            past.append(keys_values)
+        hidden = self._with_reached(self.norm(tokens[:, 1::2]), None if next_state is None else next_state[:, None])
+        reward, continuation, logits = self._predict(hidden)
+        prediction = Prediction(reward[:, 0], continuation[:, 0], None if logits is None else logits[:, 0])
+        return prediction, Memory(tuple(past), memory.begin)
 
     # -- the network ----------------------------------------------------------------------------------------------
 
+    def _hidden(self, state: Tensor, action: Tensor, next_state: Tensor | None, mask: Tensor) -> Tensor:
+        """(B, T, D) features of T steps, from which everything is predicted."""
+        tokens = self.dropout(self._tokens(state, action, 0))
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        return self._with_reached(self.norm(tokens[:, 1::2]), next_state)
+
     def _tokens(self, state: Tensor, action: Tensor, done: int) -> Tensor:
         """(B, T, S), (B, T, N, A) -> (B, 2 T, D): state and action tokens in turn, positions from ``done`` on."""
-        joint = self.pool(pooled(self.mix_agents, self.embed_action(action) + self.agent))
+        joint = self.pool(self.mix_agents(self.embed_action(action) + self.agent).mean(dim=-2))
         tokens = torch.stack([self.embed_state(state), joint], dim=-2).flatten(-3, -2)
         return tokens + self.position[done : done + tokens.shape[-2]]
 
-    def _run(self, tokens: Tensor, mask: Tensor, memory: Memory | None = None) -> Tensor:
-        for n, block in enumerate(self.blocks):
-            if memory is None:
-                tokens = block(tokens, mask)
-            else:
-                assert memory.cache is not None
-                tokens = block(tokens, mask, memory.cache[n], memory.done)
-        return self.norm(tokens[:, 1::2])
-
-    def _arrived(self, hidden: Tensor, next_state: Tensor | None) -> Tensor:
-        """What is known after each step: (B, T, D) of before it, and the state that was reached."""
+    def _with_reached(self, hidden: Tensor, next_state: Tensor | None) -> Tensor:
+        """Add the reached state to the features (B, T, D) of before it."""
         if self.embed_reached is None:
             return hidden
         assert next_state is not None
@@ -242,9 +243,6 @@ class RewardTermination(nn.Module):
         if self.mask_head is None:
             return None
         return self.mask_head(hidden).unflatten(-1, (self.spec.n_agents, self.spec.action_dim))
-
-    def _scale(self, reward: Tensor) -> Tensor:
-        return self.reward_scale.normalize(reward) if self.config.normalize_reward else reward
 
 
 def block_causal_mask(episode: Tensor) -> Tensor:

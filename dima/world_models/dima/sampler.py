@@ -1,4 +1,4 @@
-"""Reverse diffusion over agents: every level reveals one agent's action (DIMA sections 1 and 3).
+"""Reverse diffusion in which every noise level reveals agents' actions (docs/reference/dima.md, "Sampler").
 
 The sampler knows a denoising function, a noise schedule and an order of agents, nothing else.
 """
@@ -15,16 +15,16 @@ from torch import Tensor
 from dima.config import Config, Positive, Whole
 from dima.errors import ConfigError
 
-Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (1, 1), level -> (B, S)
+Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (1, 1), index of the level -> (B, S)
 
 
 @dataclass(frozen=True)
 class SamplerConfig(Config):
-    """How the next state is drawn."""
+    """How the next state is sampled."""
 
     order: Literal["descending", "ascending", "random"] = "descending"  # in which agents are revealed
-    levels_per_agent: Whole = 0  # denoising levels each agent's turn gets; 0: 2 where there are two turns, else 1
-    tail_levels: Whole = 0  # further levels that see what the last agent's level saw
+    levels_per_agent: Whole = 0  # noise levels for each group of agents; 0: 2 where there are two groups, else 1
+    tail_levels: Whole = 0  # further levels that see what the last one saw
     sigma_max: Positive = 5.0  # noise of the first level
     sigma_min: Positive = 0.002  # noise of the last level
     rho: Positive = 7.0  # curvature of the noise schedule
@@ -35,40 +35,40 @@ class SamplerConfig(Config):
         if self.sigma_min >= self.sigma_max:
             raise ConfigError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
 
-    def levels(self, turns: int) -> int:
-        """The number K of denoising levels for a team whose agents are revealed in so many turns."""
-        return turns * self._per_turn(turns) + self.tail_levels
+    def levels(self, groups: int) -> int:
+        """The number K of noise levels for a team that is revealed in so many groups."""
+        return groups * self._per_group(groups) + self.tail_levels
 
-    def stage(self, level: int, turns: int) -> int:
-        """How many turns came before the one that ``level`` belongs to."""
-        return min(level // self._per_turn(turns), turns - 1)
+    def group_index(self, level: int, groups: int) -> int:
+        """The group of agents that ``level`` reveals."""
+        return min(level // self._per_group(groups), groups - 1)
 
-    def _per_turn(self, turns: int) -> int:
-        return self.levels_per_agent or (2 if turns == 2 else 1)
+    def _per_group(self, groups: int) -> int:
+        return self.levels_per_agent or (2 if groups == 2 else 1)
 
 
 def noise_schedule(levels: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device) -> Tensor:
-    """(K + 1,) noise levels from ``sigma_max`` down to ``sigma_min``, then 0 (EDM equation 5)."""
+    """(K + 1,) noise levels from ``sigma_max`` down to ``sigma_min``, then 0 (EDM, arXiv 2206.00364, equation 5)."""
     ramp = torch.linspace(0, 1, levels, device=device)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, device=device)])
 
 
-def reveal_masks(order: Tensor, reveal: str, at_once: int = 1) -> Tensor:
-    """(G, B, N) bool: the agents that are visible at each of G stages; one stage only when everyone always is.
+def reveal_masks(order: Tensor, reveal: str, group_size: int = 1) -> Tensor:
+    """(G, B, N) bool: the agents that are visible while each of G groups is revealed; G = 1 for ``all``.
 
     Args:
         order: (B, N) agent indices, the first to be revealed first.
-        reveal: ``one`` (only the agents whose turn it is), ``cumulative`` (they and all before them) or ``all``.
-        at_once: agents that are revealed together.
+        reveal: ``one`` (the group alone), ``cumulative`` (it and all before it) or ``all`` (everyone).
+        group_size: agents that are revealed together.
     """
-    turn = order.argsort(dim=-1) // at_once  # when each agent is revealed
-    stage = torch.arange(-(-order.shape[-1] // at_once), device=order.device)[:, None, None]
+    own = order.argsort(dim=-1) // group_size  # (B, N) the group of each agent
+    group = torch.arange(-(-order.shape[-1] // group_size), device=order.device)[:, None, None]
     if reveal == "one":
-        return turn == stage
+        return own == group
     if reveal == "cumulative":
-        return turn <= stage
-    return torch.ones_like(turn, dtype=torch.bool)[None]
+        return own <= group
+    return torch.ones_like(own, dtype=torch.bool)[None]
 
 
 def agent_order(order: str, batch: int, agents: int, device: torch.device) -> Tensor:
@@ -82,7 +82,7 @@ def agent_order(order: str, batch: int, agents: int, device: torch.device) -> Te
 
 
 def sample(denoise: Denoise, noise: Tensor, sigmas: Tensor, solver: str = "euler") -> Tensor:
-    """Follow the probability-flow ODE from noise to a sample (EDM algorithm 1 without churn).
+    """Solve the probability-flow ODE from noise to a sample (EDM algorithm 1; Euler omits its second-order correction).
 
     Args:
         denoise: the estimate of the clean state at a level.
@@ -96,22 +96,22 @@ def sample(denoise: Denoise, noise: Tensor, sigmas: Tensor, solver: str = "euler
     for level in range(levels):
         now, after = sigmas[level], sigmas[level + 1]
         slope = (x - denoise(x, now, level)) / now
-        ahead = x + (after - now) * slope
+        proposal = x + (after - now) * slope
         if solver == "heun" and level < levels - 1:
-            slope = (slope + (ahead - denoise(ahead, after, level)) / after) / 2
-            ahead = x + (after - now) * slope
-        x = ahead
+            slope = (slope + (proposal - denoise(proposal, after, level)) / after) / 2
+            proposal = x + (after - now) * slope
+        x = proposal
     return x
 
 
 def estimates(denoise: Denoise, noise: Tensor, sigmas: Tensor, solver: str = "euler") -> Tensor:
-    """What each level of :func:`sample`, for the same arguments, takes the clean state to be, (K, B, S)."""
+    """(K, B, S): the estimates of the clean state in :func:`sample`, for the same arguments."""
     seen: dict[int, Tensor] = {}
 
-    def watched(x: Tensor, sigma: Tensor, level: int) -> Tensor:
+    def recording(x: Tensor, sigma: Tensor, level: int) -> Tensor:
         estimate = denoise(x, sigma, level)
-        seen.setdefault(level, estimate)  # heun looks at a level twice
+        seen.setdefault(level, estimate)  # heun calls twice
         return estimate
 
-    sample(watched, noise, sigmas, solver)
+    sample(recording, noise, sigmas, solver)
     return torch.stack(list(seen.values()))
