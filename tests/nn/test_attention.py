@@ -1,4 +1,4 @@
-"""Masks hide, caches change nothing, padding of the batch does not matter."""
+"""Attention against its formula: masks, cross-attention, steps along keys and values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.nn.attention import Attention, GegluFeedForward, TransformerBlock, pooled
+from dima.nn.attention import Attention, GegluFeedForward, TransformerBlock
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +55,25 @@ def test_a_causal_block_never_sees_the_future() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_a_cached_block_equals_the_full_pass(stride: int) -> None:
+def test_steps_along_keys_and_values_equal_the_full_pass(stride: int) -> None:
     block, x = TransformerBlock(8, 2, 0.3).eval(), torch.randn(2, 6, 8)
-    cache = torch.full((2, 2, 2, 6, 4), torch.nan)  # what is not written yet must not matter
-    parts = [
-        block(x[:, t : t + stride], causal(6)[t : t + stride, : t + stride], cache, t) for t in range(0, 6, stride)
-    ]
+    parts, past = [], None
+    for t in range(0, 6, stride):
+        part, past = block.step(x[:, t : t + stride], causal(6)[t : t + stride, : t + stride], past)
+        parts.append(part)
+        assert [tensor.shape for tensor in past] == [(2, 2, t + stride, 4)] * 2
     torch.testing.assert_close(torch.cat(parts, dim=1), block(x, causal(6)))
+
+
+def test_a_step_leaves_the_past_unchanged() -> None:
+    block, x = TransformerBlock(8, 2, 0.3).eval(), torch.randn(2, 3, 8)
+    _, past = block.step(x, None)
+    before = [tensor.clone() for tensor in past]
+    one, _ = block.step(x[:, :1], None, past)
+    block.step(torch.randn(2, 1, 8), None, past)
+    again, _ = block.step(x[:, :1], None, past)
+    assert torch.equal(one, again)
+    assert all(torch.equal(a, b) for a, b in zip(past, before, strict=True))
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -69,28 +81,3 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(block(x, None), block(x, None))
     block.eval()
     assert torch.equal(block(x, None), block(x, None))
-
-
-@pytest.mark.parametrize("layers", [[], [GegluFeedForward(8)], [Attention(8, 2, 4), GegluFeedForward(8)]])
-def test_the_mean_before_the_last_projection_is_the_mean_after_it(layers: list[torch.nn.Module]) -> None:
-    net, x = torch.nn.Sequential(*layers), torch.randn(3, 5, 8, requires_grad=True)
-    answers = pooled(net, x), net(x).mean(dim=-2)
-    torch.testing.assert_close(*answers)
-    weights, inputs = torch.randn_like(answers[0]), [x, *net.parameters()]
-    for ours, theirs in zip(*(torch.autograd.grad((a * weights).sum(), inputs) for a in answers), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("length", "width", "narrow"), [(4, 16, 3), (7, 32, 8)])
-def test_feed_forward_after_a_narrow_layer(length: int, width: int, narrow: int) -> None:
-    torch.manual_seed(0)
-    feed, out = GegluFeedForward(width).double(), torch.nn.Linear(narrow, width).double()
-    with torch.no_grad():
-        for weight in feed.norm.parameters():
-            weight.add_(torch.randn_like(weight))
-    common, mixed = torch.randn(length, width).double(), torch.randn(5, 2, length, narrow).double()
-    inputs = [common.requires_grad_(), mixed.requires_grad_(), *feed.parameters(), *out.parameters()]
-    ways = [feed.after(common, mixed, out), feed(common + out(mixed))]
-    torch.testing.assert_close(*ways)
-    for one, other in zip(*(torch.autograd.grad(way.square().sum(), inputs) for way in ways), strict=True):
-        torch.testing.assert_close(one, other)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode, View
 from dima.errors import ConfigError
 from dima.training.validation import HeldOut, spread
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Objective, Step, WorldModel
 
 SPEC = EnvSpec(("a", "b"), 1, (1, 2), (1, 1), discrete=False)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +30,7 @@ def walk(steps: int, terminated: bool = False, start: float = 0.0) -> Episode:
 
 @dataclass
 class At:
-    """Where an imagination stands."""
+    """A latent: the state."""
 
     state: Tensor  # (B, 1)
 
@@ -57,7 +57,7 @@ class Biased(WorldModel[At]):
         return Step(At(state), 4.0 + 0 * state[:, 0], self.certain + 0 * state[:, 0])
 
     def update_statistics(self, episodes: Any) -> None: ...
-    def losses(self) -> dict[str, Any]:
+    def objectives(self) -> dict[str, Objective]:
         return {}
 
 

@@ -13,7 +13,7 @@ from dima.data import EnvSpec, Episode, View
 from dima.envs import make_env
 from dima.errors import DivergenceError
 from dima.experience.replay import Replay, Rows
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Objective, Step, WorldModel
 from dima.world_models.imagined import EpisodeInitialStates, ImaginedBatch, ReplayInitialStates
 
 SPEC = EnvSpec(("a",), 1, (1,), (1,), discrete=False)
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @dataclass
 class At:
-    """Where an imagination stands: a place, and how far it came."""
+    """Latent of :class:`Line`: the position and the number of steps."""
 
     place: Tensor  # (B, 1)
     age: Tensor  # (B,)
@@ -43,9 +43,9 @@ class Line(WorldModel[At]):
         self.started.append(len(rows.state))
         return At(rows.state[:, -1], torch.zeros(len(rows.state)))
 
-    def reset_rows(self, latent: At, fresh: At, which: Tensor) -> At:
-        place = torch.where(which[:, None], fresh.place, latent.place)
-        return At(place, torch.where(which, fresh.age, latent.age))
+    def reset_rows(self, latent: At, fresh: At, rows: Tensor) -> At:
+        place = torch.where(rows[:, None], fresh.place, latent.place)
+        return At(place, torch.where(rows, fresh.age, latent.age))
 
     def observe(self, latent: At) -> View:
         mask = torch.ones(len(latent.age), 1, 1, dtype=torch.bool)
@@ -57,7 +57,7 @@ class Line(WorldModel[At]):
         return Step(At(place, age), age, torch.full_like(age, self.certain))
 
     def update_statistics(self, episodes: Any) -> None: ...
-    def losses(self) -> dict[str, Any]:
+    def objectives(self) -> dict[str, Objective]:
         return {}
 
 

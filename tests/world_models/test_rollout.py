@@ -1,4 +1,4 @@
-"""Imagination pairs each action with what was seen before it and what followed, whoever chose it."""
+"""Rollouts and forecasts: rewards, boundaries, bootstrapping, given actions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.algorithms.objectives import lambda_returns
 from dima.data import EnvSpec, View
 from dima.experience.replay import Rows
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Objective, Step, WorldModel
 from dima.world_models.rollout import forecast, imagine
 
 SPEC = EnvSpec(("a", "b"), 1, (1, 1), (1, 1), discrete=False)
@@ -20,7 +20,7 @@ SPEC = EnvSpec(("a", "b"), 1, (1, 1), (1, 1), discrete=False)
 
 @dataclass
 class Count:
-    """Where an imagination of :class:`Counter` stands."""
+    """Latent of :class:`Counter`."""
 
     total: Tensor  # (B,)
     previous: Tensor  # (B, N, A)
@@ -50,7 +50,7 @@ class Counter(WorldModel[Count]):
         return Step(Count(total, action), 10 * latent.total + pushed, (total < self.ends_at).float())
 
     def update_statistics(self, episodes: Any) -> None: ...
-    def losses(self) -> dict[str, Any]:
+    def objectives(self) -> dict[str, Objective]:
         return {}
 
 
@@ -78,7 +78,7 @@ def start() -> Rows:
     )
 
 
-def test_a_rollout_tells_what_was_seen_done_and_got(start: Rows) -> None:
+def test_a_rollout_pairs_observations_actions_and_rewards(start: Rows) -> None:
     rollout = imagine(Counter(), act, start, 4)
     path = torch.tensor([0.0, 2, 5, 8, 11]) + torch.tensor([[0.0], [5.0], [9.0]])
     pushed = torch.tensor([2.0, 3, 3, 3])
@@ -103,7 +103,7 @@ def test_no_gradient_reaches_the_world_model(start: Rows) -> None:
     assert not any(getattr(rollout, name).requires_grad for name in vars(rollout))
 
 
-def test_an_imagined_end_cuts_the_return(start: Rows) -> None:
+def test_a_predicted_termination_cuts_the_return(start: Rows) -> None:
     rollout = imagine(Counter(ends_at=8.0), act, start, 4)
     assert rollout.continuation.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     for changed in (rollout.reward + 1000 * (torch.arange(4) > 2), rollout.reward):
@@ -123,23 +123,23 @@ def test_the_last_step_bootstraps_from_the_state_it_led_to(start: Rows) -> None:
 # -- given actions ----------------------------------------------------------------------------------------------------
 
 
-def test_a_forecast_tells_where_given_actions_lead(start: Rows) -> None:
-    start.obs[:, -1, 0] = 77.0  # what was really seen, not what the model makes of the state
+def test_a_forecast_applies_the_given_actions(start: Rows) -> None:
+    start.obs[:, -1, 0] = 77.0  # the real observation, not the decoded one
     action = torch.tensor([1.0, 2.0, -4.0]).expand(3, 2, 3).transpose(1, 2)[..., None]
-    told = forecast(Counter(ends_at=6.0), start, action)
+    found = forecast(Counter(ends_at=6.0), start, action)
     path = torch.tensor([0.0, 2, 6, -2]) + torch.tensor([[0.0], [5.0], [9.0]])
-    assert torch.equal(told.state[..., 0], path)
-    assert torch.equal(told.obs[:, 0], start.obs[:, -1])
-    assert torch.equal(told.obs[:, 1:, :, 0], torch.stack([path[:, 1:], -path[:, 1:]], dim=-1))
-    assert torch.equal(told.reward, 10 * path[:, :-1] + torch.tensor([2.0, 4, -8]))
-    assert told.continuation.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
-    assert not told.state.requires_grad
-    assert told[1:].state.shape == (2, 4, 1)
+    assert torch.equal(found.state[..., 0], path)
+    assert torch.equal(found.obs[:, 0], start.obs[:, -1])
+    assert torch.equal(found.obs[:, 1:, :, 0], torch.stack([path[:, 1:], -path[:, 1:]], dim=-1))
+    assert torch.equal(found.reward, 10 * path[:, :-1] + torch.tensor([2.0, 4, -8]))
+    assert found.continuation.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert not found.state.requires_grad
+    assert found[1:].state.shape == (2, 4, 1)
 
 
-def test_following_a_policy_s_own_actions_repeats_its_rollout(start: Rows) -> None:
+def test_a_forecast_with_a_rollouts_actions_repeats_it(start: Rows) -> None:
     rollout = imagine(Counter(), act, start, 5)
-    told = forecast(Counter(), start, rollout.action)
-    assert torch.equal(told.state[:, 1:], rollout.next_state)
-    assert torch.equal(told.obs[:, 1:-1], rollout.obs[:, 1:])
-    assert torch.equal(told.reward, rollout.reward)
+    found = forecast(Counter(), start, rollout.action)
+    assert torch.equal(found.state[:, 1:], rollout.next_state)
+    assert torch.equal(found.obs[:, 1:-1], rollout.obs[:, 1:])
+    assert torch.equal(found.reward, rollout.reward)

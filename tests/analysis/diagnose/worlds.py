@@ -19,7 +19,7 @@ from dima.envs import make_env
 from dima.envs.toy import Linear, ToyConfig
 from dima.experience.collector import random_policy
 from dima.experience.replay import Rows
-from dima.world_models.base import Reveal, Step, WorldModel
+from dima.world_models.base import Objective, Reveal, Step, WorldModel
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ class ByHand(WorldModel[Tensor]):
         raise NotImplementedError
 
     def update_statistics(self, episodes: Any) -> None: ...
-    def losses(self) -> dict[str, Any]:
+    def objectives(self) -> dict[str, Objective]:
         return {}
 
 

@@ -1,4 +1,4 @@
-"""EDM's identities, what a level may know, and training windows."""
+"""EDM's identities, the reveal mask, and training windows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_coefficients_are_edms_table_1(spec: EnvSpec, offset: float) -> None:
     torch.testing.assert_close(k.skip, 0.25 / (square + 0.25))
     torch.testing.assert_close(k.scale_in, 1 / (square + 0.25).sqrt())
     torch.testing.assert_close(k.scale_out, square.sqrt() * 0.5 / (square + 0.25).sqrt())
-    torch.testing.assert_close(k.level, square.log() / 8)
+    torch.testing.assert_close(k.noise, square.log() / 8)
 
 
 def test_without_noise_the_input_comes_back(spec: EnvSpec, alive, actions) -> None:
@@ -82,11 +82,11 @@ def test_training_noise_is_log_normal_and_clipped(spec: EnvSpec) -> None:
     assert edges.max() == 20
 
 
-# -- what a level knows -----------------------------------------------------------------------------------------------
+# -- the reveal mask --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["condition", "condition+input"])
-def test_only_revealed_newest_actions_matter(any_spec: EnvSpec, path: str, alive, actions) -> None:
+def test_only_revealed_newest_actions_have_influence(any_spec: EnvSpec, path: str, alive, actions) -> None:
     denoiser = alive(build(any_spec, action_path=path))
     context, noisy, sigma = (
         context_of(denoiser, actions, 8),
@@ -105,7 +105,7 @@ def test_only_revealed_newest_actions_matter(any_spec: EnvSpec, path: str, alive
 
 
 @pytest.mark.parametrize("path", ["condition", "condition+input"])
-def test_actions_before_the_episode_do_not_matter(spec: EnvSpec, path: str, alive, actions) -> None:
+def test_actions_before_the_episode_have_no_influence(spec: EnvSpec, path: str, alive, actions) -> None:
     denoiser = alive(build(spec, action_path=path))
     context, noisy, sigma = context_of(denoiser, actions, 8), torch.randn(8, spec.state_dim), torch.full((8, 1), 0.5)
     filled = torch.where(context.valid[..., None, None], context.action, actions(spec, 8, 3))
@@ -115,7 +115,7 @@ def test_actions_before_the_episode_do_not_matter(spec: EnvSpec, path: str, aliv
     torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
 
 
-def test_past_states_and_actions_matter(spec: EnvSpec, alive, actions) -> None:
+def test_past_states_and_actions_have_influence(spec: EnvSpec, alive, actions) -> None:
     denoiser = alive(build(spec))
     valid = torch.ones(4, 3, dtype=torch.bool)
     context = Context(torch.randn(4, 3, spec.state_dim), actions(spec, 4, 3), valid)
@@ -161,10 +161,10 @@ def test_training_reveals_agents_evenly(spec: EnvSpec, kind: str) -> None:
             torch.testing.assert_close(chosen.mean(0), torch.full((3,), size / 3), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize(("agents_at_once", "sizes"), [(1, [0, 1, 0, 0]), (2, [0, 0.5, 0.5, 0]), (3, [0, 0, 0, 1])])
-def test_training_reveals_whole_groups(spec: EnvSpec, agents_at_once: int, sizes: list[float]) -> None:
-    """Every turn of the sampler is as likely as any other; the last group of an odd team is smaller."""
-    reveal = build(spec, agents_at_once=agents_at_once).draw_reveal(30_000, torch.device("cpu"))
+@pytest.mark.parametrize(("group_size", "sizes"), [(1, [0, 1, 0, 0]), (2, [0, 0.5, 0.5, 0]), (3, [0, 0, 0, 1])])
+def test_training_reveals_whole_groups(spec: EnvSpec, group_size: int, sizes: list[float]) -> None:
+    """Groups are equally likely; the last group of an odd team is smaller."""
+    reveal = build(spec, group_size=group_size).draw_reveal(30_000, torch.device("cpu"))
     share = torch.bincount(reveal.sum(-1), minlength=4) / len(reveal)
     torch.testing.assert_close(share, torch.tensor(sizes, dtype=torch.float), atol=0.02, rtol=0)
     for size in (1, 2):
@@ -186,14 +186,14 @@ def loss_of(denoiser: Denoiser, *batch: Tensor) -> Tensor:
     return denoiser.loss(*batch)[0]
 
 
-def test_a_change_is_denoised_in_units_of_its_own_spread(spec: EnvSpec, actions) -> None:
-    denoiser = build(spec, target="change", rollout=1)  # the network of a new denoiser answers zero
-    denoiser.change.copy_(torch.linspace(0.05, 1.5, spec.state_dim))
+def test_a_change_is_denoised_in_units_of_its_standard_deviation(spec: EnvSpec, actions) -> None:
+    denoiser = build(spec, target="change", rollout=1)  # the output of a new network is zero
+    denoiser.change_std.copy_(torch.linspace(0.05, 1.5, spec.state_dim))
     state, action, valid = (part[:, :4] for part in window(spec, actions, [1, 1, 1, 1, 1, 1]))
     found = loss_of(denoiser, state, action, valid)
     torch.manual_seed(1)
     denoiser.draw_reveal(len(state), state.device)
-    target = (state[:, -1] - state[:, -2]) / denoiser.change
+    target = (state[:, -1] - state[:, -2]) / denoiser.change_std
     sigma = denoiser.draw_sigma(target)
     k = denoiser.coefficients(sigma)
     noisy = target + (sigma.square() + 0.09).sqrt() * torch.randn_like(target)
@@ -213,7 +213,7 @@ def test_rows_outside_the_episode_reach_no_loss(spec: EnvSpec, valid: list[int],
 
 @torch.no_grad()
 def test_every_target_counts_the_same(spec: EnvSpec) -> None:
-    """An untouched network answers zero, so the loss is the mean square of the targets: 1 for data of spread 0.5."""
+    """A new network's output is zero, so the loss is the targets' mean square: 1 for data with std 0.5."""
     denoiser = build(spec, sigma_offset=0.0)
     batch = (
         0.5 * torch.randn(1024, 6, spec.state_dim),
@@ -227,13 +227,13 @@ def test_every_target_counts_the_same(spec: EnvSpec) -> None:
     assert float(denoiser.loss(*batch)[0]) == 0
 
 
-def test_later_targets_see_the_models_own_answers(spec: EnvSpec, alive, actions) -> None:
-    """With the last target alone in the loss, the true states before it do not matter, but reach it no gradient."""
+def test_later_targets_condition_on_the_models_own_estimates(spec: EnvSpec, alive, actions) -> None:
+    """Estimates replace the true states in the history, and carry no gradient."""
     denoiser = alive(build(spec, context=3))
     state, action, shown = window(spec, actions, [1, 1, 1, 1, 1, 1])
     seen: list[Tensor] = []
-    inner = denoiser.network
-    denoiser.network = lambda noisy, k, context, *rest: (seen.append(context.state), inner(noisy, k, context, *rest))[1]
+    inner = denoiser.raw
+    denoiser.raw = lambda noisy, k, context, *rest: (seen.append(context.state), inner(noisy, k, context, *rest))[1]
     state.requires_grad_()
     denoiser.loss(state, action, shown)
     torch.testing.assert_close(seen[0], state[:, :3])
@@ -246,11 +246,11 @@ def test_later_targets_see_the_models_own_answers(spec: EnvSpec, alive, actions)
     assert not reached[:, 3:].any()  # detached
 
 
-def test_padded_actions_reach_no_loss_when_zero_and_real_ones_do(any_spec: EnvSpec, alive, actions) -> None:
+def test_padded_actions_have_no_gradient(any_spec: EnvSpec, alive, actions) -> None:
     denoiser = alive(build(any_spec))
     batch = window(any_spec, actions, [1] * 6)
     valid = torch.from_numpy(any_spec.action_valid)
-    assert not batch[1][..., ~valid].any()  # the store's promise
+    assert not batch[1][..., ~valid].any()  # zero in the replay, too
     denoiser.loss(*batch)[0].backward()
     embed = denoiser.encoder.embed
     weight = (embed if any_spec.discrete else embed[0]).weight.grad
@@ -258,23 +258,23 @@ def test_padded_actions_reach_no_loss_when_zero_and_real_ones_do(any_spec: EnvSp
     assert torch.equal(weight.abs().sum(0) > 0, used)
 
 
-def test_the_context_must_fit_the_levels(spec: EnvSpec) -> None:
+def test_the_context_must_fit_the_resolutions(spec: EnvSpec) -> None:
     with pytest.raises(ConfigError, match=r"channels = \[32, 32\] does not fit context = 2"):
         build(spec, context=2)
 
 
-def test_channels_must_be_whole_groups(spec: EnvSpec) -> None:
+def test_channels_must_be_multiples_of_a_group(spec: EnvSpec) -> None:
     with pytest.raises(ConfigError, match=r"channels = \[32, 48\] must be multiples of 32"):
         build(spec, channels=[32, 48])
 
 
 @pytest.mark.parametrize("change", [{}, {"action_path": "condition+input", "target": "change", "reveal": "cumulative"}])
-def test_the_loss_is_the_plain_one_to_rounding(any_spec: EnvSpec, change: dict[str, str], alive, actions) -> None:
+def test_the_loss_equals_one_target_at_a_time(any_spec: EnvSpec, change: dict[str, str], alive, actions) -> None:
     denoiser = alive(build(any_spec, **change))
     state, action, valid = window(any_spec, actions, [0, 1, 1, 1, 1, 0])
 
-    def plain() -> Tensor:
-        """Target after target, each with a condition of its own, from the same random numbers."""
+    def reference() -> Tensor:
+        """A condition call for each target, from the same random numbers."""
         torch.manual_seed(1)
         reveal = denoiser.draw_reveal(48, state.device).unflatten(0, (3, 16))
         history, losses = (state * valid[..., None])[:, :3], []
@@ -291,7 +291,7 @@ def test_the_loss_is_the_plain_one_to_rounding(any_spec: EnvSpec, change: dict[s
         real = valid[:, 3:]
         return (torch.stack(losses, dim=1) * real).sum() / real.sum()
 
-    losses = loss_of(denoiser, state, action, valid), plain()
+    losses = loss_of(denoiser, state, action, valid), reference()
     torch.testing.assert_close(*losses)
     weights = list(denoiser.parameters())
     for ours, theirs in zip(*(torch.autograd.grad(loss, weights) for loss in losses), strict=True):

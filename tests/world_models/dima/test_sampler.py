@@ -20,9 +20,9 @@ def test_the_schedule_is_edms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("agents", "per_agent", "tail", "stages"),
+    ("agents", "per_agent", "tail", "groups"),
     [
-        (2, 0, 0, [0, 0, 1, 1]),  # published: a team of two gets two levels an agent
+        (2, 0, 0, [0, 0, 1, 1]),  # published: two levels per agent in a team of two
         (3, 0, 0, [0, 1, 2]),
         (6, 0, 0, [0, 1, 2, 3, 4, 5]),
         (2, 1, 3, [0, 1, 1, 1, 1]),
@@ -30,9 +30,9 @@ def test_the_schedule_is_edms() -> None:
         (1, 1, 0, [0]),
     ],
 )
-def test_every_agent_gets_its_levels(agents: int, per_agent: int, tail: int, stages: list[int]) -> None:
+def test_every_group_has_its_levels(agents: int, per_agent: int, tail: int, groups: list[int]) -> None:
     config = SamplerConfig(levels_per_agent=per_agent, tail_levels=tail)
-    assert [config.stage(level, agents) for level in range(config.levels(agents))] == stages
+    assert [config.group_index(level, agents) for level in range(config.levels(agents))] == groups
 
 
 def test_orders() -> None:
@@ -50,20 +50,20 @@ def test_reveal_masks_follow_the_order() -> None:
     order = torch.tensor([[2, 0, 1], [1, 2, 0]])
     one, cumulative, everyone = (reveal_masks(order, kind) for kind in ("one", "cumulative", "all"))
     for row, agents in enumerate(order.tolist()):
-        for stage in range(3):
-            assert one[stage, row].nonzero().flatten().tolist() == [agents[stage]]
-            assert cumulative[stage, row].nonzero().flatten().tolist() == sorted(agents[: stage + 1])
+        for group in range(3):
+            assert one[group, row].nonzero().flatten().tolist() == [agents[group]]
+            assert cumulative[group, row].nonzero().flatten().tolist() == sorted(agents[: group + 1])
     assert everyone.shape == (1, 2, 3)
     assert everyone.all()
 
 
-def test_several_agents_may_be_revealed_at_once() -> None:
+def test_agents_can_be_revealed_in_groups() -> None:
     order = torch.tensor([[2, 0, 4, 1, 3], [0, 1, 2, 3, 4]])
     one, cumulative, everyone = (reveal_masks(order, kind, 2) for kind in ("one", "cumulative", "all"))
     for row, agents in enumerate(order.tolist()):
-        for stage, group in enumerate((agents[:2], agents[2:4], agents[4:])):
-            assert one[stage, row].nonzero().flatten().tolist() == sorted(group)
-            assert cumulative[stage, row].nonzero().flatten().tolist() == sorted(agents[: 2 * stage + 2])
+        for index, group in enumerate((agents[:2], agents[2:4], agents[4:])):
+            assert one[index, row].nonzero().flatten().tolist() == sorted(group)
+            assert cumulative[index, row].nonzero().flatten().tolist() == sorted(agents[: 2 * index + 2])
     assert len(one) == len(cumulative) == 3
     assert everyone.shape == (1, 2, 5)
     assert torch.equal(reveal_masks(order, "one", 9), everyone)
@@ -78,7 +78,7 @@ def gaussian(x: Tensor, sigma: Tensor, _: int) -> Tensor:
 
 
 def exact(noise: Tensor, top: float) -> Tensor:
-    """Where the probability-flow ODE takes ``top * noise``."""
+    """The end of the probability-flow ODE from ``top * noise``."""
     return MEAN + STD / (STD**2 + top**2) ** 0.5 * (top * noise - MEAN)
 
 
@@ -115,6 +115,6 @@ def test_the_denoiser_is_called_at_each_level(solver: str, calls: list[int]) -> 
     assert [sigma for _, sigma in seen[:2]] == [first, second]
 
 
-def test_the_noise_levels_must_fall() -> None:
+def test_the_noise_levels_must_decrease() -> None:
     with pytest.raises(ConfigError, match=r"sigma_min = 5\.0 must be below sigma_max = 5\.0"):
         SamplerConfig(sigma_min=5.0)
