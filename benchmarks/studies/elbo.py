@@ -1,4 +1,4 @@
-"""A lower bound of the log-likelihood of a transition under the diffusion model (DIMA theorem 2).
+"""Evidence lower bound of a transition under the diffusion model (DIMA theorem 2).
 
 With noise levels s_1 < ... < s_K and D_k the denoiser at level k, which sees the actions revealed there:
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dima.world_models.dima.denoiser import Context
 from dima.world_models.dima.model import DimaWorldModel
-from dima.world_models.dima.sampler import Denoise
+from dima.world_models.dima.sampler import Denoise, agent_order
 
 
 class Bound(NamedTuple):
@@ -70,14 +70,19 @@ def transition_elbo(model: DimaWorldModel, context: Context, state: Tensor, draw
 
     Args:
         model: in evaluation mode.
-        context: past states and joint actions, scaled, as imagination has them.
+        context: past states and joint actions, scaled, as in a rollout.
         state: (B, S) true next states in the environment's units.
         draws: Monte-Carlo draws to average.
     """
-    denoise, sigmas = model.levels(context)
+    denoise, sigmas = model.denoising(context, default_order(model, len(state)))
     clean = model.denoiser.to_target(model.scale_state(state), context.state[:, -1])
     bound = torch.stack([elbo(denoise, clean, sigmas).total for _ in range(draws)]).mean(0)
     unit = model.config.denoiser.sigma_data / model.state_scale.scale.double()  # d(clean) / d(state)
     if model.config.denoiser.target == "change":
-        unit = unit / model.denoiser.change.double()
+        unit = unit / model.denoiser.change_std.double()
     return bound + unit.log().sum()
+
+
+def default_order(model: DimaWorldModel, batch: int) -> Tensor:
+    """(B, N) agents in the order of the model's sampler."""
+    return agent_order(model.config.sampler.order, batch, model.spec.n_agents, model.action_valid.device)

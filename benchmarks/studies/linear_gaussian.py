@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.studies.elbo import transition_elbo
+from benchmarks.studies.elbo import default_order, transition_elbo
 from dima.data import Episode, View
 from dima.envs import make_env
 from dima.envs.toy import Linear
 from dima.envs.vector import VectorEnv
 from dima.experience.collector import play
 from dima.experience.replay import Replay, ReplayConfig
+from dima.nn.optim import Fitter
 from dima.world_models.dima.denoiser import Context
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
 
@@ -96,14 +97,15 @@ def fit(model: DimaWorldModel, episodes: list[Episode], updates: int, evaluation
     for episode in episodes:
         replay.add(episode)
     model.update_statistics(episodes)
-    fitter = model.fitters["denoiser"]
+    objective = model.objectives()["denoiser"]
+    fitter = Fitter(model.denoiser, objective.fit)
     pauses = {updates * k**2 // evaluations**2 for k in range(evaluations)}
     for n in range(updates):
         if n in pauses:
             yield n
         fitter.optimizer.param_groups[0]["lr"] = fitter.config.lr * 0.5 * (1 + np.cos(np.pi * n / updates))
         model.train()
-        fitter.step(model.losses()["denoiser"](replay)[0])
+        fitter.step(objective.loss(objective.sample(replay))[0])
         model.eval()
     yield updates
 
@@ -137,7 +139,8 @@ def compare(model: DimaWorldModel, world: Linear, state: Tensor, action: Tensor,
     pairs = torch.randn(draws, len(state), state.shape[-1])
     noise = torch.cat([pairs, -pairs])
     repeated = as_context(model, state.repeat(2 * draws, 1), action.repeat(2 * draws, 1, 1))
-    scaled = model.next_state(repeated, noise.flatten(0, 1)) / model.config.denoiser.sigma_data
+    order = default_order(model, len(repeated.state))
+    scaled = model.next_state(repeated, order, noise.flatten(0, 1)) / model.config.denoiser.sigma_data
     drawn = model.state_scale.denormalize(scaled).double().unflatten(0, (2 * draws, -1))
     mean = drawn.mean(0)
     centred = (drawn - mean).flatten(0, 1)

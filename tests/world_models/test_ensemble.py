@@ -1,4 +1,4 @@
-"""The plain model: members of their own, what they learn of a known world, and how an imagination keeps to one."""
+"""The ensemble: independent members, a known environment learnt, one member per rollout."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.progress import Progress
 from dima.world_models.base import PartialReset, SequentialReveal
 from dima.world_models.ensemble import Dynamics, EnsembleModelConfig, EnsembleWorldModel, Members
+from dima.world_models.fitting import WorldModelFitter
 
-NOISE = torch.tensor([0.3, 0.1, 0.2, 0.05])  # standard deviations of the known world's steps
+NOISE = torch.tensor([0.3, 0.1, 0.2, 0.05])  # standard deviations of the known environment's steps
 
 
 def build(spec: EnvSpec, **changes: Any) -> EnsembleWorldModel:
@@ -33,7 +34,7 @@ def begin(model: EnsembleWorldModel, played: list[Episode], *anchors: int) -> An
     return model.start(store(model, played).gather(torch.tensor(anchors), model.context - 1, 0))
 
 
-def test_members_are_networks_of_their_own() -> None:
+def test_members_are_independent_networks() -> None:
     members, x = Members(3, (4, 8, 2)), torch.randn(3, 5, 4)
     out = members(x)
     for m in range(3):
@@ -50,14 +51,14 @@ def test_variances_stay_within_the_learnt_bounds(any_spec: EnvSpec, actions) -> 
     dynamics = Dynamics(EnsembleModelConfig(members=2, hidden=(8,)), any_spec)
     with torch.no_grad():
         dynamics.members.bias[-1] += 100 * torch.randn_like(dynamics.members.bias[-1])
-    told = dynamics(100 * torch.randn(2, 9, any_spec.state_dim), torch.stack([actions(any_spec, 9)] * 2))
-    assert (told.log_var <= dynamics.highest + 1e-3).all()
-    assert (told.log_var >= dynamics.lowest - 1e-3).all()
-    assert (told.mask_logits is not None) == any_spec.masks_actions
+    predicted = dynamics(100 * torch.randn(2, 9, any_spec.state_dim), torch.stack([actions(any_spec, 9)] * 2))
+    assert (predicted.log_var <= dynamics.highest + 1e-3).all()
+    assert (predicted.log_var >= dynamics.lowest - 1e-3).all()
+    assert (predicted.mask_logits is not None) == any_spec.masks_actions
 
 
-def known_world(spec: EnvSpec, actions, lengths: list[int]) -> list[Episode]:
-    """s' = 0.9 s + the summed actions + noise; the reward is s_0; the task ends when s_1 grows beyond 0.5."""
+def known_environment(spec: EnvSpec, actions, lengths: list[int]) -> list[Episode]:
+    """s' = 0.9 s + the summed actions + noise; the reward is s_0; an episode terminates when s_1 exceeds 0.5."""
     played = []
     for length in lengths:
         state, action = torch.zeros(length + 1, spec.state_dim), actions(spec, length)
@@ -82,13 +83,13 @@ def known_world(spec: EnvSpec, actions, lengths: list[int]) -> list[Episode]:
     return played
 
 
-def test_it_learns_mean_noise_reward_and_ending_of_a_known_world(actions, one_thread) -> None:
+def test_it_learns_mean_noise_reward_and_termination_of_a_known_environment(actions, one_thread) -> None:
     spec = EnvSpec(("a", "b"), 4, (1, 1), (1, 1), discrete=False)
-    played = known_world(spec, actions, [20] * 150)
+    played = known_environment(spec, actions, [20] * 150)
     fits = {"dynamics_fit": {"updates": 600, "batch": 128, "lr": 3e-3}, "decoder_fit": {"updates": 300, "lr": 3e-3}}
     model = build(spec, **fits)
     model.update_statistics(played)
-    model.fit(store(model, played), Progress())
+    WorldModelFitter(model).fit(store(model, played), Progress())
     starts = begin(model, played, *range(2, 9)).state.repeat(2_000, 1)
     state = model.state_scale.denormalize(starts)
     latent = begin(model, played, *range(2, 9))
@@ -96,31 +97,31 @@ def test_it_learns_mean_noise_reward_and_ending_of_a_known_world(actions, one_th
     latent.action_mask = latent.action_mask[:1].expand(len(starts), -1, -1)
     action = actions(spec, 7).repeat(2_000, 1, 1)
     with torch.no_grad():
-        told = model.step(latent, action)
-        drawn = model.observe(told.latent).state.unflatten(0, (2_000, 7))
+        step = model.step(latent, action)
+        drawn = model.observe(step.latent).state.unflatten(0, (2_000, 7))
     expected = 0.9 * state[:7] + action[:7].sum(1)
     torch.testing.assert_close(drawn.mean(0), expected, atol=0.08, rtol=0)
     torch.testing.assert_close(drawn.std(0).mean(0), NOISE, atol=0.02, rtol=0.15)
-    torch.testing.assert_close(told.reward.unflatten(0, (2_000, 7)).mean(0), state[:7, 0], atol=0.08, rtol=0)
+    torch.testing.assert_close(step.reward.unflatten(0, (2_000, 7)).mean(0), state[:7, 0], atol=0.08, rtol=0)
     ends = (expected[:, 1] > 0.65, expected[:, 1] < 0.3)
-    continuation = told.continuation.unflatten(0, (2_000, 7)).mean(0)
+    continuation = step.continuation.unflatten(0, (2_000, 7)).mean(0)
     assert ends[0].any()
     assert ends[1].any()
     assert (continuation[ends[0]] < 0.5).all()
     assert (continuation[ends[1]] > 0.5).all()
     assert continuation[ends[1]].mean() > 0.9
-    seen = model.observe(told.latent).obs[:, 0, 0]
-    assert (seen - model.observe(told.latent).state[:, 0]).abs().mean() < 0.1
+    seen = model.observe(step.latent).obs[:, 0, 0]
+    assert (seen - model.observe(step.latent).state[:, 0]).abs().mean() < 0.1
 
 
-def test_an_imagination_keeps_to_its_member(any_spec: EnvSpec, actions, alive, episodes) -> None:
+def test_a_rollout_keeps_its_member(any_spec: EnvSpec, actions, alive, episodes) -> None:
     model, played = alive(build(any_spec)), episodes(any_spec, (30,))
     model.update_statistics(played)
     latent = begin(model, played, *[5] * 60)
     assert set(latent.member.tolist()) == {0, 1, 2}
     with torch.no_grad():
         model.dynamics.lowest.fill_(-60.0)
-        model.dynamics.highest.fill_(-50.0)  # no noise to speak of
+        model.dynamics.highest.fill_(-50.0)  # hardly any noise
         action = actions(any_spec, 1).expand(60, -1, -1)
         after = model.step(model.step(latent, action).latent, action).latent
     assert torch.equal(after.member, latent.member)
@@ -130,20 +131,20 @@ def test_an_imagination_keeps_to_its_member(any_spec: EnvSpec, actions, alive, e
     assert not torch.allclose(futures[0][0], futures[1][0], atol=1e-3)
 
 
-def test_the_mean_of_all_members_is_no_matter_of_chance(any_spec: EnvSpec, actions, alive, episodes) -> None:
+def test_the_mean_of_all_members_is_deterministic(any_spec: EnvSpec, actions, alive, episodes) -> None:
     model, played = alive(build(any_spec, draw="mean")), episodes(any_spec, (30,))
     model.update_statistics(played)
     latent, action = begin(model, played, *[5] * 9), actions(any_spec, 1).expand(9, -1, -1)
     with torch.no_grad():
-        told = model.step(latent, action)
+        step = model.step(latent, action)
         everyone = model.dynamics(latent.state.expand(3, -1, -1), action.expand(3, -1, -1, -1)).mean.mean(0)
-    change = model.observe(told.latent).state - model.observe(latent).state
+    change = model.observe(step.latent).state - model.observe(latent).state
     torch.testing.assert_close(change, model.change_scale.denormalize(everyone[:, :-1]), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(told.reward, model.reward_scale.denormalize(everyone[:, -1]))
-    assert torch.equal(told.reward, told.reward[:1].expand(9))
+    torch.testing.assert_close(step.reward, model.reward_scale.denormalize(everyone[:, -1]))
+    assert torch.equal(step.reward, step.reward[:1].expand(9))
 
 
-def test_what_it_shows_fits_the_team(any_spec: EnvSpec, actions, alive, episodes) -> None:
+def test_views_and_actions_match_the_spec(any_spec: EnvSpec, actions, alive, episodes) -> None:
     model, played = alive(build(any_spec)), episodes(any_spec, (30, 30))
     model.update_statistics(played)
     latent = begin(model, played, 0, 5, 9)
@@ -153,21 +154,21 @@ def test_what_it_shows_fits_the_team(any_spec: EnvSpec, actions, alive, episodes
     if not any_spec.discrete:
         action = 3 * action
     with torch.no_grad():
-        told = model.step(latent, action)
-        view = model.observe(told.latent)
-    sent = action if any_spec.discrete else action.clamp(-1, 1)
-    assert torch.equal(view.previous_action, sent)
+        step = model.step(latent, action)
+        view = model.observe(step.latent)
+    clipped = action if any_spec.discrete else action.clamp(-1, 1)
+    assert torch.equal(view.previous_action, clipped)
     assert not view.obs[:, ~torch.from_numpy(any_spec.obs_valid)].any()
     assert view.action_mask.any(-1).all()
     assert not view.action_mask[:, ~torch.from_numpy(any_spec.action_valid)].any()
-    assert ((told.continuation > 0) & (told.continuation < 1)).all()
+    assert ((step.continuation > 0) & (step.continuation < 1)).all()
     torch.manual_seed(5)
-    beyond = model.step(latent, action).reward
+    unclipped = model.step(latent, action).reward
     torch.manual_seed(5)
-    assert torch.equal(model.step(latent, sent).reward, beyond)
+    assert torch.equal(model.step(latent, clipped).reward, unclipped)
 
 
-def test_rows_can_begin_anew_while_others_go_on(any_spec: EnvSpec, alive, episodes) -> None:
+def test_single_rows_can_be_reset(any_spec: EnvSpec, alive, episodes) -> None:
     model, played = alive(build(any_spec)), episodes(any_spec, (12, 12))
     model.update_statistics(played)
     assert isinstance(model, PartialReset)
@@ -183,23 +184,9 @@ def test_every_part_has_metrics(any_spec: EnvSpec, episodes) -> None:
     model, played = build(any_spec), episodes(any_spec, (12, 9, 15))
     model.update_statistics(played)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    told = model.fit(store(model, played), Progress())
+    metrics = WorldModelFitter(model).fit(store(model, played), Progress())
     wanted = {"decoder/error", "dynamics/likelihood", "dynamics/continuation", "dynamics/error"}
-    assert wanted <= set(told)
-    assert ("dynamics/mask" in told) == any_spec.masks_actions
+    assert wanted <= set(metrics)
+    assert ("dynamics/mask" in metrics) == any_spec.masks_actions
     assert not model.training
     assert all(not torch.equal(value, before[name]) for name, value in model.named_parameters())
-
-
-@pytest.mark.parametrize("part", ["dynamics", "decoder"])
-def test_it_goes_on_exactly_from_a_checkpoint(spec: EnvSpec, episodes, part: str) -> None:
-    model, played = build(spec), episodes(spec, (12, 9, 15))
-    model.update_statistics(played)
-    model.fit(store(model, played), Progress())
-    other = build(spec)
-    other.restore(model.checkpoint())
-    for one in (model, other):
-        torch.manual_seed(3)
-        one.fit(store(model, played), Progress())
-    pairs = zip(getattr(model, part).parameters(), getattr(other, part).parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)

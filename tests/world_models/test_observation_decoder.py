@@ -1,4 +1,4 @@
-"""Shapes, padding, the bottlenecks in the decoder, and that it learns."""
+"""The observation decoder: shapes, padding, bottlenecks, learning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bottleneck(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_padding_is_zero_and_reaches_no_loss(any_spec: EnvSpec, bottleneck: str, alive) -> None:
+def test_padding_is_zero_and_does_not_enter_the_loss(any_spec: EnvSpec, bottleneck: str, alive) -> None:
     decoder, valid = alive(build(any_spec, bottleneck=bottleneck)), torch.from_numpy(any_spec.obs_valid)
     state = torch.randn(6, any_spec.state_dim)
     obs = torch.randn(6, *valid.shape)
@@ -42,16 +42,6 @@ def test_a_batch_equals_its_halves_and_any_leading_axes(any_spec: EnvSpec, bottl
     whole = decoder(state)
     torch.testing.assert_close(torch.cat([decoder(part) for part in state.split(3)]), whole)
     torch.testing.assert_close(decoder(state[:, 1]), whole[:, 1])
-
-
-def test_the_table_does_the_work_of_the_first_layer(any_spec: EnvSpec, bottleneck: str, alive) -> None:
-    decoder, state = alive(build(any_spec, bottleneck=bottleneck)), torch.randn(6, 2, any_spec.state_dim)
-    table = decoder.table()
-    assert (table is not None) == (bottleneck == "vq")
-    torch.testing.assert_close(decoder(state, table), decoder(state))
-    if table is not None:
-        assert table.shape == (3 * 16, 32)
-        assert (decoder(state, 2 * table) != decoder(state))[..., torch.from_numpy(any_spec.obs_valid)].any()
 
 
 def test_it_learns_observations_that_depend_on_the_state(spec: EnvSpec, bottleneck: str) -> None:

@@ -1,4 +1,4 @@
-"""The bound of theorem 2 against its definition and exact likelihoods; the linear-Gaussian proof in small."""
+"""The ELBO of theorem 2 against its definition and exact likelihoods; the linear-Gaussian study in small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from benchmarks.studies.elbo import elbo, transition_elbo
+from benchmarks.studies.elbo import default_order, elbo, transition_elbo
 from dima.envs.toy import Linear
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.sampler import noise_schedule
@@ -54,7 +54,7 @@ def test_each_term_is_that_of_the_theorem() -> None:
     torch.testing.assert_close(bound.total.float(), reconstruction - prior - levels)
 
 
-def test_with_the_true_denoiser_it_rises_to_the_likelihood_as_levels_are_added() -> None:
+def test_with_the_exact_denoiser_it_approaches_the_likelihood_with_more_levels() -> None:
     clean = MEAN + STD * torch.randn(5_000, 2)
     exact = Independent(Normal(MEAN, STD), 1).log_prob(clean)
     gaps = []
@@ -137,7 +137,7 @@ def test_samples_approach_the_closed_form(proof: ModuleType, trained) -> None:
 
 
 @torch.no_grad()
-def test_the_order_of_revealing_matters_far_less_than_the_actions(proof: ModuleType, trained) -> None:
+def test_the_reveal_order_has_far_less_influence_than_the_actions(proof: ModuleType, trained) -> None:
     model: DimaWorldModel = trained["model"]
     state, action = (part[:64] for part in trained["tested"][:2])
     draws = 4
@@ -145,7 +145,7 @@ def test_the_order_of_revealing_matters_far_less_than_the_actions(proof: ModuleT
 
     def mean(action: Tensor, order: list[int]) -> Tensor:
         context = proof.as_context(model, state.repeat(draws, 1), action.repeat(draws, 1, 1))
-        drawn = model.next_state(context, noise, torch.tensor(order).expand(len(noise), -1))
+        drawn = model.next_state(context, torch.tensor(order).expand(len(noise), -1), noise)
         return drawn.unflatten(0, (draws, -1)).mean(0)
 
     down, up, other = mean(action, [1, 0]), mean(action, [0, 1]), mean(action.flip(0), [1, 0])
@@ -153,7 +153,7 @@ def test_the_order_of_revealing_matters_far_less_than_the_actions(proof: ModuleT
 
 
 def test_the_bound_is_a_density_in_the_environments_units(proof: ModuleType, trained) -> None:
-    """Measuring the state in units ten times smaller divides a density over 4 features by 10^4."""
+    """Units ten times smaller divide a density over 4 features by 10^4."""
     model, (state, action, after) = trained["model"], trained["tested"]
     scale = model.state_scale
     torch.manual_seed(0)
@@ -171,13 +171,13 @@ def test_the_bound_is_a_density_in_the_environments_units(proof: ModuleType, tra
 def test_the_bound_of_a_change_is_a_density_of_the_state_it_leads_to(proof: ModuleType, trained) -> None:
     state, action, after = trained["tested"]
     model = trained["model"].config.override({"denoiser": {"target": "change"}}).build(trained["model"].spec).eval()
-    model.state_scale, spread = trained["model"].state_scale, torch.tensor([0.1, 0.5, 1.0, 1.5])
-    model.denoiser.change.copy_(spread)
+    model.state_scale, change_std = trained["model"].state_scale, torch.tensor([0.1, 0.5, 1.0, 1.5])
+    model.denoiser.change_std.copy_(change_std)
     context = proof.as_context(model, state, action)
     torch.manual_seed(0)
     found = transition_elbo(model, context, after)
-    unit = 0.5 / model.state_scale.scale / spread  # of the change, by sigma_data
+    unit = 0.5 / model.state_scale.scale / change_std  # of the change, by sigma_data
     torch.manual_seed(0)
-    denoise, sigmas = model.levels(context)
+    denoise, sigmas = model.denoising(context, default_order(model, len(state)))
     expected = elbo(denoise, (after - state) * unit, sigmas).total + unit.double().log().sum()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)

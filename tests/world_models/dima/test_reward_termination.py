@@ -1,4 +1,4 @@
-"""No step sees another episode or the future; the cache changes nothing; padding reaches no loss; it learns."""
+"""Reward and termination: masks, steps along a memory, padding, learning."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dima.errors import ConfigError
 from dima.nn.optim import FitConfig, Fitter
 from dima.world_models.dima.reward_termination import (
     Memory,
+    Prediction,
     RewardTermination,
     RewardTerminationConfig,
     Segments,
@@ -21,6 +22,8 @@ from dima.world_models.dima.reward_termination import (
 )
 
 SMALL = RewardTerminationConfig(dim=16, layers=2, heads=2, dropout=0.1, segment=6, action_layers=1, action_heads=2)
+
+EMPTY = Memory()
 
 
 def build(spec: EnvSpec, **changes: Any) -> RewardTermination:
@@ -32,8 +35,24 @@ def model(any_spec: EnvSpec, alive) -> RewardTermination:
     return alive(build(any_spec))
 
 
-def fields(prediction) -> list[Tensor]:
+def fields(prediction: Prediction) -> list[Tensor]:
     return [field for field in prediction if field is not None]
+
+
+def rollout(
+    model: RewardTermination,
+    state: Tensor,
+    action: Tensor,
+    next_state: Tensor | None = None,
+    memory: Memory = EMPTY,
+) -> tuple[list[Prediction], Memory]:
+    """Step by step along (B, T, ...)."""
+    predictions = []
+    for t in range(state.shape[1]):
+        reached = None if next_state is None else next_state[:, t]
+        prediction, memory = model.step(memory, state[:, t], action[:, t], reached)
+        predictions.append(prediction)
+    return predictions, memory
 
 
 def test_the_mask_is_causal_within_each_episode() -> None:
@@ -48,7 +67,7 @@ def test_the_mask_is_causal_within_each_episode() -> None:
     ]
 
 
-def test_no_step_sees_another_episode_or_the_future(model, any_spec, actions) -> None:
+def test_no_prediction_depends_on_another_episode_or_the_future(model, any_spec, actions) -> None:
     state, action = torch.randn(4, 6, any_spec.state_dim), actions(any_spec, 4, 6)
     episode = torch.tensor([0, 0, 0, 7, 7, 7]).expand(4, -1)
     before = model(state, action, episode)
@@ -65,31 +84,30 @@ def test_no_step_sees_another_episode_or_the_future(model, any_spec, actions) ->
                 assert (moved[end:] == 0).all()
 
 
-def test_cached_steps_equal_the_full_pass(model, any_spec, actions) -> None:
+def test_steps_equal_the_full_pass(model, any_spec, actions) -> None:
     state, action = torch.randn(3, 6, any_spec.state_dim), actions(any_spec, 3, 6)
     whole = model(state, action, torch.zeros(3, 6, dtype=torch.long))
     memory = Memory()
     for t in range(6):
-        step = model.step(memory, state[:, t], action[:, t])
+        step, memory = model.step(memory, state[:, t], action[:, t])
         for one, two in zip(fields(step), fields(whole), strict=True):
             torch.testing.assert_close(one, two[:, t])
 
 
 @pytest.mark.parametrize("next_state", [False, True])
-def test_a_whole_imagination_at_once_is_told_as_step_by_step(any_spec: EnvSpec, next_state, alive, actions) -> None:
-    """Also where it is longer than the memory, which is then emptied."""
+def test_batched_predictions_equal_step_by_step(any_spec: EnvSpec, next_state, alive, actions) -> None:
+    """Also for a rollout longer than the memory, which is then emptied."""
     model = alive(build(any_spec, next_state=next_state, normalize_reward=True))
-    state, action, memory = torch.randn(3, 9, any_spec.state_dim), actions(any_spec, 3, 8), Memory()
-    steps = [model.step(memory, state[:, t], action[:, t], state[:, t + 1]) for t in range(8)]
-    reward, continuation = model.predict_rewards(state, action)
+    state, action = torch.randn(3, 9, any_spec.state_dim), actions(any_spec, 3, 8)
+    steps = rollout(model, state[:, :-1], action, state[:, 1:])[0]
+    reward, continuation = model.predict(state, action)
     torch.testing.assert_close(reward, torch.stack([step.reward for step in steps], dim=1))
     torch.testing.assert_close(continuation, torch.stack([step.continuation for step in steps], dim=1))
 
 
-def test_a_full_memory_starts_anew(model, any_spec, actions) -> None:
+def test_a_full_memory_is_emptied(model, any_spec, actions) -> None:
     state, action = torch.randn(3, 8, any_spec.state_dim), actions(any_spec, 3, 8)
-    memory = Memory()
-    steps = [model.step(memory, state[:, t], action[:, t]) for t in range(8)]
+    steps, _ = rollout(model, state, action)
     again = model(state[:, 6:], action[:, 6:], torch.zeros(3, 2, dtype=torch.long))
     torch.testing.assert_close(torch.stack([steps[6].reward, steps[7].reward], dim=1), again.reward)
 
@@ -115,7 +133,7 @@ def segments(spec: EnvSpec, actions, batch: int = 8) -> Segments:
     )
 
 
-def test_rows_without_an_action_and_padded_choices_reach_no_loss(model, any_spec, actions) -> None:
+def test_rows_without_an_action_and_padded_choices_do_not_enter_the_loss(model, any_spec, actions) -> None:
     batch = segments(any_spec, actions)
     loss, parts = model.loss(batch)
     reward, end, mask = batch.reward.clone(), batch.terminated.clone(), batch.next_mask.clone()
@@ -131,15 +149,15 @@ def test_rows_without_an_action_and_padded_choices_reach_no_loss(model, any_spec
 
 def test_losses_are_smooth_l1_and_cross_entropy(model, any_spec, actions) -> None:
     batch = segments(any_spec, actions)
-    said, parts = model(batch.state, batch.action, batch.episode), model.loss(batch)[1]
-    gap = (said.reward - batch.reward).abs()[batch.valid]
+    predicted, parts = model(batch.state, batch.action, batch.episode), model.loss(batch)[1]
+    gap = (predicted.reward - batch.reward).abs()[batch.valid]
     smooth = torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean()
     torch.testing.assert_close(parts["reward_model/reward"], smooth)
-    chance = torch.where(batch.terminated, 1 - said.continuation, said.continuation)[batch.valid]
+    chance = torch.where(batch.terminated, 1 - predicted.continuation, predicted.continuation)[batch.valid]
     torch.testing.assert_close(parts["reward_model/continuation"], -chance.log().mean())
 
 
-def test_rewards_can_be_learnt_in_their_own_scale(spec: EnvSpec, alive, actions) -> None:
+def test_rewards_can_be_normalised(spec: EnvSpec, alive, actions) -> None:
     plain, scaled = alive(build(spec)), build(spec, normalize_reward=True)
     scaled.load_state_dict(plain.state_dict())
     scaled.eval().reward_scale.update(torch.tensor([100.0, 300.0]))  # mean 200, deviation 100
@@ -150,7 +168,7 @@ def test_rewards_can_be_learnt_in_their_own_scale(spec: EnvSpec, alive, actions)
     torch.testing.assert_close(scaled.loss(big)[0], plain.loss(batch)[0])
 
 
-def test_it_learns_rewards_and_ends(spec: EnvSpec, actions) -> None:
+def test_it_learns_rewards_and_terminations(spec: EnvSpec, actions) -> None:
     model = build(spec, dropout=0.0, dim=32)
     fitter = Fitter(model, FitConfig(lr=3e-3, max_grad_norm=10.0))
     first: dict[str, Tensor] = {}
@@ -165,33 +183,32 @@ def test_it_learns_rewards_and_ends(spec: EnvSpec, actions) -> None:
     assert parts["reward_model/continuation"] < 0.5 * first["reward_model/continuation"]
 
 
-def test_a_row_that_forgot_is_as_if_it_had_just_begun(any_spec: EnvSpec, alive, actions) -> None:
-    """But for its place among the positions, which training segments do not fix either."""
+def test_a_reset_row_equals_a_new_episode(any_spec: EnvSpec, alive, actions) -> None:
+    """Except for its position in the sequence, which is arbitrary in training segments, too."""
     model = alive(build(any_spec))
     state, action = torch.randn(3, 5, any_spec.state_dim), actions(any_spec, 3, 5)
-    which = torch.tensor([False, True, False])
-    memory = Memory()
-    for t in range(2):
-        model.step(memory, state[:, t], action[:, t])
-    memory = model.forget(memory, which)
-    said = [model.step(memory, state[:, t], action[:, t]) for t in range(2, 5)]
+    rows = torch.tensor([False, True, False])
+    _, memory = rollout(model, state[:, :2], action[:, :2])
+    reset = memory.reset_rows(rows)
+    predictions, after = rollout(model, state[:, 2:], action[:, 2:], memory=reset)
     episode = torch.tensor([[0] * 5, [0, 0, 1, 1, 1], [0] * 5])
     expected = model(state, action, episode)
-    for t, now in enumerate(said, start=2):
+    for t, now in enumerate(predictions, start=2):
         torch.testing.assert_close(now.reward, expected.reward[:, t])
         torch.testing.assert_close(now.continuation, expected.continuation[:, t])
-    assert memory.begin.tolist() == [0, 4, 0]
+    assert reset.begin.tolist() == after.begin.tolist() == [0, 4, 0]
+    assert memory.begin is None  # a memory is a value
 
 
-def test_a_full_memory_forgets_who_began_when(spec: EnvSpec, alive, actions) -> None:
+def test_a_full_memory_loses_its_reset_rows(spec: EnvSpec, alive, actions) -> None:
     model = alive(build(spec))
-    memory = Memory()
-    state, action = torch.randn(2, spec.state_dim), actions(spec, 2)
+    state, action, memory = torch.randn(2, spec.state_dim), actions(spec, 2), Memory()
     for _ in range(model.config.segment):
-        model.step(memory, state, action)
-    memory = model.forget(memory, torch.tensor([True, False]))
-    fresh = model.step(Memory(), state, action)
-    torch.testing.assert_close(model.step(memory, state, action).reward, fresh.reward)
+        _, memory = model.step(memory, state, action)
+    fresh, _ = model.step(Memory(), state, action)
+    prediction, memory = model.step(memory.reset_rows(torch.tensor([True, False])), state, action)
+    torch.testing.assert_close(prediction.reward, fresh.reward)
+    assert memory.tokens == 2
     assert memory.begin is None
 
 
@@ -200,7 +217,7 @@ def test_heads_must_divide_the_width() -> None:
         RewardTerminationConfig(dim=30)
 
 
-def test_the_state_that_was_reached_may_tell(spec: EnvSpec, alive, actions) -> None:
+def test_predictions_can_depend_on_the_reached_state(spec: EnvSpec, alive, actions) -> None:
     model, blind = alive(build(spec, next_state=True)).eval(), alive(build(spec)).eval()
     batch = segments(spec, actions)
     whole = model(batch.state, batch.action, batch.episode, batch.next_state)
@@ -215,6 +232,6 @@ def test_the_state_that_was_reached_may_tell(spec: EnvSpec, alive, actions) -> N
     together = torch.zeros(8, 6, dtype=torch.long)
     whole, memory = model(batch.state, batch.action, together, batch.next_state), Memory()
     for t in range(6):
-        step = model.step(memory, batch.state[:, t], batch.action[:, t], batch.next_state[:, t])
+        step, memory = model.step(memory, batch.state[:, t], batch.action[:, t], batch.next_state[:, t])
         for one, two in zip(fields(step), fields(whole), strict=True):
             torch.testing.assert_close(one, two[:, t], atol=1e-5, rtol=1e-5)
