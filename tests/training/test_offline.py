@@ -119,7 +119,7 @@ def test_a_run_is_of_its_dataset(small: Build, data: Path):
 def test_only_training_episodes_are_seen(small: Build, data: Path):
     fit(config := small(iterations=1))
     with RunFolder.open(config.folder) as folder:
-        seen = folder.load().tree["algorithm"]["world_model"]["model"]
+        seen = folder.load().tree["algorithm"]["world_model"]
     training = torch.cat([episode.state for episode in Dataset.open(data).episodes("train")]).double()
     assert int(seen["state_scale.count"]) == len(training)
     torch.testing.assert_close(seen["state_scale.mean"], training.mean(0))

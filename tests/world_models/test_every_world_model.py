@@ -1,18 +1,27 @@
-"""Every world model of the library, whatever it is made of, can be imagined, diagnosed and lived in."""
+"""Every world model of the library: latents are values; rollouts, diagnosis, environments."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 from pettingzoo.test import parallel_api_test, parallel_seed_test
+from torch import Tensor
 
 import dima
 from dima.algorithms import ALGORITHMS
 from dima.algorithms.model_based import ModelBasedConfig
 from dima.analysis.diagnose.config import DiagnosisConfig
+from dima.data import EnvSpec
+from dima.experience.replay import Replay, Rows
 from dima.training.online import train
-from dima.training.run_config import learner_config
+from dima.training.run_config import build_config, learner_config
+from dima.world_models.base import BatchedRewards, PartialReset, SequentialReveal, Step, WorldModel
 
 MODELS = [name for name in ALGORITHMS if isinstance(learner_config(name), ModelBasedConfig)]
 SMALL = DiagnosisConfig(episodes=2, segments=4, horizon=3, futures=3, calibrated=4, orders=2, starts=2)
@@ -24,7 +33,7 @@ def test_there_are_some() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("algorithm", MODELS)
-def test_through_the_same_three_verbs(tiny, tmp_path, algorithm) -> None:
+def test_rollouts_diagnosis_and_environments(tiny, tmp_path, algorithm) -> None:
     config = tiny("toy/switches", algorithm, steps=60, evaluation_episodes=1, learner={"learn_after": 60})
     agent = dima.load(train(config).folder, "cpu")
 
@@ -45,3 +54,126 @@ def test_through_the_same_three_verbs(tiny, tmp_path, algorithm) -> None:
     for _ in range(3):
         now, reward, *_ = envs.step(envs.action_space.sample())
         assert envs.observation_space.contains(now) and reward.shape == (3,)
+
+
+# -- latents are values -----------------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MODELS} | {
+    "dima, other settings": (
+        "dima",
+        {
+            "denoiser": {"reveal": "cumulative", "action_path": "condition+input", "target": "change"},
+            "sampler": {"order": "random", "solver": "heun"},
+            "reward": {"next_state": True, "normalize_reward": True},
+        },
+    ),
+    "ensemble, mean": ("ensemble", {"draw": "mean"}),
+}
+DEPTHS = (0, 2, 7)  # steps before a latent: none, some, more than the debug preset's reward model remembers
+depths = pytest.mark.parametrize("depth", DEPTHS)
+
+
+class Started(NamedTuple):
+    """A world model, two batches of real rows, and a source of joint actions."""
+
+    model: WorldModel[Any]
+    rows: Rows
+    others: Rows
+    draw: Callable[[], Tensor]
+
+    def latent(self, depth: int) -> Any:
+        """The latent after some steps."""
+        latent = self.model.start(self.rows)
+        for _ in range(depth):
+            latent = self.model.step(latent, self.draw()).latent
+        return latent
+
+    def step(self, latent: Any, action: Tensor) -> Step[Any]:
+        """A step under a fixed random state."""
+        torch.manual_seed(7)
+        return self.model.step(latent, action)
+
+
+@pytest.fixture(params=VARIANTS)
+def started(request: pytest.FixtureRequest, any_spec: EnvSpec, alive, episodes, actions) -> Started:
+    algorithm, changes = VARIANTS[request.param]
+    config = build_config("toy/walk", algorithm, "debug").learner.world_model.override(changes)  # type: ignore[attr-defined]
+    model, played = alive(config.build(any_spec)), episodes(any_spec, (12, 12))
+    model.update_statistics(played)
+    replay = Replay.of(played, any_spec, "cpu", model.visit_counters)
+    rows, others = (replay.gather(torch.tensor(anchors), model.context - 1, 0) for anchors in ((0, 5, 6), (14, 15, 16)))
+    return Started(model, rows, others, lambda: actions(any_spec, 3))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two latents, or parts of them, hold the same numbers."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if is_dataclass(one):
+        return all(same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@torch.no_grad()
+@depths
+def test_two_steps_from_one_latent_are_the_same(started: Started, depth: int) -> None:
+    latent, action = started.latent(depth), started.draw()
+    before = deepcopy(latent)
+    one, other = started.step(latent, action), started.step(latent, action)
+    assert torch.equal(one.reward, other.reward)
+    assert torch.equal(one.continuation, other.continuation)
+    assert same(one.latent, other.latent)
+    assert same(latent, before)
+    assert not same(one.latent, latent)
+
+
+@torch.no_grad()
+@depths
+def test_another_step_from_a_latent_leaves_later_ones_unchanged(started: Started, depth: int) -> None:
+    first, action, other, following = started.latent(depth), started.draw(), started.draw(), started.draw()
+    second = started.step(first, action).latent
+    expected = started.step(second, following)
+    started.step(started.step(first, other).latent, following)
+    assert same(started.step(second, following), expected)
+
+
+@torch.no_grad()
+@depths
+def test_observe_leaves_the_latent_unchanged(started: Started, depth: int) -> None:
+    latent = started.latent(depth)
+    before = deepcopy(latent)
+    one, other = started.model.observe(latent), started.model.observe(latent)
+    assert same(one, other)
+    assert same(latent, before)
+
+
+@torch.no_grad()
+@depths
+def test_a_reset_leaves_its_arguments_unchanged(started: Started, depth: int) -> None:
+    model, action = started.model, started.draw()
+    assert isinstance(model, PartialReset)
+    latent, fresh, rows = started.latent(depth), model.start(started.others), torch.tensor([True, False, True])
+    before, step = deepcopy((latent, fresh, rows)), started.step(latent, action)
+    reset = model.reset_rows(latent, fresh, rows)
+    started.step(reset, action)
+    assert same((latent, fresh, rows), before)
+    assert same(started.step(latent, action), step)
+    view, ours, theirs = (model.observe(where) for where in (reset, latent, fresh))
+    assert torch.equal(view.state, torch.where(rows[:, None], theirs.state, ours.state))
+
+
+@torch.no_grad()
+@depths
+def test_optional_protocols_leave_the_latent_unchanged(started: Started, depth: int) -> None:
+    model, latent, action = started.model, started.latent(depth), started.draw()
+    before = deepcopy(latent)
+    if isinstance(model, SequentialReveal):
+        model.step_in_order(latent, action, model.reveal_order)
+        model.reveal(latent, action, model.reveal_order)
+    if isinstance(model, BatchedRewards) and model.batched_rewards:
+        torch.manual_seed(7)
+        advanced = model.advance(latent, action)
+        assert torch.equal(model.observe(advanced).state, model.observe(started.step(latent, action).latent).state)
+    assert same(latent, before)

@@ -48,4 +48,3 @@ def test_a_batch_equals_its_halves(encoder, any_spec, actions) -> None:
     visible[:, -1, 0] = True
     halves = [encoder(a, v) for a, v in zip(action.split(3), visible.split(3), strict=True)]
     torch.testing.assert_close(torch.cat(halves), encoder(action, visible))
-
