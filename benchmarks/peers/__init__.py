@@ -1,0 +1,1 @@
+"""Other implementations in our environments: ``harl`` (returns), ``harl_speed`` (time of an iteration)."""

@@ -73,11 +73,11 @@ class HarlEnv:
     def reset(self) -> tuple[np.ndarray, np.ndarray, None]:
         seen, _ = self.env.reset(seed=episode_seed(self.seed, self.episode))
         self.episode += self.copies
-        return self._told(seen)
+        return self._arrays(seen)
 
     def step(self, actions: np.ndarray) -> tuple[Any, ...]:
         seen, reward, terminated, truncated, _ = self.env.step(np.asarray(actions))
-        obs, state, nothing = self._told(seen)
+        obs, state, nothing = self._arrays(seen)
         infos = [{"bad_transition": truncated} for _ in range(self.n_agents)]
         ended = np.full(self.n_agents, terminated or truncated)
         return obs, state, np.full((self.n_agents, 1), reward), ended, infos, nothing
@@ -85,7 +85,7 @@ class HarlEnv:
     def close(self) -> None:
         self.env.close()
 
-    def _told(self, seen: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, None]:
+    def _arrays(self, seen: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, None]:
         return seen["obs"], np.tile(seen["state"], (self.n_agents, 1)), None  # no actions are forbidden
 
 
@@ -112,7 +112,7 @@ class HarlRun:
         self.envs = int(train["n_rollout_threads"])
         self.warmup = int(train.get("warmup_steps", 0))
         train["num_env_steps"] = steps - self.warmup
-        train["eval_interval"] = int(train.get("train_interval", 1))  # be told of every iteration
+        train["eval_interval"] = int(train.get("train_interval", 1))  # eval is called after every iteration
         train["log_interval"] = steps  # never
         settings["algo_args"]["seed"] = {"seed": seed, "seed_specify": True}
         settings["algo_args"]["device"] |= {"cuda": False, "torch_threads": torch.get_num_threads()}
@@ -131,13 +131,13 @@ class HarlRun:
             self.runner = kind(arguments, settings["algo_args"], settings["env_args"])
 
     def learn(self, after_iteration: Callable[[int], None]) -> None:
-        """Run to the end; ``after_iteration`` is told the environment steps made, after every update."""
+        """Run to the end; ``after_iteration`` receives the environment steps so far, after every update."""
         rows = self.settings["algo_args"]["train"].get("episode_length", 0) * self.envs
 
-        def told(step: int | None = None) -> None:
+        def evaluated(step: int | None = None) -> None:
             after_iteration(self.runner.logger.episode * rows if step is None else step)
 
-        self.runner.eval, self.runner.save = told, lambda: None
+        self.runner.eval, self.runner.save = evaluated, lambda: None
         with contextlib.redirect_stdout(io.StringIO()):
             self.runner.run()
 

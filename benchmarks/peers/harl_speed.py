@@ -119,14 +119,14 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def summed_up(iterations: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Medians of steps per second, and of the ratio of neighbouring iterations."""
-    told: dict[str, Any] = {"iterations": iterations}
+    result: dict[str, Any] = {"iterations": iterations}
     for clock in ("wall", "cpu"):
         rates = {name: [one["steps"] / one[clock] for one in done] for name, done in iterations.items()}
         ratios = [a / b for a, b in zip(rates["ours"], rates["harl"], strict=True)]
-        told |= {f"{name} steps per {clock} second": statistics.median(found) for name, found in rates.items()}
-        told[f"{clock} ratio"] = statistics.median(ratios)
-        told[f"{clock} ratio, quartiles"] = statistics.quantiles(ratios, n=4)[::2]
-    return told
+        result |= {f"{name} steps per {clock} second": statistics.median(found) for name, found in rates.items()}
+        result[f"{clock} ratio"] = statistics.median(ratios)
+        result[f"{clock} ratio, quartiles"] = statistics.quantiles(ratios, n=4)[::2]
+    return result
 
 
 def _served(body: Callable[[Connection, argparse.Namespace], None], pipe: Connection, args: argparse.Namespace) -> None:
@@ -154,14 +154,14 @@ def main() -> None:
     parser.add_argument("--full-replay", action="store_true", help="as full as it is for most of a tuned run")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    told = {key: str(value) for key, value in vars(args).items() if key not in ("out", "harl")}
-    told |= protocol("cpu") | compare(args)
-    for key, value in told.items():
+    result = {key: str(value) for key, value in vars(args).items() if key not in ("out", "harl")}
+    result |= protocol("cpu") | compare(args)
+    for key, value in result.items():
         if "second" in key or "ratio" in key:
             print(key, value)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(told, indent=1) + "\n")
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

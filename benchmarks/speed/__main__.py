@@ -1,4 +1,4 @@
-"""What a learning iteration costs, part by part; what each optimisation is worth; and how far the plain path is behind.
+"""What a learning iteration costs, by part and optimisation, against the reference.
 
     python -m benchmarks.speed                                        every task and preset: hours on a CPU
     python -m benchmarks.speed --tasks mamujoco/halfcheetah-2x3 --presets small --threads 1
@@ -37,14 +37,14 @@ TASKS = tuple(
     f"mamujoco/{name}" for name in ("halfcheetah-2x3", "halfcheetah-6x1", "ant-4x2", "manysegmentswimmer-10x2")
 )
 SECTIONS = ("counts", "parts", "switches", "plain", "whole")
-YARDSTICKS = {"lean": "published"}  # whose plain path a preset is held against, where not its own
+YARDSTICKS = {"lean": "published"}  # whose settings the reference has, where not the preset's own
 PRESETS = [name for name in ("published", "lean", "small") if name in preset_names("dima")]
 
 
 def run(
     config: TrainConfig, yardstick: TrainConfig, timing: Timing, sections: list[str], settings: list[str]
 ) -> dict[str, Any]:
-    """Everything asked for about one task and preset, as plain data."""
+    """The requested sections for one task and preset, as plain data."""
     kinds = [torch.float32, *([torch.bfloat16] if timing.device.type == "cuda" else [])]
     tops = {str(kind).removeprefix("torch."): ceiling(timing, kind) for kind in kinds}
     facts = {"task": config.task, "preset": config.preset, "seed": config.seed, "threads": torch.get_num_threads()}
@@ -99,11 +99,13 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=TASKS, metavar="TASK", help="whose sizes to use; default: four")
     parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help=f"default: {' '.join(PRESETS)}")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS, help="default: all")
-    parser.add_argument("--yardstick", metavar="PRESET", help="of the plain path; default: the same, of lean published")
+    parser.add_argument(
+        "--yardstick", metavar="PRESET", help="settings of the reference; default: the preset's, of lean published"
+    )
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="FIELD=VALUE,...", help="to time an iteration under, too"
     )
-    parser.add_argument("--give-back", action="store_true", help="freed memory, unlike runs; either way on both paths")
+    parser.add_argument("--give-back", action="store_true", help="return freed memory to the system, unlike runs")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of everything")
     parser.add_argument(
@@ -112,7 +114,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the random data")
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: of this process alone, on a busy machine")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's own choice")
-    parser.add_argument("--out", type=Path, default=Path("results/speed"), help="folder for what was found")
+    parser.add_argument("--out", type=Path, default=Path("results/speed"), help="folder for results")
     args = parser.parse_args()
     device = pick_device(args.device)
     if args.threads:
@@ -120,7 +122,7 @@ def main() -> int:
     share = args.share or (1.0 if device.type == "cuda" else 0.1)
     kept = not args.give_back and keep_freed_memory()
     timing = Timing(device, args.repeats, share, args.clock)
-    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
     for task in args.tasks:
         for preset in args.presets:
             changes = {"seed": args.seed, "device": device.type}

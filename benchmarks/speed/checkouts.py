@@ -1,4 +1,4 @@
-"""How much faster is a whole iteration here than in another checkout, of an earlier commit, say?
+"""Time of an iteration here against another checkout, in turns.
 
     git worktree add ../before 8da52b3
     python -m benchmarks.speed.checkouts ../before mamujoco/halfcheetah-2x3 --preset small
@@ -55,8 +55,8 @@ class Contender:
 
     def commit(self) -> str:
         """What is checked out."""
-        told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=self.checkout, capture_output=True, text=True)
-        return told.stdout.strip() or "unknown"
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=self.checkout, capture_output=True, text=True)
+        return head.stdout.strip() or "unknown"
 
     def _dima(self, *args: str) -> None:
         environment = os.environ | {"PYTHONPATH": str(self.checkout)}
@@ -73,9 +73,9 @@ def in_turns(contenders: list[Contender], args: argparse.Namespace) -> dict[str,
     for turn in range(args.turns):
         for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
             contender.go_on(args.first + (turn + 1) * args.stretch)
-    told = [contender.iterations() for contender in contenders]
+    finished = [contender.iterations() for contender in contenders]
     early, late = (
-        [[s for step, s in mine if (step > args.first) == after] for mine in told] for after in (False, True)
+        [[s for step, s in mine if (step > args.first) == after] for mine in finished] for after in (False, True)
     )
     here, there = late
     return {

@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds, and floating-point operations as they are counted here.
+"""Seconds and floating-point operations of a block.
 
 FLOPs are those of matrix products and convolutions, 2 for a multiply-add; norms, activations and optimisers are timed,
 not counted. Padded agents and masked attention entries count in full.

@@ -1,7 +1,8 @@
-"""The operations of a learning iteration, counted without doing them: the same on any machine.
+"""Floating-point operations of a learning iteration, counted without computing.
 
-Networks and data live on PyTorch's ``meta`` device, where tensors have shapes and no numbers. The plain path's count
-over the library's is what exact optimisations save in arithmetic; what else they save, only a clock can tell.
+Networks and data live on PyTorch's ``meta`` device, where tensors have shapes and no values, so the counts are the same
+on any machine. The reference's count over the library's is what the library saves in arithmetic; other savings only a
+clock shows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ META = torch.device("meta")
 
 
 class Shapes(Replay):
-    """A replay whose batches have shapes only."""
+    """A replay of batches without values."""
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__(ReplayConfig(capacity=1), spec, "cpu")
@@ -60,7 +61,7 @@ class Shapes(Replay):
 
 
 def counts(config: TrainConfig, yardstick: TrainConfig) -> dict[str, Any]:
-    """FLOPs of a call of each part and of an iteration without policy updates, ours and the plain path's."""
+    """FLOPs of each part and of an iteration without policy updates, of library and reference."""
     spec = _spec(config)
     found = {OURS: _of(config, spec, plain=False), PLAIN: _of(yardstick, spec, plain=True)}
     whole = {side: sum(part["flops"] * part["often"] for part in parts.values()) for side, parts in found.items()}
@@ -86,13 +87,13 @@ def _of(config: TrainConfig, spec: EnvSpec, plain: bool) -> dict[str, dict[str, 
         return torch.empty(batch, *spec.action_valid.shape, device=META), torch.empty(batch, spec.n_agents, device=META)
 
     found = {}
-    for name, fit in (("decoder", sizes.decoder_fit), ("denoiser", sizes.denoiser_fit), ("reward", sizes.reward_fit)):
+    for name, objective in model.objectives().items():
         model.train()
         with Counter() as update:
-            model.losses()[name](replay)[0].backward()
-        found[f"{name} update"] = {"flops": update.flops, "often": fit.updates}
+            objective.loss(objective.sample(replay))[0].backward()
+        found[f"{name} update"] = {"flops": update.flops, "often": objective.fit.updates}
     model.eval()
     roll: Any = plain_imagine if plain else imagine
-    with Counter() as dream:
+    with Counter() as rollout:
         roll(model, act, replay.gather(replay.recent(batch), model.context - 1, 0), learner.horizon)
-    return found | {"imagination": {"flops": dream.flops, "often": learner.imaginations}}
+    return found | {"imagination": {"flops": rollout.flops, "often": learner.imaginations}}

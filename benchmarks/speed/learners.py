@@ -1,4 +1,4 @@
-"""Untrained learners of a task's true sizes with random experience, in the library's form and in the plain one."""
+"""Untrained algorithms with random experience: the library's and the reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFERENCE = {
 
 @dataclass
 class PlainLearner:
-    """What the benchmark needs of a learner, with the plain path for a world model."""
+    """The parts of an algorithm that are timed, with the reference world model."""
 
     config: ModelBasedConfig
     world_model: PlainModel
@@ -52,7 +52,7 @@ def small_replay(config: TrainConfig) -> TrainConfig:
 
 
 def build(config: TrainConfig, device: str = "cpu") -> ModelBased:
-    """The learner of a run, untrained, with random experience of the task's sizes in its replay."""
+    """The algorithm of a run, untrained, with random experience of the task's sizes in its replay."""
     assert isinstance(config.learner, ModelBasedConfig)
     env = make_env(config.task, config.env)
     env.close()
@@ -62,18 +62,18 @@ def build(config: TrainConfig, device: str = "cpu") -> ModelBased:
 
 
 def fill(learner: ModelBased) -> None:
-    """Let a learner take in random experience."""
+    """Add random experience to the replay and the running statistics."""
     learner.update_statistics([random_episode(learner.spec) for _ in range(EPISODES)])
 
 
 def plain(learner: ModelBased) -> PlainLearner:
-    """The same networks, weights and experience on the plain path."""
+    """The same weights and experience in the reference."""
     assert isinstance(learner.world_model, DimaWorldModel)
     return PlainLearner(learner.config, PlainModel(learner.world_model), deepcopy(learner.ppo), learner.replay)
 
 
 def random_episode(spec: EnvSpec, steps: int = STEPS) -> Episode:
-    """Noise in the shape of an episode."""
+    """An episode of noise."""
     valid = torch.from_numpy(spec.action_valid)
     action = torch.rand(steps, spec.n_agents, spec.action_dim) * valid
     if spec.discrete:

@@ -1,4 +1,4 @@
-"""Every part of an iteration: seconds, operations, share of the device's ceiling, peak memory."""
+"""Seconds, operations, share of peak speed and memory of every part."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _part(unit: Unit, timing: Timing) -> dict[str, Any]:
 
 
 def inside_imagination(learner: ModelBased, unit: Unit, timing: Timing) -> dict[str, dict[str, Any]]:
-    """One imagined batch, split by what works; the sampler's own share is what its networks leave of it."""
+    """The cost of an imagined batch by component; the sampler's is without its networks."""
     with Counter() as count:
         counted = _split(learner, unit, timing, count)
     timed = _split(learner, unit, timing, Counter())  # a counter at work would slow small operations down
@@ -99,7 +99,7 @@ def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> d
         ("sampler", model, "next_state"),
         ("decoder", model, "observe"),
         ("reward", model.reward, "step"),
-        ("reward", model.reward, "tell"),
+        ("reward", model.reward, "predict"),
     ]
     with timing.watching(places, costs, count), timing.cost_of("all", costs, count):
         unit.call()

@@ -1,4 +1,4 @@
-"""What bf16 does to predictions: held-out errors of fitted world models in either precision.
+"""Held-out errors of fitted world models in float32 and bf16.
 
     python -m benchmarks.speed.precision RUN... --dataset DATASET --out results/speed/precision.json
 
@@ -58,8 +58,8 @@ def main() -> int:
         agent = load(run, device=args.device)
         name = {"preset": agent.config.preset, "seed": agent.config.seed}
         found.append({"run": run.name} | name | judge(agent, dataset, args.horizon, args.segments))
-        told = ", ".join(f"{name} {value:+.3%}" for name, value in found[-1]["change"].items())
-        print(f"{run.name}: bf16 changes {told}")
+        changes = ", ".join(f"{name} {value:+.3%}" for name, value in found[-1]["change"].items())
+        print(f"{run.name}: bf16 changes {changes}")
     command = shlex.join(["python", "-m", "benchmarks.speed.precision", *sys.argv[1:]])
     facts = {"command": command, "protocol": protocol(args.device), "horizon": args.horizon, "segments": args.segments}
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How much more is learnt in an hour when several runs share a device?
+"""Training throughput when several runs share a device.
 
     python -m benchmarks.speed.seeds mamujoco/halfcheetah-2x3 --preset small --steps 8000 --threads 1
 
@@ -32,7 +32,7 @@ COUNTS = (1, 2, 4, 8)
 
 
 def pace(folder: Path, skip: int) -> float:
-    """TrainingLoop a minute of a run, the first ``skip`` left out."""
+    """Iterations a minute of a run, the first ``skip`` left out."""
     with RunFolder.open(folder) as run:
         iterations = [record["time/iteration"] for record in run.records() if "time/iteration" in record]
     if len(iterations) <= skip:
@@ -58,9 +58,9 @@ def together(config: TrainConfig, count: int, folder: Path, skip: int) -> dict[s
 def table(found: dict[int, dict[str, Any]]) -> str:
     """Throughput by number of runs, and how many times that of the fewest it is."""
     fewest = found[min(found)]["iterations_a_minute"] / min(found)
-    lines = ["| runs at once | rounds a minute, all | times one run's | each run's pace |", "|---|---|---|---|"]
-    for count, told in sorted(found.items()):
-        all_, each = told["iterations_a_minute"], told["iterations_a_minute"] / count
+    lines = ["| runs at once | iterations a minute, all | times one run's | each run's pace |", "|---|---|---|---|"]
+    for count, row in sorted(found.items()):
+        all_, each = row["iterations_a_minute"], row["iterations_a_minute"] / count
         lines.append(f"| {count} | {all_:.3g} | {all_ / fewest:.2f} | {each / fewest:.0%} |")
     return "\n".join(lines)
 

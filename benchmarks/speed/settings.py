@@ -1,4 +1,4 @@
-"""Settings to compare, as a person writes them: ``field=value,other.field=value``; "" changes nothing."""
+"""Settings to compare, written ``field=value,other.field=value``."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def changes_of(text: str) -> dict[str, Any]:
 
 
 def said(text: str) -> str:
-    """A setting in a table."""
-    return text or "as it is"
+    """The name of a setting in a table."""
+    return text or "default"

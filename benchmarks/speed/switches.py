@@ -1,4 +1,4 @@
-"""Each optimisation on and off in the same run: what it alone is worth, all others on."""
+"""Time each optimisation on and off, all others on."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.speed.learners import build
 from benchmarks.speed.plain.layers import PlainAttention
 from benchmarks.speed.plain.model import PlainFitter
-from benchmarks.speed.plain.reward import PlainReward
-from benchmarks.speed.plain.unet import PlainUNet
 from benchmarks.speed.timing import Timing, ratio
 from benchmarks.speed.units import learning_units
 from dima.algorithms.model_based import ModelBased
-from dima.nn.attention import Attention, GegluFeedForward
+from dima.nn.attention import Attention
 from dima.nn.optim import Fitter
 from dima.training.run_config import TrainConfig
-from dima.world_models.dima.denoiser import Context
+from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaWorldModel
-from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
-from dima.world_models.dima.unet import Kernels
+from dima.world_models.dima.sampler import Denoise, noise_schedule, reveal_masks
+from dima.world_models.dima.unet import TemporalUNet
 
 
 @dataclass(frozen=True)
 class Switch:
-    """An optimisation, the parts of an iteration it serves, and how to do without it."""
+    """An optimisation, the parts of an iteration it affects, and how to remove it."""
 
     name: str
     parts: tuple[str, ...]
-    off: Callable[[ModelBased], None]  # takes it out of a learner
-    both: Callable[[ModelBased], None] | None = None  # where it only shows without another one
+    off: Callable[[ModelBased], None]
 
 
 def _model(learner: ModelBased) -> DimaWorldModel:
@@ -41,99 +38,56 @@ def _model(learner: ModelBased) -> DimaWorldModel:
     return learner.world_model
 
 
-def _renew(model: DimaWorldModel, *parts: str) -> None:
-    """Optimisers for what the parts are made of now."""
+def _renew_optimisers(learner: ModelBased, *parts: str) -> None:
+    """Optimisers for modules whose weights were replaced."""
     for part in parts:
-        model.fitters[part] = Fitter(getattr(model, part), model.fitters[part].config)
+        fitters = learner.fitter.fitters
+        fitters[part] = Fitter(_model(learner).get_submodule(part), fitters[part].config)
 
 
-def _perceiver_at_every_level(learner: ModelBased) -> None:
+def _condition_at_every_level(learner: ModelBased) -> None:
     model = _model(learner)
-    config, seen = model.config.sampler, model.config.denoiser
+    config, denoiser = model.config.sampler, model.denoiser
 
-    def next_state(context: Context, order: Tensor | None, kernels: Kernels) -> Tensor:
-        batch, device = len(context.state), context.state.device
-        start = torch.randn_like(context.state[:, -1])
-        order = agent_order(config.order, batch, model.spec.n_agents, device)
-        masks = reveal_masks(order, seen.reveal, seen.agents_at_once)
-        sigmas = noise_schedule(config.levels(model.turns), config.sigma_min, config.sigma_max, config.rho, device)
+    def denoising(context: Context, order: Tensor) -> tuple[Denoise, Tensor]:
+        net = denoiser.net.prepare()
+        masks = reveal_masks(order, denoiser.config.reveal, denoiser.config.group_size)
+        groups = denoiser.config.reveal_groups(model.spec.n_agents)
 
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
-            mask = masks[min(config.stage(level, model.turns), len(masks) - 1)]
-            encoded = model.denoiser.encode_actions(context.action, context.valid, mask)
-            return model.denoiser.denoise(x, sigma, context, mask, encoded, kernels)
+            mask = masks[min(config.group_index(level, groups), len(masks) - 1)]
+            encoded = denoiser.encode_actions(context.action, context.valid, mask)
+            return denoiser.denoise(x, sigma, context, mask, encoded, net)
 
-        drawn = sample(denoise, start, sigmas, config.solver)
-        return model.denoiser.to_state(drawn, context.state[:, -1])
+        device = context.state.device
+        sigmas = noise_schedule(config.levels(groups), config.sigma_min, config.sigma_max, config.rho, device)
+        return denoise, sigmas
 
-    model.__dict__["next_state"] = next_state
+    model.__dict__["denoising"] = denoising
 
 
-def _attention_spelt_out(learner: ModelBased) -> None:
-    model = _model(learner)
-    for module in list(model.modules()):
+def _plain_attention(learner: ModelBased) -> None:
+    for module in list(_model(learner).modules()):
         for name, child in module.named_children():
             if isinstance(child, Attention):
-                setattr(module, name, _spelt(child))
-    _renew(model, "denoiser", "reward")
+                setattr(module, name, _as_products(child))
+    _renew_optimisers(learner, "denoiser", "reward")
 
 
-def _spelt(attention: Attention) -> PlainAttention:
+def _as_products(attention: Attention) -> PlainAttention:
     context = None if attention.context_norm is None else attention.context_norm.normalized_shape[0]
     dim, head_dim = attention.norm.normalized_shape[0], attention.query.out_features // attention.heads
-    spelt = PlainAttention(dim, attention.heads, head_dim, context, attention.dropout)
-    spelt.load_state_dict(attention.state_dict())
-    return spelt.to(attention.query.weight.device).train(attention.training)
+    products = PlainAttention(dim, attention.heads, head_dim, context, attention.dropout)
+    products.load_state_dict(attention.state_dict())
+    return products.to(attention.query.weight.device).train(attention.training)
 
 
-class _SpeltNet(nn.Module):
-    """PyTorch's convolutions and group norms behind the interface of the library's U-Net."""
-
-    def __init__(self, net: PlainUNet) -> None:
-        super().__init__()
-        self.net = net
-
-    def kernels(self) -> dict[Any, Any]:
-        return {}
-
-    def steer(self, condition: Tensor) -> Tensor:
-        return condition
-
-    def forward(self, x: Tensor, condition: Tensor, kernels: Any) -> Tensor:
-        return self.net(x, condition)[:, -1]
-
-
-def _mean_at_the_end(learner: ModelBased) -> None:
-    for layer in _model(learner).modules():
-        if isinstance(layer, GegluFeedForward):
-            layer.__dict__["pooled"] = lambda x, layer=layer: layer(x).mean(dim=-2)
-
-
-def _wide_after_the_narrow(learner: ModelBased) -> None:
-    feed = _model(learner).denoiser.encoder.read_feed
-    feed.__dict__["after"] = lambda common, mixed, out: feed(common + out(mixed))
-
-
-def _tokens_for_every_mask(learner: ModelBased) -> None:
-    encoder = _model(learner).denoiser.encoder
-    shared = encoder.forward
-
-    def forward(action: Tensor, visible: Tensor) -> Tensor:
-        masks = visible.unflatten(0, (1, -1)) if visible.dim() == 3 else visible
-        every = shared(action.repeat(len(masks), 1, 1, 1), masks.flatten(0, 1)).unflatten(0, masks.shape[:2])
-        return every[0] if visible.dim() == 3 else every
-
-    encoder.__dict__["forward"] = forward
-
-
-def _convolutions(learner: ModelBased) -> None:
+def _plain_unet(learner: ModelBased) -> None:
     denoiser = _model(learner).denoiser
-    config, spec = denoiser.config, denoiser.spec
-    extra = spec.n_agents * (spec.action_dim + 1) if denoiser.direct else 0
-    net = PlainUNet(spec.state_dim + extra, spec.state_dim, config.condition_dim, config.channels, config.blocks)
-    net.take(denoiser.net.state_dict())
-    denoiser.net = _SpeltNet(net).to(denoiser.change.device)  # type: ignore[assignment]
-    _renew(_model(learner), "denoiser")
+    net = Denoiser(denoiser.config, denoiser.spec, TemporalUNet).net
+    net.load_state_dict(denoiser.net.state_dict())
+    denoiser.net = net.to(denoiser.change_std.device)
+    _renew_optimisers(learner, "denoiser")
 
 
 def _step_by_step(learner: ModelBased) -> None:
@@ -143,26 +97,10 @@ def _step_by_step(learner: ModelBased) -> None:
     _model(learner).__class__ = StepByStep
 
 
-def _no_table(learner: ModelBased) -> None:
-    _model(learner).decoder.__dict__["table"] = lambda: None
-
-
-def _growing_cache(learner: ModelBased) -> None:
-    reward = _model(learner).reward
-    spelt = PlainReward(reward).to(reward.position.device).eval()
-
-    def step(memory: Any, state: Tensor, action: Tensor, next_state: Tensor) -> Any:
-        if not hasattr(memory, "grown"):
-            memory.grown = spelt.start()
-        return spelt.step(memory.grown, state, action, next_state)
-
-    reward.__dict__["step"] = step
-
-
 def _default_optimisers(learner: ModelBased) -> None:
-    model: Any = _model(learner)
-    for part, fitter in model.fitters.items():
-        model.fitters[part] = PlainFitter(getattr(model, part), fitter.config)
+    fitters: Any = learner.fitter.fitters
+    for part, fitter in fitters.items():
+        fitters[part] = PlainFitter(_model(learner).get_submodule(part), fitter.config)
     ppo = learner.ppo
     for network, name in ((ppo.actor, "actor_optimizer"), (ppo.critic, "critic_optimizer")):
         lr = getattr(ppo, name).param_groups[0]["lr"]
@@ -170,17 +108,11 @@ def _default_optimisers(learner: ModelBased) -> None:
 
 
 UPDATES = ("denoiser update", "reward update")
-DREAMS = ("imagination", "denoiser update")
 SWITCHES = (
-    Switch("one condition call for all levels", ("imagination",), _perceiver_at_every_level),
-    Switch("scaled_dot_product_attention", ("imagination", *UPDATES), _attention_spelt_out),
-    Switch("mean over latents before the last projection", ("imagination", *UPDATES), _mean_at_the_end),
-    Switch("first feed-forward through the narrow attention", ("imagination", UPDATES[0]), _wide_after_the_narrow),
-    Switch("tokens shared by all masks", ("imagination",), _tokens_for_every_mask),
-    Switch("convolutions and norms over time as products", DREAMS, _convolutions),
-    Switch("rewards and ends told in one pass afterwards", ("imagination",), _step_by_step),
-    Switch("cache of fixed size, step by step", ("imagination",), _growing_cache, both=_step_by_step),
-    Switch("decoder's first layer looked up", ("imagination",), _no_table),
+    Switch("one condition call for all levels", ("imagination",), _condition_at_every_level),
+    Switch("scaled_dot_product_attention", ("imagination", *UPDATES), _plain_attention),
+    Switch("fused U-Net", ("imagination", "denoiser update"), _plain_unet),
+    Switch("batched rewards", ("imagination",), _step_by_step),
     Switch("fused optimisers", ("decoder update", *UPDATES, "policy update"), _default_optimisers),
 )
 
@@ -193,8 +125,6 @@ def switched(config: TrainConfig, timing: Timing) -> dict[str, Any]:
         for side in ("on", "off"):
             torch.manual_seed(config.seed)
             learner = build(config, str(timing.device))
-            if switch.both is not None:
-                switch.both(learner)
             if side == "off":
                 switch.off(learner)
             sides[side] = learning_units(learner, timing.share)
@@ -204,6 +134,6 @@ def switched(config: TrainConfig, timing: Timing) -> dict[str, Any]:
                     if prepare is not None:
                         prepare()
             seconds = timing.each({side: units[part].call for side, units in sides.items()})
-            told = {"seconds": seconds, "ratio": ratio(seconds["off"], seconds["on"])}
-            found.setdefault(switch.name, {})[part] = told
+            result = {"seconds": seconds, "ratio": ratio(seconds["off"], seconds["on"])}
+            found.setdefault(switch.name, {})[part] = result
     return found

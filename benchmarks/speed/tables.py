@@ -1,4 +1,4 @@
-"""What the benchmark found, for a person."""
+"""Results of the speed benchmark as Markdown tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from benchmarks.speed.versus import OURS, PLAIN
 def parts_table(result: dict[str, Any]) -> str:
     """Parts of an iteration, the imagination split, their sum, and the reference where there is one."""
     known = result["reference"] or {}
-    told = {f"{name} update": known.get(name) for name in ("denoiser", "reward")}
+    reference = {f"{name} update": known.get(name) for name in ("denoiser", "reward")}
     per_call = result["share"]  # the reference's imagination is a whole batch
     if "imagination" in known:
-        told["imagination"] = known["imagination"] * per_call
+        reference["imagination"] = known["imagination"] * per_call
     lines = [
         "| part | s a call | GFLOP | reference | of ceiling | GiB | calls/iteration | s/iteration | TFLOP/iteration |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -21,7 +21,7 @@ def parts_table(result: dict[str, Any]) -> str:
     for name, part in result["parts"].items():
         scaled = result["iteration"][name]
         lines.append(
-            f"| {name} | {part['seconds']:.4g} | {_giga(part['flops'])} | {_giga((told.get(name) or 0) * 1e12)} | "
+            f"| {name} | {part['seconds']:.4g} | {_giga(part['flops'])} | {_giga((reference.get(name) or 0) * 1e12)} | "
             f"{_percent(part['ceiling'])} | {_gibi(part['memory'])} | {result['often'][name]:.3g} | "
             f"{scaled['seconds']:.4g} | {scaled['flops'] / 1e12:.3g} |"
         )
@@ -41,17 +41,17 @@ def parts_table(result: dict[str, Any]) -> str:
 
 
 def switches_table(found: dict[str, Any]) -> str:
-    """How many times as long a part takes without each optimisation."""
+    """Slowdown of a part without each optimisation."""
     lines = ["| without | part | times as long |", "|---|---|---|"]
     for name, parts in found.items():
-        lines += [f"| {name} | {part} | {told['ratio']:.2f} |" for part, told in parts.items()]
+        lines += [f"| {name} | {part} | {values['ratio']:.2f} |" for part, values in parts.items()]
     return "\n".join(lines)
 
 
 def versus_table(found: dict[str, Any]) -> str:
-    """How many times as long an iteration takes on the plain path."""
+    """Slowdown of an iteration in the reference."""
     lines = [
-        f"| part | s an iteration, dima | s an iteration, plain {found['yardstick']} | times as long |",
+        f"| part | s an iteration, dima | s an iteration, reference {found['yardstick']} | times as long |",
         "|---|---|---|---|",
     ]
     for name, part in found["parts"].items():
@@ -64,8 +64,8 @@ def versus_table(found: dict[str, Any]) -> str:
 
 
 def counts_table(found: dict[str, Any]) -> str:
-    """Operations of a call of each part and of an iteration, counted both ways."""
-    lines = [f"| part, GFLOP a call | dima | plain {found['yardstick']} | times as many |", "|---|---|---|---|"]
+    """Operations of each part and of an iteration, library and reference."""
+    lines = [f"| part, GFLOP a call | dima | reference {found['yardstick']} | times as many |", "|---|---|---|---|"]
     for name, ours in found["parts"][OURS].items():
         both = ours["flops"], found["parts"][PLAIN][name]["flops"]
         lines.append(f"| {name} | {both[0] / 1e9:.4g} | {both[1] / 1e9:.4g} | {both[1] / both[0]:.3f} |")
@@ -77,10 +77,10 @@ def counts_table(found: dict[str, Any]) -> str:
 
 
 def whole_table(found: dict[str, Any]) -> str:
-    """An iteration as it is run, under every setting."""
-    lines = ["| an iteration as it is run | threads | s | plain takes times as long |", "|---|---|---|---|"]
-    for name, told in found.items():
-        lines.append(f"| {name} | {told['threads']} | {told['iteration']:.4g} | {told['ratio']:.2f} |")
+    """Seconds of an iteration under every setting."""
+    lines = ["| an iteration | threads | s | reference takes times as long |", "|---|---|---|---|"]
+    for name, values in found.items():
+        lines.append(f"| {name} | {values['threads']} | {values['iteration']:.4g} | {values['ratio']:.2f} |")
     return "\n".join(lines)
 
 

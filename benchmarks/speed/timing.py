@@ -1,4 +1,4 @@
-"""How calls are timed: repeated, compared ones in turn, by the wall's clock or the processor's; and peak memory."""
+"""Time calls, compared ones in turn; peak memory and peak speed."""
 
 from __future__ import annotations
 

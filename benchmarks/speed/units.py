@@ -1,4 +1,4 @@
-"""The calls a learning iteration is made of, each timed alone, and how often it makes them."""
+"""The calls of a learning iteration, timed one by one, and their number."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dima.world_models.rollout import imagine
 
 UPDATES = ("decoder update", "denoiser update", "reward update")
 SAMPLING = ("sampling for the decoder", "sampling for the denoiser", "sampling for the reward", "sampling of starts")
-KEEPING = (*SAMPLING, "checkpoint", "logging")  # what an iteration spends on neither experience nor learning
+KEEPING = (*SAMPLING, "checkpoint", "logging")  # neither experience nor learning
 METRICS = 40  # numbers in a record of an iteration
 
 
 @dataclass
 class Unit:
-    """One call, and how often an iteration makes it."""
+    """A call, and how often an iteration makes it."""
 
     call: Callable[[], object]
     often: float
@@ -40,41 +40,44 @@ def learning_units(learner: Learner, share: float = 1.0) -> dict[str, Unit]:
     """Gradient steps of each part, imagination and policy update.
 
     Args:
-        learner: the library's or the plain one.
-        share: of a batch's imaginations that a call makes; an iteration makes so many more calls. The work is
-            proportional to it.
+        learner: the library's or the reference.
+        share: of a batch of rollouts that a call makes; an iteration makes so many more calls. The work is proportional
+            to it.
     """
     model, config = learner.world_model, learner.config
     sizes = config.world_model
     assert isinstance(sizes, DimaModelConfig)
     batch = max(1, round(config.imagination_batch * share))
     calls = config.imaginations * config.imagination_batch / batch
-    dreamt: list[Rollout] = []
+    objectives = model.objectives()
+    fitters = model.fitters if isinstance(model, PlainModel) else learner.fitter.fitters  # type: ignore[union-attr]
+    rollouts: list[Rollout] = []
 
     def update(part: str) -> None:
         model.train()
-        model.fitters[part].step(model.losses()[part](learner.replay)[0])
+        objective = objectives[part]
+        fitters[part].step(objective.loss(objective.sample(learner.replay))[0])
         model.eval()
 
-    def dream() -> None:
+    def roll_out() -> None:
         start = learner.replay.gather(learner.replay.recent(batch), model.context - 1, 0)
         roll = plain_imagine if isinstance(model, PlainModel) else imagine
-        dreamt[:] = [roll(model, learner.act, start, config.horizon)]  # type: ignore[arg-type]
+        rollouts[:] = [roll(model, learner.act, start, config.horizon)]  # type: ignore[arg-type]
 
-    def improve() -> None:
-        learner.ppo.update(dreamt[0])
+    def update_policy() -> None:
+        learner.ppo.update(rollouts[0])
 
     return {
         "decoder update": Unit(lambda: update("decoder"), sizes.decoder_fit.updates),
         "denoiser update": Unit(lambda: update("denoiser"), sizes.denoiser_fit.updates),
         "reward update": Unit(lambda: update("reward"), sizes.reward_fit.updates),
-        "imagination": Unit(dream, calls),
-        "policy update": Unit(improve, calls, before=lambda: dreamt or dream()),
+        "imagination": Unit(roll_out, calls),
+        "policy update": Unit(update_policy, calls, before=lambda: rollouts or roll_out()),
     }
 
 
 def sampling_units(learner: ModelBased) -> dict[str, Unit]:
-    """Drawing and gathering every kind of batch; the updates and the imagination do it, too."""
+    """Sampling of every kind of batch, which the updates and the imagination include."""
     replay, config, sizes = learner.replay, learner.config, learner.config.world_model
     assert isinstance(sizes, DimaModelConfig)
     past, length = sizes.denoiser.context, sizes.reward.segment + 1
@@ -101,7 +104,7 @@ def sampling_units(learner: ModelBased) -> dict[str, Unit]:
 
 
 def steps_of_a_iteration(config: TrainConfig, spec: EnvSpec) -> int:
-    """Environment steps that an iteration collects where no episode ends early: whole episodes of every environment."""
+    """Environment steps of an iteration where no episode ends early: whole episodes of every environment."""
     assert isinstance(config.learner, ModelBasedConfig)
     wanted = config.learner.iteration_steps
     together = (config.learner.episode_steps or spec.episode_limit or wanted) * config.envs
@@ -110,7 +113,7 @@ def steps_of_a_iteration(config: TrainConfig, spec: EnvSpec) -> int:
 
 @contextmanager
 def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Iterator[dict[str, Unit]]:
-    """Collection and evaluation in the real environment, checkpoint and log in a folder of their own."""
+    """Collection and evaluation in the real environment, checkpoint and log in a new folder."""
     with ExitStack() as held:
         trainer = held.enter_context(Trainer(small_replay(config), device, Progress()))
         learner = trainer.algorithm

@@ -1,4 +1,4 @@
-"""One learning iteration, the library's against the plain path's, in the same run and interleaved."""
+"""Time a learning iteration of the library against the reference, interleaved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def versus(config: TrainConfig, yardstick: TrainConfig, timing: Timing) -> dict[
 
     Args:
         config: of the run.
-        yardstick: what the plain path computes; the same, or the sizes that the run's are to be compared with.
+        yardstick: settings of the reference: the same, or the sizes to compare with.
         timing: of each part, A B B A, after a call that warms up.
     """
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""A learning iteration as it is run, shortened: the library's under several settings, and the plain path's."""
+"""Time a shortened learning iteration: reference, library, other settings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def shortened(config: TrainConfig, share: float) -> TrainConfig:
 
 
 def learn(learner: ModelBased) -> None:
-    """What follows collection in an iteration."""
+    """An iteration without collection."""
     learner.fit(Progress())
     learner.update_policy(Progress(), 0.0)
 
 
-def learn_plainly(learner: PlainLearner) -> None:
-    """The same on the plain path: one thing after another."""
+def learn_reference(learner: PlainLearner) -> None:
+    """The same in the reference, sequentially."""
     for unit in learning_units(learner).values():
         for _ in range(round(unit.often)):
             unit.call()
@@ -49,15 +49,15 @@ def whole(
 
     Args:
         config: of the run.
-        yardstick: what the plain path computes.
-        settings: changes of the config to time beside it, see :mod:`benchmarks.speed.settings`.
-        threads: of the plain path, and of a setting that does not say.
+        yardstick: settings of the reference.
+        settings: further settings to time, see :mod:`benchmarks.speed.settings`.
+        threads: of the reference, and of settings without ``threads``.
         timing: the share of an iteration, among others.
     """
     calls, own = {}, {}
     torch.manual_seed(config.seed)
     twin = plain(build(shortened(yardstick, timing.share), str(timing.device)))
-    calls[PLAIN], own[PLAIN] = lambda: learn_plainly(twin), threads
+    calls[PLAIN], own[PLAIN] = lambda: learn_reference(twin), threads
     for setting in ["", *settings]:
         changed = shortened(config.override(changes_of(setting)), timing.share)
         torch.manual_seed(config.seed)

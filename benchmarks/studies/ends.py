@@ -1,12 +1,12 @@
-"""Does the model of reward and end foresee ends, or has it learnt those of its replay by heart?
+"""Held-out prediction of terminations and rewards by gradient steps.
 
     dima dataset record mamujoco/ant-4x2 --sources random RUN --steps 40000 --held-out 0.5 --out DATASET
     python -m benchmarks.studies.ends DATASET --out results/ends.json --settings "" reward.next_state=false
 
 Fits the reward model to the recorded episodes, under each of the settings (fields of the world model, ``""``: as the
-preset has them), and now and then asks it about these and about the held-out ones, with the true states: by how much
-its predictions of an end beat the bare rate of ends (1 less the ratio of the log-losses), the share of the ends that it
-tells with more than even odds, the sum of what it tells, and the share of the reward's variance it explains.
+preset has them), and after some numbers of gradient steps predicts these and the held-out episodes from true states.
+Reported: the skill of termination predictions over the base rate (1 minus the ratio of the log-losses), their recall at
+p > 0.5, the expected number of terminations, and the explained variance of the reward.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from benchmarks.speed.settings import changes_of, said
 from dima.datasets.reader import Dataset
 from dima.experience.replay import Replay
+from dima.nn.optim import Fitter
 from dima.runtime.provenance import protocol
 from dima.training.run_config import build_config
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
@@ -32,28 +33,28 @@ from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
 
 @torch.no_grad()
 def judge(model: DimaWorldModel, replay: Replay) -> dict[str, float]:
-    """What the reward model says of every step in store, segment by segment."""
+    """Prediction errors of the reward model on every stored step, segment by segment."""
     length = model.config.reward.segment
     rows = replay.segments(torch.arange(replay.oldest, replay.newest - length, length), length + 1)
     batch = model.segments(rows)
-    told = model.reward(batch.state, batch.action, batch.episode, batch.next_state)
+    predicted = model.reward(batch.state, batch.action, batch.episode, batch.next_state)
     real = batch.terminated[batch.valid].float()
-    end = (1 - told.continuation[batch.valid]).clamp(1e-6, 1 - 1e-6)
-    bare = F.binary_cross_entropy(real.mean().expand_as(real), real)
+    end = (1 - predicted.continuation[batch.valid]).clamp(1e-6, 1 - 1e-6)
+    base_rate = F.binary_cross_entropy(real.mean().expand_as(real), real)
     reward = batch.reward[batch.valid]
     return {
         "ends": real.sum().item(),
-        "skill": (1 - F.binary_cross_entropy(end, real) / bare).item(),
+        "skill": (1 - F.binary_cross_entropy(end, real) / base_rate).item(),
         "recall": ((end > 0.5) & (real > 0)).sum().item() / max(1.0, real.sum().item()),
-        "told": end.sum().item(),
-        "reward": (1 - (told.reward[batch.valid] - reward).square().mean() / reward.var()).item(),
+        "predicted": end.sum().item(),
+        "reward": (1 - (predicted.reward[batch.valid] - reward).square().mean() / reward.var()).item(),
     }
 
 
 def study(
     dataset: Dataset, settings: dict[str, Any], preset: str, updates: Sequence[int], seed: int
 ) -> list[dict[str, Any]]:
-    """The judgements of a reward model after each number of gradient steps."""
+    """Prediction errors after each number of gradient steps, fitted and held out."""
     config = build_config(dataset.task, "dima", preset, {"learner": {"world_model": settings}}).learner.world_model
     assert isinstance(config, DimaModelConfig)
     torch.manual_seed(seed)
@@ -61,12 +62,14 @@ def study(
     train, held_out = dataset.episodes("train"), dataset.episodes("held-out")
     model.update_statistics(train)
     replay, others = (Replay.of(episodes, spec, "cpu", model.visit_counters) for episodes in (train, held_out))
+    objective = model.objectives()["reward"]
+    fitter = Fitter(model.reward, objective.fit)
     found, done = [], 0
     for target in updates:
         model.train()
-        with model.fitters["reward"].fitting():
+        with fitter.fitting():
             for _ in range(target - done):
-                model.fitters["reward"].step(model.losses()["reward"](replay)[0])
+                fitter.step(objective.loss(objective.sample(replay))[0])
         done = target
         model.eval()
         found.append({"updates": done, "fitted": judge(model, replay), "held out": judge(model, others)})
@@ -75,14 +78,14 @@ def study(
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Held-out judgements, a row for each number of gradient steps."""
-    lines = ["| settings | updates | skill | recall | told / real | reward R² |", "|---|---|---|---|---|---|"]
+    """Held-out errors, a row for each number of gradient steps."""
+    lines = ["| settings | updates | skill | recall | predicted / real | reward R² |", "|---|---|---|---|---|---|"]
     for result in results:
         for one in result["course"]:
-            told = one["held out"]
+            errors = one["held out"]
             lines.append(
-                f"| {said(result['settings'])} | {one['updates']} | {told['skill']:.2f} | {told['recall']:.2f} | "
-                f"{told['told']:.0f} / {told['ends']:.0f} | {told['reward']:.3f} |"
+                f"| {said(result['settings'])} | {one['updates']} | {errors['skill']:.2f} | {errors['recall']:.2f} | "
+                f"{errors['predicted']:.0f} / {errors['ends']:.0f} | {errors['reward']:.3f} |"
             )
     return "\n".join(lines)
 
@@ -92,7 +95,7 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, help="folder of `dima dataset record`")
     parser.add_argument("--settings", nargs="+", default=[""], metavar="FIELD=VALUE,...", help="to compare")
     parser.add_argument("--preset", default="small", help="whose sizes to use")
-    parser.add_argument("--updates", nargs="+", type=int, default=[500, 1000, 2000], help="when to ask, rising")
+    parser.add_argument("--updates", nargs="+", type=int, default=[500, 1000, 2000], help="gradient steps, increasing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="a JSON file")

@@ -1,15 +1,14 @@
-"""Which form of the diffusion model foretells best? Every form is fitted to the same recorded episodes.
+"""Held-out prediction error by reveal scheme and action conditioning.
 
     dima dataset record mamujoco/halfcheetah-2x3 --sources random RUN --steps 120000 --episode-steps 500 --out DATASET
     python -m benchmarks.studies.forms DATASET --out results/forms/halfcheetah-2x3 --work runs/forms
 
-``reveal`` (one agent per level, cumulative, all at once) by ``action_path`` (condition, condition and input), the two
-that do best once more with the change as ``target``, and the ensemble of one-step networks as a yardstick, on several
-seeds each. A model is a run of ``dima fit`` under ``--work``,
-without a reward model; what it foretells of the held-out episodes goes into a JSON file under ``--out``. What is there
-already is not done again, so an interrupted study goes on with the same command, and several commands with different
-``--seeds`` or ``--forms`` may share the work.
-Ends with a table over everything under ``--out``.
+Every variant is fitted to the same recorded episodes: ``reveal`` (one agent per level, cumulative, all) by
+``action_path`` (condition, condition and input), the two best ones again with ``target = change``, and the ensemble of
+one-step networks as a baseline, on several seeds each. A model is a run of ``dima fit`` under ``--work``, without a
+reward model; its errors on held-out episodes go into a JSON file under ``--out``. Finished results are kept, so the
+same command continues an interrupted study, and several commands with different ``--seeds`` or ``--forms`` may share
+it. Ends with a table over everything under ``--out``.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from dima.training.run_config import OfflineConfig
 from dima.world_models.base import SequentialReveal, WorldModel
 from dima.world_models.ensemble import EnsembleWorldModel
 
-HORIZON, SHOWN = 50, (1, 15, 20, 50)  # steps of a segment; those that the table shows
+HORIZON, SHOWN = 50, (1, 15, 20, 50)  # steps of a segment; those in the table
 SEGMENTS, ORDERS, ORDER_STEPS = 512, 24, 15
 DIFFUSION = {
     f"{reveal}, {path}": {"reveal": reveal, "action_path": path, "target": "state"}
@@ -55,7 +54,7 @@ DIFFUSION |= {
     f"{form}, change": DIFFUSION[form] | {"target": "change"}
     for form in ("cumulative, condition+input", "all, condition+input")
 }
-ENSEMBLE = {"ensemble, mean": "mean", "ensemble, member": "member"}  # one fit, two ways to foretell
+ENSEMBLE = {"ensemble, mean": "mean", "ensemble, member": "member"}  # one fit, two ways to predict
 FORMS = (*DIFFUSION, *ENSEMBLE)
 KEPT = (STATE, OBSERVATIONS)  # errors of single agents and of parts of the state are not shown
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5 % quantile of Student's t, by number of seeds
@@ -196,9 +195,9 @@ def main() -> int:
             path.write_text(json.dumps(content) + "\n")
             print(f"{path}: {content['error'][STATE][MODEL]['step']['mean'][0]:.3f}", file=sys.stderr)
     results = [json.loads(path.read_text()) for path in sorted(args.out.glob("*-seed*.json"))]
-    told = table(results)
-    (args.out / "table.md").write_text(told + "\n")
-    print(told)
+    text = table(results)
+    (args.out / "table.md").write_text(text + "\n")
+    print(text)
     return 0
 
 

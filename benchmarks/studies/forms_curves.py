@@ -1,8 +1,8 @@
-"""The study of the forms as a picture: error over the horizon of each form, one plot a task.
+"""Plot the error over the horizon of every variant of :mod:`benchmarks.studies.forms`.
 
     python -m benchmarks.studies.forms_curves results/forms/halfcheetah-2x3 results/forms/ant-4x2 --out docs/forms.png
 
-Colour tells what a level sees, the pattern where actions enter; a band spans the seeds.
+One plot for each task; colours are reveal schemes, dashes are action paths, a band spans the seeds.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What an imagined step costs as the team grows, and what it costs in error to reveal several agents at once.
+"""Time and error of an imagined step by team size and reveal groups.
 
-    python -m benchmarks.studies.growth --settings "" denoiser.agents_at_once=5 --out results/speed/growth
-    python -m benchmarks.studies.growth --settings "" denoiser.agents_at_once=5 --runs RUN... --out results/speed/growth
+    python -m benchmarks.studies.growth --settings "" denoiser.group_size=5 --out results/speed/growth
+    python -m benchmarks.studies.growth --settings "" denoiser.group_size=5 --runs RUN... --out results/speed/growth
 
 Without ``--runs``: time of an imagined step of a batch for teams of 2 to 32, on a swimmer of always 64 segments
 (``mamujoco/manysegmentswimmer-NxM``) and on the synthetic ``toy/linear``, whose state does not grow at all; random
 data, full sizes of a preset. With them: the held-out error of world models that ``dima fit`` made, as they are and
-asked under other settings, which change neither weights nor training. A setting is written ``field=value,...``,
+under other settings, which change neither weights nor training. A setting is written ``field=value,...``,
 fields as in the world model's config; "" is none.
 """
 
@@ -60,7 +60,7 @@ def times(
         for setting in settings:
             torch.manual_seed(seed)
             learner = build(config_of(family, count, preset, setting, seed), str(timing.device))
-            calls[f"{count} {setting}"] = call = _dream(learner, batch)
+            calls[f"{count} {setting}"] = call = _rollout(learner, batch)
             with Counter() as counter:
                 call()
             row = {"family": family, "agents": count, "setting": setting, "state": learner.spec.state_dim}
@@ -69,7 +69,7 @@ def times(
     return [row | {"seconds": median(seconds[f"{row['agents']} {row['setting']}"]) / STEPS} for row in rows]
 
 
-def _dream(learner: ModelBased, batch: int) -> Any:
+def _rollout(learner: ModelBased, batch: int) -> Any:
     start = learner.replay.gather(learner.replay.recent(batch), learner.world_model.context - 1, 0)
     return lambda: imagine(learner.world_model, learner.act, start, STEPS)
 
@@ -86,15 +86,15 @@ def errors(run: Path, settings: list[str], device: torch.device) -> list[dict[st
     for setting in settings:
         changed = model.config.override(changes_of(setting)).build(dataset.spec).to(device).eval()
         changed.load_state_dict(model.state_dict())
-        told = held_out.errors(changed)
+        measured = held_out.errors(changed)
         facts = {"run": run.name, "agents": dataset.spec.n_agents, "setting": setting}
-        facts |= {"seed": config.seed, "at_once": model.config.denoiser.agents_at_once}
-        found.append(facts | {name: told[name] for name in ("state_1", f"state_{HORIZON}", "still_1")})
+        facts |= {"seed": config.seed, "group_size": model.config.denoiser.group_size}
+        found.append(facts | {name: measured[name] for name in ("state_1", f"state_{HORIZON}", "still_1")})
     return found
 
 
 def times_table(rows: list[dict[str, Any]]) -> str:
-    """Times by team, beside those of two agents with the preset's own settings."""
+    """Times by team, and relative to two agents with the preset's own settings."""
     lines = ["| task | agents | setting | ms a step | GFLOP | times a team of two |", "|---|---|---|---|---|---|"]
     for row in rows:
         first = next(r for r in rows if r["family"] == row["family"])
@@ -108,8 +108,8 @@ def errors_table(rows: list[dict[str, Any]]) -> str:
     """Errors by model and setting."""
     lines = ["| model | agents | setting | state, step 1 | state, step 15 |", "|---|---|---|---|---|"]
     for row in rows:
-        told = [f"{row[name]:.4f}" for name in ("state_1", f"state_{HORIZON}")]
-        lines.append(f"| {row['run']} | {row['agents']} | {said(row['setting'])} | {told[0]} | {told[1]} |")
+        cells = [f"{row[name]:.4f}" for name in ("state_1", f"state_{HORIZON}")]
+        lines.append(f"| {row['run']} | {row['agents']} | {said(row['setting'])} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
 
@@ -118,15 +118,15 @@ def main() -> int:
     parser.add_argument("--settings", nargs="+", default=[""], help="settings to compare")
     parser.add_argument("--agents", nargs="+", type=int, default=list(AGENTS), help="teams to time")
     parser.add_argument("--families", nargs="+", default=[SWIMMER, LINEAR], choices=(SWIMMER, LINEAR))
-    parser.add_argument("--runs", nargs="+", type=Path, help="runs of `dima fit`: ask for errors in place of times")
+    parser.add_argument("--runs", nargs="+", type=Path, help="runs of `dima fit`: measure errors in place of times")
     parser.add_argument("--preset", default="small", help="whose sizes to time")
-    parser.add_argument("--batch", type=int, default=600, help="imaginations in a step")
+    parser.add_argument("--batch", type=int, default=600, help="rollouts in a step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: of this process alone, on a busy machine")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's own choice")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("results/speed/growth"), help="folder for what was found")
+    parser.add_argument("--out", type=Path, default=Path("results/speed/growth"), help="folder for results")
     args = parser.parse_args()
     device = pick_device(args.device)
     if args.threads:
@@ -139,14 +139,14 @@ def main() -> int:
         timing = Timing(device, args.repeats, clock=args.clock)
         for family in args.families:
             rows += times(family, args.agents, args.settings, args.preset, args.batch, args.seed, timing)
-    told = errors_table(rows) if args.runs else times_table(rows)
+    table = errors_table(rows) if args.runs else times_table(rows)
     facts = {"command": shlex.join(["python", "-m", "benchmarks.studies.growth", *sys.argv[1:]])}
     facts |= {"protocol": protocol(str(device)), "preset": args.preset, "threads": torch.get_num_threads()}
     path = args.out / ("errors.json" if args.runs else f"times-{args.preset}-{device.type}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(told + "\n")
-    print(told)
+    path.with_suffix(".md").write_text(table + "\n")
+    print(table)
     return 0
 
 

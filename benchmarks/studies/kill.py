@@ -1,4 +1,4 @@
-"""Kill a small run at random moments, resume it each time, compare its end with that of the uninterrupted run.
+"""Compare a run killed at random times and resumed with an uninterrupted one.
 
     python -m benchmarks.studies.kill [--kills 20] [--seed 0] [--out results/kill]
 
@@ -104,12 +104,12 @@ def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
     """Start the run, SIGKILL it after each delay, in turn.
 
     Returns:
-        For each kill, the delay and the iterations finished by then; fewer than asked for when the run came to its end.
+        For each kill, the delay and the iterations finished by then; fewer where the run finished.
 
     Raises:
         RuntimeError: the run failed.
     """
-    told = []
+    killed = []
     for delay in delays:
         process = start(config)
         process.join(delay)
@@ -119,8 +119,8 @@ def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
             raise RuntimeError(f"{config.folder}: exit code {process.exitcode} instead of a kill after {delay:.2f} s")
         process.kill()
         process.join()
-        told.append({"seconds": round(delay, 3), "iterations": iterations(config.folder)})
-    return told
+        killed.append({"seconds": round(delay, 3), "iterations": iterations(config.folder)})
+    return killed
 
 
 def iterations(folder: Path) -> int:
@@ -173,7 +173,7 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
     seconds = finish(whole)
     count = iterations(whole.folder)
     moments = random.Random(seed)  # any time within start-up and the next iteration or two
-    told = kill(broken, [moments.uniform(0, 0.3 + 2.5 * seconds / count) for _ in range(kills)])
+    killed = kill(broken, [moments.uniform(0, 0.3 + 2.5 * seconds / count) for _ in range(kills)])
     finish(broken)
     expected, got = contents(whole.folder), contents(broken.folder)
     return {
@@ -182,7 +182,7 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
         "steps": whole.steps,
         "iterations": count,
         "undisturbed_seconds": round(seconds, 2),
-        "kills": told,
+        "kills": killed,
         "compared": {"tensors": sum(isinstance(v, Tensor) for v in got.values()), "records": len(got["metrics"])},
         "differences": differences(expected, got),
     }

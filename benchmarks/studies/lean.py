@@ -1,14 +1,14 @@
-"""How small may the networks be? Every size is fitted to the same recorded episodes and foretells held-out ones.
+"""Held-out prediction error by network size.
 
     python -m benchmarks.studies.lean DATASET --out results/lean/halfcheetah-2x3 --work runs/lean
     python -m benchmarks.studies.lean DATASET --part reward --out results/lean/halfcheetah-2x3 --work runs/lean
 
-``denoiser`` sweeps the action Perceiver (latents x width x depth) under the published U-Net and schedule and asks for
-the error of the state after 1 and 15 steps; ``reward`` sweeps the reward model (width x layers x layers over agents)
-and asks for the error of the reward along real states. A model is a run of ``dima fit`` under ``--work``; what it
-foretells goes into a JSON file under ``--out``. What is there is not done again, and what another process works at is
-left to it: the same command may be started several times, on several machines that share the folders. Ends with a
-table.
+Every size is fitted to the same recorded episodes. ``denoiser`` sweeps the action Perceiver (latents x width x depth)
+under the published U-Net and schedule and measures the state error after 1 and 15 steps; ``reward`` sweeps the reward
+model (width x layers x layers over agents) and measures the reward error along real states. A model is a run of ``dima
+fit`` under ``--work``; its errors go into a JSON file under ``--out``. Finished results are kept, and those that
+another process is computing are skipped: the same command may be started several times, on several machines that share
+the folders. Ends with a table.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MEASURES = {"denoiser": ("state_1", f"state_{HORIZON}"), "reward": ("reward", "c
 
 
 def size_of(part: str, size: str) -> dict[str, int]:
-    """The settings that a size stands for."""
+    """The settings of a size."""
     width, one, two = map(int, size.split("x"))
     if part == "reward":
         return {"dim": width, "layers": one, "action_layers": two}
@@ -63,7 +63,7 @@ def size_of(part: str, size: str) -> dict[str, int]:
 
 
 def config_of(part: str, size: str, seed: int, args: argparse.Namespace) -> OfflineConfig:
-    """The run that fits a size; only the part in question is fitted."""
+    """The run that fits one part of a size."""
     fits: dict[str, Any] = {"updates": args.updates}
     fits |= {name: value for name in ("batch", "lr", "warmup") if (value := getattr(args, name)) is not None}
     model: dict[str, Any] = {f"{name}_fit": {"updates": 0} for name in ("denoiser", "reward", "decoder")}
@@ -78,7 +78,7 @@ def config_of(part: str, size: str, seed: int, args: argparse.Namespace) -> Offl
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process may do what the folder stands for: no other one is at it."""
+    """Whether this process holds the folder's lock."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FolderLock(folder)
@@ -92,7 +92,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 
 def judge(part: str, model: DimaWorldModel, dataset: Dataset, run: Path) -> dict[str, Any]:
-    """The held-out errors of a fitted size, and what it costs."""
+    """Held-out errors and costs of a fitted size."""
     if part == "reward":
         errors = reward_errors(model, dataset)
     else:
@@ -106,18 +106,18 @@ def judge(part: str, model: DimaWorldModel, dataset: Dataset, run: Path) -> dict
 @torch.no_grad()
 def reward_errors(model: DimaWorldModel, dataset: Dataset) -> dict[str, float]:
     """Along real held-out states: mean absolute error of a step's reward in standard deviations, its explained share,
-    and the negative log-likelihood of going on."""
+    and the negative log-likelihood of continuation."""
     replay = Replay.of(dataset.episodes("held-out"), model.spec, "cpu")
     length = model.config.reward.segment
     rows = replay.segments(torch.arange(0, replay.newest - length, length), length + 1)
     state, now = model.state_scale.normalize(rows.state), rows[:, :-1]
-    told = model.reward(state[:, :-1], clip_action(now.action, model.spec), now.episode, state[:, 1:])
-    real, gap = now.reward[now.acted].double(), (told.reward - now.reward)[now.acted].double()
-    going_on = F.binary_cross_entropy(told.continuation[now.acted], (~now.terminated[now.acted]).float())
+    predicted = model.reward(state[:, :-1], clip_action(now.action, model.spec), now.episode, state[:, 1:])
+    real, gap = now.reward[now.acted].double(), (predicted.reward - now.reward)[now.acted].double()
+    continuation = F.binary_cross_entropy(predicted.continuation[now.acted], (~now.terminated[now.acted]).float())
     return {
         "reward": float(gap.abs().mean() / real.std()),
         "explained": float(1 - gap.square().mean() / real.var()),
-        "continuation": float(going_on),
+        "continuation": float(continuation),
     }
 
 
@@ -129,7 +129,8 @@ def flops(part: str, model: DimaWorldModel) -> dict[str, float]:
     with torch.no_grad(), Counter() as step:
         model.observe(model.step(model.start(start), start.action[:, -1]).latent)
     with Counter() as update:
-        model.losses()[part](replay)[0].backward()
+        objective = model.objectives()[part]
+        objective.loss(objective.sample(replay))[0].backward()
     return {"flops_step": step.flops / 8, "flops_update": update.flops}
 
 
@@ -200,9 +201,9 @@ def main() -> int:
                 path.write_text(json.dumps(content) + "\n")
                 print(f"{path}: {content['errors']}", file=sys.stderr)
     results = [json.loads(path.read_text()) for path in sorted(args.out.glob("*-seed*.json"))]
-    told = table(results)
-    (args.out / "table.md").write_text(told + "\n")
-    print(told)
+    text = table(results)
+    (args.out / "table.md").write_text(text + "\n")
+    print(text)
     return 0
 
 

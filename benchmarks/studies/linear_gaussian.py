@@ -1,12 +1,13 @@
-"""Does the sampler draw from the right distribution? Proof on a world whose transitions have a closed form.
+"""Samples and ELBO against closed forms on a linear-Gaussian environment.
 
 On ``toy/linear`` the next state is Gaussian with known mean and covariance. A small denoiser is trained on random play,
 then its samples are compared with the closed form, and the bound of DIMA's theorem 2 with the exact log-likelihood:
 
     python benchmarks/studies/linear_gaussian.py --out results/linear_gaussian
 
-Two forms are trained: ``exact`` (cumulative reveal, no noise floor, levels after the last reveal, Heun), which should
-meet the closed form, and ``published`` (one agent per level, noise floor 0.3, Euler, 2 levels an agent), which cannot.
+Two settings are trained: ``exact`` (cumulative reveal, no noise floor, levels after the last reveal, Heun), which
+should meet the closed form, and ``published`` (one agent per level, noise floor 0.3, Euler, 2 levels per agent), which
+cannot.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from dima.nn.optim import Fitter
 from dima.world_models.dima.denoiser import Context
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
 
-SMALL: dict[str, Any] = {  # sizes of both forms
+SMALL: dict[str, Any] = {  # sizes of both
     "denoiser": {
         "context": 1,
         "rollout": 1,
@@ -92,7 +93,7 @@ def collect(steps: int, seed: int) -> list[Episode]:
 
 
 def fit(model: DimaWorldModel, episodes: list[Episode], updates: int, evaluations: int) -> Iterator[int]:
-    """Train the denoiser, its learning rate falling to zero along a cosine; pauses often at first, then less."""
+    """Train the denoiser with a cosine learning rate; yields at the evaluations, denser at first."""
     replay = Replay(ReplayConfig(capacity=10**6, recent_share=0.25), model.spec, "cpu", model.visit_counters)
     for episode in episodes:
         replay.add(episode)
@@ -120,7 +121,7 @@ def transitions(episodes: list[Episode], count: int) -> tuple[Tensor, Tensor, Te
 
 
 def as_context(model: DimaWorldModel, state: Tensor, action: Tensor) -> Context:
-    """What the denoiser knows of single transitions."""
+    """The denoiser's context of single transitions."""
     return Context(model.scale_state(state)[:, None], action[:, None], torch.ones(len(state), 1, dtype=torch.bool))
 
 
@@ -164,7 +165,7 @@ def log_likelihood(world: Linear, state: Tensor, action: Tensor, after: Tensor) 
 
 
 def run(form: str, *, steps: int, updates: int, evaluations: int, draws: int, seed: int) -> dict[str, Any]:
-    """Train one form; measure it along the way."""
+    """Train one of the ``FORMS``, with evaluations along the way."""
     torch.manual_seed(seed)
     world, began = Linear(), time.perf_counter()
     model = build(form, world)

@@ -1,9 +1,9 @@
-"""The same recorded episodes with the robot's joints divided among its agents in another way.
+"""Replay recorded episodes with the robot's joints divided among other agents.
 
     python -m benchmarks.studies.repartition DATASET mamujoco/halfcheetah-6x1 --out OTHER
 
 Every episode is played again in the other task, from its seed and with the same torques, so that models of teams of
-different sizes can be compared on one course of events. The split into training and held-out episodes stays the same.
+different sizes can be compared on the same trajectories. The split into training and held-out episodes stays the same.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Are a diffusion's draws as wide as they err, and do its forecasts still reach the ends of episodes?
+"""Calibration of sampled futures, and predicted terminations.
 
     dima dataset record mamujoco/ant-4x2 --sources random RUN --steps 120000 --held-out 0.17 --out DATASET
     python -m benchmarks.studies.spread DATASET --out results/spread.json --settings "" denoiser.sigma_offset=0
 
 Fits denoiser and reward model to the recorded steps under each of the settings (fields of the world model, ``""``: as
-the preset has them), draws several futures from held-out states under the real actions, and tells for some horizons,
-over all state features in standard deviations: the error of one draw and of the draws' mean, the draws' spread by the
-mean's root mean squared error (1 is right), the share of truths between the draws' lowest and highest; and how many
-ends the forecasts tell where how many happened.
+the preset has them), samples several futures from held-out states under the real actions, and reports for some
+horizons, over all state features in standard deviations: the error of one sample and of the samples' mean, the
+spread-skill ratio (1 is calibrated), the coverage of the samples' range; and the expected against the real number of
+terminations.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.training.run_config import build_config
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import forecast
 
-STEPS = (1, 5, 10, 15)  # horizons that are told
+STEPS = (1, 5, 10, 15)  # horizons of the table
 
 
 @torch.no_grad()
 def judge(model: DimaWorldModel, replay: Replay, starts: int, draws: int) -> dict[str, Any]:
-    """Compare draws from random steps in store with what happened."""
+    """Compare samples from random stored steps with the real future."""
     horizon = max(STEPS)
     anchor = replay.recent(starts)
     start, real = replay.gather(anchor, model.context - 1, 0), replay.gather(anchor, 0, horizon)
-    told = [forecast(model, start, real.action[:, :horizon]) for _ in range(draws)]
+    forecasts = [forecast(model, start, real.action[:, :horizon]) for _ in range(draws)]
     scale = model.state_scale.scale
-    drawn, truth = torch.stack([one.state for one in told]) / scale, real.state / scale
+    drawn, truth = torch.stack([one.state for one in forecasts]) / scale, real.state / scale
     rows = {}
     for step in STEPS:
         here = real.valid[:, step]
@@ -58,12 +59,12 @@ def judge(model: DimaWorldModel, replay: Replay, starts: int, draws: int) -> dic
             "inside": inside.float().mean().item(),
         }
     acted = real.acted[:, :horizon]
-    ends = torch.stack([(1 - one.continuation) * acted for one in told]).sum((1, 2)).mean().item()
-    return {"steps": rows, "told": ends, "ends": (real.terminated[:, :horizon] & acted).sum().item()}
+    ends = torch.stack([(1 - one.continuation) * acted for one in forecasts]).sum((1, 2)).mean().item()
+    return {"steps": rows, "predicted": ends, "ends": (real.terminated[:, :horizon] & acted).sum().item()}
 
 
 def study(dataset: Dataset, settings: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Fit under these settings, then judge on held-out episodes."""
+    """Fit under these settings, then forecast held-out episodes."""
     fits = {name: {"updates": args.updates} for name in ("denoiser_fit", "reward_fit")} | {
         "decoder_fit": {"updates": 0}
     }
@@ -75,17 +76,17 @@ def study(dataset: Dataset, settings: dict[str, Any], args: argparse.Namespace) 
     train, held_out = dataset.episodes("train"), dataset.episodes("held-out")
     model.update_statistics(train)
     replay, others = (Replay.of(episodes, dataset.spec, "cpu", model.visit_counters) for episodes in (train, held_out))
-    model.fit(replay, Progress())
+    WorldModelFitter(model).fit(replay, Progress())
     torch.manual_seed(args.seed)
     return judge(model, others, args.starts, args.draws)
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """A row for each of the settings and horizons."""
-    head = "| settings | step | one draw | draws' mean | spread by error | truths inside | ends told / real |"
+    head = "| settings | step | one sample | samples' mean | spread/skill | coverage | ends predicted / real |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for result in results:
-        ends = f"{result['told']:.0f} / {result['ends']:.0f}"
+        ends = f"{result['predicted']:.0f} / {result['ends']:.0f}"
         for step, row in result["steps"].items():
             lines.append(
                 f"| {result['settings']} | {step} | {row['draw']:.3f} | {row['mean']:.3f} | {row['spread']:.2f} | "
@@ -101,11 +102,11 @@ def main() -> int:
     parser.add_argument("--settings", nargs="+", default=[""], metavar="FIELD=VALUE,...", help="of the world model")
     parser.add_argument("--preset", default="small", help="of the algorithm dima")
     parser.add_argument("--updates", type=int, default=1_500, help="gradient steps of denoiser and reward model")
-    parser.add_argument("--starts", type=int, default=1_000, help="held-out steps that forecasts begin at")
-    parser.add_argument("--draws", type=int, default=9, help="futures of each")
+    parser.add_argument("--starts", type=int, default=1_000, help="held-out steps that forecasts start from")
+    parser.add_argument("--draws", type=int, default=9, help="sampled futures of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; a table goes beside it")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; a table is written next to it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     dataset, results = Dataset.open(args.dataset), []

@@ -1,4 +1,4 @@
-"""The study of ends: what it writes, and that its numbers mean what it says."""
+"""The study of termination prediction: its output, and its measures on known predictions."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def dataset(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_setting_has_its_course(dataset: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_each_setting_has_results(dataset: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     out = tmp_path / "out" / "ends.json"
     given = [str(dataset), "--preset", "debug", "--updates", "1", "2", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["ends", *given, "--settings", "", "reward.next_state=true"])
     assert ends.main() == 0
-    told = json.loads(out.read_text())
-    assert [one["settings"] for one in told["results"]] == ["", "reward.next_state=true"]
-    assert [at["updates"] for at in told["results"][0]["course"]] == [1, 2]
+    written = json.loads(out.read_text())
+    assert [one["settings"] for one in written["results"]] == ["", "reward.next_state=true"]
+    assert [at["updates"] for at in written["results"][0]["course"]] == [1, 2]
     shown = capsys.readouterr().out
-    assert "| as it is | 2 |" in shown and "| reward.next_state=true | 1 |" in shown
+    assert "| default | 2 |" in shown and "| reward.next_state=true | 1 |" in shown
 
 
-def test_who_knows_has_all_the_skill_and_who_knows_the_rate_has_none(dataset: Path, monkeypatch) -> None:
+def test_skill_is_one_for_the_truth_and_zero_for_the_base_rate(dataset: Path, monkeypatch) -> None:
     data = Dataset.open(dataset)
     config = build_config(data.task, "dima", "debug").learner.world_model  # type: ignore[attr-defined]
     model = config.build(data.spec).eval()
@@ -50,12 +50,12 @@ def test_who_knows_has_all_the_skill_and_who_knows_the_rate_has_none(dataset: Pa
     rate = batch.terminated[batch.valid].float().mean()
     assert 0 < rate < 1
 
-    def told(continuation: torch.Tensor) -> dict[str, float]:
+    def judged(continuation: torch.Tensor) -> dict[str, float]:
         monkeypatch.setattr(type(model.reward), "forward", lambda *_: Prediction(batch.reward, continuation, None))
         return ends.judge(model, replay)
 
-    knowing = told((~batch.terminated).float())
-    assert knowing["skill"] == pytest.approx(1, abs=1e-3) and knowing["recall"] == 1 and knowing["reward"] == 1
-    assert knowing["told"] == pytest.approx(knowing["ends"], abs=0.01)
-    ignorant = told((1 - rate).expand(batch.reward.shape))
-    assert ignorant["skill"] == pytest.approx(0, abs=1e-5) and ignorant["recall"] == 0
+    perfect = judged((~batch.terminated).float())
+    assert perfect["skill"] == pytest.approx(1, abs=1e-3) and perfect["recall"] == 1 and perfect["reward"] == 1
+    assert perfect["predicted"] == pytest.approx(perfect["ends"], abs=0.01)
+    base_rate = judged((1 - rate).expand(batch.reward.shape))
+    assert base_rate["skill"] == pytest.approx(0, abs=1e-5) and base_rate["recall"] == 0

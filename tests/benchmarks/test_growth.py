@@ -1,4 +1,4 @@
-"""The cost of a growing team: tasks of every size, operations that grow as they should, errors that can be compared."""
+"""Time and error by team size: tasks, operation counts, the command."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_settings_as_written() -> None:
         changes_of("order")
 
 
-def test_levels_and_agents_make_a_step_dearer() -> None:
+def test_a_step_costs_more_with_more_levels_and_agents() -> None:
     settings = [f"sampler.levels_per_agent={levels}" for levels in (1, 3, 0)]
     one, more, two = growth.times(growth.LINEAR, [2], settings, "debug", 6, 0, Timing(CPU, 1))
     assert one["flops"] < two["flops"] < more["flops"]  # a team of two gets two levels each
@@ -51,18 +51,18 @@ def test_levels_and_agents_make_a_step_dearer() -> None:
     assert "| toy/linear | 5 | sampler.levels_per_agent=1 | 3000 |" in told and "| 3.00 |" in told
 
 
-def test_agents_revealed_together_save_work() -> None:
-    settings = ["", "denoiser.agents_at_once=3"]
+def test_larger_groups_cost_less() -> None:
+    settings = ["", "denoiser.group_size=3"]
     apart, together = growth.times(growth.LINEAR, [6], settings, "debug", 6, 0, Timing(CPU, 1))
     assert together["flops"] < apart["flops"]
 
 
-def test_a_fitted_model_is_asked_under_other_settings(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_errors_of_a_fitted_model_under_other_settings(tmp_path: Path, monkeypatch, capsys) -> None:
     request = {"out": str(tmp_path / "data"), "steps": 240, "env": {"n_agents": 3}}
     record(record_config("toy/linear").override(request))
     changes = {"run": str(tmp_path / "run"), "iterations": 1, "tensorboard": False}
     fit(fit_config(tmp_path / "data", "dima", "debug", changes))
-    settings = ["", "sampler.levels_per_agent=4", "sampler.levels_per_agent=1", "denoiser.agents_at_once=3"]
+    settings = ["", "sampler.levels_per_agent=4", "sampler.levels_per_agent=1", "denoiser.group_size=3"]
     given = ["--runs", str(tmp_path / "run"), "--settings", *settings]
     monkeypatch.setattr("sys.argv", ["growth", *given, "--device", "cpu", "--out", str(tmp_path / "out")])
     assert growth.main() == 0

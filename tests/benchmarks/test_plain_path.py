@@ -1,13 +1,11 @@
-"""The library's networks, losses and imagination give the plain path's numbers, to rounding, under the same seed.
-
-Every exact optimisation is held to this: a change of the library's own computation must not move its results.
-"""
+"""The library's losses, gradients and rollouts equal the reference's, to rounding, under the same seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +17,12 @@ from dima.data import EnvSpec, Rollout, View
 from dima.experience.replay import Replay, ReplayConfig
 from dima.nn.optim import FitConfig
 from dima.policies.actors import ActorConfig
+from dima.world_models.base import Objective
 from dima.world_models.dima.action_encoder import ActionEncoderConfig
 from dima.world_models.dima.denoiser import DenoiserConfig
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
 from dima.world_models.dima.reward_termination import RewardTerminationConfig
+from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import imagine
 from tests.world_models.conftest import draw_actions, draw_episodes
 
@@ -49,7 +49,7 @@ SMALL = replace(
 )
 JOINT = replace(PUBLISHED, denoiser=replace(DENOISER, reveal="all"))
 FORMS = {"published": PUBLISHED, "small": SMALL, "joint": JOINT}
-HORIZON = 8  # longer than the reward model's memory, so that it begins anew
+HORIZON = 8  # longer than the reward model's memory
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}  # float32 through some dozen layers
 
 
@@ -60,7 +60,7 @@ def team(agents: int, discrete: bool) -> EnvSpec:
 
 
 def stirred(config: DimaModelConfig, spec: EnvSpec) -> tuple[DimaWorldModel, Replay]:
-    """A world model none of whose weights is zero, that knows the spread of some random experience."""
+    """A world model without zero weights, with the statistics of random experience."""
     torch.manual_seed(3)
     model = config.build(spec)
     with torch.no_grad():
@@ -80,7 +80,7 @@ every_case = pytest.mark.parametrize(("form", "agents", "discrete"), CASES)
 
 
 def twice(seed: int, *calls: Callable[[], Tensor]) -> list[Tensor]:
-    """What each call returns when all start from the same random state."""
+    """The result of each call under the same random state."""
     found = []
     for call in calls:
         torch.manual_seed(seed)
@@ -93,8 +93,8 @@ def test_losses_and_gradients(form: str, agents: int, discrete: bool) -> None:
     model, replay = stirred(FORMS[form], team(agents, discrete))
     plain = PlainModel(model)
     for name in ("denoiser", "reward", "decoder"):
-        ours, theirs = (m.losses()[name] for m in (model, plain))
-        one, other = twice(5, lambda f=ours: f(replay)[0], lambda f=theirs: f(_again(replay))[0])
+        ours, theirs = (m.objectives()[name] for m in (model, plain))
+        one, other = twice(5, lambda f=ours: _loss(f, replay), lambda f=theirs: _loss(f, _unvisited(replay)))
         torch.testing.assert_close(one, other, **CLOSE)
         one.backward()
         other.backward()
@@ -110,17 +110,18 @@ def test_losses_and_gradients(form: str, agents: int, discrete: bool) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradient_steps(form: str) -> None:
-    """After some updates of every part, both models still foretell the same."""
+    """After some updates of every part rollouts are still the same."""
     spec = team(4, False)
     model, replay = stirred(FORMS[form], spec)
     plain = PlainModel(model)
-    for m in (model, plain):
+    both: list[tuple[Any, Any]] = [(model, WorldModelFitter(model).fitters), (plain, plain.fitters)]
+    for m, fitters in both:
         torch.manual_seed(2)
-        _again(replay)
+        _unvisited(replay)
         m.train()
         for name in ("decoder", "denoiser", "reward"):
             for _ in range(4):
-                m.fitters[name].step(m.losses()[name](replay)[0])
+                fitters[name].step(_loss(m.objectives()[name], replay))
         m.eval()
     assert isinstance(plain.fitters["denoiser"], PlainFitter)
     _compare(model, plain, replay, spec, rtol=5e-3, atol=2e-3)
@@ -161,14 +162,18 @@ def _act(ppo: PPO, view: View) -> tuple[Tensor, Tensor]:
     return ppo.act(view.obs, view.action_mask)
 
 
-def _again(replay: Replay) -> Replay:
-    """The same experience, no row of which was visited yet."""
+def _loss(objective: Objective, replay: Replay) -> Tensor:
+    return objective.loss(objective.sample(replay))[0]
+
+
+def _unvisited(replay: Replay) -> Replay:
+    """The same experience with visit counts of zero."""
     for visits in replay.visits.values():
         visits.zero_()
     return replay
 
 
-def test_the_yardstick_samples_as_published_only() -> None:
+def test_the_reference_samples_as_published_only() -> None:
     spec = team(2, False)
     model, replay = stirred(PUBLISHED.override({"sampler": {"solver": "heun"}}), spec)
     plain = PlainModel(model)

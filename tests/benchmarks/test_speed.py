@@ -1,4 +1,4 @@
-"""The benchmark: operations against counts by hand, sums that add up, what it leaves behind; no clock is asserted."""
+"""The speed benchmark: operation counts, sums, switches, output; no clock is asserted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.speed.learners import build, plain
 from benchmarks.speed.parts import measure
 from benchmarks.speed.plain.layers import PlainAttention
 from benchmarks.speed.plain.model import PlainFitter
-from benchmarks.speed.plain.unet import PlainUNet
 from benchmarks.speed.switches import SWITCHES, switched
 from benchmarks.speed.tables import counts_table, parts_table, switches_table, versus_table, whole_table
 from benchmarks.speed.timing import Timing, ceiling, peak_memory, ratio
 from benchmarks.speed.units import KEEPING, learning_units, steps_of_a_iteration
 from benchmarks.speed.versus import versus
-from benchmarks.speed.whole import learn, learn_plainly, shortened, whole
+from benchmarks.speed.whole import learn, learn_reference, shortened, whole
 from dima.nn.attention import Attention
+from dima.world_models.dima.unet import TemporalUNet
 from dima.world_models.rollout import imagine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +50,7 @@ def test_a_decoder_update_is_counted_as_by_hand(measured) -> None:
     assert part["ceiling"] == part["flops"] / part["seconds"] / 1e10
 
 
-def test_a_iteration_is_the_sum_of_its_parts_times_how_often_they_come(measured) -> None:
+def test_an_iteration_is_the_sum_of_its_parts(measured) -> None:
     often = {"decoder update": 7, "denoiser update": 4, "reward update": 4, "imagination": 4, "policy update": 4}
     assert often.items() <= measured["often"].items()  # two imaginations an iteration, half a batch a call
     alone = [name for name in measured["often"] if not name.startswith("sampling")]
@@ -63,7 +63,7 @@ def test_a_iteration_is_the_sum_of_its_parts_times_how_often_they_come(measured)
     assert measured["parts"]["checkpoint"]["seconds"] > 0 < measured["parts"]["evaluation"]["seconds"]
 
 
-def test_the_imagination_is_the_sum_of_what_works_in_it(measured) -> None:
+def test_the_imagination_is_the_sum_of_its_components(measured) -> None:
     inside = measured["inside"]
     assert sum(cost["flops"] for cost in inside.values()) == measured["parts"]["imagination"]["flops"]
     assert sum(cost["share"] for cost in inside.values()) == pytest.approx(1)
@@ -73,7 +73,7 @@ def test_the_imagination_is_the_sum_of_what_works_in_it(measured) -> None:
     assert all(name in told for name in [*measured["parts"], *inside, "an iteration"])
 
 
-def test_a_iteration_collects_whole_episodes_of_every_environment(tiny) -> None:
+def test_an_iteration_collects_whole_episodes_of_every_environment(tiny) -> None:
     config = tiny(envs=4)
     spec = build(config).spec
     assert steps_of_a_iteration(config, spec) == 120  # 60 wanted, an episode has 30 steps
@@ -87,7 +87,7 @@ def test_half_a_batch_is_half_the_work(config) -> None:
         with Counter() as count:
             units["imagination"].call()
         counts.append(count.flops * units["imagination"].often)
-    assert counts[0] == pytest.approx(counts[1], rel=0.05)  # what is laid out once a call is not halved
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)  # preparing the weights once a call is not halved
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -105,8 +105,8 @@ def test_attention_on_the_cpu_is_counted_forward_and_backward(masked: bool) -> N
     assert backward.flops in (4 * product, 5 * product)
 
 
-def test_operations_are_counted_without_doing_them(config) -> None:
-    """As many as a counter sees at work, on both paths."""
+def test_operations_are_counted_without_computing(config) -> None:
+    """As many as are counted while computing, in library and reference."""
     found = counts(config, config)
     learner = build(config)
     for side, one in (("dima", learner), ("plain", plain(learner))):
@@ -122,7 +122,7 @@ def test_operations_are_counted_without_doing_them(config) -> None:
                 with Counter() as observing:
                     learner.world_model.observe(learner.world_model.start(rows_of(learner)))
                 policy = (acting.flops - observing.flops) * config.learner.horizon
-            # the CPU's attention makes its weights once more on the way back
+            # the CPU's attention computes its weights again in the backward pass
             assert told["flops"] == pytest.approx(count.flops - policy, rel=2e-3), (side, name)
             assert told["often"] == units[name].often
     assert "an iteration, TFLOP" in counts_table(found)
@@ -132,30 +132,30 @@ def rows_of(learner):
     return learner.replay.gather(learner.replay.recent(24), learner.world_model.context - 1, 0)
 
 
-def test_every_switch_changes_how_and_not_what(config) -> None:
-    """A learner without an optimisation imagines the same, and has optimisers for the weights it really uses."""
+def test_switches_leave_results_unchanged(config) -> None:
+    """Without an optimisation rollouts are the same, and optimisers hold the weights in use."""
     config = config.override({"learner": {"world_model": {"denoiser": {"channels": [64, 32]}}}})
 
-    def dream(learner):
+    def rollout(learner):
         torch.manual_seed(4)
         start = learner.replay.gather(learner.replay.recent(8), learner.world_model.context - 1, 0)
         return imagine(learner.world_model, learner.act, start, 4)
 
     torch.manual_seed(0)
-    whole = dream(build(config))
+    whole = rollout(build(config))
     for switch in SWITCHES:
         torch.manual_seed(0)
         learner = build(config)
         switch.off(learner)
-        without = dream(learner)
+        without = rollout(learner)
         for name in ("state", "obs", "reward", "continuation", "action"):
             torch.testing.assert_close(getattr(without, name), getattr(whole, name), **CLOSE)
-        for part, fitter in learner.world_model.fitters.items():
-            weights = {id(weight) for weight in getattr(learner.world_model, part).parameters()}
+        for part, fitter in learner.fitter.fitters.items():
+            weights = {id(weight) for weight in learner.world_model.get_submodule(part).parameters()}
             assert {id(weight) for weight in fitter.parameters} == weights, switch.name
 
 
-def test_switches_take_out_what_they_say(config) -> None:
+def test_switches_replace_the_optimised_code(config) -> None:
     by_name = {}
     for switch in SWITCHES:
         learner = build(config)
@@ -164,13 +164,14 @@ def test_switches_take_out_what_they_say(config) -> None:
     model = by_name["scaled_dot_product_attention"].world_model
     assert not any(isinstance(module, Attention) for module in model.modules())
     assert any(isinstance(module, PlainAttention) for module in model.denoiser.encoder.modules())
-    assert isinstance(by_name["convolutions and norms over time as products"].world_model.denoiser.net.net, PlainUNet)
+    assert type(by_name["fused U-Net"].world_model.denoiser.net) is TemporalUNet
+    assert not by_name["batched rewards"].world_model.batched_rewards
     learner = by_name["fused optimisers"]
-    assert all(isinstance(fitter, PlainFitter) for fitter in learner.world_model.fitters.values())
+    assert all(isinstance(fitter, PlainFitter) for fitter in learner.fitter.fitters.values())
     assert not learner.ppo.actor_optimizer.defaults["fused"]
 
 
-def test_ratios_of_switches_and_of_the_plain_path(config) -> None:
+def test_ratios_of_switches_and_of_the_reference(config) -> None:
     found = switched(config, Timing(CPU, 2, 0.5))
     assert {name: tuple(parts) for name, parts in found.items()} == {s.name: s.parts for s in SWITCHES}
     for parts in found.values():
@@ -185,27 +186,27 @@ def test_ratios_of_switches_and_of_the_plain_path(config) -> None:
     assert "an iteration" in versus_table(against)
 
 
-def test_another_yardstick_works_by_its_own_schedule(config) -> None:
+def test_another_yardstick_has_its_own_schedule(config) -> None:
     larger = config.override({"preset": "larger", "learner": {"world_model": {"denoiser_fit": {"updates": 40}}}})
     found = versus(config, larger, Timing(CPU, 1, 0.5))
     part = found["parts"]["denoiser update"]
     assert part["often"] == {"dima": 4, "plain": 40}
     assert part["ratio"] == pytest.approx(part["iteration"]["plain"] / part["iteration"]["dima"])
-    assert "plain larger" in versus_table(found)
+    assert "reference larger" in versus_table(found)
 
 
-def test_a_iteration_as_it_is_run_under_several_settings(config) -> None:
+def test_an_iteration_under_several_settings(config) -> None:
     settings = ["threads=1,learner.world_model.denoiser_fit.updates=8"]
     found = whole(config, config, settings, 1, Timing(CPU, 1, 0.5))
-    assert list(found) == ["plain", "as it is", settings[0]]
+    assert list(found) == ["plain", "default", settings[0]]
     for told in found.values():
         assert told["iteration"] == 2 * told["seconds"][0]
         assert told["ratio"] == found["plain"]["seconds"][0] / told["seconds"][0]
     assert all(name in whole_table(found) for name in found)
 
 
-def test_a_shortened_iteration_does_its_share_both_ways(config) -> None:
-    """As many gradient steps, imagined steps and policy updates on either path."""
+def test_a_shortened_iteration_is_the_same_share_in_both(config) -> None:
+    """As many gradient steps, imagined steps and policy updates in library and reference."""
     short = shortened(config, 0.5)
     sizes = short.learner.world_model
     assert (sizes.decoder_fit.updates, sizes.denoiser_fit.updates) == (4, 2)
@@ -216,14 +217,14 @@ def test_a_shortened_iteration_does_its_share_both_ways(config) -> None:
     learner = build(short)
     twin = plain(learner)
     learn(learner)
-    learn_plainly(twin)
+    learn_reference(twin)
     for name, fitter in twin.world_model.fitters.items():
-        assert fitter.steps == learner.world_model.fitters[name].steps == getattr(sizes, f"{name}_fit").updates
+        assert fitter.steps == learner.fitter.fitters[name].steps == getattr(sizes, f"{name}_fit").updates
     ours, theirs = (one.ppo.actor_optimizer.state_dict()["state"][0]["step"] for one in (learner, twin))
     assert ours == theirs == short.learner.imaginations * config.learner.ppo.epochs * config.learner.ppo.minibatches
 
 
-def test_the_plain_learner_shares_nothing_that_learns(config) -> None:
+def test_the_reference_shares_no_weights(config) -> None:
     learner = build(config)
     twin = plain(learner)
     before = [weight.clone() for weight in learner.parameters()]
@@ -241,7 +242,7 @@ def test_compared_calls_alternate() -> None:
     assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0
 
 
-def test_peak_memory_sees_what_was_given_back() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
     def waste() -> None:
         torch.ones(64 * 2**20)  # 256 MiB
 
@@ -272,7 +273,7 @@ def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, caps
     assert table.strip() in capsys.readouterr().out
 
 
-def test_the_reference_stands_beside_what_was_measured(measured) -> None:
+def test_reference_numbers_are_in_the_table(measured) -> None:
     known = {"denoiser": 0.4, "reward": 0.2, "imagination": 20.0, "iteration": 200, "seconds": 2000}
     told = parts_table(measured | {"reference": known})
     assert "| 400 |" in told

@@ -1,4 +1,4 @@
-"""The study of spread finds honest draws honest, and too narrow ones too narrow."""
+"""The study of calibration: its measures on known models, and its command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("noise", "low", "high"), [(1.0, 0.8, 1.2), (0.2, 0.0, 0.4), (4.0, 2.0, 9.0)])
-def test_spread_by_error_is_one_where_draws_are_honest(noise: float, low: float, high: float) -> None:
+def test_the_spread_skill_ratio_is_one_for_calibrated_samples(noise: float, low: float, high: float) -> None:
     case = Case("toy/linear", episodes=12, count=20)
     episodes, model = case.sources[0].episodes, Noisy(case.spec, noise)
     model.state_scale = Normalizer((case.spec.state_dim,))
@@ -28,7 +28,7 @@ def test_spread_by_error_is_one_where_draws_are_honest(noise: float, low: float,
         model.state_scale.update(episode.state)
     torch.manual_seed(0)
     found = spread.judge(model, Replay.of(episodes, case.spec, "cpu"), starts=300, draws=9)
-    assert found["told"] == found["ends"] == 0  # nothing ends there
+    assert found["predicted"] == found["ends"] == 0  # nothing terminates there
     assert low < found["steps"]["1"]["spread"] < high
 
 
@@ -40,7 +40,7 @@ def test_the_command_compares_settings(tmp_path: Path, monkeypatch, capsys) -> N
     monkeypatch.setattr("sys.argv", ["spread", *arguments, "--out", str(out), "--settings", "", "sampler.solver=heun"])
     assert spread.main() == 0
     one, other = json.loads(out.read_text())["results"]
-    assert (one["settings"], other["settings"]) == ("as it is", "sampler.solver=heun")
+    assert (one["settings"], other["settings"]) == ("default", "sampler.solver=heun")
     assert {"1"} <= set(one["steps"]) == set(other["steps"]) <= {"1", "5", "10", "15"}
     assert one["steps"]["1"]["draw"] != other["steps"]["1"]["draw"]
     table = out.with_suffix(".md").read_text()

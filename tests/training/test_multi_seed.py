@@ -55,7 +55,7 @@ def test_one_mistake_does_not_stop_the_others(tiny, tmp_path) -> None:
 
 
 def test_a_process_that_dies_is_told(tiny, tmp_path) -> None:
-    (outcome,) = train_seeds(tiny("tests.test_seeds:deadly", "mappo"), [0])
+    (outcome,) = train_seeds(tiny("tests.training.test_multi_seed:deadly", "mappo"), [0])
     assert outcome.summary is None and "its process ended with status 7" in outcome.error
 
 

@@ -1,4 +1,4 @@
-"""The action Perceiver, run on one set of masks at a time."""
+"""The Perceiver over the agents' actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention written out, with the library's parameter names."""
+"""Attention as a softmax of products, with the library's parameter names."""
 
 from __future__ import annotations
 
@@ -49,16 +49,12 @@ class PlainAttention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Normed queries (..., L, D) over split keys and values (..., heads, M, d), projected to (..., L, D)."""
-        return self.out(self.mix(query, key, value, mask))
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """The same before the projection, (..., L, heads * d)."""
         query = self.split(self.query(query))
         score = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         if mask is not None:
             score = score.masked_fill(~mask, -torch.inf)
         out = self.dropout(score.softmax(dim=-1)) @ value
-        return out.transpose(-3, -2).flatten(-2)
+        return self.out(out.transpose(-3, -2).flatten(-2))
 
     def split(self, x: Tensor) -> Tensor:
         """(..., L, heads * d) -> (..., heads, L, d)."""
@@ -66,7 +62,7 @@ class PlainAttention(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """A Transformer block whose cache of keys and values grows by concatenation."""
+    """A Transformer block over a growing cache of keys and values."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -79,7 +75,7 @@ class PlainBlock(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(..., L, D) -> (..., L, D), and the keys and values of everything so far."""
+        """(..., L, D) -> (..., L, D), and the keys and values so far."""
         attention, normed = self.attention, self.attention.norm(x)
         key, value = attention.keys_values(normed)
         if cache is not None:

@@ -1,8 +1,7 @@
-"""The plain path as a world model beside the library's: its losses, its optimisers, its imagination."""
+"""The reference world model: objectives, optimisers, rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from benchmarks.speed.plain.reward import Cache, PlainReward
 from dima.data import Rollout, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig
-from dima.world_models.base import Loss, mask_from_logits
+from dima.world_models.base import Loss, Objective, mask_from_logits
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.reward_termination import Segments
 from dima.world_models.rollout import Act
@@ -29,7 +28,7 @@ class PlainFitter:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
 
     def step(self, loss: Tensor) -> None:
-        """Follow the gradient of a scalar loss once."""
+        """One gradient step on a scalar loss."""
         self.steps += 1
         rate = self.config.lr * min(1.0, self.steps / self.config.warmup) if self.config.warmup else self.config.lr
         self.optimizer.param_groups[0]["lr"] = rate
@@ -42,7 +41,7 @@ class PlainFitter:
 
 @dataclass
 class PlainLatent:
-    """Where an imagination stands."""
+    """The recent past, and the reward model's cache, which steps change in place."""
 
     state: Tensor  # (B, C, S) scaled
     action: Tensor  # (B, C - 1, N, A)
@@ -53,7 +52,7 @@ class PlainLatent:
 
 
 class PlainModel(nn.Module):
-    """Copies of a world model's weights, used the plain way; the observation decoder is the library's."""
+    """Copies of a world model's parts; the observation decoder is the library's."""
 
     def __init__(self, source: DimaWorldModel) -> None:
         super().__init__()
@@ -69,26 +68,39 @@ class PlainModel(nn.Module):
         }
         self.to(self.action_valid.device).eval()
 
-    def losses(self) -> dict[str, Callable[[Replay], Loss]]:
-        return {"decoder": self.decoder_loss, "denoiser": self.denoiser_loss, "reward": self.reward_loss}
+    def objectives(self) -> dict[str, Objective]:
+        """As of a world model of the library."""
+        config = self.config
+        return {
+            "denoiser": Objective(self.denoiser_rows, self.denoiser_loss, config.denoiser_fit),
+            "reward": Objective(self.reward_rows, self.reward_loss, config.reward_fit),
+            "decoder": Objective(self.decoder_rows, self.decoder_loss, config.decoder_fit),
+        }
 
-    def decoder_loss(self, replay: Replay) -> Loss:
-        rows = replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
+    def decoder_rows(self, replay: Replay) -> Rows:
+        return replay.gather(replay.least_visited("decoder", self.config.decoder_fit.batch), 0, 0)
+
+    def decoder_loss(self, rows: Rows) -> Loss:
         return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
 
-    def denoiser_loss(self, replay: Replay) -> Loss:
-        rows = replay.gather(replay.recent(self.config.denoiser_fit.batch), self.past - 1, self.config.denoiser.rollout)
-        return self.denoiser.loss(self._scaled(rows.state), self._sent(rows.action), rows.valid)
+    def denoiser_rows(self, replay: Replay) -> Rows:
+        anchor = replay.recent(self.config.denoiser_fit.batch)
+        return replay.gather(anchor, self.past - 1, self.config.denoiser.rollout)
 
-    def reward_loss(self, replay: Replay) -> Loss:
+    def denoiser_loss(self, rows: Rows) -> Loss:
+        return self.denoiser.loss(self._scaled(rows.state), self._clipped(rows.action), rows.valid)
+
+    def reward_rows(self, replay: Replay) -> Rows:
         length = self.config.reward.segment + 1
-        rows = replay.segments(replay.least_visited("reward", self.config.reward_fit.batch, length), length)
+        return replay.segments(replay.least_visited("reward", self.config.reward_fit.batch, length), length)
+
+    def reward_loss(self, rows: Rows) -> Loss:
         state = self.state_scale.normalize(rows.state)
         return self.reward.loss(
             Segments(
                 state=state[:, :-1],
                 next_state=state[:, 1:],
-                action=self._sent(rows.action[:, :-1]),
+                action=self._clipped(rows.action[:, :-1]),
                 reward=rows.reward[:, :-1],
                 terminated=rows.terminated[:, :-1],
                 next_mask=rows.action_mask[:, 1:],
@@ -100,10 +112,10 @@ class PlainModel(nn.Module):
     def start(self, rows: Rows) -> PlainLatent:
         return PlainLatent(
             state=self._scaled(rows.state[:, 1:]) * rows.valid[:, 1:, None],
-            action=self._sent(rows.action[:, 1:-1]),
+            action=self._clipped(rows.action[:, 1:-1]),
             valid=rows.valid[:, 1:],
             action_mask=rows.action_mask[:, -1],
-            previous_action=self._sent(rows.action[:, -2]),
+            previous_action=self._clipped(rows.action[:, -2]),
             cache=self.reward.start(),
         )
 
@@ -113,17 +125,19 @@ class PlainModel(nn.Module):
         return View(obs, self.state_scale.denormalize(state), latent.action_mask, latent.previous_action)
 
     def next_state(self, latent: PlainLatent, action: Tensor) -> Tensor:
-        """(B, S) scaled, drawn."""
+        """A sample, (B, S) scaled."""
         newest = latent.state[:, -1]
         known = torch.cat([latent.action, action[:, None]], dim=1)
         noise = torch.randn_like(newest)
         return self.denoiser.sample(self.config.sampler, noise, latent.state, known, latent.valid)
 
     def step(self, latent: PlainLatent, action: Tensor) -> tuple[PlainLatent, Tensor, Tensor]:
-        action, scale = self._sent(action), self.config.denoiser.sigma_data
+        action, scale = self._clipped(action), self.config.denoiser.sigma_data
         after = self.next_state(latent, action)
-        told = self.reward.step(latent.cache, latent.state[:, -1] / scale, action, after / scale)
-        mask = latent.action_mask if told.mask_logits is None else mask_from_logits(told.mask_logits, self.action_valid)
+        predicted = self.reward.step(latent.cache, latent.state[:, -1] / scale, action, after / scale)
+        mask = latent.action_mask
+        if predicted.mask_logits is not None:
+            mask = mask_from_logits(predicted.mask_logits, self.action_valid)
         return (
             PlainLatent(
                 state=torch.cat([latent.state[:, 1:], after[:, None]], dim=1),
@@ -133,14 +147,14 @@ class PlainModel(nn.Module):
                 previous_action=action,
                 cache=latent.cache,
             ),
-            told.reward,
-            told.continuation,
+            predicted.reward,
+            predicted.continuation,
         )
 
     def _scaled(self, state: Tensor) -> Tensor:
         return self.state_scale.normalize(state) * self.config.denoiser.sigma_data
 
-    def _sent(self, action: Tensor) -> Tensor:
+    def _clipped(self, action: Tensor) -> Tensor:
         return action if self.spec.discrete else action.clamp(-1, 1)
 
 
@@ -148,13 +162,13 @@ class PlainModel(nn.Module):
 def plain_imagine(model: PlainModel, act: Act, start: Rows, horizon: int) -> Rollout:
     """``horizon`` imagined steps from each start, as :func:`dima.world_models.rollout.imagine`."""
     latent = model.start(start)
-    views, told = [model.observe(latent)], []
+    views, steps = [model.observe(latent)], []
     for _ in range(horizon):
         action, log_prob = act(views[-1])
         latent, reward, continuation = model.step(latent, action)
-        told.append((action, log_prob, reward, continuation))
+        steps.append((action, log_prob, reward, continuation))
         views.append(model.observe(latent))
-    action, log_prob, reward, continuation = (torch.stack(column, dim=1) for column in zip(*told, strict=True))
+    action, log_prob, reward, continuation = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
     boundary = torch.zeros_like(reward, dtype=torch.bool)
     boundary[:, -1] = True
     states = torch.stack([view.state for view in views], dim=1)

@@ -1,4 +1,4 @@
-"""The reward and termination Transformer: whole segments in training, a step at a time along a growing cache else."""
+"""The reward and termination Transformer: segments in training, steps in rollouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Cache = list[tuple[Tensor, Tensor] | None]  # of each block: keys and values so 
 
 
 class PlainReward(nn.Module):
-    """What :class:`dima.world_models.dima.reward_termination.RewardTermination` is, its weights included."""
+    """A copy of :class:`dima.world_models.dima.reward_termination.RewardTermination`, weights included."""
 
     def __init__(self, source: RewardTermination) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class PlainReward(nn.Module):
         return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out))
 
     def loss(self, batch: Segments) -> tuple[Tensor, dict[str, Tensor]]:
-        """Smooth L1 of the reward, likelihood of continuation and of the next action masks."""
+        """Smooth L1 of the reward, negative log-likelihood of continuation and of the next action masks."""
         episode = batch.episode.repeat_interleave(2, dim=-1)
         mask = (episode[:, :, None] == episode[:, None, :]).tril()[:, None]
         tokens = self.dropout(self._tokens(batch.state, batch.action, 0))
@@ -73,7 +73,7 @@ class PlainReward(nn.Module):
         return [None] * len(self.blocks)
 
     def step(self, cache: Cache, state: Tensor, action: Tensor, next_state: Tensor) -> Prediction:
-        """One imagined step, (B, S), (B, N, A), (B, S); the cache grows by two tokens, and begins anew when full."""
+        """One imagined step, (B, S), (B, N, A), (B, S); the cache grows by two tokens and is emptied when full."""
         done = 0 if cache[0] is None else cache[0][0].shape[-2]
         if done == 2 * self.config.segment:
             cache[:], done = self.start(), 0
@@ -97,7 +97,7 @@ class PlainReward(nn.Module):
         return tokens + self.position[done : done + tokens.shape[-2]]
 
     def _run(self, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Through all blocks, ``cache`` renewed; answers of the action tokens."""
+        """Features of the action tokens; ``cache`` is updated."""
         for n, block in enumerate(self.blocks):
             tokens, cache[n] = block(tokens, mask, cache[n])
         return self.norm(tokens[:, 1::2])

@@ -1,4 +1,4 @@
-"""The temporal U-Net with PyTorch's convolutions and group norms; channels before time, (B, C, T)."""
+"""The temporal U-Net with PyTorch's convolutions and group norms, (B, C, T)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dima.world_models.dima.unet import GROUP
 
 
 class PlainNorm(nn.Module):
-    """Group norm with a projection of the condition of its own."""
+    """Group norm, its scale and shift projected from the condition."""
 
     def __init__(self, channels: int, condition_dim: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PlainNorm(nn.Module):
 
 
 class PlainResidual(nn.Module):
-    """Two normalised convolutions around a skip."""
+    """Two convolutions after modulated group norms, and a skip."""
 
     def __init__(self, channels: int, out_channels: int, condition_dim: int) -> None:
         super().__init__()
@@ -85,17 +85,17 @@ class PlainUNet(nn.Module):
                 x = self.grow[depth](F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return self.out(F.silu(self.out_norm(x))).transpose(1, 2)
 
-    def take(self, weights: dict[str, Tensor]) -> None:
-        """Take the weights of the library's U-Net, given as its state dict."""
+    def copy_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copy the weights of the library's U-Net from its state dict."""
         mine: dict[str, Tensor] = {}
         for name, weight in weights.items():
-            if name.endswith(".linear.weight"):  # (C', 3 C) over neighbouring steps -> (C', C, 3)
-                mine[name.replace(".linear", "")] = weight.unflatten(1, (3, -1)).transpose(1, 2)
-            elif name.endswith(".linear.bias"):
-                mine[name.replace(".linear", "")] = weight
-            elif name.endswith(".skip.weight"):
+            if name.startswith("modulation."):
+                continue
+            if name.endswith(".skip.weight"):
                 mine[name] = weight[..., None]
-            elif not name.startswith("modulation."):
+            elif weight.dim() == 2:  # (C', 3 C) over neighbouring steps -> (C', C, 3)
+                mine[name] = weight.unflatten(1, (3, -1)).transpose(1, 2)
+            else:
                 mine[name] = weight
         blocks = [block for level in self.down for block in level]  # type: ignore[attr-defined]
         blocks += [*self.middle, *(block for level in reversed(self.up) for block in level)]  # type: ignore[call-overload]
