@@ -49,9 +49,9 @@ def run(path: Path, monkeypatch) -> None:
 
 
 def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) -> None:
-    told = {path.name: json.loads(path.read_text()) for path in (study / "out").glob("*.json")}
-    assert sorted(one["form"] for one in told.values()) == sorted(CHOSEN)
-    for one in told.values():
+    found = {path.name: json.loads(path.read_text()) for path in (study / "out").glob("*.json")}
+    assert sorted(one["form"] for one in found.values()) == sorted(CHOSEN)
+    for one in found.values():
         assert set(one["error"]) == {STATE, OBSERVATIONS}
         error = one["error"][OBSERVATIONS][MODEL]
         assert error["cumulative"]["mean"][-1] == pytest.approx(sum(error["step"]["mean"]))
@@ -59,7 +59,7 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
         assert one["config"]["learner"]["world_model"]["decoder_fit"]["updates"] == 2
         assert "ensemble" in one["form"] or one["config"]["learner"]["world_model"]["denoiser"]["blocks"] == 2
         assert ("spread" in one) == ("ensemble" not in one["form"])
-    unchanged = [one["error"][OBSERVATIONS][UNCHANGED]["step"]["mean"] for one in told.values()]
+    unchanged = [one["error"][OBSERVATIONS][UNCHANGED]["step"]["mean"] for one in found.values()]
     assert all(one == unchanged[0] for one in unchanged)  # all are asked about the same segments
     table = (study / "out" / "table.md").read_text()
     assert all(f"| {form} | 1 |" in table for form in CHOSEN)

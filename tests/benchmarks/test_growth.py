@@ -47,8 +47,8 @@ def test_a_step_costs_more_with_more_levels_and_agents() -> None:
     small, large = growth.times(growth.LINEAR, [2, 5], settings[:1], "debug", 6, 0, Timing(CPU, 1))
     assert small["flops"] < large["flops"]
     assert small["state"] == large["state"]
-    told = growth.times_table([small | {"seconds": 1.0}, large | {"seconds": 3.0}])
-    assert "| toy/linear | 5 | sampler.levels_per_agent=1 | 3000 |" in told and "| 3.00 |" in told
+    found = growth.times_table([small | {"seconds": 1.0}, large | {"seconds": 3.0}])
+    assert "| toy/linear | 5 | sampler.levels_per_agent=1 | 3000 |" in found and "| 3.00 |" in found
 
 
 def test_larger_groups_cost_less() -> None:
@@ -78,6 +78,6 @@ def test_the_command_times(tmp_path: Path, monkeypatch) -> None:
     given = ["--agents", "2", "3", "--families", growth.LINEAR, "--preset", "debug", "--batch", "4", "--repeats", "1"]
     monkeypatch.setattr("sys.argv", ["growth", *given, "--device", "cpu", "--out", str(tmp_path)])
     assert growth.main() == 0
-    told = json.loads((tmp_path / "times-debug-cpu.json").read_text())
-    assert [row["agents"] for row in told["rows"]] == [2, 3]
-    assert all(row["seconds"] > 0 for row in told["rows"])
+    found = json.loads((tmp_path / "times-debug-cpu.json").read_text())
+    assert [row["agents"] for row in found["rows"]] == [2, 3]
+    assert all(row["seconds"] > 0 for row in found["rows"])

@@ -40,14 +40,14 @@ def run(data: Path, monkeypatch, part: str = "denoiser", seeds: tuple[str, ...] 
 
 def test_every_size_is_fitted_and_asked(data: Path, monkeypatch, capsys) -> None:
     out = run(data, monkeypatch)
-    told = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    assert [one["size"] for one in told] == ["2x16x1", "4x64x1"]
-    for one in told:
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    assert [one["size"] for one in found] == ["2x16x1", "4x64x1"]
+    for one in found:
         encoder = one["config"]["learner"]["world_model"]["denoiser"]["encoder"]
         assert f"{encoder['latents']}x{encoder['latent_dim']}x{encoder['depth']}" == one["size"]
         assert one["config"]["learner"]["world_model"]["reward_fit"]["updates"] == 0
         assert {"state_1", "state_15", "still_1", "still_15"} == set(one["errors"])
-    small, large = told
+    small, large = found
     assert small["parameters"] < large["parameters"]
     assert small["flops_step"] < large["flops_step"]
     assert small["errors"] != large["errors"]
@@ -69,10 +69,10 @@ def test_what_is_there_or_claimed_is_left_alone(data: Path, monkeypatch) -> None
 
 def test_the_reward_model_is_asked_along_real_states(data: Path, monkeypatch) -> None:
     out = run(data, monkeypatch, "reward")
-    told = [json.loads(path.read_text()) for path in sorted(out.glob("reward-*.json"))]
-    assert [one["size"] for one in told] == ["16x1x0", "32x2x1"]
-    assert all(set(one["errors"]) == {"reward", "explained", "continuation"} for one in told)
-    assert told[0]["flops_update"] < told[1]["flops_update"]
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("reward-*.json"))]
+    assert [one["size"] for one in found] == ["16x1x0", "32x2x1"]
+    assert all(set(one["errors"]) == {"reward", "explained", "continuation"} for one in found)
+    assert found[0]["flops_update"] < found[1]["flops_update"]
 
 
 def test_a_perfect_reward_model_has_no_error(data: Path) -> None:
@@ -83,11 +83,11 @@ def test_a_perfect_reward_model_has_no_error(data: Path) -> None:
     rewards = torch.cat([episode.reward for episode in episodes])
     worse = lean.reward_errors(model, dataset)
 
-    def told(state, action, episode, next_state):
+    def constant_reward(state, action, episode, next_state):
         moved = (state - next_state).abs().sum(-1) * 0
-        return type("Told", (), {"reward": moved + rewards.mean(), "continuation": torch.ones_like(moved)})
+        return type("Constant", (), {"reward": moved + rewards.mean(), "continuation": torch.ones_like(moved)})
 
-    model.reward.forward = told
+    model.reward.forward = constant_reward
     constant = lean.reward_errors(model, dataset)
     assert abs(constant["explained"]) < 0.05
     assert constant["continuation"] == 0
@@ -121,6 +121,6 @@ def test_the_table_marks_what_is_no_worse() -> None:
     results = [result(first, s, 0.20 + 0.01 * s) for s in range(3)]
     results += [result("4x64x1", s, 0.21 + 0.01 * s) for s in range(3)]
     results += [result("8x128x1", s, 0.40 + 0.01 * s) for s in range(3)] + [result("4x128x1", 0, 0.2)]
-    told = lean.table(results).splitlines()
-    assert told[2].startswith("| 4x64x1 | 3 |") and told[2].count("=") == 2
-    assert not any("=" in line for line in told if "8x128x1" in line or "4x128x1" in line or first in line)
+    found = lean.table(results).splitlines()
+    assert found[2].startswith("| 4x64x1 | 3 |") and found[2].count("=") == 2
+    assert not any("=" in line for line in found if "8x128x1" in line or "4x128x1" in line or first in line)

@@ -60,19 +60,19 @@ def test_predictions_hardly_change(learner) -> None:
     model, replay = learner.world_model, learner.replay
     rows = replay.gather(replay.recent(200), model.context - 1, 1)
     start, action = rows[:, :-1], rows.action[:, -2]
-    told = {}
+    found = {}
     for kind in ("float32", "bf16"):
         torch.manual_seed(1)
         with torch.no_grad(), multiplying("cpu", kind):
             latent, reward, _ = model.step(model.start(start), action)
             view = model.observe(latent)
-        told[kind] = [
+        found[kind] = [
             ((view.state - rows.state[:, -1]) / model.state_scale.scale).abs().mean().item(),
             (view.obs - rows.obs[:, -1]).abs().mean().item(),
             (reward - rows.reward[:, -2]).abs().mean().item(),
         ]
-    assert told["float32"] != told["bf16"]  # it was at work
-    for exact, fast in zip(*told.values(), strict=True):
+    assert found["float32"] != found["bf16"]  # it was at work
+    for exact, fast in zip(*found.values(), strict=True):
         assert abs(fast / exact - 1) < 0.01
 
 

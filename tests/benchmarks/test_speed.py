@@ -69,8 +69,8 @@ def test_the_imagination_is_the_sum_of_its_components(measured) -> None:
     assert sum(cost["share"] for cost in inside.values()) == pytest.approx(1)
     assert all(inside[name]["flops"] > 0 for name in ("policy", "condition", "U-Net", "decoder", "reward"))
     assert inside["sampler"]["flops"] >= 0 == inside["the rest"]["flops"]
-    told = parts_table(measured)
-    assert all(name in told for name in [*measured["parts"], *inside, "an iteration"])
+    table = parts_table(measured)
+    assert all(name in table for name in [*measured["parts"], *inside, "an iteration"])
 
 
 def test_an_iteration_collects_whole_episodes_of_every_environment(tiny) -> None:
@@ -111,7 +111,7 @@ def test_operations_are_counted_without_computing(config) -> None:
     learner = build(config)
     for side, one in (("dima", learner), ("plain", plain(learner))):
         units = learning_units(one)
-        for name, told in found["parts"][side].items():
+        for name, result in found["parts"][side].items():
             with Counter() as count:
                 units[name].call()
             policy = 0
@@ -123,8 +123,8 @@ def test_operations_are_counted_without_computing(config) -> None:
                     learner.world_model.observe(learner.world_model.start(rows_of(learner)))
                 policy = (acting.flops - observing.flops) * config.learner.horizon
             # the CPU's attention computes its weights again in the backward pass
-            assert told["flops"] == pytest.approx(count.flops - policy, rel=2e-3), (side, name)
-            assert told["often"] == units[name].often
+            assert result["flops"] == pytest.approx(count.flops - policy, rel=2e-3), (side, name)
+            assert result["often"] == units[name].often
     assert "an iteration, TFLOP" in counts_table(found)
 
 
@@ -175,9 +175,9 @@ def test_ratios_of_switches_and_of_the_reference(config) -> None:
     found = switched(config, Timing(CPU, 2, 0.5))
     assert {name: tuple(parts) for name, parts in found.items()} == {s.name: s.parts for s in SWITCHES}
     for parts in found.values():
-        for told in parts.values():
-            assert len(told["seconds"]["on"]) == len(told["seconds"]["off"]) == 2
-            assert told["ratio"] == ratio(told["seconds"]["off"], told["seconds"]["on"])
+        for result in parts.values():
+            assert len(result["seconds"]["on"]) == len(result["seconds"]["off"]) == 2
+            assert result["ratio"] == ratio(result["seconds"]["off"], result["seconds"]["on"])
     assert all(name in switches_table(found) for name in found)
     against = versus(config, config, Timing(CPU, 1, 0.5, clock="cpu"))
     assert against["iteration"]["plain"] == pytest.approx(
@@ -199,9 +199,9 @@ def test_an_iteration_under_several_settings(config) -> None:
     settings = ["threads=1,learner.world_model.denoiser_fit.updates=8"]
     found = whole(config, config, settings, 1, Timing(CPU, 1, 0.5))
     assert list(found) == ["plain", "default", settings[0]]
-    for told in found.values():
-        assert told["iteration"] == 2 * told["seconds"][0]
-        assert told["ratio"] == found["plain"]["seconds"][0] / told["seconds"][0]
+    for result in found.values():
+        assert result["iteration"] == 2 * result["seconds"][0]
+        assert result["ratio"] == found["plain"]["seconds"][0] / result["seconds"][0]
     assert all(name in whole_table(found) for name in found)
 
 
@@ -261,12 +261,12 @@ def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, caps
     monkeypatch.setattr("sys.argv", ["benchmarks", *given, "--sections", "parts", "plain", "--give-back"])
     monkeypatch.setattr(command, "ceiling", lambda timing, kind: 1e11)
     assert command.main() == 0
-    told = json.loads((tmp_path / "cpu" / "walk-debug-parts-plain.json").read_text())
-    assert told["task"] == "toy/walk"
-    assert told["ceiling"] == {"float32": 1e11}
-    assert told["share"] == 0.1
-    assert told["freed_memory_kept"] is False
-    assert "switches" not in told
+    written = json.loads((tmp_path / "cpu" / "walk-debug-parts-plain.json").read_text())
+    assert written["task"] == "toy/walk"
+    assert written["ceiling"] == {"float32": 1e11}
+    assert written["share"] == 0.1
+    assert written["freed_memory_kept"] is False
+    assert "switches" not in written
     table = (tmp_path / "cpu" / "walk-debug-parts-plain.md").read_text()
     assert "| imagination |" in table
     assert "times as long" in table
@@ -275,7 +275,7 @@ def test_the_command_writes_a_file_and_a_table(tmp_path: Path, monkeypatch, caps
 
 def test_reference_numbers_are_in_the_table(measured) -> None:
     known = {"denoiser": 0.4, "reward": 0.2, "imagination": 20.0, "iteration": 200, "seconds": 2000}
-    told = parts_table(measured | {"reference": known})
-    assert "| 400 |" in told
-    assert "| 1e+04 |" in told  # of half a batch
-    assert "| reference | | | | | | | 2000 | 200 |" in told
+    table = parts_table(measured | {"reference": known})
+    assert "| 400 |" in table
+    assert "| 1e+04 |" in table  # of half a batch
+    assert "| reference | | | | | | | 2000 | 200 |" in table

@@ -1,4 +1,4 @@
-"""A learnt world model as an environment: PettingZoo's and Gymnasium's own promises, and the real task's spaces."""
+"""Imagined environments: the PettingZoo and Gymnasium APIs, and the real task's spaces."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(home: Path):
-    """The folder of a run that was fitted to random episodes of a task for a moment."""
+    """The folder of a run briefly fitted to random episodes of a task."""
 
     def make(task: str) -> Path:
         data, run = home / task / "data", home / task / "run"
@@ -63,7 +63,7 @@ def agent(fitted):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_keeps_pettingzoo_s_promises(agent, task: str):
+def test_it_follows_the_pettingzoo_api(agent, task: str):
     loaded: Agent = agent(task)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -72,7 +72,7 @@ def test_it_keeps_pettingzoo_s_promises(agent, task: str):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_spaces_agents_and_values_are_the_real_task_s(agent, task: str):
+def test_spaces_agents_and_types_equal_the_real_tasks(agent, task: str):
     env, real = agent(task).as_env(seed=0, horizon=30), make_parallel_env(task)
     assert env.possible_agents == real.possible_agents
     observations, infos = env.reset(seed=1)
@@ -111,7 +111,7 @@ def test_a_whole_episode(agent):
         env.step({a: np.zeros(1, np.float32) for a in env.possible_agents})
 
 
-def test_the_library_s_own_tools_work_on_it(agent):
+def test_the_librarys_environment_tools_accept_it(agent):
     """The adapter sees the same task, so whatever plays there plays here."""
     loaded = agent("toy/switches")
     joint = JointEnv(loaded.as_env(horizon=5), name="imagined")
@@ -126,7 +126,7 @@ def test_the_library_s_own_tools_work_on_it(agent):
     assert all(1 <= len(episode) <= 5 for episode in episodes)
 
 
-def test_wrong_actions_are_told(agent):
+def test_wrong_actions_are_refused(agent):
     env = agent("toy/switches").as_env(seed=0)
     env.reset()
     with pytest.raises(EnvError, match="agent 'agent_1' was given no action"):
@@ -150,7 +150,7 @@ def test_actions_reach_the_model(agent):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_many_teams_keep_gymnasium_s_promises(agent, task: str):
+def test_many_teams_follow_the_gymnasium_api(agent, task: str):
     envs = agent(task).as_vector_env(5, horizon=3, seed=0)
     assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     now, infos = envs.reset(seed=2)
@@ -192,7 +192,7 @@ def test_a_batch_is_deterministic_given_its_seed(agent):
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_one_of_a_batch_is_the_single_environment(agent):
+def test_a_batch_of_one_equals_the_single_environment(agent):
     """The batched core at size 1, seen through either interface."""
     loaded = agent("toy/walk")
     single, many = loaded.as_env(horizon=9), loaded.as_vector_env(1, horizon=9)
@@ -210,14 +210,14 @@ def test_one_of_a_batch_is_the_single_environment(agent):
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 2, 2), np.float32), np.full((3, 2, 1), np.nan, np.float32)])
-def test_wrong_batches_of_actions_are_told(agent, wrong: np.ndarray):
+def test_wrong_batches_of_actions_are_refused(agent, wrong: np.ndarray):
     envs = agent("toy/walk").as_vector_env(3)
     envs.reset(seed=0)
     with pytest.raises(EnvError, match=r"expected finite numbers of shape \(3, 2, 1\)"):
         envs.step(wrong)
 
 
-def test_a_model_that_cannot_begin_anew_one_by_one_is_refused(agent):
+def test_a_batch_of_a_model_without_partial_reset_is_refused(agent):
     with pytest.raises(ConfigError, match="object cannot begin single imaginations of a batch anew"):
         ImaginedVectorEnv(SimpleNamespace(count=2, world_model=object()), agent("toy/walk").env)
 
@@ -225,7 +225,7 @@ def test_a_model_that_cannot_begin_anew_one_by_one_is_refused(agent):
 # -- where episodes begin ---------------------------------------------------------------------------------------------
 
 
-def test_starts_are_those_asked_for(agent, home: Path):
+def test_episodes_start_in_the_requested_states(agent, home: Path):
     loaded = agent("toy/walk")
     stored = {tuple(row) for row in loaded.experience().store["state"].tolist()}
     envs = loaded.as_vector_env(20, seed=0)
@@ -238,7 +238,7 @@ def test_starts_are_those_asked_for(agent, home: Path):
     given.reset()
 
 
-def test_a_run_in_the_environment_lends_its_replay(tiny):
+def test_a_training_run_provides_its_replay(tiny):
     folder = train(tiny("toy/walk", steps=120)).folder
     loaded = dima.load(folder)
     assert loaded.experience().steps == 120
@@ -247,7 +247,7 @@ def test_a_run_in_the_environment_lends_its_replay(tiny):
     assert env.episode_limit == RunConfig.from_dict(loaded.config.to_dict()).learner.horizon == 5
 
 
-def test_a_model_free_run_has_no_world(tiny):
+def test_a_model_free_run_has_no_world_model(tiny):
     loaded = dima.load(train(tiny(algorithm="mappo", steps=30)).folder)
     with pytest.raises(ConfigError, match="mappo learns no world model"):
         loaded.as_env()
@@ -264,7 +264,7 @@ def test_starts_of_another_task_are_refused(agent, home: Path, fitted):
 
 
 @pytest.mark.parametrize(("count", "horizon", "said"), [(0, 5, "count = 0"), (2, 0, "horizon = 0")])
-def test_sizes_out_of_range_are_told(agent, count: int, horizon: int, said: str):
+def test_sizes_out_of_range_are_refused(agent, count: int, horizon: int, said: str):
     with pytest.raises(ConfigError, match=said):
         agent("toy/walk").as_vector_env(count, horizon=horizon)
 

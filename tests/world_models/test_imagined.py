@@ -1,4 +1,4 @@
-"""Imaginations side by side: begun, stepped, ended and begun anew, each on its own, from one stream of randomness."""
+"""A batch of imagined rollouts: initial states, steps, ends, per-row reset, random stream."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def worlds(count: int = 3, horizon: int = 9, seed: int = 0, **model: float) -> I
     return made
 
 
-def test_they_begin_in_real_states_and_follow_the_model():
+def test_rollouts_start_in_real_states_and_step_the_model():
     ours = worlds()
     assert ours.view.state[:, 0].tolist() == [100, 101, 102]
     reward, terminated, truncated = ours.step(torch.tensor([[[1.0]], [[0.0]], [[-1.0]]]))
@@ -91,7 +91,7 @@ def test_they_begin_in_real_states_and_follow_the_model():
     assert not terminated.any() and not truncated.any()
 
 
-def test_one_that_begins_anew_leaves_the_others_alone():
+def test_resetting_one_row_leaves_the_others_unchanged():
     ours = worlds()
     for _ in range(2):
         ours.step(torch.zeros(3, 1, 1))
@@ -102,7 +102,7 @@ def test_one_that_begins_anew_leaves_the_others_alone():
     assert ours.starts.drawn == 4  # no more than were needed
 
 
-def test_the_horizon_truncates_each_on_its_own():
+def test_the_horizon_truncates_each_row():
     ours = worlds(horizon=3)
     ours.step(torch.zeros(3, 1, 1))
     ours.begin(torch.tensor([True, False, False]))
@@ -118,12 +118,12 @@ def test_episodes_terminate_with_the_predicted_probability():
     assert worlds(50, continuation=0.0).step(torch.zeros(50, 1, 1))[1].all()
 
 
-def test_the_end_of_the_task_is_not_called_a_time_limit():
+def test_termination_at_the_horizon_is_no_truncation():
     _, terminated, truncated = worlds(continuation=0.0, horizon=1).step(torch.zeros(3, 1, 1))
     assert terminated.all() and not truncated.any()
 
 
-def test_the_seed_decides_everything_and_nobody_else_is_disturbed():
+def test_results_depend_on_the_seed_and_leave_the_global_stream_unchanged():
     def path(seed: int) -> list[list[float]]:
         ours = worlds(seed=seed, noise=1.0, continuation=0.7)
         return [[float(x) for x in (*ours.step(torch.zeros(3, 1, 1))[1], *ours.view.state[:, 0])] for _ in range(5)]
@@ -145,17 +145,17 @@ def test_the_seed_decides_everything_and_nobody_else_is_disturbed():
     assert places[0] == places[1]
 
 
-def test_a_prediction_that_is_not_finite_is_told():
+def test_a_prediction_that_is_not_finite_raises():
     ours = worlds()
     ours.step(torch.zeros(3, 1, 1))
     with pytest.raises(DivergenceError, match="not finite 2 steps into an imagined episode"):
         ours.step(torch.tensor([[[0.0]], [[torch.inf]], [[0.0]]]))
 
 
-# -- where they begin -------------------------------------------------------------------------------------------------
+# -- initial states ---------------------------------------------------------------------------------------------------
 
 
-def test_any_stored_step_may_be_a_start_with_what_led_there():
+def test_any_stored_step_can_be_an_initial_state():
     steps = 5
     mask = torch.ones(steps + 1, 1, 1, dtype=torch.bool)
     state = torch.arange(steps + 1.0)[:, None]
@@ -173,7 +173,7 @@ def test_any_stored_step_may_be_a_start_with_what_led_there():
     assert not rows.valid[~later, 0].any() and rows.valid[:, 1].all()
 
 
-def test_fresh_episodes_begin_as_the_task_does():
+def test_fresh_episodes_start_like_the_task():
     env = make_env("toy/switches")
     torch.manual_seed(3)
     rows = EpisodeInitialStates(env, 3, "cpu").draw(20)
