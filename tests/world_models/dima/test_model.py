@@ -52,7 +52,7 @@ def context_of(model: DimaWorldModel, actions, batch: int) -> Context:
 
 
 def test_published_sizes() -> None:
-    """Of halfcheetah-2x3 (docs/reference/dima.md, "Published sizes"; the reward model has 8.4 there)."""
+    """Of halfcheetah-2x3 (docs/reference/dima.md, "Sizes"; the reward model has 8.4 there)."""
     config, spec = DimaModelConfig(), EnvSpec(("a", "b"), 17, (19, 19), (3, 3), discrete=False)
     with torch.device("meta"):
         denoiser = Denoiser(config.denoiser, spec)
