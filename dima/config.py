@@ -1,8 +1,9 @@
 """Frozen configuration dataclasses: checked when built, written to YAML, read back equal.
 
 Every settings class of the library derives from :class:`Config`. Types are the documentation: a field's
-annotation says what it accepts, ``Annotated[int, Range(1)]`` says which values, and a wrong value raises
-:class:`~dima.errors.ConfigError` that names the field, the value and what was expected.
+annotation says what it accepts, ``Annotated[int, Range(1)]`` says which values, ``Annotated[tuple[...], NonEmpty()]``
+that there must be some, and a wrong value raises :class:`~dima.errors.ConfigError` that names the field, the value and
+what was expected.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ class Range:
         low = "" if self.low == -math.inf else f"{'above' if self.above else 'at least'} {self.low:g}"
         high = "" if self.high == math.inf else f"at most {self.high:g}"
         return " and ".join(part for part in (low, high) if part) or "any number"
+
+
+@dataclass(frozen=True)
+class NonEmpty:
+    """A list with at least one value."""
+
+    hint: str = ""  # what could stand in it
 
 
 Count = Annotated[int, Range(1)]  # a number of things: 1, 2, 3, ...
@@ -137,6 +145,9 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         for limit in args[1:]:
             if isinstance(limit, Range) and value is not None and value not in limit:
                 raise ConfigError(f"{name} = {value!r} is out of range: expected {limit}")
+            if isinstance(limit, NonEmpty) and not value:
+                such = f", such as {limit.hint}" if limit.hint else ""
+                raise ConfigError(f"{name} = [] is empty: name at least one value{such}")
         return value
     if origin in (Union, types.UnionType):
         return _checked_union(name, value, args)

@@ -26,7 +26,7 @@ class HasacConfig(AlgorithmConfig):
     """Soft actor-critic for a team: twin critics, a policy and a temperature for each agent, updates in turn."""
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of every network
-    capacity: Count = 1_000_000  # environment steps kept
+    capacity: Count = 1_000_000  # environment steps kept, whole moments of all environments; the oldest go first
     warmup: Whole = 10_000  # environment steps of random play before the first update
     interval: Count = 50  # steps of every environment between updates
     updates: Positive = 1.0  # gradient steps for each step that all environments make together

@@ -69,7 +69,7 @@ def dataset(args: Sequence[str]) -> int:
 
 
 def _record(args: Sequence[str]) -> int:
-    choice = choose(args, learns=False)
+    choice = choose(args, RecordOptions, learns=False)
     config = record_config(the_task(choice, args, "dima dataset record"))
     options = parse(RecordOptions, choice.rest, "dima dataset record TASK", RecordOptions(config))
 
@@ -95,7 +95,7 @@ def _info(args: Sequence[str]) -> int:
 
 
 def _import(args: Sequence[str]) -> int:
-    choice = choose(args, learns=False)
+    choice = choose(args, ImportOptions, learns=False)
     config = import_config(the_task(choice, args, "dima dataset import"))
     options = parse(ImportOptions, choice.rest, "dima dataset import TASK", ImportOptions(config))
 
@@ -116,7 +116,7 @@ def _export(args: Sequence[str]) -> int:
 
 
 def fit(args: Sequence[str]) -> int:
-    choice = choose(args, "dataset")
+    choice = choose(args, FitOptions, "dataset")
 
     from dima.runtime.progress import choose_progress
     from dima.training.offline import fit as run

@@ -48,7 +48,7 @@ class EvaluateOptions(Config):
 
 
 def train(args: Sequence[str]) -> int:
-    choice = choose(args)
+    choice = choose(args, TrainOptions)
     choice.names["task"] = the_task(choice, args, "dima train")
     config = build_config(**choice.names)
     options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))

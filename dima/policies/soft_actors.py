@@ -40,7 +40,8 @@ class TanhGaussian(SoftActor):
     def __init__(self, hidden: Sequence[int], obs_dim: int, action_dim: int) -> None:
         super().__init__()
         layers = mlp((obs_dim, *hidden, 2 * action_dim), relu)
-        layers[-2] = Tanh()
+        if hidden:
+            layers[-2] = Tanh()
         self.net = layers
 
     def draw(self, obs: Tensor, action_mask: Tensor) -> Draw:

@@ -53,7 +53,7 @@ def fit_config(
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
     for changes in preset_changes(algorithm, preset, data.task):
         config = config.override({"learner": changes.get("learner") or {}})
-    replay = {"capacity": data.steps + len(data), "recent_share": 0.25}
+    replay = {"capacity": data.steps, "recent_share": 0.25}
     fixed = {"preset": preset, "env": data.header.env, "learner": {"replay": replay}}
     return config.override(fixed).override(overrides or {})
 
@@ -102,7 +102,7 @@ class Fitting(TrainingLoop):
         if self.algorithm.replay.steps < sum(map(len, training)):
             raise ConfigError(
                 f"replay.capacity = {config.learner.replay.capacity} cannot hold the dataset's training episodes: "
-                f"raise it to {self.dataset.steps + len(self.dataset)}"
+                f"raise it to {self.dataset.steps}"
             )
         self.held_out = HeldOut(
             [one.episode for one in recorded if one.held_out],

@@ -58,22 +58,44 @@ def resume(
         progress: told of each phase and iteration; silent by default.
 
     Raises:
-        UserError: as :func:`train`, or the folder is missing, damaged or not ours.
+        UserError: as :func:`train`, or the folder is missing, damaged or not ours, or the run is past ``steps`` or
+            ``iterations`` already: then nothing in the folder is touched.
     """
+    if steps is not None or iterations is not None:
+        with RunFolder.open(path) as folder:  # before a writable one tidies up
+            _refuse_shorter(folder, steps, iterations)
     with RunFolder.open(path, write=True) as folder:
-        config = RunConfig.from_dict(folder.config())
-        longer = _longer(config, steps, iterations)
-        if longer != config:
-            config = longer
-            folder.replace_config(config.to_dict())  # so that the next resume knows of it
-        config = config.override({"run": str(path)})
+        kept = RunConfig.from_dict(folder.config())
+        wanted = _longer(kept, steps, iterations)
+        config = wanted.override({"run": str(path)})
         device = pick_device(config.device)
         with seeded(config, device), graceful_stop() as stop, _begin(config, device, progress or Progress()) as run:
             if folder.has_checkpoint:
                 run.restore(folder)
             else:
                 folder.rewind_to_start()
+            if wanted != kept and run.step < run.target:
+                folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
             return run.run(folder, stop)
+
+
+def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None) -> None:
+    """Raise ConfigError where a run is past the end that is asked for; its own end is never refused."""
+    kept = RunConfig.from_dict(folder.config())
+    wanted = _longer(kept, steps, iterations)
+    if wanted == kept or not folder.has_checkpoint:
+        return
+    tree = folder.load().tree
+    if isinstance(wanted, OfflineConfig):
+        unit, asked, made = "iterations", wanted.iterations, tree["iterations"]
+    else:
+        assert isinstance(wanted, TrainConfig)
+        unit, asked, made = "steps", wanted.steps, tree["collector"]["steps"]
+    if asked < made:
+        raise ConfigError(
+            f"{unit} = {asked} is less than the {made} that {folder.path} has made already: "
+            "give more to carry it further"
+        )
 
 
 def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> RunConfig:

@@ -153,9 +153,10 @@ def test_the_target_is_the_lower_of_two_less_the_entropy_s_price() -> None:
     assert (without <= (seen.ret + seen.discount * twins).amin(0) + 1e-6).all()
 
 
+@pytest.mark.parametrize("hidden", [(16, 16), (16,), ()])
 @pytest.mark.parametrize("spec", [SPEC, CHOICES])
-def test_the_lower_value_and_its_gradient_are_autograd_s(spec: EnvSpec) -> None:
-    critic, seen = make(spec).critic, stretch(spec)
+def test_the_lower_value_and_its_gradient_are_autograd_s(spec: EnvSpec, hidden: tuple[int, ...]) -> None:
+    critic, seen = make(spec, hidden=hidden).critic, stretch(spec)
     action, weight = seen.action.clone().requires_grad_(), torch.randn(len(seen.ret))
     twins = critic(seen.state, action)
     assert 0 < float((twins[0] < twins[1]).float().mean()) < 1

@@ -140,6 +140,16 @@ def test_judging_more_often_changes_nothing_learnt(small: Build):
     assert learnt(rare.folder)[0][-1] == learnt(often.folder)[0][-1]
 
 
+def test_fewer_iterations_than_were_made_are_refused_before_anything_is_written(small: Build, capsys) -> None:
+    fit(config := small(iterations=2))
+    before = {path: path.read_bytes() for path in sorted(config.folder.rglob("*")) if path.is_file()}
+    assert main(["resume", str(config.folder), "--iterations", "1"]) == 2
+    assert f"iterations = 1 is less than the 2 that {config.folder} has made already" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in sorted(config.folder.rglob("*")) if path.is_file()}
+    assert resume(config.folder, iterations=2).finished
+    assert resume(config.folder, iterations=3).steps == 3
+
+
 @pytest.mark.parametrize("phase", ["denoiser", "evaluate", "save"])
 def test_a_run_cut_off_anywhere_ends_like_one_undisturbed(small: Build, phase: str):
     fit(whole := small(run="whole"))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from dima.config import Config, Positive, Whole
+from dima.config import Config, Positive, Range, Whole
 from dima.errors import ConfigError
 
 Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (1, 1), index of the level -> (B, S)
@@ -27,7 +27,7 @@ class SamplerConfig(Config):
     tail_levels: Whole = 0  # further levels that see what the last one saw
     sigma_max: Positive = 5.0  # noise of the first level
     sigma_min: Positive = 0.002  # noise of the last level
-    rho: Positive = 7.0  # curvature of the noise schedule
+    rho: Annotated[float, Range(1)] = 7.0  # curvature of the noise schedule; 1: evenly spaced
     solver: Literal["euler", "heun"] = "euler"  # first or second order
 
     def __post_init__(self) -> None:
