@@ -24,6 +24,7 @@ from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.device import pick_device
 from dima.runtime.progress import Progress
+from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
 from dima.storage.run_folder import RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
@@ -51,6 +52,7 @@ class Agent:
         steps: environment steps it had made; 0 for a run of `dima fit`.
         seal: SHA-256 that tells what was learnt from any other iteration and run.
         earlier: weights of the policies that the run kept on its way, by the environment steps it had made.
+        protocol: versions, commit and class of machine that it was made under.
     """
 
     def __init__(
@@ -63,15 +65,31 @@ class Agent:
         steps: int,
         seal: str,
         earlier: Mapping[int, Mapping[str, Tensor]],
+        protocol: Mapping[str, Any],
     ) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
         self.folder, self.steps, self.seal = folder, steps, seal
-        self.earlier = earlier
+        self.earlier, self.protocol = earlier, protocol
 
     @property
     def trained(self) -> bool:
         """Whether the policy is: a run of `dima fit` learns a world model only."""
         return not isinstance(self.config, OfflineConfig)
+
+    @property
+    def simulator(self) -> str:
+        """``MuJoCo 3.17.0``, which plays now, and under which other version the run learnt; empty for other tasks."""
+        return simulator_line(self.config.task, self.protocol, here=True)
+
+    @property
+    def mujoco(self) -> dict[str, Any] | None:
+        """The MuJoCo version that plays now (``evaluated``) and those the run learnt under (``trained``).
+
+        None for tasks that MuJoCo does not simulate.
+        """
+        if not uses_mujoco(self.config.task):
+            return None
+        return {"evaluated": package_version("mujoco"), "trained": mujoco_versions(self.config.task, self.protocol)}
 
     @property
     def world_model(self) -> WorldModel[Any]:
@@ -273,7 +291,7 @@ def load(run: str | Path, device: str = "auto") -> Agent:
     """
     where = pick_device(device)
     with RunFolder.open(run) as folder:
-        config = RunConfig.from_dict(folder.config())
+        config, facts = RunConfig.from_dict(folder.config()), folder.protocol()
         saved = folder.load()
     env = make_env(config.task, config.env)
     algorithm = _build(config, env, where)
@@ -284,7 +302,7 @@ def load(run: str | Path, device: str = "auto") -> Agent:
         why = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
     steps = saved.tree["collector"]["steps"] if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier)
+    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier, facts)
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:

@@ -104,10 +104,12 @@ def evaluate(args: Sequence[str]) -> int:
     if options.json:
         told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
+        told |= {"mujoco": agent.mujoco}
         shown = {} if film is None else {"video": str(film)}
         print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
     else:
-        print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
+        conditions = ", ".join(filter(None, (settings_line(config.env.to_dict()), agent.simulator)))
+        print(f"{config.algorithm} on {config.task} ({conditions})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
         if not agent.trained:

@@ -26,7 +26,7 @@ from typing import Any
 
 from dima.config import read_yaml, write_yaml
 from dima.errors import RunFolderError
-from dima.runtime.provenance import protocol, uncommitted_diff
+from dima.runtime.provenance import protocol, resumed, uncommitted_diff
 from dima.storage.atomic import commit, disk_errors, write_text
 from dima.storage.checkpoint import (
     FORMAT,
@@ -158,8 +158,20 @@ class RunFolder:
             self._write_config(config)
 
     def protocol(self) -> dict[str, Any]:
-        """Versions, commit and class of machine of the run's start."""
+        """Versions, commit and class of machine of the run's start; ``resumed``: likewise of resumes under others."""
         return _check_ours(self.path)
+
+    def go_on(self, step: int, device: str) -> None:
+        """Record that the run goes on from a step under today's versions, commit and machine, if they differ.
+
+        Raises:
+            RunFolderError: the disk is full or read-only; the record before stands.
+        """
+        before = self.protocol()
+        after = resumed(before, step, protocol(device))
+        if after != before:
+            with disk_errors(self.path):
+                write_text(self.path / PROTOCOL, json.dumps(after, indent=1) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add one record to the metrics, and to the dashboards under its ``step``.

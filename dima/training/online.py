@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dima.experience.evaluation import Evaluation, evaluate
 from dima.runtime.device import pick_device
 from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
+from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
@@ -76,6 +77,11 @@ def resume(
                 folder.rewind_to_start()
             if wanted != kept and run.step < run.target:
                 folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
+            if run.step < run.target:
+                before = folder.protocol()
+                folder.go_on(run.step, str(device))
+                if isinstance(run, Trainer):
+                    run.warn_of_another_simulator(before, folder.protocol())
             return run.run(folder, stop)
 
 
@@ -150,6 +156,15 @@ class Trainer(TrainingLoop):
     def shown(self) -> dict[str, str]:
         return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
 
+    def warn_of_another_simulator(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Say that a run goes on under another MuJoCo version than before; arguments are its protocols."""
+        old, new = (mujoco_versions(self.config.task, facts)[-1:] for facts in (before, now))
+        if old != new and self.step:
+            self.progress.message(
+                f"dima: MuJoCo {old[0] if old else 'of an unknown version'} simulated the first {self.step:,} steps, "
+                f"{new[0]} goes on: returns may differ; protocol.json keeps both"
+            )
+
     def live(self) -> Metrics:
         before, done = self.step, min(1.0, self.step / self.target)
         if not self.due:
@@ -211,5 +226,6 @@ class Trainer(TrainingLoop):
             seconds=self.progress.seconds,
             wall=self.wall,
             env=self.config.env.to_dict(),
+            simulator=simulator_line(self.config.task, RunFolder.open(folder).protocol()),
             finished=finished,
         )

@@ -120,6 +120,7 @@ def diagnose_agent(
             "preset": config.preset,
             "seed": config.seed,
             "steps": agent.steps,
+            **({"simulator": agent.simulator} if agent.simulator else {}),
         },
         settings=settings.override({"horizon": horizon}),
         config=config.to_dict(),

@@ -100,6 +100,7 @@ def _origin(agent: Agent) -> dict[str, Any]:
         "preset": config.preset,
         "seed": config.seed,
         "steps": agent.steps,
+        **({"simulator": agent.simulator} if agent.simulator else {}),
         "dima": versions["dima"],
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "device": versions["machine"]["device"],

@@ -11,7 +11,7 @@ from typing import Any
 
 from dima.analysis.report.compare import Comparison, Reference, compare
 from dima.analysis.report.page import build_page
-from dima.analysis.report.protocols import commit, notices
+from dima.analysis.report.protocols import commit, heading, mujoco, notices
 from dima.analysis.report.results import Results, summarise
 from dima.analysis.report.runs import Problem, read_runs
 from dima.config import read_yaml
@@ -21,7 +21,7 @@ from dima.storage.atomic import disk_errors, write_text
 
 PAGE, TABLE = "report.html", "report.csv"
 _COLUMNS = (
-    "task", "environment", "algorithm", "preset", "variant", "seed", "outcome", "commit", "folder",
+    "task", "environment", "algorithm", "preset", "variant", "seed", "outcome", "mujoco", "commit", "folder",
     "environment_steps", "team_return",
 )  # fmt: skip
 
@@ -53,7 +53,10 @@ class Report:
             "compared_at": dict(self.comparison.at),
             "scales": {task: asdict(scale) for task, scale in self.comparison.scales.items()},
             **asdict(self.results),
-            "runs": [{"folder": str(run.path), "outcome": run.outcome} for run in self.comparison.runs],
+            "runs": [
+                {"folder": str(run.path), "outcome": run.outcome, "mujoco": mujoco([run])}
+                for run in self.comparison.runs
+            ],
             "problems": [{"folder": str(problem.path), "why": problem.why} for problem in self.problems],
             "notices": notices(self.comparison),
         }
@@ -61,8 +64,8 @@ class Report:
     def summary(self) -> str:
         """A few lines for a person: scores per task, what was left out, the files."""
         lines = []
-        for task, at in self.comparison.at.items():
-            lines.append(f"{task} after {at:,.0f} environment steps")
+        for task in self.comparison.at:
+            lines.append(heading(self.comparison, task))
             for row in self.results.scores:
                 if row.task == task:
                     low, high = row.interval or (None, None)
@@ -121,7 +124,7 @@ def _csv(comparison: Comparison) -> str:
         for variant, group in named.items():
             for run in group:
                 choices = (run.task, settings_line(run.env), run.algorithm, run.preset, variant, run.seed)
-                facts = (*choices, run.outcome, commit(run), run.path)
+                facts = (*choices, run.outcome, mujoco([run]), commit(run), run.path)
                 evaluations = list(zip(run.evaluated.astype(int), run.returns, strict=True)) or [("", "")]
                 writer.writerows((*facts, step, value) for step, value in evaluations)
     return text.getvalue()

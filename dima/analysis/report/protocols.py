@@ -9,6 +9,7 @@ from typing import Any
 from dima.analysis.report.compare import Comparison
 from dima.analysis.report.naming import differing
 from dima.analysis.report.runs import Run
+from dima.runtime.provenance import mujoco_versions, stretches, uses_mujoco
 from dima.runtime.summary import settings_line
 
 _SHORT_COMMIT = 7
@@ -30,12 +31,23 @@ def protocol_line(comparison: Comparison, tasks: Sequence[str]) -> str:
 def versions(runs: Iterable[Run]) -> dict[str, list[str]]:
     """The versions of dima and its packages that occur."""
     found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        told = {"dima": run.protocol.get("dima"), "python": run.protocol.get("python")}
-        for name, version in (told | run.protocol.get("packages", {})).items():
+    for facts in (facts for run in runs for facts in stretches(run.protocol)):
+        told = {"dima": facts.get("dima"), "python": facts.get("python")}
+        for name, version in (told | facts.get("packages", {})).items():
             if version is not None:
                 found.setdefault(name, {})[version] = None
     return {name: sorted(some) for name, some in found.items()}
+
+
+def mujoco(runs: Iterable[Run]) -> str:
+    """The MuJoCo versions that simulated runs; empty where it simulates none of their tasks."""
+    return " and ".join(dict.fromkeys(v for run in runs for v in mujoco_versions(run.task, run.protocol)))
+
+
+def heading(comparison: Comparison, task: str) -> str:
+    """What a task's scores are: the task, the steps they are compared at, and the MuJoCo versions behind them."""
+    version = mujoco(run for runs in comparison.groups[task].values() for run in runs)
+    return f"{task} after {comparison.at[task]:,.0f} environment steps" + (f", MuJoCo {version}" if version else "")
 
 
 def commit(run: Run) -> str:
@@ -73,11 +85,18 @@ def notices(comparison: Comparison) -> list[str]:
 
 def _differences(runs: Sequence[Run]) -> list[str]:
     """Conditions that all runs of a task should have in common."""
+    simulated = uses_mujoco(runs[0].task)
     told = [
         f"its runs were recorded with different versions of {name} ({', '.join(found)}), and returns may depend on it"
         for name, found in versions(runs).items()
-        if len(found) > 1 and name != "python"
+        if len(found) > 1 and name not in ("python", *(["mujoco"] if simulated else []))
     ]
+    by_version: dict[str, dict[str, None]] = {}
+    for run in runs if simulated else ():
+        by_version.setdefault(mujoco([run]) or "unknown", {})[f"{run.algorithm}-{run.preset}"] = None
+    if len(by_version) > 1 or any(len(mujoco_versions(run.task, run.protocol)) > 1 for run in runs):
+        which = "; ".join(f"{version}: {', '.join(some)}" for version, some in by_version.items())
+        told.insert(0, f"its returns mix versions of MuJoCo and are not strictly comparable ({which})")
     episodes = sorted({run.evaluation_episodes for run in runs})
     if len(episodes) > 1:
         told.append(f"an evaluation is the mean of {_either(map(str, episodes))} episodes, depending on the run")

@@ -8,7 +8,7 @@ from pathlib import Path
 from dima.analysis.html.page import Page
 from dima.analysis.report.compare import Comparison
 from dima.analysis.report.naming import varied
-from dima.analysis.report.protocols import commit, machine, protocol_line
+from dima.analysis.report.protocols import commit, machine, mujoco, protocol_line
 from dima.analysis.report.results import Results, Speed
 from dima.analysis.report.runs import Problem, Run
 from dima.runtime.progress import duration
@@ -60,9 +60,13 @@ def runs(page: Page, comparison: Comparison, problems: Sequence[Problem]) -> Non
     """Every run, and every folder that is not among them."""
     page.section("Runs")
     below = _common_parent([run.path for run in comparison.runs])
-    head = ("task", "algorithm", "seed", "steps", "last return", "outcome", "commit", "folder")
+    shown = bool(mujoco(comparison.runs))
+    head = ("task", "algorithm", "seed", "steps", "last return", *(["MuJoCo"] * shown), "outcome", "commit", "folder")
     rows = [
-        (task, name, run.seed, _got_to(run), _last_return(run), run.outcome, commit(run), _below(run.path, below))
+        (
+            *(task, name, run.seed, _got_to(run), _last_return(run), *([mujoco([run])] * shown)),
+            *(run.outcome, commit(run), _below(run.path, below)),
+        )
         for task, named in comparison.groups.items()
         for name, group in named.items()
         for run in group

@@ -7,7 +7,7 @@ import re
 from dima.analysis.html.page import Page
 from dima.analysis.report import plots
 from dima.analysis.report.compare import Comparison
-from dima.analysis.report.protocols import protocol_line
+from dima.analysis.report.protocols import heading, protocol_line
 from dima.analysis.report.results import Efficiency, Results
 from dima.analysis.report.statistics import MIN_RUNS
 from dima.analysis.report.wording import INTERVAL, counted, from_to
@@ -38,13 +38,13 @@ def scores(page: Page, comparison: Comparison, results: Results) -> None:
         "other steps were asked for. A run's score is the mean of its evaluations in the last tenth of them.",
     )
     head = ("algorithm", "runs scored", "mean", INTERVAL, "lowest", "highest")
-    for task, at in comparison.at.items():
+    for task in comparison.at:
         rows = [
             (row.algorithm, f"{row.scored} of {row.runs}", row.mean, from_to(row.interval), row.lowest, row.highest)
             for row in results.scores
             if row.task == task
         ]
-        page.table(head, rows, f"{task} after {at:,.0f} environment steps", protocol_line(comparison, [task]))
+        page.table(head, rows, heading(comparison, task), protocol_line(comparison, [task]))
     late = [
         (task, name, run.seed, f"{run.steps:,} of {run.target:,}", run.outcome)
         for task in comparison.at

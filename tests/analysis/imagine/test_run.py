@@ -15,6 +15,7 @@ import dima
 from dima.cli import main
 from dima.envs.render import headless
 from dima.errors import EnvError
+from dima.runtime.provenance import package_version
 from dima.storage.run_folder import RunFolder
 from dima.training.online import train
 from dima.training.run_config import build_config
@@ -154,7 +155,8 @@ def test_without_a_renderer_the_rest_is_made(trained, command, monkeypatch, tmp_
     assert status == 0
     assert err.count("\n") == 1
     assert err.startswith("dima: no film and no strip: MUJOCO_GL = 'off' draws no pictures: unset it")
-    assert (tmp_path / "out" / "imagination.html").is_file()
+    page = (tmp_path / "out" / "imagination.html").read_text()
+    assert f"MuJoCo {package_version('mujoco')}" in page
 
 
 def test_a_run_goes_on_and_starts_again_with_its_imagination_beside_it(trained, command, tmp_path: Path) -> None:

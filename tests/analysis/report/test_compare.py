@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dima.analysis.report.compare import compare
-from dima.analysis.report.protocols import notices, protocol_line
+from dima.analysis.report.protocols import heading, notices, protocol_line
 from dima.analysis.report.results import summarise
 from dima.analysis.report.runs import read_runs
 from dima.errors import ConfigError
@@ -215,6 +215,28 @@ class TestProtocol:
         line = protocol_line(arranged(), ["toy/linear", "toy/walk"])
         assert "episode_limit = 7 (toy/linear)" in line
         assert "seeds 0;" in line
+
+    def test_names_the_mujoco_versions_that_are_mixed(self, make_run, arranged):
+        ant = {"task": "mamujoco/ant-4x2"}
+        make_run("a", [1.0], protocol={"packages": {"mujoco": "4.0.0"}}, **ant)
+        make_run("b", [1.0], algorithm="dima", protocol={"packages": {"mujoco": "3.17.0"}}, **ant)
+        comparison = arranged()
+        assert heading(comparison, "mamujoco/ant-4x2").endswith("steps, MuJoCo 3.17.0 and 4.0.0")
+        (told,) = [one for one in notices(comparison) if "MuJoCo" in one]
+        assert (
+            "mix versions of MuJoCo and are not strictly comparable (3.17.0: dima-debug; 4.0.0: mappo-debug)." in told
+        )
+
+    def test_names_the_mujoco_versions_of_a_resumed_run(self, make_run, arranged):
+        stretches = {"packages": {"mujoco": "4.0.0"}, "resumed": [{"step": 50, "packages": {"mujoco": "3.17.0"}}]}
+        make_run("a", [1.0], task="mamujoco/ant-4x2", protocol=stretches)
+        comparison = arranged()
+        assert any("(4.0.0 and 3.17.0: mappo-debug)" in one for one in notices(comparison))
+        assert "mujoco 3.17.0 or 4.0.0" in protocol_line(comparison, comparison.tasks)
+
+    def test_of_other_tasks_says_nothing_of_mujoco(self, make_run, arranged):
+        make_run("a", [1.0], protocol={"packages": {"mujoco": "4.0.0"}})
+        assert "MuJoCo" not in heading(arranged(), "toy/walk")
 
     def test_of_nothing_is_nothing(self, make_run, arranged):
         make_run("a", [1.0])
