@@ -42,7 +42,7 @@ REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, beside
 
 
 class Agent:
-    """The policy of a run after its last finished iteration.
+    """The policy of a run after its last saved iteration.
 
     Attributes:
         config: the run's configuration.

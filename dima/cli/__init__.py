@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print("dima: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dima: stopped at once; what the last finished iteration saved is kept", file=sys.stderr)
+        print("dima: stopped at once; what was saved last is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

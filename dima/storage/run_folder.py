@@ -3,15 +3,15 @@
     config.yaml      the resolved configuration
     protocol.json    format, versions, commit, class of machine
     metrics.jsonl    one record a line
-    checkpoint/      the state after the last finished iteration (see ``dima.storage.checkpoint``)
+    checkpoint/      the state after the last saved iteration (see ``dima.storage.checkpoint``)
     replay/          chunks of experience, each written once
     tensorboard/     event files
     diagnosis/       what `dima diagnose` found, if it was asked
     imagination/     what `dima imagine` showed, if it was asked; with --act policy: imagination-policy/
     videos/          likewise `dima evaluate --video`
 
-An iteration ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to an
-iteration that never finished: :meth:`RunFolder.load` on a writable folder removes it.
+Whatever was logged or written after the last :meth:`RunFolder.save` belongs to iterations that are repeated:
+:meth:`RunFolder.load` on a writable folder removes it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
 @dataclass
 class Saved:
-    """What a run folder holds of the last finished iteration."""
+    """What a run folder holds of the last saved iteration."""
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
@@ -201,18 +201,19 @@ class RunFolder:
         return read_metrics(self.path / METRICS)
 
     def save(self, tree: Tree, chunks: Sequence[Tree] = (), *, drop_before: int = 0) -> None:
-        """End an iteration: make everything up to now permanent.
+        """Make everything up to now permanent.
 
         Args:
             tree: the whole state apart from the replay's content.
             chunks: what the replay gained since the last ``save``; numbered from :attr:`next_chunk` on.
-            drop_before: chunks with smaller numbers are needed no more and are deleted.
+            drop_before: chunks with smaller numbers are needed no more: they are deleted, or not written at all.
 
         Raises:
             RunFolderError: the disk is full or read-only; the checkpoint before still loads.
         """
         folder = self.path / REPLAY
-        listing = self._listing | write_chunks(folder, self._next_chunk, chunks)
+        gone = max(0, drop_before - self._next_chunk)  # of the new ones
+        listing = self._listing | write_chunks(folder, self._next_chunk + gone, chunks[gone:])
         listing = {number: facts for number, facts in listing.items() if number >= drop_before}
         next_chunk = self._next_chunk + len(chunks)
         length = sync_metrics(self.path / METRICS)
@@ -228,11 +229,11 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether an iteration was ever finished."""
+        """Whether an iteration was ever saved."""
         return current_checkpoint(self.path / CHECKPOINT) is not None
 
     def load(self) -> Saved:
-        """The state after the last finished iteration. A writable folder is first rewound to that moment.
+        """The state after the last saved iteration. A writable folder is first rewound to that moment.
 
         Raises:
             RunFolderError: there is none yet, or a file is missing, truncated or changed.
@@ -245,10 +246,10 @@ class RunFolder:
         return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256)
 
     def rewind_to_start(self) -> None:
-        """Remove what a first iteration left that never finished, to begin the run again.
+        """Remove what a first iteration left that was never saved, to begin the run again.
 
         Raises:
-            RunFolderError: more iterations than that were finished, or the disk is read-only.
+            RunFolderError: more iterations than that were lived, or the disk is read-only.
         """
         if self._iterations > 1:
             raise self._no_checkpoint()
@@ -271,7 +272,7 @@ class RunFolder:
 
     @property
     def _iterations(self) -> int:
-        """How many iterations were logged; all but the last were saved, too."""
+        """How many iterations were logged; the first is saved before the second begins."""
         return max((record.get("iteration", 0) for record in self.records()), default=0)
 
     def _no_checkpoint(self) -> RunFolderError:

@@ -1,4 +1,4 @@
-"""A run at work: iterations of learning, each checked, logged and saved, so that it goes on after a crash."""
+"""A run at work: iterations of learning, each checked and logged, saved often enough to go on after a crash."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dima.runtime.progress import Progress
 from dima.runtime.rng import rng_state, set_rng_state
 from dima.runtime.signals import Stop
 from dima.runtime.summary import Summary
+from dima.storage.budget import TimeBudget
 from dima.storage.run_folder import RunFolder
 from dima.training.run_config import RunConfig
 
@@ -31,12 +32,14 @@ class TrainingLoop(ABC):
     """What runs of every kind share.
 
     Attributes:
+        config: every choice of the run.
         algorithm: the learner.
         iterations: how many are over.
         wall: seconds they took.
         evaluations: (step, what was measured) of every evaluation.
     """
 
+    config: RunConfig
     algorithm: Algorithm
 
     def __init__(self, device: torch.device, progress: Progress) -> None:
@@ -46,6 +49,9 @@ class TrainingLoop(ABC):
         self.wall = 0.0
         self.evaluations: list[tuple[int, float]] = []
         self.late: list[tuple[int, dict[str, float]]] = []  # evaluations of earlier steps that are not logged yet
+        self.unsaved = 0  # iterations since the last checkpoint
+        self.chunks: list[dict[str, Any]] = []  # what the replay gained in them
+        self.first_chunk = 0  # the number of the first chunk still needed
 
     @property
     @abstractmethod
@@ -104,18 +110,28 @@ class TrainingLoop(ABC):
         self.close()
 
     def run(self, folder: RunFolder, stop: Stop) -> Summary:
-        """TrainingLoop until the last step, or until asked to stop after one."""
+        """TrainingLoop until the last step, or until asked to stop after one.
+
+        The first iteration is saved, the last one too, those between as often as ``checkpoint_budget`` allows.
+        """
         self.progress.lap()  # what was timed before is not of this run's next iteration
+        budget = TimeBudget(self.config.checkpoint_budget)
         with _end_told(folder):
             while self.step < self.target and not stop.requested:
-                self._iteration(folder)
+                glance = self._iteration(folder)
+                if budget.allows:
+                    with budget.spending():
+                        self._save(folder)
+                self.progress.iteration(self.step, self.target, **glance)
+            if self.unsaved:
+                self._save(folder)
         finished = self.step >= self.target
         if not finished:
             folder.log({"event": "interrupted"})
         return self.summary(folder.path, finished)
 
     def restore(self, folder: RunFolder) -> None:
-        """Stand where the last finished iteration ended.
+        """Stand where the last saved iteration ended.
 
         Raises:
             RunFolderError: the folder is damaged, or its checkpoint is of another config.
@@ -132,7 +148,8 @@ class TrainingLoop(ABC):
         self.wall = tree.get("wall", sum(tree["seconds"].values()))  # older folders have none
         set_rng_state(tree["rng"])
 
-    def _iteration(self, folder: RunFolder) -> None:
+    def _iteration(self, folder: RunFolder) -> dict[str, float]:
+        """Live an iteration and log it; returns what of it is worth a glance."""
         before, wall, began = self.step, self.wall, time.perf_counter()
         numbers = _to_numbers(self.live())
         self.iterations += 1
@@ -143,18 +160,23 @@ class TrainingLoop(ABC):
             _require_finite(told, self.algorithm, self.step)
         numbers |= evaluated
         record = {"step": self.step, "iteration": self.iterations, **self.facts, **numbers}
-        with self.progress.phase("save"):
-            for step, told in late:
-                folder.log({"step": step, "iteration": self.iterations - 1, **told})
-            folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
-            chunks, first = self.gained()
-            self.wall = wall + time.perf_counter() - began
-            folder.save(self._tree(), chunks, drop_before=first)
+        for step, told in late:
+            folder.log({"step": step, "iteration": self.iterations - 1, **told})
+        folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
+        chunks, self.first_chunk = self.gained()  # each iteration, so that no file depends on the budget
+        self.chunks += chunks
+        self.unsaved += 1
         for _, told in late:
             numbers = told | numbers
         self.wall = wall + time.perf_counter() - began
-        glance = {label: numbers[name] for name, label in self.shown.items() if name in numbers}
-        self.progress.iteration(self.step, self.target, **glance)
+        return {label: numbers[name] for name, label in self.shown.items() if name in numbers}
+
+    def _save(self, folder: RunFolder) -> None:
+        began = time.perf_counter()
+        with self.progress.phase("save"):
+            folder.save(self._tree(), self.chunks, drop_before=self.first_chunk)
+        self.chunks, self.unsaved = [], 0
+        self.wall += time.perf_counter() - began
 
     def _tree(self) -> dict[str, Any]:
         return self.saved() | {

@@ -68,7 +68,7 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
 
     Raises:
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
-            diverged. What the last finished iteration saved is kept.
+            diverged. What was saved last is kept.
     """
     _refuse_unused(config)
     device = pick_device(config.device)
@@ -81,6 +81,7 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
 class Fitting(TrainingLoop):
     """A run on a dataset; its steps are its iterations."""
 
+    config: OfflineConfig
     algorithm: ModelBased
 
     def __init__(self, config: OfflineConfig, device: torch.device, progress: Progress) -> None:

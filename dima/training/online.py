@@ -38,7 +38,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 
     Raises:
         UserError: the task, the folder or the device cannot be used, the environment broke a promise, or learning
-            diverged. What the last finished iteration saved is kept.
+            diverged. What was saved last is kept.
     """
     device = pick_device(config.device)
     with seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
@@ -50,7 +50,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 def resume(
     path: str | Path, *, steps: int | None = None, iterations: int | None = None, progress: Progress | None = None
 ) -> Summary:
-    """Go on with a run from its last finished iteration.
+    """Go on with a run from its last saved iteration.
 
     Args:
         path: the run folder.
@@ -127,6 +127,8 @@ def _begin(config: RunConfig, device: torch.device, progress: Progress) -> Train
 
 class Trainer(TrainingLoop):
     """A run in the environment; its steps are the environment's."""
+
+    config: TrainConfig
 
     def __init__(self, config: TrainConfig, device: torch.device, progress: Progress) -> None:
         super().__init__(device, progress)

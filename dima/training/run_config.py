@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dima.algorithms import ALGORITHMS
-from dima.config import Config, Count, Range, Whole
+from dima.config import Config, Count, Fraction, Range, Whole
 from dima.envs import suite_config
 from dima.errors import ConfigError, nearest
 from dima.presets import preset_changes
@@ -26,6 +26,9 @@ class RunConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
     threads: Whole = 0  # CPU threads PyTorch may use; 0: its own choice
+    checkpoint_budget: Fraction = (
+        0.02  # share of the run's time that checkpoints may take; 1: one after every iteration
+    )
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra dima-marl[wandb])
     env: Config  # how the environment is presented; fields depend on the task's suite

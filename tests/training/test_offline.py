@@ -46,7 +46,7 @@ def small(tmp_path: Path, data: Path) -> Build:
 
     def build(run: str = "run", dataset: Path = data, **overrides: Any) -> OfflineConfig:
         fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False, "iterations": 3}
-        fixed |= {"evaluate_every": 2, "evaluation_segments": 4, "evaluation_horizon": 3}
+        fixed |= {"evaluate_every": 2, "evaluation_segments": 4, "evaluation_horizon": 3, "checkpoint_budget": 1.0}
         once = {f"{part}_fit": {"updates": 1, "batch": 4} for part in ("denoiser", "decoder", "reward")}
         return fit_config(dataset, "dima", "debug", fixed | {"learner": {"world_model": once}}).override(overrides)
 
@@ -156,6 +156,18 @@ def test_a_run_cut_off_anywhere_ends_like_one_undisturbed(small: Build, phase: s
     broken = small(run="broken")
     with pytest.raises(Power):
         fit(broken, progress=Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug))
+    assert resume(broken.folder).finished
+    assert learnt(whole.folder) == learnt(broken.folder)
+
+
+def test_lost_iterations_are_fitted_again_exactly(small: Build):
+    fit(whole := small(run="whole"))
+    broken = small(run="broken", checkpoint_budget=0.0)
+    with pytest.raises(Power):
+        fit(broken, progress=Interrupted("reward", 3, pull_plug))
+    with RunFolder.open(broken.folder) as folder:
+        assert folder.load().tree["iterations"] == 1
+    assert len(records(broken.folder)) == 3  # two iterations, and that the third one failed
     assert resume(broken.folder).finished
     assert learnt(whole.folder) == learnt(broken.folder)
 
