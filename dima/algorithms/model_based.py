@@ -167,7 +167,7 @@ class ModelBased(Algorithm):
         """Keep real episodes, and let every running statistic see them."""
         for episode in episodes:
             self.replay.add(episode)
-            self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
+            self.ppo.update_statistics(episode.obs.to(self.device), episode.state.to(self.device))
         self.world_model.update_statistics(episodes)
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class OnPolicy(Algorithm):
         with progress.phase("update", total=1) as advance:
             updated = self.ppo.update(rollout, done)
             metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
-            self.ppo.observe(rollout.obs, rollout.state)
+            self.ppo.update_statistics(rollout.obs, rollout.state)
             advance()
         if returns:
             metrics["collect/return"] = float(np.mean(returns))

@@ -112,14 +112,14 @@ class PPO(nn.Module):
         action = policy.mode() if mode else policy.sample()
         return action, policy.log_prob(action)
 
-    def observe(self, obs: Tensor, state: Tensor) -> None:
+    def update_statistics(self, obs: Tensor, state: Tensor) -> None:
         """Let running normalisers see new real data. Not between acting and updating on what was done.
 
         Args:
             obs: (..., N, O).
             state: (..., S).
         """
-        self.actor.observe(obs)
+        self.actor.update_statistics(obs)
         self.critic.state_scale.update(state)
 
     def update(self, rollout: Rollout, progress: float = 0.0, workers: int = 1) -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ class PPO(nn.Module):
             share = len(some.advantage) / rows
             (share * loss).backward()
             parts.add(told, share)
-        return parts.values() | {"actor_grad_norm": self.follow(self.actor, self.actor_optimizer)}
+        return parts.values() | {"actor_grad_norm": self.apply_gradient(self.actor, self.actor_optimizer)}
 
     def critic_step(self, batch: CriticBatch) -> dict[str, Tensor]:
         """One gradient step of the critic."""
@@ -268,9 +268,9 @@ class PPO(nn.Module):
         """One gradient step; returns the gradient's norm before clipping."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        return self.follow(module, optimizer)
+        return self.apply_gradient(module, optimizer)
 
-    def follow(self, module: nn.Module, optimizer: torch.optim.Adam) -> Tensor:
+    def apply_gradient(self, module: nn.Module, optimizer: torch.optim.Adam) -> Tensor:
         """Go along the gradient that is there; returns its norm before clipping."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm or torch.inf)
         optimizer.step()

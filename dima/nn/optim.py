@@ -53,7 +53,7 @@ class Fitter:
 
     def step(self, loss: Tensor) -> None:
         """Follow the gradient of a scalar loss once."""
-        self.follow(self.gradient(loss))
+        self.apply_gradient(self.gradient(loss))
 
     def gradient(self, loss: Tensor) -> list[Tensor | None]:
         """Of a scalar loss, in the order of the weights."""
@@ -61,7 +61,7 @@ class Fitter:
         loss.backward()
         return [weight.grad for weight in self.parameters]
 
-    def follow(self, gradient: Sequence[Tensor | None]) -> None:
+    def apply_gradient(self, gradient: Sequence[Tensor | None]) -> None:
         """Go along a gradient once; it is clipped in place."""
         self.steps += 1
         if self.config.warmup:

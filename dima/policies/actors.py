@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dima.config import Config, Count, Positive
 from dima.data import EnvSpec
-from dima.nn.mlp import RELU_GAIN, MaskedLayerNorm, Normalizer, mlp, relu
+from dima.nn.mlp import RELU_GAIN, MaskedLayerNorm, mlp, relu
+from dima.nn.normalizer import Normalizer
 from dima.policies.distributions import ActionDistribution, Beta, Categorical, Gaussian, Separate
 
 
@@ -43,7 +44,7 @@ class TeamActor(nn.Module, ABC):
         """
 
     @abstractmethod
-    def observe(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor) -> None:
         """Let running normalisers see real observations (..., N, O)."""
 
 
@@ -73,7 +74,7 @@ class Actor(TeamActor):
         if not spec.discrete and not beta:
             self.log_std = nn.Parameter(torch.ones(spec.action_dim))
 
-    def observe(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor) -> None:
         if self.obs_scale is not None:
             self.obs_scale.update(obs)
 
@@ -111,7 +112,7 @@ class SeparateActors(TeamActor):
         )
         return policy
 
-    def observe(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor) -> None:
         for agent, member in enumerate(self.members):
             assert isinstance(member, Actor)
-            member.observe(obs[..., agent : agent + 1, : self.obs_sizes[agent]])
+            member.update_statistics(obs[..., agent : agent + 1, : self.obs_sizes[agent]])

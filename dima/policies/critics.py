@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dima.config import Config, Count
 from dima.data import EnvSpec
-from dima.nn.mlp import RELU_GAIN, Normalizer, mlp, relu
+from dima.nn.mlp import RELU_GAIN, mlp, relu
+from dima.nn.normalizer import Normalizer
 
 
 @dataclass(frozen=True)

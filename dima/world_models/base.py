@@ -168,7 +168,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         ):
             for _ in range(fitter.config.updates):
                 gradient, metrics = gradient_of(draw(replay))
-                fitter.follow(gradient)
+                fitter.apply_gradient(gradient)
                 del gradient  # or it would outlive the next forward pass
                 steps.add(metrics)
                 advance()

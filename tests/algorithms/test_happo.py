@@ -199,7 +199,7 @@ def test_only_the_agent_whose_turn_it_is_moves_and_actors_before_the_critic(monk
 @pytest.mark.parametrize("spec", [SPEC, CHOICES])
 def test_a_restored_team_goes_on_exactly(spec: EnvSpec) -> None:
     team = make(spec, minibatches=2)
-    team.observe(play(team).obs, play(team).state)
+    team.update_statistics(play(team).obs, play(team).state)
     team.update(play(team))
     other = make(spec, minibatches=2)
     other.restore(team.checkpoint())
@@ -213,7 +213,7 @@ def test_a_restored_team_goes_on_exactly(spec: EnvSpec) -> None:
 def test_normalisers_see_each_agent_s_own_observations() -> None:
     team = make(actor={"normalize_obs": True})
     rollout = play(team)
-    team.observe(rollout.obs + 3, rollout.state)
+    team.update_statistics(rollout.obs + 3, rollout.state)
     for agent, member in enumerate(team.actor.members):
         scale = member.obs_scale
         assert scale.mean.shape == (1, SPEC.obs_sizes[agent])

@@ -269,7 +269,7 @@ def test_it_waits_then_updates_once_a_step(monkeypatch) -> None:
         monkeypatch.setattr(team, "update", lambda updates, progress: done.append(updates) or {})
         collector = Collector(envs, seed=0)
         for _ in range(4):
-            team.round(collector, Progress(), 0.0)
+            team.iteration(collector, Progress(), 0.0)
     assert done == [10, 10, 10]
     assert collector.steps == len(team.replay) == 60 + 3 * 10 * 5
 
@@ -292,7 +292,7 @@ def test_it_learns(task: str, alpha: float | None, better) -> None:
         before = evaluate(test_envs, act, 20, seed=0).mean
         collector = Collector(envs, seed=0)
         for _ in range(41):
-            team.round(collector, Progress(), 0.0)
+            team.iteration(collector, Progress(), 0.0)
         after = evaluate(test_envs, act, 20, seed=0).mean
     assert better(before, after), (before, after)
 

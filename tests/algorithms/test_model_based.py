@@ -164,7 +164,7 @@ def test_one_restored_from_a_checkpoint_goes_on_exactly(task: str) -> None:
         state = torch.get_rng_state()
         expected = dima.round(collector, Progress(), 0.5)
         torch.set_rng_state(state)
-        got = other.round(fresh, Progress(), 0.5)
+        got = other.iteration(fresh, Progress(), 0.5)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
     for name, weight in dima.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name

@@ -252,7 +252,7 @@ def test_running_normalisers_move_only_when_told() -> None:
     ppo.update(rollout)
     assert ppo.actor.obs_scale is not None
     assert ppo.actor.obs_scale.count == ppo.critic.state_scale.count == 0
-    ppo.observe(rollout.obs, rollout.state)
+    ppo.update_statistics(rollout.obs, rollout.state)
     assert ppo.actor.obs_scale.count == ppo.critic.state_scale.count == 60
 
 
@@ -263,7 +263,7 @@ def test_a_restored_team_goes_on_exactly(spec: EnvSpec) -> None:
     for _ in range(2):
         rollout = play(ppo)
         ppo.update(rollout)
-        ppo.observe(rollout.obs, rollout.state)
+        ppo.update_statistics(rollout.obs, rollout.state)
     other.restore(decode(*encode(ppo.checkpoint())))
     rollout = play(ppo)
     for team in (ppo, other):
