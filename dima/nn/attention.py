@@ -1,4 +1,4 @@
-"""Pre-norm attention blocks over ``scaled_dot_product_attention``, shared by every Transformer here."""
+"""Pre-norm attention, feed-forward and Transformer blocks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class GegluFeedForward(nn.Module):
         return x + self.lower(self._gated(x))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The mean over L of what :meth:`forward` makes of (..., L, D); a linear layer need only see the mean."""
+        """Mean of ``forward(x)`` over L, for x (..., L, D); the last layer is linear, so it is applied to the mean."""
         return x.mean(dim=-2) + self.lower(self._gated(x).mean(dim=-2))
 
     def after(self, common: Tensor, mixed: Tensor, out: nn.Linear) -> Tensor:
-        """What :meth:`forward` makes of ``common + out(mixed)``, at the price of the narrow ``mixed``.
+        """Compute ``forward(common + out(mixed))`` with the first layer folded into ``out``.
 
-        All that a layer norm does besides dividing is linear. So norm and first layer are applied to ``common`` and to
-        the columns of ``out``, once for all rows, which then only mix the results.
+        Apart from its division a layer norm is linear. So norm and first layer are applied once to ``common`` and to
+        the columns of ``out``, and each row mixes the results with its narrow ``mixed``.
 
         Args:
             common: (L, D), the same for every row.
@@ -37,10 +37,10 @@ class GegluFeedForward(nn.Module):
         x = common + out(mixed)
         variance = _centred(x).square().mean(dim=-1, keepdim=True)  # many times faster than var on a CPU
         scale = (variance + self.norm.eps).rsqrt()
-        once = torch.cat([_centred(out.weight.mT), _centred(common + out.bias)])  # (I + L, D)
-        lifted = F.linear(once, self.lift.weight * self.norm.weight)  # (I + L, 2E)
-        which = torch.eye(len(common), dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)
-        coordinates = scale * torch.cat([mixed, which], dim=-1)  # (..., L, I + L)
+        folded = torch.cat([_centred(out.weight.mT), _centred(common + out.bias)])  # (I + L, D)
+        lifted = F.linear(folded, self.lift.weight * self.norm.weight)  # (I + L, 2E)
+        position = torch.eye(len(common), dtype=x.dtype, device=x.device).expand(*x.shape[:-1], -1)
+        coordinates = scale * torch.cat([mixed, position], dim=-1)  # (..., L, I + L)
         bias = F.linear(self.norm.bias, self.lift.weight, self.lift.bias)
         return x + self.lower(_geglu(F.linear(coordinates, lifted.mT, bias)))
 
@@ -93,22 +93,22 @@ class Attention(nn.Module):
         return x + self.attend(query, keys, values, mask)
 
     def keys_values(self, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """What normed tokens (..., M, D') offer to be attended to, (..., heads, M, head_dim) each."""
+        """Keys and values of normed tokens (..., M, D'), (..., heads, M, head_dim) each."""
         keys, values = self.key_value(attended).chunk(2, dim=-1)
         return self.split(keys), self.split(values)
 
     def split(self, x: Tensor) -> Tensor:
-        """(..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
+        """Split heads: (..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Projected attention of normed queries over split keys and values, without the residual."""
+        """Attention of normed queries over split keys and values, projected, without the residual."""
         return self.out(self.mix(query, keys, values, mask))
 
     def mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """The attention before its projection, (..., L, heads * head_dim).
+        """Attention before its output projection, (..., L, heads * head_dim).
 
-        Queries (L, D) are the same for every row of the keys.
+        Queries (L, D) are broadcast over the leading axes of the keys.
         """
         dropout = self.dropout if self.training else 0.0
         split = self.split(self.query(query)).expand(*keys.shape[:-2], -1, -1)
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 def pooled(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """The mean over L of what feed-forward and attention layers in turn, a feed-forward last, make of (..., L, D)."""
+    """Mean of ``layers(x)`` over L, for x (..., L, D); the last layer, if any, is a feed-forward."""
     if not len(layers):
         return x.mean(dim=-2)
     last = layers[-1]
@@ -126,7 +126,7 @@ def pooled(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward with dropout; can run step by step over a cache.
+    """Pre-norm self-attention and feed-forward with dropout and a key/value cache.
 
     Args:
         dim: width of the tokens.

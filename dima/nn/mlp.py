@@ -1,4 +1,4 @@
-"""Building blocks of networks: MLPs, orthogonal starts, layer norm that ignores padding, running normalisation."""
+"""MLPs, orthogonal initialisation, layer norm over padded features."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RELU_GAIN = 2**0.5  # keeps the scale of features through Linear -> ReLU
+RELU_GAIN = 2**0.5  # preserves the scale of features through Linear -> ReLU
 
 
 def relu() -> nn.Module:
-    """Overwrites its input, which the layers before it do not need to go backward."""
+    """An in-place ReLU: the layers before it do not need their output for the backward pass."""
     return nn.ReLU(inplace=True)
 
 
 class Tanh(nn.Module):
-    """Through the logistic function: a few times faster on a CPU, and equal to rounding."""
+    """Tanh as a scaled sigmoid: a few times faster on a CPU, equal up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (2 * x).sigmoid().mul(2).sub(1)
 
 
 class ToFloat32(nn.Module):
-    """Whatever precision the layers before multiply in, what follows is float32."""
+    """Cast to float32, whatever precision the layers before compute in."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float()
 
 
 def orthogonal_(linear: nn.Linear, gain: float = RELU_GAIN) -> nn.Linear:
-    """Start a layer with orthogonal weights times ``gain`` and zero biases, in place."""
+    """Initialise orthogonal weights times ``gain`` and zero biases, in place."""
     nn.init.orthogonal_(linear.weight, gain)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
@@ -40,9 +40,9 @@ def orthogonal_(linear: nn.Linear, gain: float = RELU_GAIN) -> nn.Linear:
 
 
 class RowwiseSequential(nn.Sequential):
-    """Layers that see everything as rows, (..., I) -> (..., O).
+    """Layers applied to flattened rows, ``(..., I) -> (..., O)``.
 
-    In-place layers would otherwise work on views of what a linear layer made, which the way back copies twice.
+    In-place layers would otherwise modify views of a linear layer's output, which the backward pass copies twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,13 +57,13 @@ def mlp(
     gain: float | None = None,
     head_gain: float | None = None,
 ) -> RowwiseSequential:
-    """``(..., sizes[0]) -> (..., sizes[-1])``; the last layer is linear.
+    """Multi-layer perceptron ``(..., sizes[0]) -> (..., sizes[-1])``; the last layer is linear.
 
     Args:
         sizes: widths from input to output.
-        activation: builds what follows each hidden layer.
-        norm: put a layer norm after each activation.
-        gain: start hidden layers orthogonally with this gain; ``None`` keeps PyTorch's start.
+        activation: builds the activation after each hidden layer.
+        norm: add a layer norm after each activation.
+        gain: of the orthogonal initialisation of hidden layers; None keeps PyTorch's initialisation.
         head_gain: the same for the last layer.
     """
     layers: list[nn.Module] = []
@@ -79,8 +79,8 @@ def mlp(
 class MaskedLayerNorm(nn.Module):
     """Layer norm over the real features of each agent, ``(..., N, O) -> (..., N, O)``.
 
-    Padding takes no part in mean and variance and comes out as zero, so every agent is normalised as it would be
-    alone. Without padding this is ``nn.LayerNorm(O)``.
+    Padding is excluded from mean and variance and comes out as zero, so each agent is normalised as if it were alone.
+    Without padding this is ``nn.LayerNorm(O)``.
 
     Args:
         valid: (N, O) bool, which features are real.

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Normalizer(nn.Module):
-    """Running mean and variance of each feature over everything seen; ``forward`` normalises, float32 out.
+    """Running mean and variance of each feature; ``forward`` standardises, in float32.
 
-    A feature that (nearly) never varied passes through unchanged, so constant ids and padding survive. Before the
-    first update everything does.
+    Features that (nearly) never vary pass through unchanged, so constant ids and padding survive. Before the first
+    update all features do.
 
     Args:
         shape: of one sample, ``(S,)``, ``(N, O)`` or ``()``; samples come as ``(..., *shape)``.
@@ -21,8 +21,8 @@ class Normalizer(nn.Module):
     count: Tensor  # () float64, samples seen
     mean: Tensor  # shape, float64
     var: Tensor  # shape, float64, population variance
-    shift: Tensor  # shape, float32, what normalising subtracts
-    scale: Tensor  # shape, float32, what normalising divides by
+    shift: Tensor  # shape, float32, subtracted by normalize
+    scale: Tensor  # shape, float32, divided by in normalize
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -35,11 +35,11 @@ class Normalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, valid: Tensor | None = None) -> None:
-        """Count samples in, by Chan's exact merge of two sets of moments.
+        """Add samples to the statistics (Chan's exact merge of two sets of moments).
 
         Args:
             x: (..., *shape).
-            valid: (...) bool, False where a sample is to be ignored.
+            valid: (...) bool, False for samples to ignore.
         """
         x = x.reshape(-1, *self.shape).double()
         if valid is None:
@@ -56,7 +56,7 @@ class Normalizer(nn.Module):
         self.mean.add_(delta * (fresh / total))
         self.var.copy_(square / total)
         self.count.add_(fresh)
-        # a standard deviation below 1e-4, or lost in float32 beside the mean, is no variation
+        # a standard deviation below 1e-4, or below float32 resolution at this mean, counts as no variation
         varies = self.var > 1e-8 + 1e-10 * self.mean.square()
         self.shift.copy_(torch.where(varies, self.mean, 0.0))
         self.scale.copy_(torch.where(varies, self.var.sqrt(), 1.0))
@@ -65,9 +65,9 @@ class Normalizer(nn.Module):
         return self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """(..., *shape) in the data's units -> the same in standard deviations from the mean."""
+        """Standardise (..., *shape): the data's units -> standard deviations from the mean."""
         return ((x - self.shift) / self.scale).float()
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`normalize`."""
+        """Invert :meth:`normalize`."""
         return (x * self.scale + self.shift).float()

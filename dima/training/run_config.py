@@ -14,6 +14,13 @@ from dima.envs import suite_config
 from dima.errors import ConfigError, nearest
 from dima.presets import preset_changes
 
+# fields of older run folders that are constants by now: path and value
+RETIRED = {
+    "learner.ppo.actor.std_scale": 0.5,
+    "learner.ppo.adam_eps": 1e-5,
+    "learner.ppo.huber_delta": 10.0,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
@@ -45,6 +52,7 @@ class RunConfig(Config):
         """
         if "task" not in content:
             raise ConfigError("the config names no task")
+        content = _without_retired(content)
         task, algorithm = str(content["task"]), str(content.get("algorithm", cls.algorithm))
         if "dataset" in content:
             return offline_config(str(content["dataset"]), task, algorithm).override(content)
@@ -130,3 +138,22 @@ def learner_config(algorithm: str) -> Config:
     settings = getattr(import_module(module), name)()
     assert isinstance(settings, Config)
     return settings
+
+
+def _without_retired(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Drop retired fields at the value that became a constant.
+
+    Raises:
+        ConfigError: a retired field has another value.
+    """
+    kept = {}
+    for name, value in content.items():
+        where = f"{path}{name}"
+        if isinstance(value, Mapping):
+            value = _without_retired(value, f"{where}.")
+        elif where in RETIRED:
+            if value != RETIRED[where]:
+                raise ConfigError(f"{where} = {value!r} is no longer a field: it is always {RETIRED[where]:g}")
+            continue
+        kept[name] = value
+    return kept

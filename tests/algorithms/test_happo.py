@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dima.algorithms.happo import HappoConfig, SequentialPPO, Turn
+from dima.algorithms.happo import AgentBatch, HappoConfig, SequentialPPO
 from dima.algorithms.ppo import PPO, Batch, PPOConfig
 from dima.data import EnvSpec, Rollout
 from dima.policies.actors import ActorConfig
@@ -27,7 +27,7 @@ def seed() -> None:
 
 
 def make(spec: EnvSpec = SPEC, fixed_order: bool = False, **changes: Any) -> SequentialPPO:
-    return HappoConfig(ppo=SMALL.override(changes), fixed_order=fixed_order).learner(spec)
+    return HappoConfig(ppo=SMALL.override(changes), fixed_order=fixed_order).build_ppo(spec)
 
 
 def play(team: PPO, lead: tuple[int, int] = (12, 5)) -> Rollout:
@@ -57,12 +57,12 @@ def batch_of(team: PPO) -> Batch:
     return team.prepare(play(team))[0]
 
 
-def watch(team: SequentialPPO, monkeypatch) -> list[tuple[int, Turn]]:
+def watch(team: SequentialPPO, monkeypatch) -> list[tuple[int, AgentBatch]]:
     """What each agent is given to learn from, as it happens."""
-    seen: list[tuple[int, Turn]] = []
+    seen: list[tuple[int, AgentBatch]] = []
     learn = team.agent_step
 
-    def note(agent: int, turn: Turn) -> dict[str, Tensor]:
+    def note(agent: int, turn: AgentBatch) -> dict[str, Tensor]:
         seen.append((agent, turn))
         return learn(agent, turn)
 
@@ -153,13 +153,13 @@ def test_a_factor_scales_the_policy_loss_and_nothing_else() -> None:
     batch = batch_of(team)
     batch.log_prob = batch.log_prob + 0.3 * torch.randn_like(batch.log_prob)  # some ratios are clipped
     ones = torch.ones_like(batch.advantage)
-    single = team.agent_step(1, Turn(**vars(batch), factor=ones))
+    single = team.agent_step(1, AgentBatch(**vars(batch), factor=ones))
     again = make(entropy=0.5)
     again.load_state_dict(team.state_dict())
-    plain = again.agent_step(1, Turn(**vars(batch), factor=ones))
+    plain = again.agent_step(1, AgentBatch(**vars(batch), factor=ones))
     third = make(entropy=0.5)
     third.load_state_dict(team.state_dict())
-    threefold = third.agent_step(1, Turn(**vars(batch), factor=3 * ones))
+    threefold = third.agent_step(1, AgentBatch(**vars(batch), factor=3 * ones))
     assert single["clip_fraction"] > 0
     torch.testing.assert_close(threefold["policy_loss"], 3 * plain["policy_loss"])
     assert threefold["entropy"] == plain["entropy"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms.happo import SequentialPPO, Turn
+from dima.algorithms.happo import AgentBatch, SequentialPPO
 from dima.algorithms.hasac import Hasac, HasacConfig
 from dima.algorithms.mappo import MappoConfig
 from dima.algorithms.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss
@@ -228,7 +228,7 @@ def test_an_iteration_leaves_the_same_weights(algorithm: str, monkeypatch: pytes
     if isinstance(team, SequentialPPO):
         learn = team.agent_step
 
-        def note(agent: int, turn: Turn) -> dict[str, Tensor]:
+        def note(agent: int, turn: AgentBatch) -> dict[str, Tensor]:
             factors[agent] = turn.factor
             return learn(agent, turn)
 
@@ -287,7 +287,7 @@ def test_squashed_gaussians_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     load(actor, soft_weights(told["weights"]))
     obs = torch.tensor(told["obs"])
     draw_from([told["noise"]], monkeypatch)
-    action, log_prob = actor.draw(obs, torch.ones(len(obs), SPEC.action_dim, dtype=torch.bool))
+    action, log_prob = actor.sample(obs, torch.ones(len(obs), SPEC.action_dim, dtype=torch.bool))
     torch.testing.assert_close(action, torch.tensor(told["action"]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(log_prob, torch.tensor(told["log_prob"]), rtol=1e-4, atol=1e-4)
     mode = actor.mode(obs, torch.ones(len(obs), SPEC.action_dim, dtype=torch.bool))
@@ -366,12 +366,12 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
     kept = [*range(2 * team_size), *range(2 * team_size + 1, per_update - 1, 2)]
     draw_from([noise[update * per_update + n] for update in range(2) for n in kept], monkeypatch)
     targets: list[Tensor] = []
-    backup = team.backup
-    monkeypatch.setattr(team, "backup", lambda stretch: targets.append(backup(stretch)) or targets[-1])
+    backup = team.target_value
+    monkeypatch.setattr(team, "target_value", lambda stretch: targets.append(backup(stretch)) or targets[-1])
     for _ in told["targets"]:
         team.critic_step(stretch)
         team.actor_steps(stretch)
-        team._follow()
+        team.polyak_update()
     torch.testing.assert_close(torch.stack(targets), torch.tensor(told["targets"]), rtol=1e-4, atol=1e-4)
     for member, old, new in zip(team.actors.members, before["actors"], after["actors"], strict=True):
         is_like(member, soft_weights(new), atol=2e-5)

@@ -26,10 +26,27 @@ def test_every_preset_loads_on_every_suite_and_comes_back_from_yaml(algorithm, p
         assert RunConfig.from_dict(read_yaml(tmp_path / "config.yaml")) == config
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_published_is_the_python_defaults(algorithm):
-    assert preset_names(algorithm)[0] == "published"
+@pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
+def test_published_is_the_python_defaults_of_world_models(algorithm):
     assert build_config("toy/walk", algorithm) == default_config("toy/walk", algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_published_comes_first(algorithm):
+    assert preset_names(algorithm)[0] == "published"
+
+
+def test_run_folders_with_retired_fields_load():
+    config = build_config("toy/walk", "mappo")
+    old = config.to_dict()
+    old["learner"]["ppo"] |= {"adam_eps": 1e-5, "huber_delta": 10.0}
+    old["learner"]["ppo"]["actor"]["std_scale"] = 0.5
+    del old["learner"]["ppo"]["critic"]["input_norm"]
+    loaded = RunConfig.from_dict(old)
+    assert loaded == config.override({"learner": {"ppo": {"critic": {"input_norm": False}}}})
+    old["learner"]["ppo"]["huber_delta"] = 1.0
+    with pytest.raises(ConfigError, match=r"learner\.ppo\.huber_delta = 1\.0 is no longer a field: it is always 10"):
+        RunConfig.from_dict(old)
 
 
 @settings(max_examples=25, deadline=None)
