@@ -1,4 +1,4 @@
-"""MAPPO in the real environment: it learns, and it goes on inside unfinished episodes."""
+"""MAPPO in the real environment: it learns, rollouts continue across updates, checkpoints are exact."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_it_learns(task: str, distribution: str, iterations: int, better) -> Non
     assert better(before, after), (before, after)
 
 
-def test_a_iteration_ends_inside_episodes_and_the_next_goes_on_there() -> None:
+def test_rollouts_continue_unfinished_episodes() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2, episode_limit=50) as envs:
         collector, mappo = Collector(envs, seed=0), QUICK.build(envs.spec, "cpu")
@@ -79,7 +79,7 @@ def test_a_iteration_ends_inside_episodes_and_the_next_goes_on_there() -> None:
         assert (collector.steps, collector.episodes) == (120, 4)
 
 
-def test_normalisers_see_each_real_step_once() -> None:
+def test_normalisers_count_each_real_step_once() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2) as envs:
         config = QUICK.override({"ppo": {"actor": {"normalize_obs": True}}})
@@ -89,7 +89,7 @@ def test_normalisers_see_each_real_step_once() -> None:
     assert mappo.ppo.actor.obs_scale.count == mappo.ppo.critic.state_scale.count == 60
 
 
-def test_the_learning_rate_falls_with_the_run() -> None:
+def test_the_learning_rate_decays_over_the_run() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2) as envs:
         mappo = QUICK.override({"ppo": {"linear_lr_decay": True}}).build(envs.spec, "cpu")
@@ -97,15 +97,15 @@ def test_the_learning_rate_falls_with_the_run() -> None:
     assert mappo.ppo.actor_optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 / 4)
 
 
-def test_the_first_of_k_iterations_has_the_whole_rate_and_the_last_a_kth(monkeypatch) -> None:
+def test_learning_rates_of_k_iterations_decay_from_1_to_1_over_k(monkeypatch) -> None:
     rates: list[float] = []
-    learn = PPO.run_epochs
+    run_epochs = PPO.run_epochs
 
-    def note(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
+    def record(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
         rates.append(ppo.critic_optimizer.param_groups[0]["lr"])
-        return learn(ppo, batch, workers)
+        return run_epochs(ppo, batch, workers)
 
-    monkeypatch.setattr(PPO, "run_epochs", note)
+    monkeypatch.setattr(PPO, "run_epochs", record)
     changes = {"steps": 4 * 60, "envs": 2, "evaluate_every": 1_000, "evaluation_episodes": 1}
     learner = {"rollout": 30, "ppo": {"linear_lr_decay": True, "critic_lr": 4e-3}}
     config = build_config("toy/walk", "mappo", "debug", changes | {"learner": learner})
@@ -115,7 +115,7 @@ def test_the_first_of_k_iterations_has_the_whole_rate_and_the_last_a_kth(monkeyp
     assert rates == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3])
 
 
-def test_one_restored_from_a_checkpoint_goes_on_exactly() -> None:
+def test_a_restored_algorithm_continues_exactly() -> None:
     torch.manual_seed(0)
     with environments("toy/switches", 2) as envs, environments("toy/switches", 2) as others:
         mappo, other = QUICK.build(envs.spec, "cpu"), QUICK.build(envs.spec, "cpu")

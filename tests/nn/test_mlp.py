@@ -1,4 +1,4 @@
-"""Initial weights and layer norm beside padding."""
+"""MLPs, their initial weights, and layer norm over padding."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def test_orthogonal_start() -> None:
+def test_orthogonal_initialisation() -> None:
     wide = orthogonal_(nn.Linear(30, 20))
     torch.testing.assert_close(wide.weight @ wide.weight.T, 2 * torch.eye(20), atol=1e-5, rtol=0)
     assert not wide.bias.any()
@@ -30,7 +30,7 @@ def test_mlp_layers_and_gains() -> None:
     assert [type(layer) for layer in mlp((5, 2))] == [nn.Linear]
 
 
-def test_layer_norm_treats_each_agent_as_if_alone() -> None:
+def test_masked_layer_norm_equals_layer_norm_of_each_agent_alone() -> None:
     sizes = (5, 3)
     valid = torch.arange(5) < torch.tensor(sizes)[:, None]
     norm = MaskedLayerNorm(valid)
@@ -44,13 +44,13 @@ def test_layer_norm_treats_each_agent_as_if_alone() -> None:
         torch.testing.assert_close(y[:, agent, :size], alone)
 
 
-def test_layer_norm_without_padding_is_the_usual_one() -> None:
+def test_masked_layer_norm_without_padding_is_layer_norm() -> None:
     x = torch.randn(7, 2, 5)
     norm = MaskedLayerNorm(torch.ones(2, 5, dtype=torch.bool))
     torch.testing.assert_close(norm(x), nn.LayerNorm(5)(x))
 
 
-def test_tanh_through_the_logistic_function() -> None:
+def test_tanh_as_a_scaled_sigmoid() -> None:
     x = torch.linspace(-30, 30, 10_001, requires_grad=True)
     torch.testing.assert_close(Tanh()(x), x.tanh(), atol=5e-7, rtol=0)
     (ours,), (real,) = (torch.autograd.grad(y.sum(), x) for y in (Tanh()(x), x.tanh()))

@@ -1,4 +1,4 @@
-"""Running mean and variance, and what they leave unchanged."""
+"""Running mean and variance of features."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def fitted(x: Tensor, *shape: int) -> Normalizer:
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
-def test_normalizer_has_the_moments_of_everything_seen(shape: tuple[int, ...]) -> None:
+def test_normalizer_has_the_moments_of_all_samples(shape: tuple[int, ...]) -> None:
     x = 5 + 3 * torch.randn(60, *shape)
     normalizer = Normalizer(shape)
     for part in x.split([1, 40, 19]):
@@ -57,7 +57,7 @@ def test_normalizer_passes_constant_features_unchanged() -> None:
     assert normalizer(x)[:, 0].std(correction=0) == pytest.approx(1)
 
 
-def test_normalizer_keeps_the_variance_beside_a_large_offset() -> None:
+def test_normalizer_keeps_the_variance_at_a_large_offset() -> None:
     x = 1e5 + torch.randint(0, 100, (1000, 1)).float()
     normalizer = Normalizer((1,))
     for part in x.split(10):
