@@ -1,7 +1,7 @@
 """Registries: what is found by name, in the library and in packages of the user's own.
 
-A name is looked up among what was registered by decorator, then in the library, then among the entry points of installed
-packages. Nothing is imported before it is asked for.
+A name is looked up among what was registered by decorator, then in the library, then among the entry points of
+installed packages. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations

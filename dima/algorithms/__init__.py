@@ -1,6 +1,6 @@
 """Algorithms: how a team's policy is learnt.
 
-Read ``base`` (the interface of the training loop), ``objectives`` (returns and losses), ``ppo``, then ``on_policy`` with
+Read ``base`` (the training loop's interface), ``objectives`` (returns and losses), ``ppo``, then ``on_policy`` with
 ``mappo`` and ``happo``, ``hasac``, and ``model_based``: MAPPO in the rollouts of a world model.
 
 An algorithm of your own is a config class that builds it, registered by :func:`register_algorithm` or by an entry point

@@ -25,8 +25,6 @@ from dima.runtime.fork import can_copy, in_background, one_thread, parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
-from dima.world_models.dima.model import DimaModelConfig
-from dima.world_models.ensemble import EnsembleModelConfig
 from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import imagine
 
@@ -58,20 +56,6 @@ class ModelBasedConfig(AlgorithmConfig):
 
     def for_acting(self) -> ModelBasedConfig:
         return replace(self, replay=replace(self.replay, capacity=1), compile=False, precision="float32")
-
-
-@dataclass(frozen=True)
-class DimaConfig(ModelBasedConfig):
-    """DIMA: MAPPO in the imagination of a diffusion-inspired multi-agent world model (arXiv 2505.20922)."""
-
-    world_model: DimaModelConfig = DimaModelConfig()
-
-
-@dataclass(frozen=True)
-class EnsembleConfig(ModelBasedConfig):
-    """MAPPO in the imagination of plain one-step networks (PETS, arXiv 1805.12114): the model every other must beat."""
-
-    world_model: EnsembleModelConfig = EnsembleModelConfig()
 
 
 class ModelBased(Algorithm):
@@ -169,7 +153,7 @@ class ModelBased(Algorithm):
         """Keep real episodes, and let every running statistic see them."""
         for episode in episodes:
             self.replay.add(episode)
-            self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
+            self.ppo.update_statistics(episode.obs.to(self.device), episode.state.to(self.device))
         self.world_model.update_statistics(episodes)
 
     def fit(self, progress: Progress) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Learning from fresh real steps alone: roll out, update, forget (model-free section 6)."""
+"""On-policy learning in the environment: roll out, update, discard."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from dima.runtime.progress import Progress
 
 @dataclass(frozen=True)
 class OnPolicyConfig(AlgorithmConfig):
-    """Settings of an algorithm that learns from rollouts of its present policy."""
+    """Settings shared by on-policy algorithms."""
 
-    rollout: Count = 200  # steps of every environment between two updates
+    rollout: Count = 200  # steps of each environment per rollout
 
     def build(self, spec: EnvSpec, device: str) -> OnPolicy:
         return OnPolicy(self, spec, device)
 
     @abstractmethod
-    def learner(self, spec: EnvSpec) -> PPO:
-        """The team and its update."""
+    def build_ppo(self, spec: EnvSpec) -> PPO:
+        """Policy, critic and their update."""
 
 
 class OnPolicy(Algorithm):
-    """Roll out, update, forget."""
+    """Alternates between rollouts of the current policy and PPO updates."""
 
     config: OnPolicyConfig
 
     def __init__(self, config: OnPolicyConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
         self.config, self.spec, self.device = config, spec, device
-        self.ppo = config.learner(spec).to(device)
+        self.ppo = config.build_ppo(spec).to(device)
 
     @property
     def team(self) -> nn.Module:
@@ -52,9 +52,9 @@ class OnPolicy(Algorithm):
         with progress.phase("collect"):
             rollout, returns = collector.roll(self.act, self.config.rollout)
         with progress.phase("update", total=1) as advance:
-            updated = self.ppo.update(rollout, done)
-            metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
-            self.ppo.observe(rollout.obs, rollout.state)
+            update = self.ppo.update(rollout, done)
+            metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in update.items()}
+            self.ppo.update_statistics(rollout.obs, rollout.state)
             advance()
         if returns:
             metrics["collect/return"] = float(np.mean(returns))

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
+from dima.algorithms import algorithm_config
 from dima.cli.options import SAID, flags, name_of
 from dima.envs import SUITES, suite_config
 from dima.errors import ConfigError, EnvError
-from dima.training.run_config import RunConfig, learner_config
+from dima.training.run_config import RunConfig
 
 EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
 Device = Literal["auto", "cpu", "cuda"]
@@ -72,7 +73,7 @@ def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[st
     """The types of all flags that a command may have, by name; the environment's are those of every suite."""
     known = dict(flags(options))
     if algorithm is not None:
-        known |= flags(type(learner_config(algorithm)), "learner.")
+        known |= flags(type(algorithm_config(algorithm)), "learner.")
     if any(arg.startswith("--env.") for arg in args):  # simulators are heavy
         for suite in SUITES:
             with suppress(EnvError):  # not to be used here: if it is the task's, that is told later

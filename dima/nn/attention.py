@@ -1,4 +1,4 @@
-"""Pre-norm attention blocks over ``scaled_dot_product_attention``, shared by every Transformer here."""
+"""Pre-norm attention, feed-forward and Transformer blocks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(-3, -2).flatten(-2))
 
     def split(self, x: Tensor) -> Tensor:
-        """(..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
+        """Split heads: (..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config
 from dima.config import Config, Count, Fraction, Range, Whole
 from dima.envs import suite_config
-from dima.errors import ConfigError, nearest
+from dima.errors import ConfigError
 from dima.presets import preset_changes
+
+# fields of older run folders that are constants by now: path and value
+RETIRED = {
+    "learner.ppo.actor.std_scale": 0.5,
+    "learner.ppo.adam_eps": 1e-5,
+    "learner.ppo.huber_delta": 10.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,7 @@ class RunConfig(Config):
         """
         if "task" not in content:
             raise ConfigError("the config names no task")
+        content = _without_retired(content)
         task, algorithm = str(content["task"]), str(content.get("algorithm", cls.algorithm))
         if "dataset" in content:
             return offline_config(str(content["dataset"]), task, algorithm).override(content)
@@ -89,12 +96,12 @@ def default_config(task: str, algorithm: str) -> TrainConfig:
     Raises:
         ConfigError: the task or the algorithm does not exist.
     """
-    return TrainConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=learner_config(algorithm))
+    return TrainConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=algorithm_config(algorithm))
 
 
 def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
     """The Python defaults for fitting an algorithm's world model to a dataset; errors as :func:`default_config`."""
-    env, learner = suite_config(task)(), learner_config(algorithm)
+    env, learner = suite_config(task)(), algorithm_config(algorithm)
     return OfflineConfig(task=task, algorithm=algorithm, env=env, learner=learner, dataset=dataset)
 
 
@@ -121,15 +128,20 @@ def build_config(
     return config.override({"preset": preset} | dict(overrides or {}))
 
 
-def learner_config(algorithm: str) -> Config:
-    """An algorithm's default settings.
+def _without_retired(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Drop retired fields at the value that became a constant.
 
     Raises:
-        ConfigError: there is no such algorithm.
+        ConfigError: a retired field has another value.
     """
-    if algorithm not in ALGORITHMS:
-        raise ConfigError(f"there is no algorithm {algorithm!r}: {nearest(algorithm, ALGORITHMS)}")
-    module, name = ALGORITHMS[algorithm].split(":")
-    settings = getattr(import_module(module), name)()
-    assert isinstance(settings, Config)
-    return settings
+    kept = {}
+    for name, value in content.items():
+        where = f"{path}{name}"
+        if isinstance(value, Mapping):
+            value = _without_retired(value, f"{where}.")
+        elif where in RETIRED:
+            if value != RETIRED[where]:
+                raise ConfigError(f"{where} = {value!r} is no longer a field: it is always {RETIRED[where]:g}")
+            continue
+        kept[name] = value
+    return kept

@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode
 from dima.errors import ConfigError
 from dima.experience.replay import Replay
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel
 from dima.world_models.rollout import forecast

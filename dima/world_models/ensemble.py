@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dima.config import Count
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.nn.optim import FitConfig
 from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits, select_rows
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig

@@ -7,25 +7,28 @@ from typing import Any, get_origin
 import pytest
 import torch
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.cli.options import flags
 from dima.errors import ConfigError
 from dima.runtime.progress import Progress
 from dima.training.loop import _require_finite, _to_numbers
 from dima.training.online import Trainer
-from dima.training.run_config import build_config, learner_config
+from dima.training.run_config import build_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT: dict[str, dict[str, Any]] = {
-    **{name: {"learn_after": 30, "iteration_steps": 30, "policy_after": 0, "imaginations": 1} for name in ALGORITHMS},
+    **{
+        name: {"learn_after": 30, "iteration_steps": 30, "policy_after": 0, "imaginations": 1}
+        for name in algorithm_names()
+    },
     **{name: {"rollout": 30} for name in ("happo", "mappo")},
     "hasac": {"warmup": 30},
 }
 LISTS = [
     (algorithm, name.replace("-", "_"))
-    for algorithm in ALGORITHMS
-    for name, kind in flags(type(learner_config(algorithm)))
+    for algorithm in algorithm_names()
+    for name, kind in flags(type(algorithm_config(algorithm)))
     if get_origin(kind) is tuple
 ]
 REFUSED = {"world_model.denoiser.channels", "world_model.decoder.fsq_levels"}  # nothing is left without them
@@ -58,7 +61,7 @@ def test_the_lists_are_all_there() -> None:
     }
     assert ("hasac", "hidden") in LISTS
     assert ("ensemble", "world_model.hidden") in LISTS
-    assert {algorithm for algorithm, _ in LISTS} == set(ALGORITHMS)
+    assert {algorithm for algorithm, _ in LISTS} == set(algorithm_names())
 
 
 @pytest.mark.parametrize("task", ["toy/uneven", "toy/switches"])
@@ -66,7 +69,7 @@ def test_the_lists_are_all_there() -> None:
 def test_an_empty_list_works_or_is_refused_in_a_line(algorithm: str, name: str, task: str) -> None:
     if name in REFUSED:
         with pytest.raises(ConfigError, match=rf"^{name} = \[\] is empty: name at least one value$"):
-            learner_config(algorithm).override(nested(name, []))
+            algorithm_config(algorithm).override(nested(name, []))
     else:
         play(task, algorithm, nested(name, []))
 
@@ -87,7 +90,7 @@ def test_a_decoder_without_hidden_layers_decodes_through_every_bottleneck(bottle
 )
 def test_sizes_that_cannot_be_are_refused_in_a_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        learner_config("dima").override({"world_model": changes})
+        algorithm_config("dima").override({"world_model": changes})
 
 
 @pytest.mark.parametrize(

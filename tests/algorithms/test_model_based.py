@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dima.algorithms.model_based import DimaConfig, ModelBased
+from dima.algorithms import algorithm_config
+from dima.algorithms.model_based import ModelBased
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
@@ -20,7 +21,7 @@ from dima.storage.serialization import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-DEBUG = DimaConfig().override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
+DEBUG = algorithm_config("dima").override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
 
 # one iteration of learning that suffices for toy/walk
 QUICK = {
@@ -164,7 +165,7 @@ def test_one_restored_from_a_checkpoint_goes_on_exactly(task: str) -> None:
         state = torch.get_rng_state()
         expected = dima.round(collector, Progress(), 0.5)
         torch.set_rng_state(state)
-        got = other.round(fresh, Progress(), 0.5)
+        got = other.iteration(fresh, Progress(), 0.5)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
     for name, weight in dima.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.speed import precision
-from dima.algorithms.model_based import DimaConfig
+from dima.algorithms import algorithm_config
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.presets import preset_changes
@@ -21,7 +21,7 @@ from dima.training.offline import fit, fit_config
 from tests.world_models.conftest import draw_episodes
 
 SPEC = EnvSpec(("a", "b"), 4, (5, 5), (2, 2), discrete=False)
-DEBUG = DimaConfig().override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
+DEBUG = algorithm_config("dima").override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.cli.datasets import FitOptions, ImportOptions, RecordOptions
 from dima.cli.options import flags, parse
 from dima.cli.positional import Choice, choose
 from dima.cli.train import TrainOptions
 from dima.errors import ConfigError
-from dima.training.run_config import TrainConfig, build_config, learner_config
+from dima.training.run_config import TrainConfig, build_config
 
 TASK = "toy/walk"
 
@@ -28,8 +28,8 @@ def negated(flag: str) -> str:
 
 SWITCHES = [
     (algorithm, flag)
-    for algorithm in ALGORITHMS
-    for flag in [*switches(TrainOptions), *switches(type(learner_config(algorithm)), "learner.")]
+    for algorithm in algorithm_names()
+    for flag in [*switches(TrainOptions), *switches(type(algorithm_config(algorithm)), "learner.")]
 ]
 
 
@@ -49,7 +49,7 @@ def test_no_switch_hides_the_task(algorithm: str, flag: str) -> None:
             assert choice.rest == spelt
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize("spelling", ["alone", "word", "equals"])
 def test_switches_before_the_task_arrive(algorithm: str, spelling: str) -> None:
     """Every one is turned over; ``--flag``, ``--flag True`` and ``--flag=True`` say the same."""

@@ -1,4 +1,4 @@
-"""Masks hide, caches change nothing, padding of the batch does not matter."""
+"""Attention, feed-forward and Transformer blocks: formulas, masks, caches, folded layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_attention_equals_the_formula() -> None:
     torch.testing.assert_close(attention(x), x + attention.out(torch.cat(heads, dim=-1)))
 
 
-def test_cross_attention_reads_the_visible_context_only() -> None:
+def test_cross_attention_ignores_masked_context() -> None:
     attention = Attention(6, 1, 4, context_dim=3)
     x, context = torch.randn(2, 4, 6), torch.randn(2, 5, 3)
     visible = torch.tensor([[True, False, True, True, False]])
@@ -48,7 +48,7 @@ def causal(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril()
 
 
-def test_a_causal_block_never_sees_the_future() -> None:
+def test_a_causal_block_ignores_future_tokens() -> None:
     block, x = TransformerBlock(8, 2, 0.0), torch.randn(2, 6, 8)
     changed = torch.cat([x[:, :4], torch.randn(2, 2, 8)], dim=1)
     torch.testing.assert_close(block(x, causal(6))[:, :4], block(changed, causal(6))[:, :4], rtol=0, atol=1e-6)
@@ -57,7 +57,7 @@ def test_a_causal_block_never_sees_the_future() -> None:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_cached_block_equals_the_full_pass(stride: int) -> None:
     block, x = TransformerBlock(8, 2, 0.3).eval(), torch.randn(2, 6, 8)
-    cache = torch.full((2, 2, 2, 6, 4), torch.nan)  # what is not written yet must not matter
+    cache = torch.full((2, 2, 2, 6, 4), torch.nan)  # entries not written yet must not matter
     parts = [
         block(x[:, t : t + stride], causal(6)[t : t + stride, : t + stride], cache, t) for t in range(0, 6, stride)
     ]
@@ -72,7 +72,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("layers", [[], [GegluFeedForward(8)], [Attention(8, 2, 4), GegluFeedForward(8)]])
-def test_the_mean_before_the_last_projection_is_the_mean_after_it(layers: list[torch.nn.Module]) -> None:
+def test_pooling_before_the_last_projection_equals_pooling_after_it(layers: list[torch.nn.Module]) -> None:
     net, x = torch.nn.Sequential(*layers), torch.randn(3, 5, 8, requires_grad=True)
     answers = pooled(net, x), net(x).mean(dim=-2)
     torch.testing.assert_close(*answers)
@@ -82,7 +82,7 @@ def test_the_mean_before_the_last_projection_is_the_mean_after_it(layers: list[t
 
 
 @pytest.mark.parametrize(("length", "width", "narrow"), [(4, 16, 3), (7, 32, 8)])
-def test_feed_forward_after_a_narrow_layer(length: int, width: int, narrow: int) -> None:
+def test_feed_forward_folded_into_a_narrow_layer(length: int, width: int, narrow: int) -> None:
     torch.manual_seed(0)
     feed, out = GegluFeedForward(width).double(), torch.nn.Linear(narrow, width).double()
     with torch.no_grad():

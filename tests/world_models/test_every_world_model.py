@@ -8,13 +8,12 @@ import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import dima
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.algorithms.model_based import ModelBasedConfig
 from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.training.online import train
-from dima.training.run_config import learner_config
 
-MODELS = [name for name in ALGORITHMS if isinstance(learner_config(name), ModelBasedConfig)]
+MODELS = [name for name in algorithm_names() if isinstance(algorithm_config(name), ModelBasedConfig)]
 SMALL = DiagnosisConfig(episodes=2, segments=4, horizon=3, futures=3, calibrated=4, orders=2, starts=2)
 
 

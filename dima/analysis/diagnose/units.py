@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import Episode
 from dima.envs.base import JointEnv
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 
 
 @dataclass(frozen=True)

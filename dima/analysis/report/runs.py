@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.analysis.report.statistics import Array
 from dima.errors import UserError
 from dima.storage.metrics import Metrics
 from dima.storage.run_folder import METRICS, PROTOCOL, RunFolder
-from dima.training.run_config import learner_config
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "empty"]
 _MECHANICS = ("compile", "cuda_graphs")  # settings of a learner that change nothing but speed and rounding
@@ -194,7 +193,7 @@ def _phases(iterations: Sequence[Metrics]) -> dict[str, Phase]:
 
 
 def _defaults(algorithm: str) -> dict[str, Any]:
-    return _flat(learner_config(algorithm).to_dict()) if algorithm in ALGORITHMS else {}
+    return _flat(algorithm_config(algorithm).to_dict()) if algorithm in algorithm_names() else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,8 @@ from dima.config import Config, Count, Fraction, Whole
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import Attention, GegluFeedForward, KeysValues, TransformerBlock
-from dima.nn.mlp import Float, Normalizer
+from dima.nn.mlp import ToFloat32
+from dima.nn.normalizer import Normalizer
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class RewardTermination(nn.Module):
 
     def _head(self, out: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out), Float()
+            nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out), ToFloat32()
         )
 
     # -- training -------------------------------------------------------------------------------------------------
