@@ -17,9 +17,9 @@ TASKS = {info.name.split("/")[0]: info.name for info in all_tasks()}
 
 @pytest.mark.parametrize(("algorithm", "preset"), EVERY_PRESET)
 def test_every_preset_loads_on_every_suite_and_comes_back_from_yaml(algorithm, preset, tmp_path):
-    content = read_preset(algorithm, preset)
-    named = list(content.get("tasks") or {})
-    assert set(content.get("suites") or {}) <= {*TASKS, "pettingzoo"}
+    contents = read_preset(algorithm, preset)
+    named = [task for content in contents for task in content.get("tasks") or {}]
+    assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo"}
     for task in [*TASKS.values(), "my.package:make", *named]:
         config = build_config(task, algorithm, preset)
         write_yaml(tmp_path / "config.yaml", config.to_dict())
@@ -79,7 +79,7 @@ def test_sections_narrow_a_preset_down(monkeypatch):
         "suites": {"toy": {"seed": 2, "envs": 2}, "mpe": {"seed": 9}},
         "tasks": {"toy/walk": {"envs": 3}},
     }
-    monkeypatch.setattr("dima.presets.read_preset", lambda algorithm, preset: {**content})
+    monkeypatch.setattr("dima.presets.read_preset", lambda algorithm, preset: [content])
     monkeypatch.setattr("dima.presets.preset_names", lambda algorithm: ["published", "mine"])
     config = build_config("toy/walk", "dima", "mine")
     assert (config.steps, config.seed, config.envs, config.preset) == (1, 2, 3, "mine")
