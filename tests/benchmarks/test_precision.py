@@ -16,6 +16,7 @@ from dima.runtime import device
 from dima.runtime.device import multiplying, require_precision
 from dima.runtime.progress import Progress
 from dima.training.offline import fit, fit_config
+from dima.training.run_config import build_config
 from tests.world_models.conftest import draw_episodes
 
 SPEC = EnvSpec(("a", "b"), 4, (5, 5), (2, 2), discrete=False)
