@@ -98,13 +98,13 @@ def evaluate(args: Sequence[str]) -> int:
     from dima.agent import load
 
     agent = load(options.run, options.device)
-    film = _film(agent, options) if options.video else None
+    video = _film(agent, options) if options.video else None
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config
     if options.json:
         told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
-        shown = {} if film is None else {"video": str(film)}
+        shown = {} if video is None else {"video": str(video)}
         print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
     else:
         print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
@@ -112,14 +112,16 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
         if not agent.trained:
             print("this run learnt a world model from a dataset; its policy is untrained")
-        if film is not None:
-            print(f"film: {film}")
+        if video is not None:
+            print(f"film: {video}")
     return 0
 
 
 def _film(agent: Agent, options: EvaluateOptions) -> Path:
-    """The first episode as a film in the run folder."""
+    """Film the first episode into the run folder."""
+    from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    return agent.film(agent.folder / "videos" / name, options.seed, progress=choose_progress(options.json))
+    path = agent.folder / "videos" / name
+    return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.studies import forms, forms_curves
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, UNCHANGED
+from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, PERSISTENCE
 from dima.datasets.reader import Dataset
 from dima.recording.config import record_config
 from dima.recording.record import record
@@ -58,8 +58,8 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
         assert one["config"]["learner"]["world_model"]["decoder_fit"]["updates"] == 2
         assert "ensemble" in one["form"] or one["config"]["learner"]["world_model"]["denoiser"]["blocks"] == 2
         assert ("spread" in one) == ("ensemble" not in one["form"])
-    unchanged = [one["error"][OBSERVATIONS][UNCHANGED]["step"]["mean"] for one in told.values()]
-    assert all(one == unchanged[0] for one in unchanged)  # all are asked about the same segments
+    persistence = [one["error"][OBSERVATIONS][PERSISTENCE]["step"]["mean"] for one in told.values()]
+    assert all(one == persistence[0] for one in persistence)  # all are asked about the same segments
     table = (study / "out" / "table.md").read_text()
     assert all(f"| {form} | 1 |" in table for form in CHOSEN)
 
@@ -96,7 +96,7 @@ def test_the_picture_has_a_line_for_every_form(study: Path, monkeypatch) -> None
     results = [json.loads(path.read_text()) for path in (study / "out").glob("*.json")]
     (axes,) = forms_curves.draw({"toy/walk": results}).axes
     drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
-    assert set(drawn) == {*CHOSEN, UNCHANGED}
+    assert set(drawn) == {*CHOSEN, PERSISTENCE}
     for result in results:
         assert drawn[result["form"]] == forms_curves.curve_of(result, MODEL).tolist()
     monkeypatch.setattr("sys.argv", ["forms_curves", str(study / "out"), "--out", str(study / "forms.png")])
