@@ -110,6 +110,6 @@ def report(args: Sequence[str]) -> int:
         plots=options.plots,
     )
     for problem in done.problems:
-        print(f"dima: not in the report: {problem.path} {problem.why}", file=sys.stderr)
+        print(f"dima: not in the report: {problem.path} {problem.reason}", file=sys.stderr)
     print(json.dumps(done.to_dict()) if options.json else done.summary())
     return 0

@@ -55,7 +55,7 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
         "Mean absolute error (L1) of one sampled forecast of each segment: over state features, or over each agent's "
         "observation features and then over agents, in standard deviations of the features in these episodes. "
         "Persistence predicts that nothing changes after the start. Reconstruction encodes and decodes the real state "
-        "of each step, a lower bound on the forecast's error.",
+        "of each step: the error that remains without forecasting.",
     )
     for target in (STATE, OBSERVATIONS):
         predictors = error.standardised[target]

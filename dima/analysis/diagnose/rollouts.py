@@ -209,7 +209,7 @@ class Forecaster:
 
     @torch.no_grad()
     def reconstruct(self, segments: Segments) -> Predictions:
-        """Encode and decode the real states: a lower bound on the forecast's error.
+        """Encode and decode the real states, for the error that remains without forecasting.
 
         Rewards and continuations are not reconstructed, and stay zero.
         """
