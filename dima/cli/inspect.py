@@ -48,7 +48,7 @@ class ReportOptions(Config):
     runs: tyro.conf.Positional[tuple[str, ...]]  # run folders, or folders that hold some
     out: str = "report"  # folder of report.html and report.csv; an earlier report in it is replaced
     score: tuple[float, ...] = ()  # team returns of the sample-efficiency table; default: 50, 75, 90 % of the scale
-    at: Count | None = None  # environment steps to compare at; default: as far as half of the runs got
+    at: Count | None = None  # environment steps to compare at; default: the most that half of the runs reached
     reference: str | None = None  # YAML file, task: [team return that counts as 0, as 1]; default: from the runs
     plots: bool = False  # also write every plot as SVG and PNG
     json: bool = False  # print one JSON object

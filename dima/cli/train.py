@@ -102,10 +102,10 @@ def evaluate(args: Sequence[str]) -> int:
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config
     if options.json:
-        told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
+        facts = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
         shown = {} if video is None else {"video": str(video)}
-        print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
+        print(json.dumps(facts | numbers | {"episodes": options.episodes} | shown))
     else:
         print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")

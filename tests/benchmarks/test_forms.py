@@ -69,7 +69,7 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
     assert before == {path: path.stat().st_mtime_ns for path in (study / "out").glob("*.json")}
 
 
-def test_one_ensemble_foretells_in_two_ways(study: Path) -> None:
+def test_one_ensemble_predicts_in_two_ways(study: Path) -> None:
     assert sorted(path.name for path in (study / "work").iterdir() if "ensemble" in path.name) == ["ensemble-seed0"]
     one, other = (json.loads((study / "out" / f"ensemble_{way}-seed0.json").read_text()) for way in ("mean", "member"))
     assert one["parameters"] == other["parameters"]
@@ -90,6 +90,11 @@ def test_operations_of_an_imagined_step_as_counted_by_hand(study: Path) -> None:
 def test_an_interval_over_seeds_is_student_s() -> None:
     assert forms.spread_of([1.0, 2.0, 3.0]) == "2 ± 2.5"
     assert forms.spread_of([0.5]) == "0.5"
+
+
+def test_results_of_earlier_versions_are_read_in_today_s_names() -> None:
+    for result in forms.read_results(Path(__file__).parents[2] / "results" / "forms" / "halfcheetah-2x3"):
+        assert {MODEL, PERSISTENCE} <= set(result["error"][OBSERVATIONS])
 
 
 def test_the_picture_has_a_line_for_every_form(study: Path, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Every world model of the library, whatever it is made of, can be imagined, diagnosed and lived in."""
+"""Every world model of the library can be imagined, diagnosed and used as an environment."""
 
 from __future__ import annotations
 

@@ -75,12 +75,12 @@ def test_the_command_writes_film_strip_page_and_numbers(trained, command) -> Non
     assert out.splitlines()[-1] == f"page: {folder / 'imagination.html'}"
     assert {path.name for path in folder.iterdir()} == NAMES
     assert frames_of(folder / "imagination.mp4") == 7
-    told = json.loads((folder / "imagination.json").read_text())
-    assert (told["start"], told["actions"], told["no_pictures"]) == (2, "recorded", "")
-    assert [found["steps"] for found in told["horizons"]] == [4, 6]
-    assert told["run"]["task"] == "mpe/simple_spread" and told["run"]["steps"] == 75
-    assert len(told["steps"]["state_error"]) == 7 and told["steps"]["state_error"][0] == 0
-    assert set(told["steps"]["obs_error"]) == {"agent_0", "agent_1", "agent_2"}
+    written = json.loads((folder / "imagination.json").read_text())
+    assert (written["start"], written["actions"], written["no_pictures"]) == (2, "recorded", "")
+    assert [found["steps"] for found in written["horizons"]] == [4, 6]
+    assert written["run"]["task"] == "mpe/simple_spread" and written["run"]["steps"] == 75
+    assert len(written["steps"]["state_error"]) == 7 and written["steps"]["state_error"][0] == 0
+    assert set(written["steps"]["obs_error"]) == {"agent_0", "agent_1", "agent_2"}
     html = (folder / "imagination.html").read_text()
     names = ("film", "strip-4", "strip-6", "error-state", "error-state-summed", "error-observations", "reward")
     for name in (*names, "error-observations-summed", "sum-of-rewards"):
@@ -122,9 +122,9 @@ def test_a_robot_is_shown_from_end_to_end(trained, command) -> None:
     status, _, err = command("imagine", run, "--quiet", "--width", 64, "--horizon", 3)
     assert (status, err) == (0, "")
     assert frames_of(run / "imagination" / "imagination.mp4") == 4
-    told = json.loads((run / "imagination" / "imagination.json").read_text())
-    assert list(told["steps"]["measures"]) == ["x"]
-    assert set(told["steps"]["state_error_by_kind"]) > {"joint positions", "joint velocities"}
+    written = json.loads((run / "imagination" / "imagination.json").read_text())
+    assert list(written["steps"]["measures"]) == ["x"]
+    assert set(written["steps"]["state_error_by_kind"]) > {"joint positions", "joint velocities"}
     html = (run / "imagination" / "imagination.html").read_text()
     assert '<figure id="error-kinds">' in html and "x, imagined" in html
     found = imagine_agent(dima.load(run, "cpu"), [3], width=64)
