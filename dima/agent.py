@@ -1,11 +1,11 @@
-"""A trained team, out of its run folder: acts, is evaluated, lends its world model, shows what it believes."""
+"""A trained policy and world model loaded from a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from dima.experience.evaluation import Evaluation
 from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.device import pick_device
-from dima.runtime.progress import Progress
 from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
 from dima.storage.run_folder import RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
@@ -31,14 +30,8 @@ from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
 from dima.world_models.imagined import EpisodeInitialStates, ImaginedBatch, InitialStates, ReplayInitialStates
 
-if TYPE_CHECKING:
-    from dima.analysis.diagnose.config import DiagnosisConfig
-    from dima.analysis.diagnose.results import Diagnosis
-    from dima.analysis.imagine.compare import Acting
-    from dima.analysis.imagine.imagination import Imagination
-
-FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
-REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, besides datasets
+EVALUATION_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations in training
+REPLAY, EPISODES = "replay", "episodes"  # initial states of imagined episodes, besides datasets
 
 
 class Agent:
@@ -47,11 +40,12 @@ class Agent:
     Attributes:
         config: the run's configuration.
         env: an environment of the task; its ``parallel_env`` is the PettingZoo one to play in.
-        algorithm: the learner, weights restored, replay left empty.
-        folder: the run's.
-        steps: environment steps it had made; 0 for a run of `dima fit`.
-        seal: SHA-256 that tells what was learnt from any other iteration and run.
-        earlier: weights of the policies that the run kept on its way, by the environment steps it had made.
+        algorithm: with its weights restored and its replay empty.
+        device: where it computes.
+        folder: of the run.
+        steps: environment steps of the run; 0 for a run of `dima fit`.
+        seal: SHA-256 of the checkpoint.
+        earlier: weights of earlier policies that the run kept, by environment steps.
         protocol: versions, commit and class of machine that it was made under.
     """
 
@@ -73,7 +67,7 @@ class Agent:
 
     @property
     def trained(self) -> bool:
-        """Whether the policy is: a run of `dima fit` learns a world model only."""
+        """Whether the policy is trained: a run of `dima fit` learns a world model only."""
         return not isinstance(self.config, OfflineConfig)
 
     @property
@@ -93,7 +87,7 @@ class Agent:
 
     @property
     def world_model(self) -> WorldModel[Any]:
-        """What the run learnt of its world.
+        """The world model of the run.
 
         Raises:
             ConfigError: its algorithm learns no world model.
@@ -127,7 +121,7 @@ class Agent:
         return self.env.decode(action[0].cpu().numpy())
 
     def earlier_policies(self) -> dict[int, Act]:
-        """The policies that the run kept on its way, by the environment steps it had made."""
+        """Earlier policies that the run kept, by environment steps."""
         return {steps: _with_weights(self, weights).act for steps, weights in self.earlier.items()}
 
     def evaluate(self, episodes: int = 20, seed: int | None = None) -> Evaluation:
@@ -135,87 +129,24 @@ class Agent:
 
         Args:
             episodes: how many.
-            seed: of the episodes; by default one that follows from the run's seed.
+            seed: of the episodes; by default :attr:`evaluation_seed`.
         """
         make = partial(make_env, self.config.task, self.config.env)
         with VectorEnv(make, min(episodes, 20)) as envs:
-            act, seed = partial(self.algorithm.act, mode=True), self._seed(seed)
+            act, seed = partial(self.algorithm.act, mode=True), self.evaluation_seed if seed is None else seed
             return play_evaluation(envs, act, episodes, seed, self.device)
 
-    def film(
-        self, path: str | Path, seed: int | None = None, width: int = 480, progress: Progress | None = None
-    ) -> Path:
-        """Write a film of the first episode that :meth:`evaluate` plays under this seed, as an MP4 file.
-
-        Args:
-            path: the file; its folder is made when missing.
-            seed: of the episode; by default the one of :meth:`evaluate`.
-            width: of the picture in pixels.
-            progress: told of the frames; silent by default.
-
-        Raises:
-            EnvError: the environment draws nothing, or this machine has nothing to draw with.
-            RunFolderError: the disk is full or read-only.
-        """
-        from dima.analysis.imagine.run import film_episode
-
-        return film_episode(self, Path(path), self._seed(seed), width, progress or Progress())
-
-    def imagine(
-        self,
-        horizons: Sequence[int] | None = None,
-        acting: Acting = "recorded",
-        *,
-        seed: int | None = None,
-        start: int | None = None,
-        width: int = 320,
-    ) -> Imagination:
-        """Let the world model imagine a stretch of a fresh episode, beside what really happens; ``save`` writes it.
-
-        Args:
-            horizons: numbers of steps to look at; by default those of 15, 50 and 200 that the episode has room for.
-            acting: ``recorded``: imagination is given the actions of the real episode. ``policy``: the policy acts in
-                imagination on what it sees there, and the real environment is given these actions.
-            seed: of the episode; by default the first that :meth:`evaluate` plays.
-            start: step of the episode to begin at; by default 100, or as late as the longest horizon leaves room.
-            width: of a picture in pixels.
-
-        Raises:
-            ConfigError: the run has no world model, or the episode is too short.
-            DivergenceError: the world model imagines NaN or infinite numbers.
-        """
-        from dima.analysis.imagine.run import imagine_run
-
-        return imagine_run(self, horizons, acting, self._seed(seed), start, width)
-
-    def _seed(self, given: int | None) -> int:
-        """Of episodes that neither training nor its evaluations have seen."""
-        return self.config.seed + FINAL_SEED if given is None else given
-
-    def diagnose(
-        self,
-        settings: DiagnosisConfig | None = None,
-        *,
-        also: Sequence[Agent] = (),
-        progress: Progress | None = None,
-    ) -> Diagnosis:
-        """What the world model gets right and wrong, see :func:`dima.diagnose`; ``save`` writes it.
-
-        Args:
-            settings: how much is played and foretold.
-            also: teams of other runs on the same task, whose policies play too.
-            progress: told of each phase; silent by default.
-        """
-        from dima.analysis.diagnose.run import diagnose_agent
-
-        return diagnose_agent(self, settings, also=also, progress=progress)
+    @property
+    def evaluation_seed(self) -> int:
+        """Default seed of evaluation episodes, which neither training nor its evaluations use."""
+        return self.config.seed + EVALUATION_SEED
 
     def experience(self) -> Replay:
-        """The real episodes that the world model was fitted to, of which none is preferred.
+        """The real episodes that the world model was fitted to, with uniform sampling weights.
 
         Raises:
             RunFolderError: they are missing or damaged, or the algorithm keeps none.
-            DatasetError: the dataset of a run of `dima fit` has become another.
+            DatasetError: the dataset of a run of `dima fit` has changed.
         """
         if isinstance(self.config, OfflineConfig):
             dataset = Dataset.open(self.config.dataset)
@@ -235,13 +166,13 @@ class Agent:
         """The world model as a PettingZoo environment with the task's own agents and spaces.
 
         Args:
-            starts: where episodes begin: ``replay``, any step of the experience it was fitted to; ``episodes``, the
-                first step of fresh real episodes; or a dataset's folder, any step of its episodes.
+            starts: initial states: ``replay``, any step of the experience it was fitted to; ``episodes``, the first
+                step of fresh real episodes; or a dataset's folder, any step of its episodes.
             horizon: steps after which an episode is truncated; by default as many as the policy learns to imagine.
-            seed: of everything random, until ``reset`` is given one; None takes one from the operating system.
+            seed: of all random draws, until ``reset`` is given one; None takes one from the operating system.
 
         Raises:
-            UserError: the run has no world model, or the starts cannot be had.
+            UserError: the run has no world model, or the initial states cannot be read.
         """
         worlds, env = self._worlds(1, starts, horizon, seed)
         return ImaginedEnv(worlds, env)
@@ -249,7 +180,7 @@ class Agent:
     def as_vector_env(
         self, count: int, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None
     ) -> ImaginedVectorEnv:
-        """``count`` imagined teams as one vectorised Gymnasium environment, stepped in one call of the world model.
+        """``count`` copies as one vectorised Gymnasium environment, stepped in one call of the world model.
 
         Arguments and errors as for :meth:`as_env`.
         """
@@ -280,7 +211,7 @@ class Agent:
 
 
 def load(run: str | Path, device: str = "auto") -> Agent:
-    """The trained team of a run folder.
+    """Load the trained agents of a run folder.
 
     Args:
         run: the folder.
@@ -306,14 +237,14 @@ def load(run: str | Path, device: str = "auto") -> Agent:
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
-    """The algorithm before anything is restored into it."""
+    """Build the algorithm with its initial weights."""
     assert isinstance(config.learner, AlgorithmConfig)
     with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
         return config.learner.for_acting().build(env.spec, str(device))
 
 
 def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
-    """The same team with the weights of another policy."""
+    """Build the algorithm with the weights of another policy."""
     algorithm = _build(agent.config, agent.env, agent.device)
     try:
         algorithm.team.load_state_dict(weights)

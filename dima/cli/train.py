@@ -98,15 +98,15 @@ def evaluate(args: Sequence[str]) -> int:
     from dima.agent import load
 
     agent = load(options.run, options.device)
-    film = _film(agent, options) if options.video else None
+    video = _film(agent, options) if options.video else None
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config
     if options.json:
-        told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
+        facts = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
-        told |= {"mujoco": agent.mujoco}
-        shown = {} if film is None else {"video": str(film)}
-        print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
+        facts |= {"mujoco": agent.mujoco}
+        shown = {} if video is None else {"video": str(video)}
+        print(json.dumps(facts | numbers | {"episodes": options.episodes} | shown))
     else:
         conditions = ", ".join(filter(None, (settings_line(config.env.to_dict()), agent.simulator)))
         print(f"{config.algorithm} on {config.task} ({conditions})")
@@ -114,14 +114,16 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
         if not agent.trained:
             print("this run learnt a world model from a dataset; its policy is untrained")
-        if film is not None:
-            print(f"film: {film}")
+        if video is not None:
+            print(f"film: {video}")
     return 0
 
 
 def _film(agent: Agent, options: EvaluateOptions) -> Path:
-    """The first episode as a film in the run folder."""
+    """Film the first episode into the run folder."""
+    from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    return agent.film(agent.folder / "videos" / name, options.seed, progress=choose_progress(options.json))
+    path = agent.folder / "videos" / name
+    return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

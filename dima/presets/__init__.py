@@ -38,12 +38,13 @@ def preset_changes(algorithm: str, preset: str, task: str) -> list[Mapping[str, 
     """
     if preset not in (names := preset_names(algorithm)):
         raise ConfigError(f"the algorithm {algorithm!r} has no preset {preset!r}: {nearest(preset, names)}")
-    changes = []
+    changes: list[Mapping[str, Any]] = []
     for content in read_preset(algorithm, preset):
         sections = [dict(content.get(name) or {}) for name in _SECTIONS]
         changes.append({name: value for name, value in content.items() if name not in _SECTIONS})
-        changes += [section.get(key) for section, key in zip(sections, (task.split("/")[0], task), strict=True)]
-    return [change for change in changes if change]
+        keys = (task.split("/")[0], task)
+        changes += [section[key] for section, key in zip(sections, keys, strict=True) if section.get(key)]
+    return changes
 
 
 def read_preset(algorithm: str, preset: str) -> list[Mapping[str, Any]]:

@@ -225,7 +225,7 @@ def test_the_run_loads_and_says_that_its_policy_is_untrained(small: Build, data:
 def test_a_report_of_returns_has_no_place_for_it(small: Build):
     fit(config := small(iterations=1))
     (problem,) = read_runs([config.folder])[1]
-    assert "learnt from a dataset" in problem.why
+    assert "is a run of `dima fit`" in problem.reason
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ import dima
 from dima.analysis.diagnose import plots
 from dima.analysis.diagnose.bootstrap import Curve
 from dima.analysis.diagnose.config import DiagnosisConfig
-from dima.analysis.diagnose.error import STATE, Growth
-from dima.analysis.diagnose.findings import _error
-from dima.analysis.diagnose.page import _far_apart, page
-from dima.analysis.diagnose.results import Diagnosis
+from dima.analysis.diagnose.error import STATE, ErrorCurves
+from dima.analysis.diagnose.page import _far_apart, build_page, save
+from dima.analysis.diagnose.results import Diagnosis, _error
+from dima.analysis.diagnose.run import diagnose_agent
 from dima.cli import main
 from dima.errors import ConfigError, RunFolderError
 from dima.recording.config import record_config
@@ -27,8 +27,16 @@ from dima.training.offline import fit, fit_config
 from dima.training.online import resume, train
 from dima.training.run_config import build_config
 
-SMALL = DiagnosisConfig(episodes=3, segments=8, horizon=3, futures=4, calibrated=6, starts=3)
-FLAGS = ["--episodes=3", "--segments=8", "--futures=4", "--calibrated=6", "--starts=3", "--device=cpu", "--quiet"]
+SMALL = DiagnosisConfig(episodes=3, segments=8, horizon=3, samples=4, calibration_segments=6, starts=3)
+FLAGS = [
+    "--episodes=3",
+    "--segments=8",
+    "--samples=4",
+    "--calibration-segments=6",
+    "--starts=3",
+    "--device=cpu",
+    "--quiet",
+]
 PLOTS = {
     *(
         "error-state",
@@ -38,9 +46,9 @@ PLOTS = {
         "error-observations-parts",
         "error-observations-parts-summed",
     ),
-    *("error-sources", "rank-histogram", "coverage", "spread", "reward-error"),
-    *("reward-steps", "reward-bias", "termination-reliability", "value-returns", "value-correlation"),
-    *("order-spread", "denoising-agents", "denoising-levels", "influence"),
+    *("error-sources", "rank-histogram", "coverage", "spread-skill", "reward-error"),
+    *("reward-steps", "reward-bias", "termination-reliability", "return-scatter", "return-correlation"),
+    *("order-sensitivity", "denoising-agents", "denoising-levels", "influence"),
 }
 
 
@@ -67,27 +75,27 @@ def test_every_number_is_finite_and_says_where_it_comes_from(run: Path, found: D
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    told = json.loads((run / "diagnosis" / "diagnosis.json").read_text(), parse_constant=refuse)
-    assert told == json.loads(json.dumps(found.to_dict()))
-    steps = told["run"].pop("steps")
+    written = json.loads((run / "diagnosis" / "diagnosis.json").read_text(), parse_constant=refuse)
+    assert written == json.loads(json.dumps(found.to_dict()))
+    steps = written["run"].pop("steps")
     assert 150 <= steps < 250  # iterations play whole episodes
-    assert told["run"] == {"task": "toy/switches", "algorithm": "dima", "preset": "debug", "seed": 0}
-    assert told["config"] == build_config("toy/switches", "dima", "debug", told["config"]).to_dict()
-    assert told["settings"] == SMALL.to_dict()
-    assert told["protocol"]["packages"]["torch"]
-    names = [source["name"] for source in told["sources"]]
+    assert written["run"] == {"task": "toy/switches", "algorithm": "dima", "preset": "debug", "seed": 0}
+    assert written["config"] == build_config("toy/switches", "dima", "debug", written["config"]).to_dict()
+    assert written["settings"] == SMALL.to_dict()
+    assert written["protocol"]["packages"]["torch"]
+    names = [source["name"] for source in written["sources"]]
     earlier = [f"policy at {steps:,} steps" for steps in dima.load(run, device="cpu").earlier]
     assert len(earlier) == 1  # the run had two iterations
     assert names == ["policy, drawn", "policy, mode", "random", *earlier, "replay (trained on)"]
-    assert [source["seen"] for source in told["sources"]] == [False] * 4 + [True]
-    seeds = [seed for source in told["sources"] for seed in source["seeds"]]
+    assert [source["trained_on"] for source in written["sources"]] == [False] * 4 + [True]
+    seeds = [seed for source in written["sources"] for seed in source["seeds"]]
     assert len(set(seeds)) == 12
-    assert set(told["error"]["by_source"]) == set(names)
-    assert len(told["error"]["standardised"]["state"]["model"]["step"]["mean"]) == 3
-    assert told["termination"]["ends"] > 0
+    assert set(written["error"]["by_source"]) == set(names)
+    assert len(written["error"]["standardised"]["state"]["model"]["step"]["mean"]) == 3
+    assert written["termination"]["terminations"] > 0
 
 
-def test_every_plot_is_in_the_page_and_beside_it(run: Path) -> None:
+def test_every_plot_is_in_the_page_and_in_a_file(run: Path) -> None:
     html = (run / "diagnosis" / "diagnosis.html").read_text()
     figures = set(re.findall(r'<figure id="([^"]+)"', html))
     assert figures == PLOTS
@@ -96,7 +104,7 @@ def test_every_plot_is_in_the_page_and_beside_it(run: Path) -> None:
     assert not re.search(r'(?:src|href)="(?!#|data:)', html)  # nothing from elsewhere
 
 
-def test_the_page_tells_the_findings(run: Path, found: Diagnosis) -> None:
+def test_the_page_shows_the_findings(run: Path, found: Diagnosis) -> None:
     html = (run / "diagnosis" / "diagnosis.html").read_text()
     assert len(found.findings) == 10
     for sentence in found.findings:
@@ -107,7 +115,7 @@ def test_the_page_tells_the_findings(run: Path, found: Diagnosis) -> None:
 
 
 def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> None:
-    quiet = replace(found.termination, ends=0, foretold=0, recall=None, precision=None)
+    quiet = replace(found.termination, terminations=0, predicted=0, recall=None, precision=None)
     poor = replace(
         found,
         order=None,
@@ -115,29 +123,31 @@ def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> No
         calibration={},
         termination=quiet,
         influence=replace(found.influence, real=None, agreement=None),
-        reward=replace(found.reward, explained=None),
+        reward=replace(found.reward, r2=None),
     )
-    html = page(poor).html()
+    html = build_page(poor).html()
     missing = {
-        *("order-spread", "denoising-agents", "denoising-levels", "termination-reliability"),
-        *("rank-histogram", "coverage", "spread"),
+        *("order-sensitivity", "denoising-agents", "denoising-levels", "termination-reliability"),
+        *("rank-histogram", "coverage", "spread-skill"),
     }
     assert set(re.findall(r'<figure id="([^"]+)"', html)) == PLOTS - missing
-    for text in ("takes all agents in at once", "never ended in the", "does not repeat itself", "never varied"):
+    for text in ("processes all agents at once", "no termination in the", "not reproducible", "reward is constant"):
         assert text in html
-    noisy = replace(poor, termination=replace(quiet, foretold=2, precision=0.0))
-    assert "and the model foretold 2 ends" in " ".join(noisy.findings)
+    noisy = replace(poor, termination=replace(quiet, predicted=2, precision=0.0))
+    assert "the model predicted 2." in " ".join(noisy.findings)
 
 
 def test_kinds_of_state_features_are_drawn_apart_where_there_are_several(found: Diagnosis) -> None:
     kinds = [f"kind {i}" for i in range(4)]
     parts = {f"{STATE}: {kind}": found.error.standardised[STATE] for kind in kinds}
-    assert [axes.get_title() for axes in plots.growth_by_part(parts, cumulative=False).axes] == kinds
-    odd = plots.growth_by_part(dict(list(parts.items())[:3]), cumulative=True)
-    assert [axes.get_xlabel() for axes in odd.axes] == ["", "steps ahead", "steps ahead"]
+    assert [axes.get_title() for axes in plots.error_by_part(parts, cumulative=False).axes] == kinds
+    odd = plots.error_by_part(dict(list(parts.items())[:3]), cumulative=True)
+    assert [axes.get_xlabel() for axes in odd.axes] == ["", plots.HORIZON, plots.HORIZON]
     table = found.error.standardised | parts
-    gained = found.error.advantage | dict.fromkeys(parts, found.error.advantage[STATE])
-    html = page(replace(found, error=replace(found.error, standardised=table, raw=table, advantage=gained))).html()
+    advantage = found.error.advantage | dict.fromkeys(parts, found.error.advantage[STATE])
+    html = build_page(
+        replace(found, error=replace(found.error, standardised=table, raw=table, advantage=advantage))
+    ).html()
     assert 'id="error-state-parts"' in html and 'id="error-state-parts-summed"' in html
 
 
@@ -154,21 +164,24 @@ def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
     assert labels == ["left", "right"]
 
 
-def test_what_is_clearly_worse_is_told_however_far_ahead(found: Diagnosis) -> None:
-    steps = 20
+def test_significantly_worse_steps_are_reported_at_any_horizon(found: Diagnosis) -> None:
+    steps, settings = 20, SMALL.override({"horizon": 20})
     worse = Curve(*([value] * 15 + [-value] * 5 for value in (1.0, 0.5, 1.5)))
     worse = replace(worse, high=[1.5] * 15 + [-0.5] * 5)
     long = Curve([1.0] * steps, [1.0] * steps, [1.0] * steps)
-    table = {what: dict.fromkeys(guesses, Growth(long, long)) for what, guesses in found.error.standardised.items()}
+    table = {
+        what: dict.fromkeys(predictors, ErrorCurves(long, long))
+        for what, predictors in found.error.standardised.items()
+    }
     error = replace(found.error, standardised=table, advantage=dict.fromkeys(found.error.advantage, worse))
-    sentence = next(_error(replace(found, error=error, settings=SMALL.override({"horizon": steps}))))
+    sentence = next(_error(replace(found, error=error, settings=settings)))
     assert sentence.startswith(
-        "State: better than “nothing changes” at every step up to 15, clearly worse at steps 16 to 20."
+        "State: better than persistence at every step up to 15, significantly worse at steps 16 to 20."
     )
     patchy = Curve([1.0] * steps, [0.5] + [-0.5] * 2 + [0.5] * 4 + [-0.5] + [0.5] * 12, [1.5] * steps)
     error = replace(error, advantage=dict.fromkeys(found.error.advantage, patchy))
-    sentence = next(_error(replace(found, error=error, settings=SMALL.override({"horizon": steps}))))
-    assert "not clearly better than “nothing changes” at steps 2, 3, 8 of the first 15." in sentence
+    sentence = next(_error(replace(found, error=error, settings=settings)))
+    assert "not significantly better than persistence at steps 2, 3, 8 of the first 15." in sentence
 
 
 def test_curves_far_apart_are_drawn_on_a_logarithmic_scale(found: Diagnosis) -> None:
@@ -184,10 +197,10 @@ def test_the_same_seed_finds_the_same_and_leaves_the_caller_s_alone(run: Path, f
     torch.manual_seed(3)
     before = torch.get_rng_state()
     agent = dima.load(run, device="cpu")
-    again = agent.diagnose(SMALL)
+    again = diagnose_agent(agent, SMALL)
     assert torch.equal(torch.get_rng_state(), before)
     assert again.to_dict() == found.to_dict()
-    other = agent.diagnose(SMALL.override({"seed": 1}))
+    other = diagnose_agent(agent, SMALL.override({"seed": 1}))
     assert other.error != found.error
 
 
@@ -195,12 +208,12 @@ def test_other_runs_policies_play_too(run: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     shutil.copytree(run, earlier)
     agent, other = dima.load(run, device="cpu"), dima.load(earlier, device="cpu")
-    found = agent.diagnose(SMALL, also=[other])
+    found = diagnose_agent(agent, SMALL, also=[other])
     name = f"earlier at {other.steps:,} steps, drawn"
-    assert [source.name for source in found.sources if not source.seen][-1] == name
-    assert name in found.error.by_source and name in found.value.by_source
+    assert [source.name for source in found.sources if not source.trained_on][-1] == name
+    assert name in found.error.by_source and name in found.returns.by_source
     with pytest.raises(ConfigError, match=r"also = .*earlier is given twice"):
-        agent.diagnose(SMALL, also=[other, other])
+        diagnose_agent(agent, SMALL, also=[other, other])
     walk = small_run(tmp_path / "walk", "toy/walk", "mappo", steps=40)
     with pytest.raises(ConfigError, match=r"also = .*walk is a run of toy/walk .* this one of toy/switches"):
         dima.diagnose(run, SMALL, also=[walk], device="cpu")
@@ -210,7 +223,7 @@ def test_the_command_says_what_it_found(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
-    monkeypatch.setattr(Diagnosis, "save", lambda found, folder: saved.append(folder))
+    monkeypatch.setattr("dima.analysis.diagnose.page.save", lambda found, folder: saved.append(folder))
     out = tmp_path / "out"
     assert main(["diagnose", str(run), "--horizon", "3", *FLAGS]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -221,9 +234,9 @@ def test_the_command_says_what_it_found(
     assert saved == [run / "diagnosis", out]
 
 
-def test_the_chosen_horizon_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dima.analysis.diagnose.segments._LONGEST", 2)
-    found = dima.load(run, device="cpu").diagnose(SMALL.override({"horizon": None}))
+def test_the_chosen_horizon_is_reported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dima.analysis.diagnose.rollouts._MAX_DEFAULT_HORIZON", 2)
+    found = diagnose_agent(dima.load(run, device="cpu"), SMALL.override({"horizon": None}))
     assert found.horizon == found.to_dict()["settings"]["horizon"] == len(found.error.segments) == 2
 
 
@@ -279,11 +292,11 @@ def test_a_folder_that_cannot_be_written(run: Path, found: Diagnosis, tmp_path: 
         assert "permission denied" in one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(RunFolderError, match="choose another --out"):
-        found.save(tmp_path / "file")
+        save(found, tmp_path / "file")
 
 
-@pytest.mark.parametrize(("flag", "least"), [("--futures", 3), ("--starts", 2), ("--orders", 2)])
-def test_too_few_of_what_must_be_compared_are_refused(run: Path, flag: str, least: int, capsys) -> None:
+@pytest.mark.parametrize(("flag", "least"), [("--samples", 3), ("--starts", 2), ("--orders", 2)])
+def test_too_small_samples_are_refused(run: Path, flag: str, least: int, capsys) -> None:
     assert main(["diagnose", str(run), flag, str(least - 1)]) == 2
     assert f"{flag} = {least - 1} is out of range: expected at least {least}" in one_line(capsys)
 
@@ -291,7 +304,7 @@ def test_too_few_of_what_must_be_compared_are_refused(run: Path, flag: str, leas
 # -- a run on a dataset -----------------------------------------------------------------------------------------------
 
 
-def test_a_plain_model_fitted_to_a_dataset_is_judged_by_its_held_out_episodes(tmp_path: Path, capsys) -> None:
+def test_a_plain_model_fitted_to_a_dataset_is_diagnosed_on_its_held_out_episodes(tmp_path: Path, capsys) -> None:
     record(record_config("toy/switches").override({"out": str(tmp_path / "data"), "steps": 120, "device": "cpu"}))
     fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "iterations": 1}
     fixed |= {"evaluation_horizon": 2}
@@ -299,10 +312,10 @@ def test_a_plain_model_fitted_to_a_dataset_is_judged_by_its_held_out_episodes(tm
     found = dima.diagnose(tmp_path / "run", SMALL, device="cpu")
     named = {source.name: source for source in found.sources}
     assert list(named) == ["policy, drawn", "policy, mode", "random", "dataset (held out)", "dataset (trained on)"]
-    assert [source.seen for source in found.sources] == [False] * 4 + [True]
+    assert [source.trained_on for source in found.sources] == [False] * 4 + [True]
     assert named["dataset (held out)"].episodes == 3
     assert named["dataset (held out)"].segments == 8
-    assert found.order is None  # it takes in all agents at once
+    assert found.order is None  # the ensemble processes all agents at once
     assert "denoising-agents" not in (tmp_path / "run" / "diagnosis" / "diagnosis.html").read_text()
 
     shutil.rmtree(tmp_path / "data")
