@@ -12,13 +12,12 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
-from dima.data import View
+from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, RunFolderError
-from dima.experience.collector import Act
 from dima.experience.evaluation import Evaluation
 from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
@@ -247,7 +246,7 @@ def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
     """Build the algorithm with the weights of another policy."""
     algorithm = _build(agent.config, agent.env, agent.device)
     try:
-        algorithm.team.load_state_dict(weights)
+        algorithm.policy.load_state_dict(weights)
     except RuntimeError as error:
         why = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{agent.folder}: an earlier policy does not fit its config.yaml: {why}") from error

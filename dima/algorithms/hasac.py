@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec
 from dima.experience.collector import Collector, random_policy
 from dima.experience.transitions import NStepBatch, Transitions
 from dima.nn.optim import Average
+from dima.policies.base import Policy
 from dima.policies.soft_actors import SoftActors, TwinCritic
 from dima.runtime.progress import Progress
 
@@ -74,42 +75,33 @@ class Hasac(Algorithm):
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
         self.replay = Transitions(config.capacity, spec, device)
+        self._updates = 0  # gradient steps due in this iteration
 
     @property
-    def team(self) -> nn.Module:
+    def policy(self) -> Policy:
         return self.actors
 
-    @torch.no_grad()
-    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        if mode:
-            action = self.actors.mode(view.obs, view.action_mask)
-            return action, torch.zeros(action.shape[:-1], device=action.device)
-        return self.actors.sample(view.obs, view.action_mask)
-
-    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
-        config, envs = self.config, collector.envs.n
-        random = len(self.replay) == 0 and config.warmup > 0
-        steps = max(1, config.warmup // envs) if random else config.interval
+    def collect(self, collector: Collector, progress: Progress) -> Metrics:
+        config = self.config
+        warmup = len(self.replay) == 0 and config.warmup > 0
+        steps = max(1, config.warmup // collector.envs.n) if warmup else config.interval
         with progress.phase("collect"):
-            transitions, returns = collector.live(random_policy(self.spec) if random else self.act, steps)
+            transitions, returns = collector.transitions(random_policy(self.spec) if warmup else self.act, steps)
             self.replay.add(transitions)
-        metrics: dict[str, Tensor | float] = {}
-        if not random:
-            metrics |= self.update(round(config.updates * steps), progress)
-        if returns:
-            metrics["collect/return"] = float(np.mean(returns))
-        return metrics
+        self._updates = 0 if warmup else round(config.updates * steps)
+        return {"collect/return": float(np.mean(returns))} if returns else {}
 
-    def update(self, updates: int, progress: Progress) -> dict[str, Tensor]:
-        """Make gradient steps of critics, actors and temperatures; metrics are averages."""
-        config, steps = self.config, Average()
-        with progress.phase("update", total=updates) as advance:
-            for _ in range(updates):
+    def update_policy(self, progress: Progress, done: float) -> Metrics:
+        if not self._updates:
+            return {}
+        config, average = self.config, Average()
+        with progress.phase("update", total=self._updates) as advance:
+            for _ in range(self._updates):
                 batch = self.replay.sample(config.batch, config.n_step, config.gamma)
-                steps.add(self.critic_step(batch) | self.actor_steps(batch))
+                average.add(self.critic_step(batch) | self.actor_steps(batch))
                 self.polyak_update()
                 advance()
-        return {f"policy/{key}": value for key, value in steps.values().items()}
+        return {f"policy/{key}": value for key, value in average.values().items()}
 
     # -- one gradient step ----------------------------------------------------------------------------------------
 

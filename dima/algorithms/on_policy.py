@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.ppo import PPO
 from dima.config import Count
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec, Rollout
 from dima.experience.collector import Collector
+from dima.policies.base import Policy
 from dima.runtime.progress import Progress
 
 
@@ -35,6 +35,7 @@ class OnPolicy(Algorithm):
     """Alternates between rollouts of the current policy and PPO updates."""
 
     config: OnPolicyConfig
+    _rollout: Rollout  # of the iteration
 
     def __init__(self, config: OnPolicyConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
@@ -42,23 +43,21 @@ class OnPolicy(Algorithm):
         self.ppo = config.build_ppo(spec).to(device)
 
     @property
-    def team(self) -> nn.Module:
+    def policy(self) -> Policy:
         return self.ppo.actor
 
-    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        return self.ppo.act(view.obs, view.action_mask, mode)
-
-    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+    def collect(self, collector: Collector, progress: Progress) -> Metrics:
         with progress.phase("collect"):
-            rollout, returns = collector.roll(self.act, self.config.rollout)
+            self._rollout, returns = collector.roll(self.act, self.config.rollout)
+        return {"collect/return": float(np.mean(returns))} if returns else {}
+
+    def update_policy(self, progress: Progress, done: float) -> Metrics:
+        rollout = self._rollout
         with progress.phase("update", total=1) as advance:
-            update = self.ppo.update(rollout, done)
-            metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in update.items()}
+            metrics = self.ppo.update(rollout, done)
             self.ppo.update_statistics(rollout.obs, rollout.state)
             advance()
-        if returns:
-            metrics["collect/return"] = float(np.mean(returns))
-        return metrics
+        return {f"policy/{key}": value for key, value in metrics.items()}
 
     def checkpoint(self) -> dict[str, Any]:
         return {"ppo": self.ppo.checkpoint()}

@@ -97,22 +97,6 @@ class PPO(nn.Module):
         """Build the policy network; subclasses may choose another."""
         return Actor(self.config.actor, self.spec)
 
-    @torch.no_grad()
-    def act(self, obs: Tensor, action_mask: Tensor, mode: bool = False) -> tuple[Tensor, Tensor]:
-        """Sample a joint action, or take its mode.
-
-        Args:
-            obs: (..., N, O).
-            action_mask: (..., N, A) bool.
-            mode: take the most probable action instead of a sample.
-
-        Returns:
-            Actions (..., N, A), Gaussian ones unbounded, and their log-probabilities (..., N).
-        """
-        policy = self.actor(obs, action_mask)
-        action = policy.mode() if mode else policy.sample()
-        return action, policy.log_prob(action)
-
     def update_statistics(self, obs: Tensor, state: Tensor) -> None:
         """Update running normalisers with real data.
 

@@ -5,7 +5,7 @@ One network is shared by all agents of a team, or each agent has its own. Padded
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.config import Config, Count
-from dima.data import EnvSpec
+from dima.data import EnvSpec, View
 from dima.nn.mlp import RELU_GAIN, MaskedLayerNorm, mlp, relu
 from dima.nn.normalizer import Normalizer
+from dima.policies.base import Policy
 from dima.policies.distributions import ActionDistribution, Beta, Categorical, Gaussian, PerAgent
 
 MAX_STD = 0.5  # ceiling of the Gaussian's standard deviation, which starts at 0.73 of it (DIMA, HARL)
@@ -32,8 +33,14 @@ class ActorConfig(Config):
     agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: if observations lack one
 
 
-class TeamActor(nn.Module, ABC):
+class TeamActor(Policy):
     """Policy of a team: observations ``(..., N, O)`` -> distribution of the joint action."""
+
+    @torch.no_grad()
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        distribution: ActionDistribution = self(view.obs, view.action_mask)
+        action = distribution.mode() if mode else distribution.sample()
+        return action, distribution.log_prob(action)
 
     @abstractmethod
     def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.data import EnvSpec
+from dima.data import EnvSpec, View
 from dima.nn.mlp import RELU_GAIN, Tanh, mlp, relu
+from dima.policies.base import Policy
 from dima.policies.distributions import MASKED_LOGIT
 
 LOG_STD = (-20.0, 2.0)  # bounds of the log standard deviation
@@ -87,7 +88,7 @@ class GumbelSoftmax(SoftActor):
         return torch.where(action_mask, self.net(obs).float(), MASKED_LOGIT).log_softmax(-1)
 
 
-class SoftActors(nn.Module):
+class SoftActors(Policy):
     """Policies of a team; observations and actions are padded outside, each agent's network is not."""
 
     def __init__(self, hidden: Sequence[int], spec: EnvSpec) -> None:
@@ -97,6 +98,13 @@ class SoftActors(nn.Module):
         self.members = nn.ModuleList(
             kind(hidden, obs, action) for obs, action in zip(spec.obs_sizes, spec.action_sizes, strict=True)
         )
+
+    @torch.no_grad()
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        if mode:
+            action = self.mode(view.obs, view.action_mask)
+            return action, torch.zeros(action.shape[:-1], device=action.device)
+        return self.sample(view.obs, view.action_mask)
 
     def sample_agent(self, agent: int, obs: Tensor, action_mask: Tensor) -> Sample:
         """Sample one agent's action (R, A), padded, and its log-probability (R,), from (R, N, O) and (R, N, A)."""

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dima.agent import Agent, load
 from dima.config import Config, NonNegative, Positive, Range
-from dima.data import EnvSpec, View
+from dima.data import Act, EnvSpec, View
 from dima.errors import ConfigError, DatasetError, nearest
-from dima.experience.collector import Act, random_policy
+from dima.experience.collector import random_policy
 from dima.runtime.summary import settings_line
 
 RANDOM = "random"

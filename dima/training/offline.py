@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
@@ -19,9 +20,9 @@ from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import Metrics, TrainingLoop, seeded
+from dima.training.loop import TrainingLoop, seeded
 from dima.training.run_config import OfflineConfig, offline_config
-from dima.training.validation import HeldOut, spread
+from dima.training.validation import HeldOut, state_std
 
 _NEEDED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # of a learner, by its fits
 
@@ -97,9 +98,9 @@ class Fitting(TrainingLoop):
         training = [one.episode for one in recorded if not one.held_out]
         assert isinstance(config.learner, ModelBasedConfig)
         self.algorithm = config.learner.build(spec, str(device))
-        # sources follow one another in a dataset; shuffled, any stretch of the replay is a fair sample
+        # sources follow one another in a dataset; shuffled, any part of the replay is a fair sample
         order = np.random.default_rng(config.seed).permutation(len(training))
-        self.algorithm.update_statistics([training[n] for n in order])
+        self.algorithm.add([training[n] for n in order])
         if self.algorithm.replay.steps < sum(map(len, training)):
             raise ConfigError(
                 f"replay.capacity = {config.learner.replay.capacity} cannot hold the dataset's training episodes: "
@@ -107,7 +108,7 @@ class Fitting(TrainingLoop):
             )
         self.held_out = HeldOut(
             [one.episode for one in recorded if one.held_out],
-            spread(training, spec),
+            state_std(training, spec),
             spec,
             self.algorithm.world_model.context,
             config.evaluation_horizon,
@@ -124,28 +125,28 @@ class Fitting(TrainingLoop):
         return self.config.iterations
 
     @property
-    def shown(self) -> dict[str, str]:
+    def highlights(self) -> dict[str, str]:
         return {self._measure: "held-out error"}
 
-    def live(self) -> Metrics:
-        return {**self.algorithm.fit(self.progress)}
+    def learn(self) -> Metrics:
+        return self.algorithm.fit(self.progress)
 
     def evaluate(self, before: int) -> dict[str, float]:
         if self.step % self.config.evaluate_every and self.step < self.target:
             return {}
         with self.progress.phase("evaluate"):
             errors = self.held_out.errors(self.algorithm.world_model)
-        told = {f"held_out/{name}": value for name, value in errors.items()}
-        self.evaluations.append((self.step, told[self._measure]))
-        return told
+        metrics = {f"held_out/{name}": value for name, value in errors.items()}
+        self.evaluations.append((self.step, metrics[self._measure]))
+        return metrics
 
-    def gained(self) -> tuple[list[dict[str, Any]], int]:
+    def new_chunks(self) -> tuple[list[dict[str, Any]], int]:
         return [], 0  # the replay's content is the dataset's
 
-    def saved(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         return {"dataset": self.dataset.seal}
 
-    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         if tree["dataset"] != self.dataset.seal:
             raise DatasetError(f"{self.dataset.path} is not the dataset that the run began with: put that one back")
         content = self.algorithm.replay.chunk()
@@ -175,7 +176,7 @@ class Fitting(TrainingLoop):
 
 
 def _refuse_unused(config: OfflineConfig) -> None:
-    """No setting is ignored silently: those of collecting and of the policy have no effect here."""
+    """Refuse settings of collection and policy, which have no effect here."""
     base = fit_config(config.dataset, config.algorithm, config.preset)
     before, after = base.learner.to_dict(), config.learner.to_dict()
     for name, value in after.items():

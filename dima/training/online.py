@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import AlgorithmConfig, Metrics
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
 from dima.experience.collector import Collector
 from dima.experience.evaluation import Evaluation, evaluate
+from dima.policies.base import Policy
 from dima.runtime.device import pick_device
 from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
@@ -23,7 +25,7 @@ from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import Metrics, TrainingLoop, seeded
+from dima.training.loop import TrainingLoop, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
 
@@ -134,13 +136,13 @@ class Trainer(TrainingLoop):
         super().__init__(device, progress)
         self.config = config
         make = partial(make_env, config.task, config.env)
-        self.envs = self.held.enter_context(VectorEnv(make, config.envs, config.env_processes))
-        self.test_envs = self.held.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
+        self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
+        self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device)
         assert isinstance(config.learner, AlgorithmConfig)
         self.algorithm = config.learner.build(self.envs.spec, str(device))
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
-        self.due = False  # the policy is to be evaluated beside the next iteration
+        self.evaluation_pending = False  # the policy is to be evaluated while the next iteration runs
 
     @property
     def step(self) -> int:
@@ -151,11 +153,11 @@ class Trainer(TrainingLoop):
         return self.config.steps
 
     @property
-    def facts(self) -> dict[str, float]:
+    def log_fields(self) -> dict[str, float]:
         return {"episodes": self.collector.episodes}
 
     @property
-    def shown(self) -> dict[str, str]:
+    def highlights(self) -> dict[str, str]:
         return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
 
     def warn_of_another_simulator(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -167,56 +169,70 @@ class Trainer(TrainingLoop):
                 f"{new[0]} goes on: returns may differ; protocol.json keeps both"
             )
 
-    def live(self) -> Metrics:
+    def learn(self) -> Metrics:
+        algorithm, collector, progress = self.algorithm, self.collector, self.progress
         before, done = self.step, min(1.0, self.step / self.target)
-        if not self.due:
-            metrics = self.algorithm.iteration(self.collector, self.progress, done)
-        else:
-            acting = self.algorithm.on_cpu()
-            with self.test_envs.lent(), in_background(lambda: self._play(acting)) as result:
-                metrics = self.algorithm.iteration(self.collector, self.progress, done)
-                with self.progress.phase("evaluate"):
-                    self.late.append((before, self._told(before, result())))
-            self.due = False
+        with self._evaluating_in_background():
+            metrics = algorithm.collect(collector, progress)
+            with algorithm.collect_ahead(collector, progress):
+                metrics |= algorithm.fit(progress)
+                metrics |= algorithm.update_policy(progress, done)
         self._keep_policy(before)
         return metrics
-
-    def _keep_policy(self, before: int) -> None:
-        """Keep the policy whenever the run passes the next of its equal parts; the last one needs no keeping."""
-        parts = self.config.keep_policies + 1
-        if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
-            weights = {name: value.detach().cpu().clone() for name, value in self.algorithm.team.state_dict().items()}
-            self.earlier = [*self.earlier, (self.step, weights)][-self.config.keep_policies :]
 
     def evaluate(self, before: int) -> dict[str, float]:
         every = self.config.evaluate_every
         if self.step // every == before // every and self.step < self.target:
             return {}
         if self.config.evaluate_in_background and self.step < self.target:
-            self.due = True
+            self.evaluation_pending = True
             return {}
         with self.progress.phase("evaluate"):
-            return self._told(self.step, self._play(self.algorithm.on_cpu()))
+            return self._evaluated(self.step, self._play(self.collector.snapshot.of(self.algorithm.policy)))
 
-    def _play(self, acting: Algorithm) -> Evaluation:
-        mode, episodes = partial(acting.act, mode=True), self.config.evaluation_episodes
-        return evaluate(self.test_envs, mode, episodes, self.config.seed)
+    @contextmanager
+    def _evaluating_in_background(self) -> Iterator[None]:
+        """Evaluate the present policy, if that is pending, while the block runs."""
+        if not self.evaluation_pending:
+            yield
+            return
+        step, policy = self.step, self.collector.snapshot.of(self.algorithm.policy)
+        with self.test_envs.lent(), in_background(partial(self._play, policy)) as result:
+            yield
+            with self.progress.phase("evaluate"):
+                self.pending_metrics.append((step, self._evaluated(step, result())))
+        self.evaluation_pending = False
 
-    def _told(self, step: int, result: Evaluation) -> dict[str, float]:
-        """What to log of an evaluation of the policy as it was after ``step`` steps."""
+    def _play(self, policy: Policy) -> Evaluation:
+        act, episodes = partial(policy.act, mode=True), self.config.evaluation_episodes
+        return evaluate(self.test_envs, act, episodes, self.config.seed)
+
+    def _evaluated(self, step: int, result: Evaluation) -> dict[str, float]:
+        """Metrics of an evaluation of the policy after ``step`` steps."""
         self.evaluations.append((step, result.mean))
         length = sum(result.lengths) / len(result.lengths)
         return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
 
-    def saved(self) -> dict[str, Any]:
-        earlier = [list(pair) for pair in self.earlier]
-        return {"collector": self.collector.checkpoint(), "earlier": earlier, "due": self.due}
+    def _keep_policy(self, before: int) -> None:
+        """Keep the policy whenever the run passes the next of its equal parts; the last one needs no keeping."""
+        parts = self.config.keep_policies + 1
+        if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
+            policy = self.algorithm.policy.state_dict()
+            weights = {name: value.detach().cpu().clone() for name, value in policy.items()}
+            self.earlier = [*self.earlier, (self.step, weights)][-self.config.keep_policies :]
 
-    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    def state(self) -> dict[str, Any]:
+        return {
+            "collector": self.collector.checkpoint(),
+            "earlier": [list(pair) for pair in self.earlier],
+            "evaluation_pending": self.evaluation_pending,
+        }
+
+    def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
-        self.earlier = [(step, weights) for step, weights in tree.get("earlier", [])]  # older folders kept none
-        self.due = tree.get("due", False)
+        self.earlier = [(step, weights) for step, weights in tree["earlier"]]
+        self.evaluation_pending = tree["evaluation_pending"]
 
     def summary(self, folder: Path, finished: bool) -> Summary:
         return Summary(

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dima import provenance
 from dima.analysis.report.build import report
 from dima.cli import main
+from dima.runtime import provenance
 from dima.storage.run_folder import RunFolder
 from dima.training.online import resume, train
 from dima.training.run_config import build_config

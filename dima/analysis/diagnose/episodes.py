@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dima.data import Episode
+from dima.data import Act, Episode
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Act, episode_seed, play
+from dima.experience.collector import episode_seed, play
 from dima.nn.normalizer import Normalizer
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from

@@ -23,10 +23,11 @@ from dima.analysis.diagnose.influence import influence
 from dima.analysis.diagnose.results import Diagnosis, SourceSummary
 from dima.analysis.diagnose.reveal import denoising_error, forecast_count, order_sensitivity
 from dima.analysis.diagnose.rollouts import Forecaster, choose_horizon, cut_segments
+from dima.data import Act
 from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
 from dima.errors import ConfigError, UserError
-from dima.experience.collector import Act, random_policy
+from dima.experience.collector import random_policy
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import require_place

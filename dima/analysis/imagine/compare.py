@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dima.analysis.imagine.time_steps import TimeStep, given_actions, play_steps, policy_actions
-from dima.data import Episode
+from dima.data import Act, Episode
 from dima.envs.base import JointEnv
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, DivergenceError, EnvError
-from dima.experience.collector import Act, episode_seed
+from dima.experience.collector import episode_seed
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel

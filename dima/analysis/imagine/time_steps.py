@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dima.data import EnvSpec
+from dima.data import Act, EnvSpec
 from dima.envs.base import Joint, JointEnv
-from dima.experience.collector import Act, view_of
+from dima.experience.collector import view_of
 
 Choose = Callable[[Joint, np.ndarray], np.ndarray | None]  # observation, last action -> next action; None to stop
 
