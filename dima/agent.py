@@ -23,7 +23,9 @@ from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.device import pick_device
 from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
-from dima.storage.run_folder import RunFolder
+from dima.storage.atomic import reading
+from dima.storage.memory import INITIAL, within
+from dima.storage.run_folder import MISFIT, TOO_LARGE, RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
@@ -155,10 +157,14 @@ class Agent:
             saved = folder.load()
             if "replay" not in saved.tree["algorithm"]:
                 raise RunFolderError(f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima")
-            stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
-            rows = ReplayConfig(capacity=max(1, stored["newest"] - stored["oldest"]), recent_share=0.25)
-            replay = Replay(rows, self.env.spec, self.device)
-            replay.restore(stored, [chunk for _, chunk in saved.chunks])
+            with reading(f"{self.folder}:", MISFIT):
+                stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
+                chunks = [chunk for _, chunk in saved.chunks]
+                rows = max(1, stored["newest"] - stored["oldest"])
+                if rows > sum(len(chunk["last"]) for chunk in chunks):
+                    raise ValueError(f"its replay is said to have {rows} rows")
+                replay = Replay(ReplayConfig(capacity=rows, recent_share=0.25), self.env.spec, self.device)
+                replay.restore(stored, chunks)
         return replay
 
     def as_env(self, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None) -> ImaginedEnv:
@@ -209,29 +215,29 @@ class Agent:
         return ReplayInitialStates(Replay.of(dataset.episodes(), env.spec, self.device), context)
 
 
-def load(run: str | Path, device: str = "auto") -> Agent:
+def load(run: str | Path, device: str = "auto", *, task: str | None = None) -> Agent:
     """Load the trained agents of a run folder.
 
     Args:
         run: the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Raises:
-        UserError: the folder is missing, damaged or not ours, or its environment cannot be built.
+        UserError: the folder is missing, damaged or not ours, its environment cannot be built, or its task is code
+            of somebody's own that the user has not agreed to.
     """
     where = pick_device(device)
     with RunFolder.open(run) as folder:
-        config, facts = RunConfig.from_dict(folder.config()), folder.protocol()
+        config, facts = RunConfig.from_dict(folder.config()).agreed(task, run), folder.protocol()
         saved = folder.load()
     env = make_env(config.task, config.env)
-    algorithm = _build(config, env, where)
-    earlier = dict(saved.tree.get("earlier", []))  # `dima fit` has none, nor have older folders
-    try:
+    limit = INITIAL * saved.size
+    with reading(f"{run}:", MISFIT), within(limit, f"{run}: {TOO_LARGE}"):
+        algorithm = _build(config, env, where)
         algorithm.restore(saved.tree["algorithm"], None)
-    except (KeyError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
-    steps = saved.tree["collector"]["steps"] if "collector" in saved.tree else 0  # `dima fit` makes none
+        earlier = {int(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
+        steps = int(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
     return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier, facts)
 
 
@@ -245,14 +251,13 @@ def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
 def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
     """Build the algorithm with the weights of another policy."""
     algorithm = _build(agent.config, agent.env, agent.device)
-    try:
+    with reading(f"{agent.folder}:", "an earlier policy does not fit its config.yaml"):
         algorithm.policy.load_state_dict(weights)
-    except RuntimeError as error:
-        why = " ".join(str(error).split())[:200]
-        raise RunFolderError(f"{agent.folder}: an earlier policy does not fit its config.yaml: {why}") from error
     return algorithm
 
 
-def evaluate(run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto") -> Evaluation:
-    """Evaluate the policy of a run folder, see :meth:`Agent.evaluate`."""
-    return load(run, device).evaluate(episodes, seed)
+def evaluate(
+    run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto", *, task: str | None = None
+) -> Evaluation:
+    """Evaluate the policy of a run folder, see :func:`load` and :meth:`Agent.evaluate`."""
+    return load(run, device, task=task).evaluate(episodes, seed)

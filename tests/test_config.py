@@ -42,11 +42,11 @@ inners = st.builds(
 )
 outers = st.builds(
     Outer,
-    steps=st.integers(min_value=1),
-    seed=st.integers(min_value=0),
+    steps=st.integers(1, 2**63 - 1),
+    seed=st.integers(0, 2**63 - 1),
     share=st.floats(0, 1),
     weight=st.floats(min_value=0, allow_infinity=False),
-    pair=st.tuples(st.integers(), finite),
+    pair=st.tuples(st.integers(-(2**63), 2**63 - 1), finite),
     name=st.none() | st.text(),
     flag=st.booleans(),
     angle=st.floats(-1, 1),

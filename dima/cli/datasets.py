@@ -48,6 +48,7 @@ class ExportOptions(Config):
     dataset: tyro.conf.Positional[str]  # folder of a dataset
     name: tyro.conf.Positional[str]  # what Minari is to call it, such as mine/halfcheetah-v0
     form: Literal["agents", "joint"] = "agents"  # a dictionary of agents' spaces, or state and joint action as vectors
+    task: str | None = None  # the dataset's task, repeated: consent to import it, where it is package.module:factory
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,13 @@ def _export(args: Sequence[str]) -> int:
     from dima.datasets.minari import export_minari
     from dima.datasets.reader import Dataset
 
-    where = export_minari(Dataset.open(options.dataset), options.name, options.form)
+    where = export_minari(Dataset.open(options.dataset), options.name, options.form, task=options.task)
     print(f"{where}: minari.load_dataset({options.name!r}) opens it")
     return 0
 
 
 def fit(args: Sequence[str]) -> int:
-    choice = choose(args, FitOptions, "dataset")
+    choice = choose(args, FitOptions, "dataset", also=("task",))
 
     from dima.runtime.progress import choose_progress
     from dima.training.offline import fit as run

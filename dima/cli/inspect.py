@@ -27,6 +27,7 @@ class ImagineOptions(Config):
     out: str | None = None  # folder for the results; default: imagination/ in the run folder, or imagination-policy/
     width: Annotated[int, Range(64, 1920)] = 320  # pixels of each picture
     fps: Annotated[int, Range(1, 60)] = 10  # frames a second of the film
+    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
     device: Device = "auto"  # where the world model computes
     quiet: bool = False  # no progress bar
     json: bool = False  # print everything as one JSON object
@@ -37,6 +38,7 @@ class DiagnoseOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
     also: tuple[str, ...] = ()  # folders of other runs on the task whose policies play, too
+    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
     out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
     device: Device = "auto"  # where everything is computed
     quiet: bool = False  # no progress bars
@@ -61,8 +63,9 @@ def imagine(args: Sequence[str]) -> int:
     from dima.analysis.imagine.run import FOLDERS
     from dima.analysis.imagine.run import imagine as run
     from dima.runtime.progress import choose_progress
+    from dima.storage.atomic import inside
 
-    out = Path(options.out or Path(options.run, FOLDERS[options.act]))
+    out = Path(options.out) if options.out else inside(Path(options.run), FOLDERS[options.act])
     found = run(
         options.run,
         options.horizon or None,
@@ -73,6 +76,7 @@ def imagine(args: Sequence[str]) -> int:
         fps=options.fps,
         out=out,
         device=options.device,
+        task=options.task,
         progress=choose_progress(options.quiet),
     )
     if found.no_pictures:
@@ -88,10 +92,18 @@ def diagnose(args: Sequence[str]) -> int:
     from dima.analysis.diagnose.run import FOLDER
     from dima.analysis.diagnose.run import diagnose as run
     from dima.runtime.progress import choose_progress
+    from dima.storage.atomic import inside
 
-    out = Path(options.out or Path(options.run, FOLDER))
-    progress = choose_progress(options.quiet)
-    found = run(options.run, options.config, also=options.also, out=out, device=options.device, progress=progress)
+    out = Path(options.out) if options.out else inside(Path(options.run), FOLDER)
+    found = run(
+        options.run,
+        options.config,
+        also=options.also,
+        out=out,
+        device=options.device,
+        task=options.task,
+        progress=choose_progress(options.quiet),
+    )
     print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
     return 0
 

@@ -25,7 +25,9 @@ class Choice:
     rest: list[str] = field(default_factory=list)
 
 
-def choose(args: Sequence[str], options: type, subject: str = "task", learns: bool = True) -> Choice:
+def choose(
+    args: Sequence[str], options: type, subject: str = "task", learns: bool = True, also: Sequence[str] = ()
+) -> Choice:
     """Take the subject, a word without a flag, out of the arguments; ``--algorithm``, ``--preset`` if it learns.
 
     Args:
@@ -33,11 +35,12 @@ def choose(args: Sequence[str], options: type, subject: str = "task", learns: bo
         options: the command's options; their types tell which words are values of a flag.
         subject: what the word names.
         learns: whether the command knows an algorithm and a preset.
+        also: names of further flags to take out.
 
     Raises:
         ConfigError: a name's value is missing, or there is no such algorithm.
     """
-    named = {f"--{name}": name for name in (subject, *(("algorithm", "preset") if learns else ()))}
+    named = {f"--{name}": name for name in (subject, *(("algorithm", "preset") if learns else ()), *also)}
     choice, words = Choice(), list[str | None]()
     waiting = list(args)
     while waiting:

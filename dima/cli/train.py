@@ -34,6 +34,7 @@ class ResumeOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     steps: Count | None = None  # go on to this many environment steps; default: as the run was started
     iterations: Count | None = None  # likewise for a run of `dima fit`
+    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
     quiet: bool = False  # one plain line an iteration instead of progress bars
 
 
@@ -42,6 +43,7 @@ class EvaluateOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     episodes: Count = 20  # episodes to play with the policy's mode
     seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
+    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
     device: Device = "auto"  # where the policy computes
     video: bool = False  # also film the first episode: into videos/ in the run folder
     json: bool = False  # print one JSON object
@@ -85,9 +87,8 @@ def resume(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
     from dima.training.online import resume as run
 
-    summary = run(
-        options.run, steps=options.steps, iterations=options.iterations, progress=choose_progress(options.quiet)
-    )
+    progress = choose_progress(options.quiet)
+    summary = run(options.run, steps=options.steps, iterations=options.iterations, task=options.task, progress=progress)
     print(summary.table())
     return 0 if summary.finished else 130
 
@@ -97,7 +98,7 @@ def evaluate(args: Sequence[str]) -> int:
 
     from dima.agent import load
 
-    agent = load(options.run, options.device)
+    agent = load(options.run, options.device, task=options.task)
     video = _film(agent, options) if options.video else None
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config
@@ -123,7 +124,8 @@ def _film(agent: Agent, options: EvaluateOptions) -> Path:
     """Film the first episode into the run folder."""
     from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
+    from dima.storage.atomic import inside
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    path = agent.folder / "videos" / name
+    path = inside(agent.folder, "videos") / name
     return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

@@ -11,7 +11,7 @@ once they are there: the ring begins with room for episodes of the task's full l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -277,6 +277,7 @@ class Replay:
         self.chunk_ends = list(saved["chunk_ends"])
 
     def _add_chunk(self, chunk: dict[str, Any], oldest: int) -> None:
+        check_chunk(chunk)
         number = torch.arange(chunk["start"], chunk["start"] + len(chunk["last"]))
         last = chunk["last"]
         ends = torch.nonzero(number == last).flatten()
@@ -289,6 +290,22 @@ class Replay:
         self.first[where], self.last[where] = first[keep].to(self.device), last[keep].to(self.device)
         self.lengths.extend((ends - starts + 1)[number[starts] >= oldest].tolist())
         self.newest = chunk["start"] + len(last)
+
+
+def check_chunk(chunk: Mapping[str, Any]) -> None:
+    """Make sure that a saved chunk holds whole episodes, each row with the number of its episode's last.
+
+    Raises:
+        ValueError: it does not.
+    """
+    start, last = chunk["start"], chunk["last"]
+    if type(start) is not int or not 0 <= start < 2**62 or last.dtype is not torch.long or last.dim() != 1:
+        raise ValueError("a chunk of the replay has no rows")
+    end, number = last - start, torch.arange(len(last))
+    if not len(end) or ((end < number) | (end >= len(end))).any() or (end[end] != end).any() or (end.diff() < 0).any():
+        raise ValueError("the episodes of a chunk of the replay do not follow one another")
+    if any(isinstance(values, Tensor) and len(values) != len(last) for values in chunk.values()):
+        raise ValueError("a chunk of the replay has columns of several lengths")
 
 
 def expand_like(mask: Tensor, values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class RecordConfig(Config):
     episode_steps: Whole = 0  # episodes are truncated after so many steps; 0: where the task ends them
     held_out: Share = 0.2  # share of each source's episodes kept from training
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the environments, the policies' draws and the split
-    envs: Count = 1  # environments played in parallel
+    envs: Annotated[int, Range(1, 4096)] = 1  # environments played in parallel
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where policies compute
     out: str | None = None  # the dataset's folder; default datasets/<task>-seed<seed>
     env: Config  # how the environment is presented; fields depend on the task's suite

@@ -89,6 +89,25 @@ def simulator_line(task: str, facts: Mapping[str, Any], *, here: bool = False) -
     return f"MuJoCo {installed}{learnt if versions else ''}"
 
 
+def check_protocol(facts: Mapping[str, Any]) -> None:
+    """Make sure that what a file holds has the form of a :func:`protocol`; older ones lack some facts.
+
+    Raises:
+        ValueError: it has not.
+    """
+    packages, made, where = facts.get("packages", {}), facts.get("commit"), facts.get("machine")
+    texts = [facts.get("dima", ""), facts.get("python", "")]
+    fine = isinstance(packages, dict) and (made is None or isinstance(made, dict)) and isinstance(where or {}, dict)
+    if fine:
+        texts += [text for text in packages.values() if text is not None]
+        texts += [] if made is None else [made.get("id")]
+        texts += [where.get(name) for name in ("system", "device")] if where else []
+        fine = not where or all(isinstance(where.get(name), int | float) for name in ("cores", "memory_gib"))
+        fine &= made is None or isinstance(made.get("dirty"), bool)
+    if not fine or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its versions, commit or machine are not of the form that dima writes")
+
+
 def commit() -> dict[str, Any] | None:
     """Commit and uncommitted changes, when the library runs from its own git checkout; else None."""
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:

@@ -13,15 +13,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import Algorithm, Metrics
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
+from dima.data import EnvSpec
 from dima.errors import ConfigError, DivergenceError, RunFolderError
-from dima.runtime.machine import keep_freed_memory
+from dima.runtime.machine import free_memory, keep_freed_memory
 from dima.runtime.progress import Progress
 from dima.runtime.rng import rng_state, set_rng_state
 from dima.runtime.signals import Stop
 from dima.runtime.summary import Summary
+from dima.storage.atomic import reading
 from dima.storage.budget import TimeBudget
-from dima.storage.run_folder import RunFolder
+from dima.storage.memory import INITIAL, out_of_memory, within
+from dima.storage.run_folder import MISFIT, TOO_LARGE, RunFolder
 from dima.training.run_config import RunConfig
 
 R = TypeVar("R", bound="TrainingLoop")
@@ -109,7 +112,7 @@ class TrainingLoop(ABC):
         """
         self.progress.lap()  # what was timed before belongs to no iteration
         budget = TimeBudget(self.config.checkpoint_budget)
-        with _log_failure(folder):
+        with _log_failure(folder), _memory_errors(folder):
             while self.step < self.target and not stop.requested:
                 began, before = time.perf_counter(), self.step
                 metrics = _to_numbers(self.learn())
@@ -171,15 +174,16 @@ class TrainingLoop(ABC):
         """
         saved = folder.load()
         tree: dict[str, Any] = saved.tree
-        try:
-            self.load_state(tree, saved.chunks)
-            self.iterations, self.evaluations = tree["iterations"], [(s, r) for s, r in tree["evaluations"]]
-            self.progress.seconds.update(tree["seconds"])
-            self.wall = tree["wall"]
-        except (KeyError, RuntimeError, ValueError, ConfigError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise RunFolderError(f"{folder.path}: its checkpoint does not fit its config.yaml: {why}") from error
-        set_rng_state(tree["rng"])
+        with reading(f"{folder.path}:", MISFIT):
+            try:
+                self.load_state(tree, saved.chunks)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+            self.iterations = int(tree["iterations"])
+            self.evaluations = [(int(step), float(score)) for step, score in tree["evaluations"]]
+            self.progress.seconds.update({str(name): float(seconds) for name, seconds in tree["seconds"].items()})
+            self.wall = float(tree["wall"])
+            set_rng_state(tree["rng"])
 
     def close(self) -> None:
         """Close environments and processes."""
@@ -190,6 +194,27 @@ class TrainingLoop(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def build(config: RunConfig, spec: EnvSpec, device: torch.device, known: int | None) -> Algorithm:
+    """The algorithm of a run, freshly initialised.
+
+    Args:
+        config: the run's.
+        spec: facts of the environment.
+        device: where it lives.
+        known: bytes of the tensors in the checkpoint that it is going to take up, if there is one.
+
+    Raises:
+        ConfigError: the networks are larger than the checkpoint, or take more memory than is free.
+    """
+    learner = config.learner
+    assert isinstance(learner, AlgorithmConfig)
+    if known is not None:
+        with torch.random.fork_rng([]), within(INITIAL * known, f"{config.folder}: {TOO_LARGE}"):
+            learner.for_acting().build(spec, "cpu")
+    with within(free_memory(), f"{config.folder}: its config.yaml describes more than the memory that is free"):
+        return learner.build(spec, str(device))
 
 
 @contextmanager
@@ -206,6 +231,19 @@ def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def _memory_errors(folder: RunFolder) -> Iterator[None]:
+    """Say in one line that memory ran out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        why = " ".join(str(error).split())[:200]
+        told = f"{folder.path}: no memory is left for an iteration of this config: lower its batches"
+        raise ConfigError(f"{told} ({why})") from error
 
 
 @contextmanager

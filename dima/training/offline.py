@@ -13,6 +13,7 @@ from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
+from dima.envs.consent import agreed
 from dima.errors import ConfigError, DatasetError
 from dima.presets import preset_changes
 from dima.runtime.device import pick_device
@@ -20,7 +21,7 @@ from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import TrainingLoop, seeded
+from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.run_config import OfflineConfig, offline_config
 from dima.training.validation import HeldOut, state_std
 
@@ -32,6 +33,8 @@ def fit_config(
     algorithm: str = "dima",
     preset: str = "published",
     overrides: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
 ) -> OfflineConfig:
     """The resolved config of a run that fits a world model to a dataset.
 
@@ -42,17 +45,18 @@ def fit_config(
         algorithm: name of an algorithm that learns a world model.
         preset: name of one of the algorithm's presets.
         overrides: what the user wants otherwise, nested as the config is.
+        task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Raises:
-        UserError: the dataset cannot be opened, a name or a field does not exist, or a value does not fit.
+        UserError: the dataset cannot be opened, a name or a field does not exist, a value does not fit, or the task is
+            code of somebody's own that the user has not agreed to.
     """
     data = Dataset.open(dataset)
-    if (task := (overrides or {}).get("task", data.task)) != data.task:
-        raise ConfigError(f"task = {task!r}: {dataset} is a dataset of {data.task}")
-    config = offline_config(str(Path(dataset).absolute()), data.task, algorithm)  # a run may be resumed from elsewhere
+    name = agreed(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
+    config = offline_config(str(Path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
-    for changes in preset_changes(algorithm, preset, data.task):
+    for changes in preset_changes(algorithm, preset, name):
         config = config.override({"learner": changes.get("learner") or {}})
     replay = {"capacity": data.steps, "recent_share": 0.25}
     fixed = {"preset": preset, "env": data.header.env, "learner": {"replay": replay}}
@@ -85,7 +89,9 @@ class Fitting(TrainingLoop):
     config: OfflineConfig
     algorithm: ModelBased
 
-    def __init__(self, config: OfflineConfig, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self, config: OfflineConfig, device: torch.device, progress: Progress, known: int | None = None
+    ) -> None:
         super().__init__(device, progress)
         self.config, self.dataset = config, Dataset.open(config.dataset)
         progress.unit = "iteration"
@@ -97,7 +103,9 @@ class Fitting(TrainingLoop):
             recorded = list(self.dataset.recorded())
         training = [one.episode for one in recorded if not one.held_out]
         assert isinstance(config.learner, ModelBasedConfig)
-        self.algorithm = config.learner.build(spec, str(device))
+        algorithm = build(config, spec, device, known)
+        assert isinstance(algorithm, ModelBased)
+        self.algorithm = algorithm
         # sources follow one another in a dataset; shuffled, any part of the replay is a fair sample
         order = np.random.default_rng(config.seed).permutation(len(training))
         self.algorithm.add([training[n] for n in order])
@@ -177,7 +185,7 @@ class Fitting(TrainingLoop):
 
 def _refuse_unused(config: OfflineConfig) -> None:
     """Refuse settings of collection and policy, which have no effect here."""
-    base = fit_config(config.dataset, config.algorithm, config.preset)
+    base = fit_config(config.dataset, config.algorithm, config.preset, task=config.task)
     before, after = base.learner.to_dict(), config.learner.to_dict()
     for name, value in after.items():
         if name not in _NEEDED and value != before[name]:

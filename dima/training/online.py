@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import AlgorithmConfig, Metrics
+from dima.algorithms.base import Metrics
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
@@ -25,7 +25,7 @@ from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import TrainingLoop, seeded
+from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
 
@@ -50,7 +50,12 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 
 
 def resume(
-    path: str | Path, *, steps: int | None = None, iterations: int | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    iterations: int | None = None,
+    task: str | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Go on with a run from its last saved iteration.
 
@@ -58,21 +63,27 @@ def resume(
         path: the run folder.
         steps: carry a run in the environment to this many steps instead of as many as it was started for.
         iterations: likewise for a run that learns from a dataset.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
         progress: told of each phase and iteration; silent by default.
 
     Raises:
-        UserError: as :func:`train`, or the folder is missing, damaged or not ours, or the run is past ``steps`` or
-            ``iterations`` already: then nothing in the folder is touched.
+        UserError: as :func:`train`; or the folder is missing, damaged or not ours, the run is past ``steps`` or
+            ``iterations`` already, or its task is code of somebody's own that the user has not agreed to: then
+            nothing in the folder is touched.
     """
     if steps is not None or iterations is not None:
         with RunFolder.open(path) as folder:  # before a writable one tidies up
             _refuse_shorter(folder, steps, iterations)
     with RunFolder.open(path, write=True) as folder:
-        kept = RunConfig.from_dict(folder.config())
+        kept = RunConfig.from_dict(folder.config()).agreed(task, path)
         wanted = _longer(kept, steps, iterations)
         config = wanted.override({"run": str(path)})
         device = pick_device(config.device)
-        with seeded(config, device), graceful_stop() as stop, _begin(config, device, progress or Progress()) as run:
+        with (
+            seeded(config, device),
+            graceful_stop() as stop,
+            _begin(config, device, progress or Progress(), folder.checkpoint_size) as run,
+        ):
             if folder.has_checkpoint:
                 run.restore(folder)
             else:
@@ -120,11 +131,11 @@ def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> Run
     return config.override({name: value for name, value in wanted.items() if value is not None})
 
 
-def _begin(config: RunConfig, device: torch.device, progress: Progress) -> TrainingLoop:
+def _begin(config: RunConfig, device: torch.device, progress: Progress, known: int | None) -> TrainingLoop:
     if isinstance(config, OfflineConfig):
-        return Fitting(config, device, progress)
+        return Fitting(config, device, progress, known)
     assert isinstance(config, TrainConfig)
-    return Trainer(config, device, progress)
+    return Trainer(config, device, progress, known)
 
 
 class Trainer(TrainingLoop):
@@ -132,15 +143,14 @@ class Trainer(TrainingLoop):
 
     config: TrainConfig
 
-    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress, known: int | None = None) -> None:
         super().__init__(device, progress)
         self.config = config
         make = partial(make_env, config.task, config.env)
         self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
         self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device)
-        assert isinstance(config.learner, AlgorithmConfig)
-        self.algorithm = config.learner.build(self.envs.spec, str(device))
+        self.algorithm = build(config, self.envs.spec, device, known)
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
         self.evaluation_pending = False  # the policy is to be evaluated while the next iteration runs
 
@@ -231,8 +241,8 @@ class Trainer(TrainingLoop):
     def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
-        self.earlier = [(step, weights) for step, weights in tree["earlier"]]
-        self.evaluation_pending = tree["evaluation_pending"]
+        self.earlier = [(int(step), dict(weights)) for step, weights in tree["earlier"]]
+        self.evaluation_pending = bool(tree["evaluation_pending"])
 
     def summary(self, folder: Path, finished: bool) -> Summary:
         return Summary(

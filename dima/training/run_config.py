@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from dima.algorithms import algorithm_config
-from dima.config import Config, Count, Fraction, Range, Whole
+from dima.config import Config, Count, Fraction, Range, Whole, shown
 from dima.envs import suite_config
+from dima.envs.consent import FromFile, agreed
 from dima.errors import ConfigError
 from dima.presets import preset_changes
+
+R = TypeVar("R", bound="RunConfig")
 
 # fields of older run folders that are constants by now: path and value
 RETIRED = {
@@ -31,10 +34,8 @@ class RunConfig(Config):
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # everything random descends from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
-    threads: Whole = 0  # CPU threads PyTorch may use; 0: its own choice
-    checkpoint_budget: Fraction = (
-        0.02  # share of the run's time that checkpoints may take; 1: one after every iteration
-    )
+    threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads PyTorch may use; 0: its own choice
+    checkpoint_budget: Fraction = 0.02  # share of the run's time for writing checkpoints; 1: after every iteration
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra dima-marl[wandb])
     env: Config  # how the environment is presented; fields depend on the task's suite
@@ -47,18 +48,34 @@ class RunConfig(Config):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
-        """The config that :meth:`to_dict` described, of a run of either kind.
+        """The config that :meth:`to_dict` described, of a run of either kind; its task is a ``FromFile``.
 
         Raises:
             ConfigError: a field does not exist or a value does not fit.
         """
         if "task" not in content:
             raise ConfigError("the config names no task")
+        for name in ("task", "algorithm", "dataset"):
+            if not isinstance(content.get(name, ""), str):
+                raise ConfigError(f"{name} = {shown(content[name])} does not fit: expected a value of type str")
+        task, algorithm = FromFile(content["task"]), content.get("algorithm", cls.algorithm)
+        content = {**content, "task": task}
         content = _without_retired(content)
-        task, algorithm = str(content["task"]), str(content.get("algorithm", cls.algorithm))
         if "dataset" in content:
-            return offline_config(str(content["dataset"]), task, algorithm).override(content)
+            return offline_config(content["dataset"], task, algorithm).override(content)
         return default_config(task, algorithm).override(content)
+
+    def agreed(self: R, task: str | None, where: str | Path) -> R:
+        """The same config with a task that may be built, see :func:`dima.envs.consent.agreed`.
+
+        Args:
+            task: the name that the user typed beside the file, if any.
+            where: the run folder, for messages.
+
+        Raises:
+            ConfigError: the user has not agreed to the task, or named another.
+        """
+        return self.override({"task": agreed(self.task, self.env.to_dict(), task, where)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +83,9 @@ class TrainConfig(RunConfig):
     """Every choice of a run in the environment (`dima train`)."""
 
     steps: Count = 1_000_000  # environment steps of the whole run
-    envs: Count = 1  # environments that collect in parallel
+    envs: Annotated[int, Range(1, 4096)] = 1  # environments that collect in parallel
     evaluate_every: Count = 1_000  # environment steps between two evaluations
-    evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
+    evaluation_episodes: Annotated[int, Range(1, 4096)] = 5  # episodes of an evaluation, played with the policy's mode
     evaluate_in_background: bool = False  # evaluate in a process of its own while the next iteration goes on
     env_processes: bool = False  # a process for each environment: for slow simulators and many cores
     keep_policies: Whole = 3  # earlier policies the checkpoint keeps, evenly over the run, for `dima diagnose`

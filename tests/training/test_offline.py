@@ -242,7 +242,7 @@ def test_a_run_knows_its_dataset_from_everywhere(data: Path, monkeypatch):
 
 
 def test_another_task_is_refused(data: Path):
-    with pytest.raises(ConfigError, match=r"task = 'toy/linear': .* is a dataset of toy/walk"):
+    with pytest.raises(ConfigError, match=r"task = 'toy/linear' does not fit: .* is of 'toy/walk'"):
         fit_config(data, "dima", "debug", {"task": "toy/linear"})
 
 
@@ -260,7 +260,7 @@ def test_a_setting_without_effect_is_refused(small: Build):
 @pytest.mark.parametrize(
     ("changes", "kind", "said"),
     [
-        ({"task": "toy/linear"}, DatasetError, "holds episodes of toy/walk, not of toy/linear"),
+        ({"task": "toy/linear"}, ConfigError, "is of 'toy/walk'"),
         ({"env": {"episode_limit": 30}}, DatasetError, "recorded with episode_limit = 9, but here episode_limit = 30"),
         ({"evaluation_horizon": 9}, ConfigError, "evaluation_horizon = 9 is longer than any held-out episode"),
         ({"learner": {"replay": {"capacity": 20}}}, ConfigError, r"replay\.capacity = 20 cannot hold the dataset"),

@@ -14,6 +14,7 @@ from dima.data import Act, Episode
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.experience.collector import episode_seed, play
+from dima.experience.replay import check_chunk
 from dima.nn.normalizer import Normalizer
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
@@ -86,6 +87,7 @@ def reservoir_sample(episodes: Iterable[Episode], limit: int, seed: int) -> list
 def replay_episodes(chunks: Iterable[Tree]) -> Iterator[Episode]:
     """Episodes of a saved replay, oldest first."""
     for chunk in chunks:
+        check_chunk(chunk)
         yield from _chunk_episodes(chunk)
 
 

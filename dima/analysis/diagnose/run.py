@@ -30,8 +30,8 @@ from dima.errors import ConfigError, UserError
 from dima.experience.collector import random_policy
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
-from dima.storage.atomic import require_place
-from dima.storage.run_folder import RunFolder
+from dima.storage.atomic import inside, reading, require_place
+from dima.storage.run_folder import MISFIT, RunFolder
 from dima.training.run_config import OfflineConfig
 from dima.world_models.base import SequentialReveal
 
@@ -46,6 +46,7 @@ def diagnose(
     also: Sequence[str | Path | Agent] = (),
     out: str | Path | None = None,
     device: str = "auto",
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Measure the errors of a run's world model, and write ``diagnosis.json`` and ``diagnosis.html``.
@@ -57,14 +58,15 @@ def diagnose(
             earlier ones that the run kept.
         out: folder for the results; ``diagnosis/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``; for folders that are loaded here.
+        task: the runs' task, repeated: consent to import it, where it is ``package.module:factory``.
         progress: shows each phase; silent by default.
 
     Raises:
         UserError: a folder is missing or damaged, has no checkpoint or no world model, is of another task, or the
-            horizon is longer than any episode.
+            horizon is longer than any episode; as :func:`dima.load`.
     """
-    agent, *others = (one if isinstance(one, Agent) else load(one, device) for one in (run, *also))
-    out = agent.folder / FOLDER if out is None else Path(out)
+    agent, *others = (one if isinstance(one, Agent) else load(one, device, task=task) for one in (run, *also))
+    out = inside(agent.folder, FOLDER) if out is None else Path(out)
     require_place(out, "choose another --out")
     diagnosis = diagnose_agent(agent, settings, also=others, progress=progress)
     page.save(diagnosis, out)
@@ -180,7 +182,7 @@ def _recorded(
             for part, shown in _PARTS.items()
         )
         return held_out, trained_on
-    with RunFolder.open(agent.folder) as folder:
+    with RunFolder.open(agent.folder) as folder, reading(f"{agent.folder}:", MISFIT):
         chunks = (chunk for _, chunk in folder.load().chunks)
         episodes = reservoir_sample(replay_episodes(chunks), 2 * settings.episodes, settings.seed)
     return None, EpisodeSource("replay (trained on)", episodes, trained_on=True) if episodes else None

@@ -20,7 +20,7 @@ from dima.experience.collector import episode_seed
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.summary import settings_line
-from dima.storage.atomic import disk_errors, require_place, write_bytes
+from dima.storage.atomic import disk_errors, inside, require_place, write_bytes
 
 FOLDERS: dict[ActionSource, str] = {"recorded": "imagination", "policy": "imagination-policy"}  # inside a run folder
 _ASPECT = 3 / 4  # height of a picture by its width
@@ -37,6 +37,7 @@ def imagine(
     fps: float = 10.0,
     out: str | Path | None = None,
     device: str = "auto",
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> Imagination:
     """Compare an imagined trajectory with the real one, and write numbers, page, film and filmstrip.
@@ -52,6 +53,7 @@ def imagine(
         fps: frames a second of the film.
         out: folder for the files; ``imagination/`` or ``imagination-policy/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
         progress: shows the frames drawn; silent by default.
 
     Raises:
@@ -59,8 +61,8 @@ def imagine(
         DivergenceError: the imagined trajectory has NaN or infinite numbers.
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
-    agent = run if isinstance(run, Agent) else load(run, device)
-    out = agent.folder / FOLDERS[actions] if out is None else Path(out)
+    agent = run if isinstance(run, Agent) else load(run, device, task=task)
+    out = inside(agent.folder, FOLDERS[actions]) if out is None else Path(out)
     require_place(out, "choose another --out")
     imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width)
     page.save(imagination, out, fps, progress or Progress())

@@ -12,13 +12,20 @@ import numpy as np
 
 from dima.algorithms import algorithm_config, algorithm_names
 from dima.analysis.report.statistics import Array
+from dima.config import shown
 from dima.errors import UserError
 from dima.storage.metrics import Metrics
 from dima.storage.run_folder import METRICS, PROTOCOL, RunFolder
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "empty"]
 _SPEED_SETTINGS = ("compile", "cuda_graphs")  # change speed and rounding only
-_REQUIRED_FIELDS = ("task", "algorithm", "preset", "seed", "steps", "evaluation_episodes", "envs", "env", "learner")
+_REQUIRED_FIELDS = {
+    **dict.fromkeys(("task", "algorithm", "preset"), str),
+    **dict.fromkeys(("seed", "steps", "evaluation_episodes", "envs"), int),
+    **dict.fromkeys(("env", "learner"), dict),
+}
+_TEXT_FIELDS = ("event", "error")  # of a record; everything else in it is a number
+_LARGEST = 1e30  # of any number; plots and averages of larger ones overflow
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,12 @@ def read_run(path: Path) -> Run:
     missing = [name for name in _REQUIRED_FIELDS if name not in config]
     if missing:
         raise UserError(f"config.yaml lacks the field {missing[0]}")
+    for name, kind in _REQUIRED_FIELDS.items():
+        if not isinstance(config[name], kind) or isinstance(config[name], bool):
+            raise UserError(f"config.yaml: {name} = {shown(config[name])} does not fit")
+    for number, record in enumerate(records, 1):
+        if wrong := [name for name, value in record.items() if not _plausible(name, value)]:
+            raise UserError(f"metrics.jsonl: record {number}: {wrong[0]} = {shown(record[wrong[0]])} does not fit")
     iterations = [record for record in records if isinstance(record.get("step"), int)]
     evaluations = [(r["step"], r["evaluate/return"]) for r in iterations if r.get("evaluate/return") is not None]
     steps = iterations[-1]["step"] if iterations else 0
@@ -162,6 +175,15 @@ def read_run(path: Path) -> Run:
         status=status,
         error=error,
     )
+
+
+def _plausible(name: str, value: object) -> bool:
+    """Whether a record's entry is of the kind that it is used as."""
+    if name in _TEXT_FIELDS:
+        return isinstance(value, str)
+    if name in ("step", "iteration"):
+        return type(value) is int and 0 <= value < 2**53
+    return value is None or (isinstance(value, int | float) and abs(value) < _LARGEST)
 
 
 def _run_folders(path: Path) -> Iterator[Path]:

@@ -25,7 +25,7 @@ def curves(page: Page, comparison: Comparison) -> None:
     for place, task in enumerate(comparison.compared_at):
         seeds = {name: sum(len(run.evaluated) > 0 for run in runs) for name, runs in comparison.groups[task].items()}
         shown = ", ".join(f"{name} ({counted(number, 'seed')})" for name, number in seeds.items())
-        name = f"curve-{place}-{'-'.join(re.findall(r'[a-z0-9]+', task.lower()))}"
+        name = "-".join(["curve", str(place), *re.findall(r"[a-z0-9]+", task.lower())])
         page.figure(plots.learning_curve(comparison, task), name, f"Team return on {task}: {shown}.")
     page.small(protocol_line(comparison, list(comparison.compared_at)))
 

@@ -33,7 +33,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from dima.config import Config, Count
+from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
 from dima.envs.checked import told
 from dima.envs.mujoco.observations import FullView, LocalView, standardized, state_kinds, state_names
@@ -58,7 +58,7 @@ class MamujocoConfig(Config):
     observation: str = "full+id"  # full+id: the state and a one-hot id; local-K: joints at most K edges away
     standardize: bool = False  # full+id: each vector, and the state, minus its own mean, divided by its own spread
     contact_forces: bool = False  # ants: observe contact forces and pay for them, as Gymnasium's v5 tasks do
-    episode_limit: Count | None = None  # steps until truncation; None: the task's own (1000, pusher 100, reacher 50)
+    episode_limit: EpisodeSteps | None = None  # steps until truncation; None: the task's (1000, pusher 100, reacher 50)
 
     def __post_init__(self) -> None:
         super().__post_init__()
