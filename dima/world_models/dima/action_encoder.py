@@ -64,8 +64,11 @@ class ActionEncoder(nn.Module):
     def forward(self, action: Tensor, visible: Tensor) -> Tensor:
         """(B, C, N, A) actions and (B, C, N) bool visibility -> (B, D); each row needs a visible action."""
         tokens = (self.embed(action) + self.agent + self.time).flatten(1, 2)  # (B, C N, D)
-        latents = self.latents.expand(len(action), -1, -1)
-        latents = self.read(latents, tokens, visible.flatten(1)[:, None, None])
-        latents = self.mix(self.read_feed(latents))
+        latents = self.mix(self.read_tokens(tokens, visible.flatten(1)[:, None, None]))
         condition: Tensor = self.out(latents.mean(dim=1))
         return condition
+
+    def read_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The latents (B, L, D') after cross-attention to tokens (B, C N, D); ``mask`` is True on visible ones."""
+        latents: Tensor = self.read_feed(self.read(self.latents.expand(len(tokens), -1, -1), tokens, mask))
+        return latents

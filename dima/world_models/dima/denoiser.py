@@ -104,17 +104,24 @@ class Denoiser(nn.Module):
         config: sizes and noise.
         spec: of the task.
         unet: class of the network.
+        encoder: class of the Perceiver.
     """
 
     change_std: Tensor  # (S,) standard deviation of a step's change, in units of the state's
 
-    def __init__(self, config: DenoiserConfig, spec: EnvSpec, unet: type[TemporalUNet] = TemporalUNet) -> None:
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        spec: EnvSpec,
+        unet: type[TemporalUNet] = TemporalUNet,
+        encoder: type[ActionEncoder] = ActionEncoder,
+    ) -> None:
         super().__init__()
         self.config, self.spec = config, spec
         dim = config.condition_dim
         self.register_buffer("change_std", torch.ones(spec.state_dim))
         self.noise_features = FourierFeatures(dim)
-        self.encoder = ActionEncoder(config.encoder, spec, config.context, dim)
+        self.encoder = encoder(config.encoder, spec, config.context, dim)
         self.condition = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.actions_at_input = config.action_path == "condition+input"
         extra = spec.n_agents * (spec.action_dim + 1) if self.actions_at_input else 0
