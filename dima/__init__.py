@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dima.agent import load as load
     from dima.analysis.diagnose.config import DiagnosisConfig as DiagnosisConfig
     from dima.analysis.diagnose.run import diagnose as diagnose
+    from dima.analysis.imagine.run import film as film
+    from dima.analysis.imagine.run import imagine as imagine
     from dima.analysis.report.build import report as report
     from dima.datasets.reader import Dataset as Dataset
     from dima.envs import all_tasks as all_tasks
@@ -47,8 +49,10 @@ _HOME = {
     "build_config": "dima.training.run_config",
     "diagnose": "dima.analysis.diagnose.run",
     "evaluate": "dima.agent",
+    "film": "dima.analysis.imagine.run",
     "fit": "dima.training.offline",
     "fit_config": "dima.training.offline",
+    "imagine": "dima.analysis.imagine.run",
     "load": "dima.agent",
     "make_env": "dima.envs",
     "record": "dima.recording.record",

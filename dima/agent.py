@@ -1,56 +1,53 @@
-"""A trained team, out of its run folder: acts, is evaluated, lends its world model, shows what it believes."""
+"""A trained policy and world model loaded from a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
-from dima.data import View
+from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, RunFolderError
-from dima.experience.collector import Act
 from dima.experience.evaluation import Evaluation
 from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.device import pick_device
-from dima.runtime.progress import Progress
-from dima.storage.run_folder import RunFolder
+from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
+from dima.storage.atomic import reading
+from dima.storage.memory import INITIAL, within
+from dima.storage.run_folder import MISFIT, TOO_LARGE, RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
 from dima.world_models.imagined import EpisodeInitialStates, ImaginedBatch, InitialStates, ReplayInitialStates
 
-if TYPE_CHECKING:
-    from dima.analysis.diagnose.config import DiagnosisConfig
-    from dima.analysis.diagnose.results import Diagnosis
-    from dima.analysis.imagine.compare import Acting
-    from dima.analysis.imagine.imagination import Imagination
-
-FINAL_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations while training
-REPLAY, EPISODES = "replay", "episodes"  # where imagined episodes begin, besides datasets
+EVALUATION_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that they differ from evaluations in training
+REPLAY, EPISODES = "replay", "episodes"  # initial states of imagined episodes, besides datasets
 
 
 class Agent:
-    """The policy of a run after its last finished iteration.
+    """The policy of a run after its last saved iteration.
 
     Attributes:
         config: the run's configuration.
         env: an environment of the task; its ``parallel_env`` is the PettingZoo one to play in.
-        algorithm: the learner, weights restored, replay left empty.
-        folder: the run's.
-        steps: environment steps it had made; 0 for a run of `dima fit`.
-        seal: SHA-256 that tells what was learnt from any other iteration and run.
-        earlier: weights of the policies that the run kept on its way, by the environment steps it had made.
+        algorithm: with its weights restored and its replay empty.
+        device: where it computes.
+        folder: of the run.
+        steps: environment steps of the run; 0 for a run of `dima fit`.
+        seal: SHA-256 of the checkpoint.
+        earlier: weights of earlier policies that the run kept, by environment steps.
+        protocol: versions, commit and class of machine that it was made under.
     """
 
     def __init__(
@@ -63,19 +60,35 @@ class Agent:
         steps: int,
         seal: str,
         earlier: Mapping[int, Mapping[str, Tensor]],
+        protocol: Mapping[str, Any],
     ) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
         self.folder, self.steps, self.seal = folder, steps, seal
-        self.earlier = earlier
+        self.earlier, self.protocol = earlier, protocol
 
     @property
     def trained(self) -> bool:
-        """Whether the policy is: a run of `dima fit` learns a world model only."""
+        """Whether the policy is trained: a run of `dima fit` learns a world model only."""
         return not isinstance(self.config, OfflineConfig)
 
     @property
+    def simulator(self) -> str:
+        """``MuJoCo 3.17.0``, which plays now, and under which other version the run learnt; empty for other tasks."""
+        return simulator_line(self.config.task, self.protocol, here=True)
+
+    @property
+    def mujoco(self) -> dict[str, Any] | None:
+        """The MuJoCo version that plays now (``evaluated``) and those the run learnt under (``trained``).
+
+        None for tasks that MuJoCo does not simulate.
+        """
+        if not uses_mujoco(self.config.task):
+            return None
+        return {"evaluated": package_version("mujoco"), "trained": mujoco_versions(self.config.task, self.protocol)}
+
+    @property
     def world_model(self) -> WorldModel[Any]:
-        """What the run learnt of its world.
+        """The world model of the run.
 
         Raises:
             ConfigError: its algorithm learns no world model.
@@ -109,7 +122,7 @@ class Agent:
         return self.env.decode(action[0].cpu().numpy())
 
     def earlier_policies(self) -> dict[int, Act]:
-        """The policies that the run kept on its way, by the environment steps it had made."""
+        """Earlier policies that the run kept, by environment steps."""
         return {steps: _with_weights(self, weights).act for steps, weights in self.earlier.items()}
 
     def evaluate(self, episodes: int = 20, seed: int | None = None) -> Evaluation:
@@ -117,87 +130,24 @@ class Agent:
 
         Args:
             episodes: how many.
-            seed: of the episodes; by default one that follows from the run's seed.
+            seed: of the episodes; by default :attr:`evaluation_seed`.
         """
         make = partial(make_env, self.config.task, self.config.env)
         with VectorEnv(make, min(episodes, 20)) as envs:
-            act, seed = partial(self.algorithm.act, mode=True), self._seed(seed)
+            act, seed = partial(self.algorithm.act, mode=True), self.evaluation_seed if seed is None else seed
             return play_evaluation(envs, act, episodes, seed, self.device)
 
-    def film(
-        self, path: str | Path, seed: int | None = None, width: int = 480, progress: Progress | None = None
-    ) -> Path:
-        """Write a film of the first episode that :meth:`evaluate` plays under this seed, as an MP4 file.
-
-        Args:
-            path: the file; its folder is made when missing.
-            seed: of the episode; by default the one of :meth:`evaluate`.
-            width: of the picture in pixels.
-            progress: told of the frames; silent by default.
-
-        Raises:
-            EnvError: the environment draws nothing, or this machine has nothing to draw with.
-            RunFolderError: the disk is full or read-only.
-        """
-        from dima.analysis.imagine.run import film_episode
-
-        return film_episode(self, Path(path), self._seed(seed), width, progress or Progress())
-
-    def imagine(
-        self,
-        horizons: Sequence[int] | None = None,
-        acting: Acting = "recorded",
-        *,
-        seed: int | None = None,
-        start: int | None = None,
-        width: int = 320,
-    ) -> Imagination:
-        """Let the world model imagine a stretch of a fresh episode, beside what really happens; ``save`` writes it.
-
-        Args:
-            horizons: numbers of steps to look at; by default those of 15, 50 and 200 that the episode has room for.
-            acting: ``recorded``: imagination is given the actions of the real episode. ``policy``: the policy acts in
-                imagination on what it sees there, and the real environment is given these actions.
-            seed: of the episode; by default the first that :meth:`evaluate` plays.
-            start: step of the episode to begin at; by default 100, or as late as the longest horizon leaves room.
-            width: of a picture in pixels.
-
-        Raises:
-            ConfigError: the run has no world model, or the episode is too short.
-            DivergenceError: the world model imagines NaN or infinite numbers.
-        """
-        from dima.analysis.imagine.run import imagine_run
-
-        return imagine_run(self, horizons, acting, self._seed(seed), start, width)
-
-    def _seed(self, given: int | None) -> int:
-        """Of episodes that neither training nor its evaluations have seen."""
-        return self.config.seed + FINAL_SEED if given is None else given
-
-    def diagnose(
-        self,
-        settings: DiagnosisConfig | None = None,
-        *,
-        also: Sequence[Agent] = (),
-        progress: Progress | None = None,
-    ) -> Diagnosis:
-        """What the world model gets right and wrong, see :func:`dima.diagnose`; ``save`` writes it.
-
-        Args:
-            settings: how much is played and foretold.
-            also: teams of other runs on the same task, whose policies play too.
-            progress: told of each phase; silent by default.
-        """
-        from dima.analysis.diagnose.run import diagnose_agent
-
-        return diagnose_agent(self, settings, also=also, progress=progress)
+    @property
+    def evaluation_seed(self) -> int:
+        """Default seed of evaluation episodes, which neither training nor its evaluations use."""
+        return self.config.seed + EVALUATION_SEED
 
     def experience(self) -> Replay:
-        """The real episodes that the world model was fitted to, of which none is preferred.
+        """The real episodes that the world model was fitted to, with uniform sampling weights.
 
         Raises:
             RunFolderError: they are missing or damaged, or the algorithm keeps none.
-            DatasetError: the dataset of a run of `dima fit` has become another.
+            DatasetError: the dataset of a run of `dima fit` has changed.
         """
         if isinstance(self.config, OfflineConfig):
             dataset = Dataset.open(self.config.dataset)
@@ -207,23 +157,27 @@ class Agent:
             saved = folder.load()
             if "replay" not in saved.tree["algorithm"]:
                 raise RunFolderError(f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima")
-            stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
-            rows = ReplayConfig(capacity=max(1, stored["newest"] - stored["oldest"]), recent_share=0.25)
-            replay = Replay(rows, self.env.spec, self.device)
-            replay.restore(stored, [chunk for _, chunk in saved.chunks])
+            with reading(f"{self.folder}:", MISFIT):
+                stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
+                chunks = [chunk for _, chunk in saved.chunks]
+                rows = max(1, stored["newest"] - stored["oldest"])
+                if rows > sum(len(chunk["last"]) for chunk in chunks):
+                    raise ValueError(f"its replay is said to have {rows} rows")
+                replay = Replay(ReplayConfig(capacity=rows, recent_share=0.25), self.env.spec, self.device)
+                replay.restore(stored, chunks)
         return replay
 
     def as_env(self, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None) -> ImaginedEnv:
         """The world model as a PettingZoo environment with the task's own agents and spaces.
 
         Args:
-            starts: where episodes begin: ``replay``, any step of the experience it was fitted to; ``episodes``, the
-                first step of fresh real episodes; or a dataset's folder, any step of its episodes.
+            starts: initial states: ``replay``, any step of the experience it was fitted to; ``episodes``, the first
+                step of fresh real episodes; or a dataset's folder, any step of its episodes.
             horizon: steps after which an episode is truncated; by default as many as the policy learns to imagine.
-            seed: of everything random, until ``reset`` is given one; None takes one from the operating system.
+            seed: of all random draws, until ``reset`` is given one; None takes one from the operating system.
 
         Raises:
-            UserError: the run has no world model, or the starts cannot be had.
+            UserError: the run has no world model, or the initial states cannot be read.
         """
         worlds, env = self._worlds(1, starts, horizon, seed)
         return ImaginedEnv(worlds, env)
@@ -231,7 +185,7 @@ class Agent:
     def as_vector_env(
         self, count: int, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None
     ) -> ImaginedVectorEnv:
-        """``count`` imagined teams as one vectorised Gymnasium environment, stepped in one call of the world model.
+        """``count`` copies as one vectorised Gymnasium environment, stepped in one call of the world model.
 
         Arguments and errors as for :meth:`as_env`.
         """
@@ -261,50 +215,49 @@ class Agent:
         return ReplayInitialStates(Replay.of(dataset.episodes(), env.spec, self.device), context)
 
 
-def load(run: str | Path, device: str = "auto") -> Agent:
-    """The trained team of a run folder.
+def load(run: str | Path, device: str = "auto", *, task: str | None = None) -> Agent:
+    """Load the trained agents of a run folder.
 
     Args:
         run: the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Raises:
-        UserError: the folder is missing, damaged or not ours, or its environment cannot be built.
+        UserError: the folder is missing, damaged or not ours, its environment cannot be built, or its task is code
+            of somebody's own that the user has not agreed to.
     """
     where = pick_device(device)
     with RunFolder.open(run) as folder:
-        config = RunConfig.from_dict(folder.config())
+        config, facts = RunConfig.from_dict(folder.config()).agreed(task, run), folder.protocol()
         saved = folder.load()
     env = make_env(config.task, config.env)
-    algorithm = _build(config, env, where)
-    earlier = dict(saved.tree.get("earlier", []))  # `dima fit` has none, nor have older folders
-    try:
+    limit = INITIAL * saved.size
+    with reading(f"{run}:", MISFIT), within(limit, f"{run}: {TOO_LARGE}"):
+        algorithm = _build(config, env, where)
         algorithm.restore(saved.tree["algorithm"], None)
-    except (KeyError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise RunFolderError(f"{run}: its checkpoint does not fit its config.yaml: {why}") from error
-    steps = saved.tree["collector"]["steps"] if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier)
+        earlier = {int(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
+        steps = int(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
+    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier, facts)
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
-    """The algorithm before anything is restored into it."""
+    """Build the algorithm with its initial weights."""
     assert isinstance(config.learner, AlgorithmConfig)
     with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
         return config.learner.for_acting().build(env.spec, str(device))
 
 
 def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
-    """The same team with the weights of another policy."""
+    """Build the algorithm with the weights of another policy."""
     algorithm = _build(agent.config, agent.env, agent.device)
-    try:
-        algorithm.team.load_state_dict(weights)
-    except RuntimeError as error:
-        why = " ".join(str(error).split())[:200]
-        raise RunFolderError(f"{agent.folder}: an earlier policy does not fit its config.yaml: {why}") from error
+    with reading(f"{agent.folder}:", "an earlier policy does not fit its config.yaml"):
+        algorithm.policy.load_state_dict(weights)
     return algorithm
 
 
-def evaluate(run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto") -> Evaluation:
-    """Evaluate the policy of a run folder, see :meth:`Agent.evaluate`."""
-    return load(run, device).evaluate(episodes, seed)
+def evaluate(
+    run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto", *, task: str | None = None
+) -> Evaluation:
+    """Evaluate the policy of a run folder, see :func:`load` and :meth:`Agent.evaluate`."""
+    return load(run, device, task=task).evaluate(episodes, seed)

@@ -1,8 +1,9 @@
 """Frozen configuration dataclasses: checked when built, written to YAML, read back equal.
 
 Every settings class of the library derives from :class:`Config`. Types are the documentation: a field's
-annotation says what it accepts, ``Annotated[int, Range(1)]`` says which values, and a wrong value raises
-:class:`~dima.errors.ConfigError` that names the field, the value and what was expected.
+annotation says what it accepts, ``Annotated[int, Range(1)]`` says which values, ``Annotated[tuple[...], NonEmpty()]``
+that there must be some, and a wrong value raises :class:`~dima.errors.ConfigError` that names the field, the value and
+what was expected.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import stat
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,10 @@ import yaml
 from dima.errors import ConfigError, nearest
 
 C = TypeVar("C", bound="Config")
+K = TypeVar("K")
+_YAML_BYTES = 1 << 17  # of a config; the largest has 4 kB
+_YAML_NODES = 1 << 16  # of a config, were its aliases written out
+_WHOLE = 2**63  # integers lie within plus and minus this: what tensors, files and clocks can count
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,16 @@ class Range:
         return " and ".join(part for part in (low, high) if part) or "any number"
 
 
+@dataclass(frozen=True)
+class NonEmpty:
+    """A list with at least one value."""
+
+    hint: str = ""  # what could stand in it
+
+
 Count = Annotated[int, Range(1)]  # a number of things: 1, 2, 3, ...
+EpisodeSteps = Annotated[int, Range(1, 10**6)]  # of an environment's episode: its rows are kept until it ends
+Few = Annotated[int, Range(1, 1000)]  # of what is built one by one, such as layers
 Whole = Annotated[int, Range(0)]  # a number of things that may be none
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
@@ -70,7 +85,8 @@ class Config:
         values = {}
         for name, value in changes.items():
             if name not in known:
-                raise ConfigError(f"{name} is not a field of {type(self).__name__}: {nearest(str(name), known)}")
+                told = shown(name).strip("'")
+                raise ConfigError(f"{told} is not a field of {type(self).__name__}: {nearest(told, known)}")
             if isinstance(known[name], Config) and isinstance(value, Mapping):
                 try:
                     value = known[name].override(value)
@@ -80,8 +96,59 @@ class Config:
         return dataclasses.replace(self, **values)
 
 
+def shown(value: object, length: int = 60) -> str:
+    """How a message shows a value that may come from a stranger: one short line of printable characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nesting without end
+        return f"<a {type(value).__name__} too large to show>"
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text of a file that a stranger may have written.
+
+    Args:
+        path: a regular file, or a link to one.
+        limit: how many bytes it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, such as a device without end, is larger than that, or is not UTF-8.
+    """
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("it is not a regular file")
+    if facts.st_size > limit:
+        raise ValueError(f"its {facts.st_size} bytes are more than the {limit} that are read")
+    return path.read_text(encoding="utf-8")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML that also reads ``1e-4`` as a number."""
+    """YAML that also reads ``1e-4`` as a number, and in which aliases cannot stand for gigabytes."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, int] = {}  # nodes below each node, by its identity, those behind aliases counted again
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and id(node) not in self._sizes:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            # what holds itself has no size yet
+            size = 1 + sum(self._sizes.get(id(part), _YAML_NODES) for part in inner)
+            if size > _YAML_NODES:
+                raise yaml.composer.ComposerError(problem="its aliases stand for too much")
+            self._sizes[id(node)] = size
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what occurs twice twice."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 _Loader.add_implicit_resolver(
@@ -93,22 +160,49 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file (an empty file is an empty mapping).
 
     Raises:
-        ConfigError: the file is not valid YAML or does not hold a mapping.
+        ConfigError: the file cannot be read, is larger than a config may be, is not valid YAML or does not hold a
+            mapping of names.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        content = yaml.load(read_text(path, _YAML_BYTES), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid YAML: it is nested too deeply") from None
+    except Exception as error:  # values with a false tag, such as `!!bool maybe`, raise anything
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if content is None:
         return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of fields to values, not a {type(content).__name__}")
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ConfigError(f"{path} must hold a mapping of fields to values")
     return content
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as YAML, fields in their own order."""
-    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml_text(content), encoding="utf-8")
+
+
+def yaml_text(content: Mapping[str, Any]) -> str:
+    """Plain data as YAML, fields in their own order."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def checked_fields(kind: type[K], values: object) -> K:
+    """A dataclass of any kind out of a mapping that a stranger may have written, checked as a config is.
+
+    Raises:
+        ConfigError: it is no mapping, a field does not exist or is missing, or a value does not fit.
+    """
+    if not isinstance(values, Mapping):
+        raise _mismatch(kind.__name__, values, "a mapping")
+    known = _annotations(kind)
+    if unknown := [name for name in values if name not in known]:
+        raise ConfigError(f"{shown(unknown[0])} is not a field of {kind.__name__}")
+    try:
+        return kind(**{name: _checked(name, value, known[name]) for name, value in values.items()})
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__}: {error}") from None
 
 
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -126,7 +220,7 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    return value
+    return str(value) if isinstance(value, str) else value
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:
@@ -136,14 +230,17 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         value = _checked(name, value, args[0])
         for limit in args[1:]:
             if isinstance(limit, Range) and value is not None and value not in limit:
-                raise ConfigError(f"{name} = {value!r} is out of range: expected {limit}")
+                raise ConfigError(f"{name} = {shown(value)} is out of range: expected {limit}")
+            if isinstance(limit, NonEmpty) and not value:
+                such = f", such as {limit.hint}" if limit.hint else ""
+                raise ConfigError(f"{name} = [] is empty: name at least one value{such}")
         return value
     if origin in (Union, types.UnionType):
         return _checked_union(name, value, args)
     if origin is Literal:
         if value not in args:
-            hint = nearest(str(value), map(str, args))
-            raise ConfigError(f"{name} = {value!r} is not one of {', '.join(map(str, args))}: {hint}")
+            hint = nearest(shown(value), map(str, args))
+            raise ConfigError(f"{name} = {shown(value)} is not one of {', '.join(map(str, args))}: {hint}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -169,6 +266,8 @@ def _checked_union(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
 def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
     if kind is Any:
         return value
+    if isinstance(value, int) and not -_WHOLE <= value < _WHOLE:
+        raise ConfigError(f"{name} = {shown(value)} is out of range: expected at most 63 bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
@@ -179,4 +278,4 @@ def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
 
 
 def _mismatch(name: str, value: Any, expected: str) -> ConfigError:
-    return ConfigError(f"{name} = {value!r} does not fit: expected {expected}")
+    return ConfigError(f"{name} = {shown(value)} does not fit: expected {expected}")

@@ -10,7 +10,7 @@ adapter clips to it and maps it to the environment's own bounds).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TypeVar
@@ -101,6 +101,9 @@ class View(Record):
     state: Tensor  # (B, S)
     action_mask: Tensor  # (B, N, A) bool, True where an action is allowed (all real entries when continuous)
     previous_action: Tensor  # (B, N, A) joint action that led here, zeros at an episode's start
+
+
+Act = Callable[[View], tuple[Tensor, Tensor]]  # a team's view -> (B, N, A) action, (B, N) log-probability
 
 
 @dataclass

@@ -20,5 +20,13 @@ if [ "$(uname)" = Linux ] && ! { library libEGL.so && library libGL.so && librar
     system libegl1 libgl1 libosmesa6 || echo "without them everything but rendering works" >&2
 fi
 
+# MuJoCo 3 is one package, MuJoCo 4 three that share its folder: where pip replaces one by the other, files are lost
+pinned=$(sed -n 's/^mujoco==//p' constraints.txt)
+installed=$(.venv/bin/python -m pip list --format=freeze | sed -nE 's/^mujoco(-core|-studio)?==//p' | sort -u)
+if [ -n "$installed" ]; then
+    if [ "$installed" != "$pinned" ] || ! .venv/bin/python -c 'from mujoco import MjModel' 2>/dev/null; then
+        .venv/bin/python -m pip uninstall --quiet --yes mujoco mujoco-core mujoco-studio
+    fi
+fi
 .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 .venv/bin/dima --version

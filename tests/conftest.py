@@ -18,6 +18,7 @@ def tiny(tmp_path: Path) -> Callable[..., TrainConfig]:
 
     def build(task: str = "toy/walk", algorithm: str = "dima", run: str = "run", **overrides: Any) -> TrainConfig:
         fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False}
+        fixed |= {"checkpoint_budget": 1.0}  # every iteration is saved, however slow the machine is
         return build_config(task, algorithm, "debug", fixed | overrides)
 
     return build

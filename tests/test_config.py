@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dima.config import Config, Count, Fraction, NonNegative, Positive, Range, Whole, read_yaml, write_yaml
+from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Positive, Range, Whole, read_yaml, write_yaml
 from dima.errors import ConfigError
 
 
@@ -16,6 +16,7 @@ class Inner(Config):
     rate: Positive = 1e-4
     sizes: tuple[Count, ...] = (64, 64)
     kind: Literal["one", "cumulative"] = "one"
+    names: Annotated[tuple[str, ...], NonEmpty("a or b")] = ("a",)
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ inners = st.builds(
 )
 outers = st.builds(
     Outer,
-    steps=st.integers(min_value=1),
-    seed=st.integers(min_value=0),
+    steps=st.integers(1, 2**63 - 1),
+    seed=st.integers(0, 2**63 - 1),
     share=st.floats(0, 1),
     weight=st.floats(min_value=0, allow_infinity=False),
-    pair=st.tuples(st.integers(), finite),
+    pair=st.tuples(st.integers(-(2**63), 2**63 - 1), finite),
     name=st.none() | st.text(),
     flag=st.booleans(),
     angle=st.floats(-1, 1),
@@ -85,6 +86,7 @@ def test_short_exponents_are_numbers(tmp_path):
         ({"name": 3}, "name = 3 does not fit: expected a value of type str"),
         ({"pair": [1]}, "pair = [1] does not fit: expected a list of 2 values"),
         ({"pair": 1}, "pair = 1 does not fit: expected a list"),
+        ({"inner": {"names": []}}, "inner.names = [] is empty: name at least one value, such as a or b"),
         ({"inner": {"sizes": [64, 0]}}, "inner.sizes[1] = 0 is out of range: expected at least 1"),
         ({"inner": {"kind": "cumulativ"}}, "inner.kind = 'cumulativ' is not one of one, cumulative: did you mean 'cum"),
     ],

@@ -36,11 +36,11 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from dima.data import View
+from dima.data import Act, View
 from dima.envs import make_env, suite_config
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, UserError
-from dima.experience.collector import Act, episode_seed
+from dima.experience.collector import episode_seed
 from dima.experience.evaluation import evaluate
 from dima.storage.run_folder import RunFolder
 

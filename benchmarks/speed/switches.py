@@ -18,7 +18,8 @@ from dima.algorithms.model_based import ModelBased
 from dima.nn.attention import Attention
 from dima.nn.optim import Fitter
 from dima.training.run_config import TrainConfig
-from dima.world_models.dima.denoiser import Context, Denoiser
+from dima.world_models.dima.action_encoder import ActionEncoder
+from dima.world_models.dima.denoiser import Context
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.sampler import Denoise, noise_schedule, reveal_masks
 from dima.world_models.dima.unet import TemporalUNet
@@ -83,11 +84,11 @@ def _as_products(attention: Attention) -> PlainAttention:
 
 
 def _plain_unet(learner: ModelBased) -> None:
-    denoiser = _model(learner).denoiser
-    net = Denoiser(denoiser.config, denoiser.spec, TemporalUNet).net
-    net.load_state_dict(denoiser.net.state_dict())
-    denoiser.net = net.to(denoiser.change_std.device)
-    _renew_optimisers(learner, "denoiser")
+    _model(learner).denoiser.net.__class__ = TemporalUNet  # with the same weights
+
+
+def _plain_perceiver(learner: ModelBased) -> None:
+    _model(learner).denoiser.encoder.__class__ = ActionEncoder
 
 
 def _step_by_step(learner: ModelBased) -> None:
@@ -112,6 +113,7 @@ SWITCHES = (
     Switch("one condition call for all levels", ("imagination",), _condition_at_every_level),
     Switch("scaled_dot_product_attention", ("imagination", *UPDATES), _plain_attention),
     Switch("fused U-Net", ("imagination", "denoiser update"), _plain_unet),
+    Switch("fused Perceiver", ("imagination", "denoiser update"), _plain_perceiver),
     Switch("batched rewards", ("imagination",), _step_by_step),
     Switch("fused optimisers", ("decoder update", *UPDATES, "policy update"), _default_optimisers),
 )

@@ -26,13 +26,20 @@ import torch
 
 from benchmarks.speed.cost import Counter, parameters
 from dima.agent import load
-from dima.analysis.diagnose.bootstrap import Resampling
-from dima.analysis.diagnose.episodes import Source
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, RECONSTRUCTION, STATE, UNCHANGED, Growth, horizon_error
-from dima.analysis.diagnose.forecasts import Foreteller
-from dima.analysis.diagnose.order import order_spread
-from dima.analysis.diagnose.segments import Segments, cut
-from dima.analysis.diagnose.units import Units, measure
+from dima.analysis.diagnose.bootstrap import Bootstrap
+from dima.analysis.diagnose.episodes import EpisodeSource, FeatureScales, feature_scales
+from dima.analysis.diagnose.error import (
+    MODEL,
+    OBSERVATIONS,
+    OLD_NAMES,
+    PERSISTENCE,
+    RECONSTRUCTION,
+    STATE,
+    ErrorCurves,
+    horizon_error,
+)
+from dima.analysis.diagnose.reveal import order_sensitivity
+from dima.analysis.diagnose.rollouts import Forecaster, Segments, cut_segments
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.runtime.progress import Lines
@@ -87,9 +94,9 @@ def fitted(config: OfflineConfig) -> tuple[WorldModel[Any], float]:
 
 
 def held_out(dataset: Dataset, context: int) -> Segments:
-    """Stretches of the held-out episodes, the same whatever is to foretell them."""
-    source = Source("held out", dataset.episodes("held-out"))
-    return cut([source], dataset.spec, context, HORIZON, SEGMENTS, seed=0)
+    """Segments of the held-out episodes, the same for every model."""
+    source = EpisodeSource("held out", dataset.episodes("held-out"))
+    return cut_segments([source], dataset.spec, context, HORIZON, SEGMENTS, seed=0)
 
 
 def flops_of_a_step(model: WorldModel[Any], segments: Segments) -> float:
@@ -101,31 +108,42 @@ def flops_of_a_step(model: WorldModel[Any], segments: Segments) -> float:
     return counter.flops / len(segments)
 
 
-def judge(model: WorldModel[Any], dataset: Dataset, units: Units, starts: int) -> dict[str, Any]:
-    """Everything the tables need of one fitted model; the spread between orders over so many ``starts``."""
+def judge(model: WorldModel[Any], dataset: Dataset, scales: FeatureScales, starts: int) -> dict[str, Any]:
+    """Everything the tables need of one fitted model; orders are compared from so many ``starts``."""
     segments = held_out(dataset, model.context)
-    resampling = Resampling(segments.episode, seed=0)
-    foreteller = Foreteller(model, torch.device("cpu"))
-    told, seen = foreteller.foretell(segments), foreteller.reconstruct(segments)
-    error = horizon_error(told, seen, segments, units, resampling).standardised
+    bootstrap = Bootstrap(segments.episode, seed=0)
+    forecaster = Forecaster(model, torch.device("cpu"))
+    predicted, reconstructed = forecaster.forecast(segments), forecaster.reconstruct(segments)
+    error = horizon_error(predicted, reconstructed, segments, scales, bootstrap).standardised
     found: dict[str, Any] = {
         "error": {what: {who: _means(growth) for who, growth in error[what].items()} for what in KEPT},
         "flops": flops_of_a_step(model, segments),
         "parameters": parameters(model),
     }
     if starts and isinstance(model, SequentialReveal):
-        few = segments.spread_out(starts)
+        few = segments.subset(starts)
         few = Segments(few.rows[:, : few.context + ORDER_STEPS], few.context, few.source)
-        spread = order_spread(foreteller, few, units, ORDERS, seed=0)
+        sensitivity = order_sensitivity(forecaster, few, scales, ORDERS, seed=0)
         names = ("order", "noise", "action")
-        found["spread"] = {name: getattr(spread, name).mean for name in names}
-        found["order_by_noise"] = spread.share_of_noise
+        found["spread"] = {name: getattr(sensitivity, name).mean for name in names}
+        found["order_by_noise"] = sensitivity.order_noise_ratio
     return found
 
 
-def _means(growth: Growth) -> dict[str, dict[str, list[float | None]]]:
+def _means(growth: ErrorCurves) -> dict[str, dict[str, list[float | None]]]:
     """Table and picture show intervals over seeds; those over segments are not kept."""
     return {"step": {"mean": growth.step.mean}, "cumulative": {"mean": growth.cumulative.mean}}
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Results that a study wrote into a folder, in the names of today."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*-seed*.json"))]
+    for result in results:
+        result["error"] = {
+            target: {OLD_NAMES.get(who, who): curves for who, curves in predictors.items()}
+            for target, predictors in result["error"].items()
+        }
+    return results
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -140,7 +158,7 @@ def table(results: list[dict[str, Any]]) -> str:
         order = [r["order_by_noise"][-1] for r in mine if "order_by_noise" in r]
         cells = [form, str(len(mine)), *map(spread_of, [*cumulative, *state]), spread_of(order) if order else ""]
         lines.append("| " + " | ".join([*cells, f"{mean(r['flops'] for r in mine) / 1e6:,.1f}"]) + " |")
-    for who in (UNCHANGED, RECONSTRUCTION):
+    for who in (PERSISTENCE, RECONSTRUCTION):
         sums = [[r["error"][OBSERVATIONS][who]["cumulative"]["mean"][h - 1] for r in results] for h in SHOWN]
         state = [[r["error"][STATE][who]["step"]["mean"][h - 1] for r in results] for h in SHOWN[:2]]
         lines.append("| " + " | ".join([who, "", *(f"{mean(v):.3g}" for v in [*sums, *state]), "", ""]) + " |")
@@ -175,7 +193,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     dataset = Dataset.open(args.dataset)
     env = make_env(dataset.task, dataset.env)
-    units = measure(env, dataset.episodes("train"))
+    scales = feature_scales(env, dataset.episodes("train"))
     env.close()
     args.out.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
@@ -190,11 +208,11 @@ def main() -> int:
             facts = {"form": form, "seed": seed, "seconds": seconds, "config": config.to_dict() | {"run": None}}
             command = shlex.join(["python", "-m", "benchmarks.studies.forms", *sys.argv[1:]])
             content = (
-                facts | {"command": command, "protocol": protocol("cpu")} | judge(model, dataset, units, args.starts)
+                facts | {"command": command, "protocol": protocol("cpu")} | judge(model, dataset, scales, args.starts)
             )
             path.write_text(json.dumps(content) + "\n")
             print(f"{path}: {content['error'][STATE][MODEL]['step']['mean'][0]:.3f}", file=sys.stderr)
-    results = [json.loads(path.read_text()) for path in sorted(args.out.glob("*-seed*.json"))]
+    results = read_results(args.out)
     text = table(results)
     (args.out / "table.md").write_text(text + "\n")
     print(text)

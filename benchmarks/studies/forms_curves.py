@@ -8,7 +8,6 @@ One plot for each task; colours are reveal schemes, dashes are action paths, a b
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.studies.forms import FORMS
-from dima.analysis.diagnose.error import MODEL, STATE, UNCHANGED
+from benchmarks.studies.forms import FORMS, read_results
+from dima.analysis.diagnose.error import MODEL, PERSISTENCE, STATE
 from dima.analysis.html.figures import DASHES, PALETTE, as_png, plots
 
 REVEALS = ("one", "cumulative", "all", "ensemble")
@@ -33,9 +32,9 @@ def draw(tasks: dict[str, list[dict[str, Any]]]) -> Figure:
             if mine := [curve_of(result, MODEL) for result in results if result["form"] == form]:
                 reveal, path = form.split(", ", 1)
                 _line(axes, np.stack(mine), form, PALETTE[REVEALS.index(reveal)], PATHS[path])
-        still = np.stack([curve_of(result, UNCHANGED) for result in results])
-        _line(axes, still, UNCHANGED, "black", DASHES[2])
-        axes.set(title=task, xlabel="steps ahead", ylim=(0, None))
+        persistence = np.stack([curve_of(result, PERSISTENCE) for result in results])
+        _line(axes, persistence, PERSISTENCE, "black", DASHES[2])
+        axes.set(title=task, xlabel="forecast horizon (steps)", ylim=(0, None))
     grid[0, 0].set_ylabel("L1 error of the state, standard deviations")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(
@@ -60,9 +59,7 @@ def main() -> int:
     parser.add_argument("studies", type=Path, nargs="+", help="folders that `benchmarks.studies.forms` wrote")
     parser.add_argument("--out", type=Path, required=True, help="a PNG file")
     args = parser.parse_args()
-    tasks = {
-        path.name: [json.loads(file.read_text()) for file in sorted(path.glob("*-seed*.json"))] for path in args.studies
-    }
+    tasks = {path.name: read_results(path) for path in args.studies}
     args.out.write_bytes(as_png(draw(tasks)))
     print(args.out)
     return 0

@@ -32,7 +32,7 @@ from dima.datasets.reader import Dataset
 from dima.runtime.device import pick_device
 from dima.runtime.provenance import protocol
 from dima.training.run_config import OfflineConfig, TrainConfig, build_config
-from dima.training.validation import HeldOut, spread
+from dima.training.validation import HeldOut, state_std
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.rollout import imagine
 
@@ -80,7 +80,7 @@ def errors(run: Path, settings: list[str], device: torch.device) -> list[dict[st
     config, model = agent.config, agent.world_model
     assert isinstance(config, OfflineConfig) and isinstance(model, DimaWorldModel)
     dataset = Dataset.open(config.dataset)
-    episodes, scale = dataset.episodes("held-out"), spread(dataset.episodes("train"), dataset.spec)
+    episodes, scale = dataset.episodes("held-out"), state_std(dataset.episodes("train"), dataset.spec)
     held_out = HeldOut(episodes, scale, dataset.spec, model.context, HORIZON, HELD_OUT, device)
     found = []
     for setting in settings:

@@ -1,9 +1,10 @@
 """Compare a run killed at random times and resumed with an uninterrupted one.
 
-    python -m benchmarks.studies.kill [--kills 20] [--seed 0] [--out results/kill]
+    python -m benchmarks.studies.kill [--kills 20] [--seed 0] [--budget 1] [--out results/kill]
 
 Nothing but clocks may differ, bit for bit: every tensor and number of the last checkpoint, the replay's chunks, and
-each record of ``metrics.jsonl``. Writes ``result.json`` and ``command.txt``.
+each record of ``metrics.jsonl``. With a budget of 0 only the first iteration after each start is saved,
+so every kill loses iterations, which are repeated. Writes ``result.json`` and ``command.txt``.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ _PATIENCE = 600  # seconds after which an attempt counts as hung
 _CLOCKS = "time/"
 
 
-def small_run(algorithm: str, folder: Path, iterations: int) -> RunConfig:
-    """The run that is killed, of about so many iterations, kept in ``folder``."""
+def small_run(algorithm: str, folder: Path, iterations: int, budget: float = 1.0) -> RunConfig:
+    """Config of the run that is killed: its number of iterations, folder and checkpoint budget."""
     task, overrides, steps = RUNS[algorithm]
     fixed = {"run": str(folder), "device": "cpu", "threads": 1, "tensorboard": False, "evaluate_every": 4 * steps}
+    fixed |= {"checkpoint_budget": budget}
     return build_config(task, algorithm, "debug", fixed | overrides | {"steps": steps * iterations})
 
 
@@ -100,11 +102,16 @@ def finish(config: RunConfig) -> float:
     return time.monotonic() - began
 
 
-def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
+def kill(config: RunConfig, delays: Sequence[float], unsaved: int = 0) -> list[dict[str, Any]]:
     """Start the run, SIGKILL it after each delay, in turn.
 
+    Args:
+        config: the run.
+        delays: seconds.
+        unsaved: each delay begins once so many iterations are finished and not saved.
+
     Returns:
-        For each kill, the delay and the iterations finished by then; fewer where the run finished.
+        For each kill, the delay and the iterations saved and logged by then; fewer kills if the run ended first.
 
     Raises:
         RuntimeError: the run failed.
@@ -112,6 +119,8 @@ def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
     killed = []
     for delay in delays:
         process = start(config)
+        while process.exitcode is None and logged(config.folder) - iterations(config.folder) < unsaved:
+            process.join(0.05)
         process.join(delay)
         if process.exitcode == 0:
             break
@@ -119,16 +128,26 @@ def kill(config: RunConfig, delays: Sequence[float]) -> list[dict[str, Any]]:
             raise RuntimeError(f"{config.folder}: exit code {process.exitcode} instead of a kill after {delay:.2f} s")
         process.kill()
         process.join()
-        killed.append({"seconds": round(delay, 3), "iterations": iterations(config.folder)})
+        killed.append(
+            {"seconds": round(delay, 3), "iterations": iterations(config.folder), "logged": logged(config.folder)}
+        )
     return killed
 
 
 def iterations(folder: Path) -> int:
-    """TrainingLoop that a run has finished, by its checkpoint."""
+    """TrainingLoop that a run has saved, by its checkpoint."""
     if not (folder / CONFIG).exists():
         return 0
     with RunFolder.open(folder) as run:
         return int(run.load().tree["iterations"]) if run.has_checkpoint else 0
+
+
+def logged(folder: Path) -> int:
+    """TrainingLoop that a run has finished, by its metrics."""
+    if not (folder / CONFIG).exists():
+        return 0
+    with RunFolder.open(folder) as run:
+        return max((record.get("iteration", 0) for record in run.records()), default=0)
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -156,7 +175,7 @@ def _bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().numpy().tobytes()
 
 
-def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float = 1.0) -> dict[str, Any]:
     """Run once undisturbed and once with kills, and compare.
 
     Args:
@@ -164,16 +183,18 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
         kills: how many; the run has twice as many iterations.
         seed: of the moments.
         folder: for both runs.
+        budget: of the killed run's checkpoints; the other one saves every iteration.
 
     Returns:
         What happened, ready for JSON; ``differences`` is empty when all is well.
     """
     whole = small_run(algorithm, folder / f"{algorithm}-whole", 2 * kills)
-    broken = small_run(algorithm, folder / f"{algorithm}-killed", 2 * kills)
+    broken = small_run(algorithm, folder / f"{algorithm}-killed", 2 * kills, budget)
     seconds = finish(whole)
     count = iterations(whole.folder)
     moments = random.Random(seed)  # any time within start-up and the next iteration or two
-    killed = kill(broken, [moments.uniform(0, 0.3 + 2.5 * seconds / count) for _ in range(kills)])
+    delays = [moments.uniform(0, 0.3 + 2.5 * seconds / count) for _ in range(kills)]
+    killed = kill(broken, delays, unsaved=int(budget == 0))
     finish(broken)
     expected, got = contents(whole.folder), contents(broken.folder)
     return {
@@ -181,6 +202,8 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path) -> dict[str, An
         "task": whole.task,
         "steps": whole.steps,
         "iterations": count,
+        "checkpoint_budget": budget,
+        "lost_iterations": sum(one["logged"] - one["iterations"] for one in killed),
         "undisturbed_seconds": round(seconds, 2),
         "kills": killed,
         "compared": {"tensors": sum(isinstance(v, Tensor) for v in got.values()), "records": len(got["metrics"])},
@@ -192,10 +215,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs for each algorithm")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--budget", type=float, default=1.0, help="share of the time for the killed run's checkpoints")
     parser.add_argument("--out", type=Path, default=Path("results/kill"), help="folder for what was found")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = [measure(algorithm, args.kills, args.seed, Path(folder)) for algorithm in RUNS]
+        found = [measure(algorithm, args.kills, args.seed, Path(folder), args.budget) for algorithm in RUNS]
     result = {"torch": torch.__version__, "cores": cores(), "seed": args.seed, "runs": found}
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
@@ -204,7 +228,8 @@ def main() -> int:
     (args.out / "command.txt").write_text(command + "\n", encoding="utf-8")
     for run in found:
         verdict = "differs in " + ", ".join(run["differences"]) if run["differences"] else "equal, bit for bit"
-        print(f"{run['algorithm']:<6} {len(run['kills'])} kills, {run['iterations']} iterations: {verdict}")
+        summary = f"{len(run['kills'])} kills, {run['iterations']} iterations, {run['lost_iterations']} repeated"
+        print(f"{run['algorithm']:<6} {summary}: {verdict}")
     return 1 if any(run["differences"] for run in found) else 0
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, View
+from dima.data import Act, EnvSpec, View
 from dima.envs import make_env
 from dima.envs.mpe import MpeConfig, greedy_spread
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Act, random_policy
+from dima.experience.collector import random_policy
 from dima.experience.evaluation import evaluate
 
 

@@ -1,21 +1,24 @@
-"""What every algorithm offers the training loop: act, live through an iteration, save and restore."""
+"""Interface between an algorithm and the training loop: collect, fit, update the policy; save and load."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from dima.config import Config
 from dima.data import EnvSpec, View
 from dima.experience.collector import Collector
+from dima.policies.base import Policy
 from dima.runtime.progress import Progress
+
+Metrics = dict[str, Tensor | float]  # tensors stay on the device until the iteration ends
 
 
 class Store(Protocol):
-    """Real experience that is saved beside the checkpoint, in chunks that are written once."""
+    """Real experience, saved next to the checkpoint in chunks that are written once."""
 
     def chunk(self) -> dict[str, Any] | None:
         """What was added since the last chunk, or None."""
@@ -26,11 +29,11 @@ class Store(Protocol):
 
 
 class AlgorithmConfig(Config, ABC):
-    """Settings of an algorithm; they know how to build it."""
+    """Settings of an algorithm, and how to build it."""
 
     @abstractmethod
     def build(self, spec: EnvSpec, device: str) -> Algorithm:
-        """The algorithm for a task, on a device, freshly initialised from PyTorch's global random state."""
+        """The algorithm for a task on a device, initialised from PyTorch's global random state."""
 
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without what only learning needs, such as memory for a replay."""
@@ -38,59 +41,57 @@ class AlgorithmConfig(Config, ABC):
 
 
 class Algorithm(nn.Module, ABC):
-    """A learner together with the policy it improves."""
+    """A learner and the policy it improves.
+
+    An iteration of the training loop calls :meth:`collect`, :meth:`fit` and :meth:`update_policy`, in this order.
+    """
 
     config: AlgorithmConfig
     spec: EnvSpec
-    replay: Store | None = None  # where the algorithm keeps any experience
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._acting: list[Algorithm] = []  # the twin, once there is one; no part of this one's weights
+    replay: Store | None = None  # where the algorithm keeps experience, if it keeps any
 
     @property
     @abstractmethod
-    def team(self) -> nn.Module:
-        """The part that acts: its weights are the whole policy."""
+    def policy(self) -> Policy:
+        """What acts."""
 
-    @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Actions (B, N, A) and log-probabilities (B, N), sampled or the policy's mode."""
-
-    def on_cpu(self) -> Algorithm:
-        """One with the present policy on the CPU, where a GPU cannot act or not as fast; the same one at every call."""
-        weight = next(self.team.parameters(), None)
-        if weight is None or weight.device.type == "cpu":
-            return self
-        if not self._acting:
-            self._acting.append(self.twin())
-        self._acting[0].team.load_state_dict(self.team.state_dict())
-        return self._acting[0]
-
-    def twin(self) -> Algorithm:
-        """Another one on the CPU that acts alike."""
-        with torch.random.fork_rng([]):
-            twin = self.config.for_acting().build(self.spec, "cpu")
-        twin.team.load_state_dict(self.team.state_dict())
-        return twin
+        return self.policy.act(view, mode)
 
     @abstractmethod
-    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
-        """Collect an iteration of experience, learn from it, and say how it went.
+    def collect(self, collector: Collector, progress: Progress) -> Metrics:
+        """Collect an iteration's real experience.
 
         Args:
             collector: the source of real experience.
-            progress: told of each phase.
+            progress: told of the phase.
+        """
+
+    def collect_ahead(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
+        """Collect the next iteration's experience in the background while the block learns; by default, do not."""
+        return nullcontext()
+
+    def fit(self, progress: Progress) -> Metrics:
+        """Fit whatever the policy is learnt from, such as a world model; by default there is nothing."""
+        return {}
+
+    @abstractmethod
+    def update_policy(self, progress: Progress, done: float) -> Metrics:
+        """Improve the policy.
+
+        Args:
+            progress: told of the phase.
             done: share of the run that is over, for schedules.
         """
 
     @abstractmethod
     def checkpoint(self) -> dict[str, Any]:
-        """Everything :meth:`restore` needs to go on exactly, the replay's rows excepted."""
+        """Everything :meth:`restore` needs to continue exactly, except for the replay's rows."""
 
     @abstractmethod
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
-        """Go on exactly where :meth:`checkpoint` was taken.
+        """Continue exactly where :meth:`checkpoint` was taken.
 
         Args:
             saved: the checkpoint.

@@ -1,7 +1,7 @@
-"""HAPPO: a policy for each agent, improved one after another (arXiv 2109.11251; model-free section 6).
+"""HAPPO: sequential policy updates with a policy per agent (Kuba et al. 2021, arXiv 2109.11251).
 
-An agent that learns later weighs its advantages by how much the agents before it have changed what the team does, so
-that every step improves the joint policy.
+The surrogate of each agent is weighted by how the agents updated before it have changed the probability of the joint
+action, so that every step improves the joint policy (docs/reference/baselines.md, "HAPPO").
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from dima.policies.critics import CriticConfig
 
 @dataclass(frozen=True)
 class HappoConfig(OnPolicyConfig):
-    """PPO with a policy for each agent, updated in turn, and a central critic."""
+    """HAPPO: PPO with a policy per agent, updated sequentially, and a centralised critic."""
 
     ppo: PPOConfig = PPOConfig(critic=CriticConfig(hidden=(128, 128, 128), previous_action=False))
-    fixed_order: bool = False  # agents learn in their own order instead of a new random one every time
+    fixed_order: bool = False  # update agents in their own order; else in a new random order per iteration
 
-    def learner(self, spec: EnvSpec) -> SequentialPPO:
+    def build_ppo(self, spec: EnvSpec) -> SequentialPPO:
         return SequentialPPO(self.ppo, spec, self.fixed_order)
 
 
 @dataclass
-class Turn(Batch):
-    """The rows that one agent learns from, and how far those before it have moved."""
+class AgentBatch(Batch):
+    """A batch with HAPPO's correction factor, for the update of one agent."""
 
-    factor: Tensor  # (R,) probability of what they did, now by then, multiplied over them
+    factor: Tensor  # (R,) probability ratio, new over old policies, of the actions of the agents updated before
 
 
 class SequentialPPO(PPO):
-    """A team whose agents have networks of their own and learn in turn."""
+    """PPO of a team whose agents have separate networks and are updated one after another."""
 
     actor: SeparateActors
 
@@ -54,37 +54,38 @@ class SequentialPPO(PPO):
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():
-            turn = Turn(**vars(batch), factor=factor)
-            for picked in self.minibatches(batch):
-                steps.add(self.agent_step(agent, turn[picked]))
-            # it acted as it was until now: nobody has two turns
+            agent_batch = AgentBatch(**vars(batch), factor=factor)
+            for rows in self.minibatches(batch):
+                steps.add(self.agent_step(agent, agent_batch[rows]))
+            # each agent is updated once per iteration, so the old policy is the one that collected
             factor = factor * (self.log_prob(agent, batch) - batch.log_prob[:, agent]).exp()
-        values = batch.part(CriticBatch)
-        for picked in self.minibatches(batch):
-            critic_steps.add(self.critic_step(values[picked]))
+        critic_batch = batch.part(CriticBatch)
+        for rows in self.minibatches(batch):
+            critic_steps.add(self.critic_step(critic_batch[rows]))
         return steps.values() | critic_steps.values() | {"factor_deviation": (factor - 1).abs().mean()}
 
-    def agent_step(self, agent: int, turn: Turn) -> dict[str, Tensor]:
-        """One gradient step of one agent; the factor multiplies outside the clipping."""
-        policy = self.actor.one(agent, turn.obs, turn.action_mask)
+    def agent_step(self, agent: int, batch: AgentBatch) -> dict[str, Tensor]:
+        """Make one gradient step of one agent; the factor multiplies outside the clipping."""
+        policy = self.actor.forward_agent(agent, batch.obs, batch.action_mask)
         loss, metrics = ppo_policy_loss(
-            policy.log_prob(self._own(agent, turn)),
-            turn.log_prob[:, agent : agent + 1],
-            turn.advantage,
+            policy.log_prob(self._own_action(agent, batch)),
+            batch.log_prob[:, agent : agent + 1],
+            batch.advantage,
             self.config.clip,
-            turn.factor[:, None],
+            batch.factor[:, None],
         )
         entropy = policy.entropy().mean()
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
         network = self.actor.members[agent]
-        norm = self.step(network, self.actor_optimizer, loss - self.config.entropy * entropy)
+        norm = self.gradient_step(network, self.actor_optimizer, loss - self.config.entropy * entropy)
         return metrics | {"actor_grad_norm": norm}
 
     @torch.no_grad()
     def log_prob(self, agent: int, batch: ActorBatch) -> Tensor:
-        """(R,) of what an agent did, under its present policy."""
-        return self.actor.one(agent, batch.obs, batch.action_mask).log_prob(self._own(agent, batch))[:, 0]
+        """Log-probability (R,) of one agent's actions under its current policy."""
+        policy = self.actor.forward_agent(agent, batch.obs, batch.action_mask)
+        return policy.log_prob(self._own_action(agent, batch))[:, 0]
 
-    def _own(self, agent: int, batch: ActorBatch) -> Tensor:
-        """(R, 1, A) what an agent did, at its own size."""
+    def _own_action(self, agent: int, batch: ActorBatch) -> Tensor:
+        """One agent's actions (R, 1, A), without padding."""
         return batch.action[:, agent : agent + 1, : self.spec.action_sizes[agent]]

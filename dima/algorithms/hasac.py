@@ -1,4 +1,7 @@
-"""HASAC: off-policy, with entropy, agents improved one after another (arXiv 2306.10715; model-free section 7)."""
+"""HASAC: soft actor-critic with sequential updates of the agents (Liu et al. 2023, arXiv 2306.10715).
+
+Replay, critic step, actor step and loop: docs/reference/baselines.md, "HASAC".
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec
 from dima.experience.collector import Collector, random_policy
 from dima.experience.transitions import NStepBatch, Transitions
 from dima.nn.optim import Average
+from dima.policies.base import Policy
 from dima.policies.soft_actors import SoftActors, TwinCritic
 from dima.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
 class HasacConfig(AlgorithmConfig):
-    """Soft actor-critic for a team: twin critics, a policy and a temperature for each agent, updates in turn."""
+    """HASAC: twin critics, a policy and a temperature per agent, sequential updates."""
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of every network
-    capacity: Count = 1_000_000  # environment steps kept
-    warmup: Whole = 10_000  # environment steps of random play before the first update
-    interval: Count = 50  # steps of every environment between updates
-    updates: Positive = 1.0  # gradient steps for each step that all environments make together
-    batch: Count = 1_000  # stretches in a gradient step
-    n_step: Count = 10  # rewards summed before the critic's own estimate
+    capacity: Count = 1_000_000  # environment steps in the replay, rounded down to whole steps of all environments
+    warmup: Whole = 10_000  # environment steps of uniformly random actions before the first update
+    interval: Count = 50  # steps of each environment between two blocks of updates
+    updates: Positive = 1.0  # gradient steps per step of the vector of environments
+    batch: Count = 1_000  # n-step transitions per gradient step
+    n_step: Count = 10  # rewards summed before bootstrapping
     gamma: Fraction = 0.99  # discount per step
-    tau: Fraction = 0.005  # share of the critic that its target takes over per update
+    tau: Fraction = 0.005  # step of the Polyak average of the target critics
     lr: Positive = 1e-3  # the actors' learning rate
     critic_lr: Positive = 1e-3  # the critics' learning rate
-    alpha: NonNegative | None = None  # temperature of everyone; unset: learnt, starting at 1
+    alpha: NonNegative | None = None  # fixed temperature; unset: learnt, starting at 1
     alpha_lr: Positive = 3e-4  # learning rate of learnt temperatures
-    choice_entropy: Fraction = 0.98  # share of the highest entropy that learnt temperatures keep for discrete actions
-    fixed_order: bool = False  # agents learn in their own order instead of a new random one every time
+    choice_entropy: Fraction = 0.98  # target entropy of discrete actions, as a share of the maximum
+    fixed_order: bool = False  # update agents in their own order; else in a new random order per gradient step
 
     def build(self, spec: EnvSpec, device: str) -> Hasac:
         return Hasac(self, spec, device)
@@ -49,7 +53,7 @@ class HasacConfig(AlgorithmConfig):
 
 
 class Hasac(Algorithm):
-    """Actors, critics, temperatures, and everything lived through so far."""
+    """Actors, twin critics, temperatures and replay."""
 
     config: HasacConfig
     replay: Transitions
@@ -60,96 +64,88 @@ class Hasac(Algorithm):
         self.actors = SoftActors(config.hidden, spec).to(device)
         self.critic = TwinCritic(config.hidden, spec).to(device)
         self.target = deepcopy(self.critic).requires_grad_(False)
-        # one for each agent, and the last for the critic
+        # one per agent, and the critic's last
         self.log_alpha = nn.ParameterList(
             nn.Parameter(torch.zeros((), device=device)) for _ in range(spec.n_agents + 1)
         )
-        self.goals = [  # entropies to keep, nats
+        self.target_entropies = [  # nats
             config.choice_entropy * math.log(size) if spec.discrete else -float(size) for size in spec.action_sizes
         ]
         self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
         self.replay = Transitions(config.capacity, spec, device)
+        self._updates = 0  # gradient steps due in this iteration
 
     @property
-    def team(self) -> nn.Module:
+    def policy(self) -> Policy:
         return self.actors
 
-    @torch.no_grad()
-    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        if mode:
-            action = self.actors.mode_all(view.obs, view.action_mask)
-            return action, torch.zeros(action.shape[:-1], device=action.device)
-        return self.actors.draw_all(view.obs, view.action_mask)
-
-    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
-        config, envs = self.config, collector.envs.n
-        random = len(self.replay) == 0 and config.warmup > 0
-        steps = max(1, config.warmup // envs) if random else config.interval
+    def collect(self, collector: Collector, progress: Progress) -> Metrics:
+        config = self.config
+        warmup = len(self.replay) == 0 and config.warmup > 0
+        steps = max(1, config.warmup // collector.envs.n) if warmup else config.interval
         with progress.phase("collect"):
-            lived, returns = collector.live(random_policy(self.spec) if random else self.act, steps)
-            self.replay.add(lived)
-        metrics: dict[str, Tensor | float] = {}
-        if not random:
-            metrics |= self.update(round(config.updates * steps), progress)
-        if returns:
-            metrics["collect/return"] = float(np.mean(returns))
-        return metrics
+            transitions, returns = collector.transitions(random_policy(self.spec) if warmup else self.act, steps)
+            self.replay.add(transitions)
+        self._updates = 0 if warmup else round(config.updates * steps)
+        return {"collect/return": float(np.mean(returns))} if returns else {}
 
-    def update(self, updates: int, progress: Progress) -> dict[str, Tensor]:
-        """So many gradient steps of everything; metrics are averages."""
-        config, steps = self.config, Average()
-        with progress.phase("update", total=updates) as advance:
-            for _ in range(updates):
-                stretch = self.replay.sample(config.batch, config.n_step, config.gamma)
-                steps.add(self.critic_step(stretch) | self.actor_steps(stretch))
-                self._follow()
+    def update_policy(self, progress: Progress, done: float) -> Metrics:
+        if not self._updates:
+            return {}
+        config, average = self.config, Average()
+        with progress.phase("update", total=self._updates) as advance:
+            for _ in range(self._updates):
+                batch = self.replay.sample(config.batch, config.n_step, config.gamma)
+                average.add(self.critic_step(batch) | self.actor_steps(batch))
+                self.polyak_update()
                 advance()
-        return {f"policy/{key}": value for key, value in steps.values().items()}
+        return {f"policy/{key}": value for key, value in average.values().items()}
 
     # -- one gradient step ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def backup(self, stretch: NStepBatch) -> Tensor:
-        """(R,) what the critics should say: rewards, then the lower target less the team's entropy cost."""
-        action, log_prob = self.actors.draw_all(stretch.next_obs, stretch.next_mask)
-        value = self.target(stretch.next_state, action).amin(0) - self.alpha(-1) * log_prob.sum(-1)
-        return stretch.ret + stretch.discount * value
+    def target_value(self, batch: NStepBatch) -> Tensor:
+        """Critics' target (R,): n-step return, then the smaller target value with the team's entropy bonus."""
+        action, log_prob = self.actors.sample(batch.next_obs, batch.next_mask)
+        value = self.target(batch.next_state, action).amin(0) - self.alpha(-1) * log_prob.sum(-1)
+        return batch.ret + batch.discount * value
 
-    def critic_step(self, stretch: NStepBatch) -> dict[str, Tensor]:
-        """One step of both critics."""
-        target = self.backup(stretch)
-        value = self.critic(stretch.state, stretch.action)
+    def critic_step(self, batch: NStepBatch) -> dict[str, Tensor]:
+        """Make one gradient step of both critics."""
+        target = self.target_value(batch)
+        value = self.critic(batch.state, batch.action)
         loss = (value - target).square().mean(-1).sum()
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.critic_optimizer.step()
         return {"value_loss": loss.detach(), "value": value.detach().mean()}
 
-    def actor_steps(self, stretch: NStepBatch) -> dict[str, Tensor]:
-        """One step of every agent, each of which sees what those before it have become.
+    def actor_steps(self, batch: NStepBatch) -> dict[str, Tensor]:
+        """Make one gradient step of each agent in turn, given the updated policies of those before it.
 
-        An agent learns from the sample that those before it saw: its policy is still the same.
+        Actions are sampled once for all agents, as an agent's policy does not change before its own step; after it, its
+        action is sampled anew for the agents that follow.
         """
         agents = self.spec.n_agents
-        drawn = [self.actors.draw(agent, stretch.obs, stretch.action_mask) for agent in range(agents)]
-        joint = torch.stack([action.detach() for action, _ in drawn], dim=1)
+        samples = [self.actors.sample_agent(agent, batch.obs, batch.action_mask) for agent in range(agents)]
+        joint = torch.stack([action.detach() for action, _ in samples], dim=1)
         losses = []
         order = list(range(agents)) if self.config.fixed_order else torch.randperm(agents).tolist()
         for agent in order:
-            action, log_prob = drawn[agent]
-            team = torch.cat([joint[:, :agent], action[:, None], joint[:, agent + 1 :]], dim=1)
-            loss = (self.alpha(agent) * log_prob - self.critic.lower(stretch.state, team)).mean()
-            self.actor_optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
+            action, log_prob = samples[agent]
+            joint_action = torch.cat([joint[:, :agent], action[:, None], joint[:, agent + 1 :]], dim=1)
+            loss = (self.alpha(agent) * log_prob - self.critic.min_value(batch.state, joint_action)).mean()
+            self.actor_optimizer.zero_grad(set_to_none=True)  # Adam skips parameters without gradient
             loss.backward()
             self.actor_optimizer.step()
-            if agent != order[-1]:  # nobody comes after the last
+            if agent != order[-1]:
                 with torch.no_grad():
-                    joint[:, agent], _ = self.actors.draw(agent, stretch.obs, stretch.action_mask)
+                    joint[:, agent], _ = self.actors.sample_agent(agent, batch.obs, batch.action_mask)
             losses.append(loss.detach())
-        log_probs = torch.stack([log_prob.detach() for _, log_prob in drawn])  # (N, R)
-        self._tune(log_probs.mean(1))
+        log_probs = torch.stack([log_prob.detach() for _, log_prob in samples])  # (N, R)
+        self.temperature_step(log_probs.mean(1))
         return {
             "policy_loss": torch.stack(losses).mean(),
             "entropy": -log_probs.mean(),
@@ -157,26 +153,26 @@ class Hasac(Algorithm):
         }
 
     def alpha(self, which: int) -> Tensor:
-        """The temperature of an agent, or of the critic (-1), without gradient."""
+        """Temperature of an agent, or of the critic (-1), without gradient."""
         if self.config.alpha is not None:
             return torch.tensor(self.config.alpha, device=self.device)
         return self.log_alpha[which].detach().exp()
 
-    def _tune(self, log_prob: Tensor) -> None:
-        """Raise a temperature where the entropy is below its goal, lower it where it is above; (N,) mean log-probs."""
+    def temperature_step(self, log_prob: Tensor) -> None:
+        """Move learnt temperatures towards their target entropies, given mean log-probabilities (N,)."""
         if self.config.alpha is not None:
             return
-        excess = log_prob + torch.tensor(self.goals, device=self.device)
+        excess = log_prob + torch.tensor(self.target_entropies, device=self.device)
         loss = -(torch.stack([*self.log_alpha]) * torch.cat([excess, excess.sum(0, keepdim=True)])).sum()
         self.alpha_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.alpha_optimizer.step()
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """The targets move a little towards the critics."""
-        for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
-            slow.lerp_(fast, self.config.tau)
+    def polyak_update(self) -> None:
+        """Move the target critics towards the critics by ``tau``."""
+        for target, weight in zip(self.target.parameters(), self.critic.parameters(), strict=True):
+            target.lerp_(weight, self.config.tau)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -190,7 +186,7 @@ class Hasac(Algorithm):
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
         self.load_state_dict(saved["networks"])
         for optimizer, state in zip(self._optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(deepcopy(state))  # it would go on working in the tensors it is given
+            optimizer.load_state_dict(deepcopy(state))  # it would keep updating the tensors it is given
         if chunks is not None:
             self.replay.restore(saved["transitions"], chunks)
 

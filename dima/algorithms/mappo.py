@@ -1,4 +1,8 @@
-"""MAPPO in the real environment: the update that DIMA makes in imagination, fed with real steps (model-free sheet)."""
+"""MAPPO in the real environment (Yu et al. 2021, arXiv 2103.01955).
+
+The update is the one that DIMA makes in imagination, with DIMA's defaults, but for a critic that sees the state alone.
+HARL's settings are the preset ``published``. Remaining differences from HARL: docs/reference/baselines.md.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ from dima.policies.critics import CriticConfig
 
 @dataclass(frozen=True)
 class MappoConfig(OnPolicyConfig):
-    """PPO with one policy shared by the team and a central critic."""
+    """MAPPO: PPO with one policy shared by all agents and a centralised critic."""
 
     ppo: PPOConfig = PPOConfig(critic=CriticConfig(hidden=(128, 128, 128), previous_action=False))
 
-    def learner(self, spec: EnvSpec) -> PPO:
+    def build_ppo(self, spec: EnvSpec) -> PPO:
         return PPO(self.ppo, spec)

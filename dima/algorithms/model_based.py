@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -12,21 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.ppo import PPO, PPOConfig
 from dima.config import Count, Range, Whole
-from dima.data import EnvSpec, Episode, Rollout, View
-from dima.experience.collector import CollectedEpisodes, Collector
+from dima.data import EnvSpec, Episode, Rollout
+from dima.experience.collector import Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.nn.optim import Average
+from dima.policies.base import Policy
 from dima.runtime.cuda_graph import CudaGraph, compile_parts
 from dima.runtime.device import Precision, multiplying, require_precision
-from dima.runtime.fork import can_copy, in_background, one_thread, parallel_map
+from dima.runtime.fork import can_copy, one_thread, parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
-from dima.world_models.dima.model import DimaModelConfig
-from dima.world_models.ensemble import EnsembleModelConfig
 from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import imagine
 
@@ -60,20 +59,6 @@ class ModelBasedConfig(AlgorithmConfig):
         return replace(self, replay=replace(self.replay, capacity=1), compile=False, precision="float32")
 
 
-@dataclass(frozen=True)
-class DimaConfig(ModelBasedConfig):
-    """DIMA: MAPPO in the imagination of a diffusion-inspired multi-agent world model (arXiv 2505.20922)."""
-
-    world_model: DimaModelConfig = DimaModelConfig()
-
-
-@dataclass(frozen=True)
-class EnsembleConfig(ModelBasedConfig):
-    """MAPPO in the imagination of plain one-step networks (PETS, arXiv 1805.12114): the model every other must beat."""
-
-    world_model: EnsembleModelConfig = EnsembleModelConfig()
-
-
 class ModelBased(Algorithm):
     """A world model, a replay of real episodes, and a PPO that sees imagined ones only."""
 
@@ -91,47 +76,73 @@ class ModelBased(Algorithm):
         if config.compile:
             parts = [self.world_model.get_submodule(name) for name in self.world_model.compile_targets]
             compile_parts([inner for part in parts for inner in _stages(part)], device)
-        self.graph = CudaGraph(self._imagined)
+        self.graph = CudaGraph(self._imagine)
         self.iterations = 0  # learning iterations so far
         self.warm = False  # whether everything is compiled
-        self.ahead: CollectedEpisodes | None = (
-            None  # the next iteration's episodes, played beside the last one's learning
-        )
 
     @property
-    def team(self) -> nn.Module:
+    def policy(self) -> Policy:
         return self.ppo.actor
 
-    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        return self.ppo.act(view.obs, view.action_mask, mode)
-
-    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+    def collect(self, collector: Collector, progress: Progress) -> Metrics:
+        config = self.config
         with progress.phase("collect"):
-            if self.ahead is not None:
-                episodes = collector.take(self.ahead)
-            else:
-                short = self.config.learn_after - self.replay.steps if self.iterations == 0 else 0
-                steps = max(short, self.config.iteration_steps)
-                episodes = self.collect(collector, steps)
-            self.update_statistics(episodes)
-        metrics: dict[str, Tensor | float] = {
+            missing = config.learn_after - self.replay.steps if self.iterations == 0 else 0
+            steps = max(missing, config.iteration_steps)
+            episodes = collector.play(self.policy, steps, config.episode_steps)
+            self.add(episodes)
+        return {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
         }
+
+    def collect_ahead(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
+        if not self.config.collect_in_background:
+            return nullcontext()
+        return collector.in_background(self.policy, self.config.iteration_steps, self.config.episode_steps, progress)
+
+    def add(self, episodes: Sequence[Episode]) -> None:
+        """Keep real episodes, and update every running statistic with them."""
+        for episode in episodes:
+            self.replay.add(episode)
+            self.ppo.update_statistics(episode.obs.to(self.device), episode.state.to(self.device))
+        self.world_model.update_statistics(episodes)
+
+    def fit(self, progress: Progress) -> Metrics:
         if self.config.compile and not self.warm:
             self.warm_up(progress)
-        with self.collecting(collector) as ahead:
-            metrics |= self.fit(progress)
-            if self.iterations > self.config.policy_after:
-                metrics |= self.update_policy(progress, done)
-            if self.config.collect_in_background:
-                with progress.phase("collect"):
-                    self.ahead = ahead()
-        return metrics
+        self.iterations += 1
+        return {**self.fitter.fit(self.replay, progress)}
 
-    def collect(self, collector: Collector, steps: int) -> list[Episode]:
-        """Whole episodes of the policy, until they hold so many steps."""
-        return collector.play(self.on_cpu().act, steps, self.config.episode_steps)
+    def update_policy(self, progress: Progress, done: float) -> Metrics:
+        if self.iterations <= self.config.policy_after:
+            return {}
+        config, average = self.config, Average()
+        with progress.phase("imagine and update", total=config.imaginations) as advance:
+            for _ in range(config.imaginations):
+                starts = self.replay.recent(config.imagination_batch)
+                rollout = self.imagine(self.replay.gather(starts, self.world_model.context - 1, 0))
+                average.add(self.ppo.update(rollout, done, config.workers))
+                advance()
+        return {f"policy/{key}": value for key, value in average.values().items()}
+
+    def imagine(self, start: Rows) -> Rollout:
+        """Roll out the policy in the world model from rows of real experience; each worker takes its share of them."""
+
+        def share(rows: Tensor, seed: int, forked: bool) -> Rollout:
+            with drawn_from(self.device, seed):
+                if self.config.cuda_graphs:
+                    return self.graph(start[rows]).clone()
+                return self._imagine(start[rows])
+
+        shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
+        seeds = torch.randint(2**62, (len(shares),)).tolist()
+        jobs = [partial(share, *given) for given in zip(shares, seeds, strict=True)]
+        return Rollout.cat(parallel_map(jobs, self.config.workers))
+
+    def _imagine(self, start: Rows) -> Rollout:
+        with multiplying(self.device, self.config.precision):
+            return imagine(self.world_model, self.act, start, self.config.horizon)
 
     def warm_up(self, progress: Progress) -> None:
         """Have everything compiled for the shapes of an iteration: copies of the process would forget it again."""
@@ -148,64 +159,10 @@ class ModelBased(Algorithm):
                 part.zero_grad(set_to_none=True)
                 part.eval()
             for size in {len(share) for share in torch.arange(batch).chunk(workers)}:
-                self._imagined(self.replay.gather(self.replay.recent(size), self.world_model.context - 1, 0))
+                self._imagine(self.replay.gather(self.replay.recent(size), self.world_model.context - 1, 0))
         self.replay.visits |= visits
         self.world_model.load_state_dict(model)
         self.warm = True
-
-    @contextmanager
-    def collecting(self, collector: Collector) -> Iterator[Callable[[], CollectedEpisodes | None]]:
-        """Play the next iteration's episodes while the block runs, if that is wanted; yields what waits for them."""
-        if not self.config.collect_in_background:
-            yield lambda: None
-            return
-        acting, steps, limit = self.on_cpu(), self.config.iteration_steps, self.config.episode_steps
-        seed = int(torch.randint(2**62, ()))
-        ahead = partial(collector.ahead, acting.act, steps, limit, seed)
-        with collector.envs.lent(), in_background(ahead) as played:
-            yield played
-
-    def update_statistics(self, episodes: Sequence[Episode]) -> None:
-        """Keep real episodes, and let every running statistic see them."""
-        for episode in episodes:
-            self.replay.add(episode)
-            self.ppo.observe(episode.obs.to(self.device), episode.state.to(self.device))
-        self.world_model.update_statistics(episodes)
-
-    def fit(self, progress: Progress) -> dict[str, Tensor]:
-        """One iteration of the world model's gradient steps; metrics are averages."""
-        self.iterations += 1
-        return self.fitter.fit(self.replay, progress)
-
-    def update_policy(self, progress: Progress, done: float) -> dict[str, Tensor]:
-        """Imagine and update the policy, several times; metrics are averages."""
-        config, steps = self.config, Average()
-        with progress.phase("imagine and update", total=config.imaginations) as advance:
-            for _ in range(config.imaginations):
-                start = self.replay.gather(
-                    self.replay.recent(config.imagination_batch), self.world_model.context - 1, 0
-                )
-                steps.add(self.ppo.update(self.imagine(start), done, config.workers))
-                advance()
-        return {f"policy/{key}": value for key, value in steps.values().items()}
-
-    def imagine(self, start: Rows) -> Rollout:
-        """The policy in the world model, from rows of real experience; every worker imagines its share of them."""
-
-        def share(which: Tensor, seed: int, copy: bool) -> Rollout:
-            with drawn_from(self.device, seed):
-                if self.config.cuda_graphs:
-                    return self.graph(start[which]).clone()
-                return self._imagined(start[which])
-
-        shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
-        seeds = torch.randint(2**62, (len(shares),)).tolist()
-        jobs = [partial(share, *given) for given in zip(shares, seeds, strict=True)]
-        return Rollout.cat(parallel_map(jobs, self.config.workers))
-
-    def _imagined(self, start: Rows) -> Rollout:
-        with multiplying(self.device, self.config.precision):
-            return imagine(self.world_model, self.act, start, self.config.horizon)
 
     def checkpoint(self) -> dict[str, Any]:
         return {
@@ -214,7 +171,6 @@ class ModelBased(Algorithm):
             "ppo": self.ppo.checkpoint(),
             "replay": self.replay.checkpoint(),
             "iterations": self.iterations,
-            "ahead": None if self.ahead is None else self.ahead.tree(),
         }
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
@@ -224,8 +180,6 @@ class ModelBased(Algorithm):
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
         self.iterations = saved["iterations"]
-        ahead = saved.get("ahead")  # older folders have none
-        self.ahead = None if ahead is None else CollectedEpisodes.of(ahead)
 
 
 def _stages(part: nn.Module) -> list[nn.Module]:

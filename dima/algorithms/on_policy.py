@@ -1,4 +1,4 @@
-"""Learning from fresh real steps alone: roll out, update, forget (model-free section 6)."""
+"""On-policy learning in the environment: roll out, update, discard."""
 
 from __future__ import annotations
 
@@ -7,58 +7,57 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.ppo import PPO
 from dima.config import Count
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec, Rollout
 from dima.experience.collector import Collector
+from dima.policies.base import Policy
 from dima.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
 class OnPolicyConfig(AlgorithmConfig):
-    """Settings of an algorithm that learns from rollouts of its present policy."""
+    """Settings shared by on-policy algorithms."""
 
-    rollout: Count = 200  # steps of every environment between two updates
+    rollout: Count = 200  # steps of each environment per rollout
 
     def build(self, spec: EnvSpec, device: str) -> OnPolicy:
         return OnPolicy(self, spec, device)
 
     @abstractmethod
-    def learner(self, spec: EnvSpec) -> PPO:
-        """The team and its update."""
+    def build_ppo(self, spec: EnvSpec) -> PPO:
+        """Policy, critic and their update."""
 
 
 class OnPolicy(Algorithm):
-    """Roll out, update, forget."""
+    """Alternates between rollouts of the current policy and PPO updates."""
 
     config: OnPolicyConfig
+    _rollout: Rollout  # of the iteration
 
     def __init__(self, config: OnPolicyConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
         self.config, self.spec, self.device = config, spec, device
-        self.ppo = config.learner(spec).to(device)
+        self.ppo = config.build_ppo(spec).to(device)
 
     @property
-    def team(self) -> nn.Module:
+    def policy(self) -> Policy:
         return self.ppo.actor
 
-    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        return self.ppo.act(view.obs, view.action_mask, mode)
-
-    def iteration(self, collector: Collector, progress: Progress, done: float) -> dict[str, Tensor | float]:
+    def collect(self, collector: Collector, progress: Progress) -> Metrics:
         with progress.phase("collect"):
-            rollout, returns = collector.roll(self.act, self.config.rollout)
+            self._rollout, returns = collector.roll(self.act, self.config.rollout)
+        return {"collect/return": float(np.mean(returns))} if returns else {}
+
+    def update_policy(self, progress: Progress, done: float) -> Metrics:
+        rollout = self._rollout
         with progress.phase("update", total=1) as advance:
-            updated = self.ppo.update(rollout, done)
-            metrics: dict[str, Tensor | float] = {f"policy/{key}": value for key, value in updated.items()}
-            self.ppo.observe(rollout.obs, rollout.state)
+            metrics = self.ppo.update(rollout, done)
+            self.ppo.update_statistics(rollout.obs, rollout.state)
             advance()
-        if returns:
-            metrics["collect/return"] = float(np.mean(returns))
-        return metrics
+        return {f"policy/{key}": value for key, value in metrics.items()}
 
     def checkpoint(self) -> dict[str, Any]:
         return {"ppo": self.ppo.checkpoint()}

@@ -1,6 +1,7 @@
-"""PPO for a team: shared actor, central critic, scaled values (DIMA section 6, model-free sections 3 to 6).
+"""PPO of a team: shared actor, centralised critic, normalised values.
 
-One update on a :class:`~dima.data.Rollout`, real or imagined; where the rollout comes from is the caller's concern.
+One update on a :class:`~dima.data.Rollout`, real or imagined: docs/reference/dima.md, "Policy update", and
+docs/reference/baselines.md, "PPO losses" and "Iteration".
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ from dima.policies.actors import Actor, ActorConfig, TeamActor
 from dima.policies.critics import Critic, CriticConfig, ValueNorm
 from dima.runtime.fork import parallel_map
 
-CPU_CHUNK_ROWS = 4096  # agents' rows whose activations a CPU's cache holds until the way back
+HUBER_DELTA = 10.0  # normalised value error beyond which the critic's loss is linear (DIMA, HARL)
+ADAM_EPS = 1e-5  # Adam's epsilon of actor and critic (DIMA, HARL)
+CPU_CHUNK_ROWS = 4096  # rows times agents whose activations stay in a CPU's cache until the backward pass
 
 
 @dataclass(frozen=True)
 class PPOConfig(Config):
-    """How a team learns from a rollout; the defaults are the published DIMA settings."""
+    """PPO update of a team; the defaults are the published DIMA settings."""
 
     actor: ActorConfig = ActorConfig()
     critic: CriticConfig = CriticConfig()
     gamma: Fraction = 0.99  # discount per step
-    lam: Fraction = 0.95  # trust in sampled returns, from 0 (one step) to 1 (Monte Carlo)
-    clip: Positive = 0.1  # how far a policy ratio may move from 1
-    value_clip: Positive | None = None  # how far a normalised value may move; unset: as clip
-    epochs: Count = 5  # passes over the rollout
+    lam: Fraction = 0.95  # lambda of the returns, from 0 (one step) to 1 (Monte Carlo)
+    clip: Positive = 0.1  # probability ratios are clipped to 1 - clip ... 1 + clip
+    value_clip: Positive | None = None  # normalised values are clipped this far around the old ones; unset: as clip
+    epochs: Count = 5  # passes over a rollout
     minibatches: Count = 1  # gradient steps per pass
-    entropy: NonNegative = 0.001  # weight of the entropy bonus; 0.01 suits beta
-    huber_delta: Positive = 10.0  # normalised value error beyond which the loss is straight
-    max_grad_norm: NonNegative = 10.0  # gradients are scaled down to this norm; 0 leaves them
+    entropy: NonNegative = 0.001  # weight of the entropy bonus; published with beta: 0.01
+    max_grad_norm: NonNegative = 10.0  # gradient clipping by norm, actor and critic each; 0: none
     lr: Positive = 5e-4  # the actor's learning rate
     critic_lr: Positive = 5e-4  # the critic's learning rate
-    adam_eps: Positive = 1e-5  # Adam's epsilon, both networks
-    linear_lr_decay: bool = False  # let both learning rates fall to 0 over the run
-    value_norm_beta: Annotated[float, Range(0, 0.999999999)] = 0.99999  # return scale kept per update; less: faster
+    linear_lr_decay: bool = False  # decay both learning rates linearly to 0 over the run
+    value_norm_beta: Annotated[float, Range(0, 0.999999999)] = 0.99999  # decay of the running moments of returns
 
     def build(self, spec: EnvSpec) -> PPO:
         return PPO(self, spec)
@@ -52,7 +53,7 @@ class PPOConfig(Config):
 
 @dataclass
 class ActorBatch(Record):
-    """Independent rows of a rollout, R of them, as the actor learns from them."""
+    """R rows of a rollout, for the actor's loss."""
 
     obs: Tensor  # (R, N, O)
     action_mask: Tensor  # (R, N, A) bool
@@ -63,25 +64,25 @@ class ActorBatch(Record):
 
 @dataclass
 class CriticBatch(Record):
-    """The same rows as the critic learns from them."""
+    """The same rows, for the critic's loss."""
 
     state: Tensor  # (R, S)
     previous_action: Tensor  # (R, N, A)
-    value: Tensor  # (R,) the critic before the update, normalised units
-    target: Tensor  # (R,) return, normalised units
+    value: Tensor  # (R,) of the critic before the update, normalised
+    target: Tensor  # (R,) return, normalised
 
 
 @dataclass
 class Batch(CriticBatch, ActorBatch):
-    """Rows of a rollout with their targets."""
+    """R rows of a rollout with advantages and targets."""
 
 
-Picked = Tensor | slice  # rows of a minibatch
-Learner = tuple[nn.Module, torch.optim.Adam, Callable[[Picked], dict[str, Tensor]]]  # who learns by what steps
+RowIndex = Tensor | slice  # rows of a minibatch
+Learner = tuple[nn.Module, torch.optim.Adam, Callable[[RowIndex], dict[str, Tensor]]]  # network, optimiser, step
 
 
 class PPO(nn.Module):
-    """A team that acts and learns: actor, critic, value scale and their optimisers."""
+    """Actor, critic, value normalisation and optimisers of a team."""
 
     def __init__(self, config: PPOConfig, spec: EnvSpec) -> None:
         super().__init__()
@@ -93,42 +94,28 @@ class PPO(nn.Module):
         self.critic_optimizer = self._adam(self.critic, config.critic_lr)
 
     def build_actor(self) -> TeamActor:
-        """The networks that choose actions."""
+        """Build the policy network; subclasses may choose another."""
         return Actor(self.config.actor, self.spec)
 
-    @torch.no_grad()
-    def act(self, obs: Tensor, action_mask: Tensor, mode: bool = False) -> tuple[Tensor, Tensor]:
-        """Choose a joint action.
+    def update_statistics(self, obs: Tensor, state: Tensor) -> None:
+        """Update running normalisers with real data.
 
-        Args:
-            obs: (..., N, O).
-            action_mask: (..., N, A) bool.
-            mode: take the most probable action instead of drawing one.
-
-        Returns:
-            Actions (..., N, A), Gaussian ones unbounded, and their log-probabilities (..., N).
-        """
-        policy = self.actor(obs, action_mask)
-        action = policy.mode() if mode else policy.sample()
-        return action, policy.log_prob(action)
-
-    def observe(self, obs: Tensor, state: Tensor) -> None:
-        """Let running normalisers see new real data. Not between acting and updating on what was done.
+        Never between collecting a rollout and updating on it: its log-probabilities would be of another policy.
 
         Args:
             obs: (..., N, O).
             state: (..., S).
         """
-        self.actor.observe(obs)
-        self.critic.state_scale.update(state)
+        self.actor.update_statistics(obs)
+        self.critic.update_statistics(state)
 
     def update(self, rollout: Rollout, progress: float = 0.0, workers: int = 1) -> dict[str, Tensor]:
-        """Learn from a rollout.
+        """Update actor and critic on a rollout.
 
         Args:
-            rollout: what the team did, with ``log_prob`` of the present actor.
+            rollout: collected by the current actor, as its ``log_prob`` says.
             progress: share of the run that is over, for the decay of learning rates.
-            workers: processes that may be at work; without effect on the results.
+            workers: processes that may be used; without effect on the results.
 
         Returns:
             Metrics, scalars still on the device; losses are averages over the gradient steps.
@@ -142,68 +129,68 @@ class PPO(nn.Module):
         return metrics | self.run_epochs(batch, workers)
 
     def run_epochs(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
-        """Every gradient step on a prepared batch; metrics are averages over the steps.
+        """Make every gradient step on a prepared batch; metrics are averages over the steps.
 
-        Actor and critic have nothing in common but the order of the rows, so each goes its own way.
+        Actor and critic share nothing but the order of the rows, so they may run in parallel.
         """
         order = list(self.minibatches(batch))
-        acted, valued = batch.part(ActorBatch), batch.part(CriticBatch)
+        actor_batch, critic_batch = batch.part(ActorBatch), batch.part(CriticBatch)
         learners: list[Learner] = [
-            (self.actor, self.actor_optimizer, lambda picked: self.actor_step(acted[picked])),
-            (self.critic, self.critic_optimizer, lambda picked: self.critic_step(valued[picked])),
+            (self.actor, self.actor_optimizer, lambda rows: self.actor_step(actor_batch[rows])),
+            (self.critic, self.critic_optimizer, lambda rows: self.critic_step(critic_batch[rows])),
         ]
 
-        def learn(learner: Learner, copy: bool) -> tuple[dict[str, Tensor], tuple[Any, Any] | None]:
+        def train(learner: Learner, copy: bool) -> tuple[dict[str, Tensor], tuple[Any, Any] | None]:
             (network, optimizer, step), steps = learner, Average()
-            for picked in order:
-                steps.add(step(picked))
+            for rows in order:
+                steps.add(step(rows))
             return steps.values(), (network.state_dict(), optimizer.state_dict()) if copy else None
 
         metrics: dict[str, Tensor] = {}
-        answers = parallel_map([partial(learn, learner) for learner in learners], workers)
-        for (network, optimizer, _), (told, changed) in zip(learners, answers, strict=True):
-            metrics |= told
-            if changed is not None:
-                network.load_state_dict(changed[0])
-                optimizer.load_state_dict(changed[1])
+        results = parallel_map([partial(train, learner) for learner in learners], workers)
+        for (network, optimizer, _), (averages, states) in zip(learners, results, strict=True):
+            metrics |= averages
+            if states is not None:  # trained in a copy of this process
+                network.load_state_dict(states[0])
+                optimizer.load_state_dict(states[1])
         return metrics
 
     def actor_step(self, batch: ActorBatch) -> dict[str, Tensor]:
-        """One gradient step of the actor; on a CPU its gradient is summed over pieces of the batch."""
+        """Make one gradient step of the actor; on a CPU gradients are accumulated over chunks of the batch."""
         rows = len(batch.advantage)
-        piece = max(1, CPU_CHUNK_ROWS // self.spec.n_agents) if batch.advantage.device.type == "cpu" else rows
-        parts = Average()
+        chunk_rows = max(1, CPU_CHUNK_ROWS // self.spec.n_agents) if batch.advantage.device.type == "cpu" else rows
+        average = Average()
         self.actor_optimizer.zero_grad(set_to_none=True)
-        for first in range(0, rows, piece):
-            some = batch[first : first + piece]
-            loss, told = self.actor_loss(some)
-            share = len(some.advantage) / rows
+        for first in range(0, rows, chunk_rows):
+            chunk = batch[first : first + chunk_rows]
+            loss, metrics = self.actor_loss(chunk)
+            share = len(chunk.advantage) / rows
             (share * loss).backward()
-            parts.add(told, share)
-        return parts.values() | {"actor_grad_norm": self.follow(self.actor, self.actor_optimizer)}
+            average.add(metrics, share)
+        return average.values() | {"actor_grad_norm": self.apply_gradient(self.actor, self.actor_optimizer)}
 
     def critic_step(self, batch: CriticBatch) -> dict[str, Tensor]:
-        """One gradient step of the critic."""
+        """Make one gradient step of the critic."""
         loss = self.critic_loss(batch)
-        norm = self.step(self.critic, self.critic_optimizer, loss)
+        norm = self.gradient_step(self.critic, self.critic_optimizer, loss)
         return {"critic_grad_norm": norm, "value_loss": loss.detach()}
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, Tensor]]:
-        """Returns, advantages and targets of a rollout (B, T), as B * T rows; moves the value scale once.
+        """Compute returns, advantages and targets of a rollout (B, T), as B * T rows; updates ValueNorm once.
 
-        The critic's clipping starts from what the network says now, in whatever units: were old values translated
-        to the new scale, a scale that moved further than the clip would stop the critic from learning.
+        The old values that the critic's loss clips around are the network's raw outputs. Converted to the updated
+        ValueNorm, they would stop the critic from learning whenever the scale moves further than the clip.
         """
         config = self.config
         value, next_value = self.critic(
             torch.stack([rollout.state, rollout.next_state]), torch.stack([rollout.previous_action, rollout.action])
         )
-        real_value, real_next = self.value_norm.denormalize(value), self.value_norm.denormalize(next_value)
+        raw_value, raw_next = self.value_norm.denormalize(value), self.value_norm.denormalize(next_value)
         returns = lambda_returns(
-            rollout.reward, rollout.continuation, rollout.boundary, real_next, config.gamma, config.lam
+            rollout.reward, rollout.continuation, rollout.boundary, raw_next, config.gamma, config.lam
         )
-        advantage = returns - real_value
+        advantage = returns - raw_value
         self.value_norm.update(returns)
         batch = Batch(
             obs=rollout.obs.flatten(0, 1),
@@ -217,10 +204,10 @@ class PPO(nn.Module):
             target=self.value_norm.normalize(returns).flatten(),
         )
         unexplained = advantage.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
-        return batch, {"return": returns.mean(), "value": real_value.mean(), "explained_variance": 1 - unexplained}
+        return batch, {"return": returns.mean(), "value": raw_value.mean(), "explained_variance": 1 - unexplained}
 
     def actor_loss(self, batch: ActorBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Clipped surrogate less the entropy bonus, a scalar."""
+        """Clipped surrogate loss minus the entropy bonus, and metrics; scalars."""
         policy = self.actor(batch.obs, batch.action_mask)
         loss, metrics = ppo_policy_loss(
             policy.log_prob(batch.action), batch.log_prob, batch.advantage, self.config.clip
@@ -230,13 +217,13 @@ class PPO(nn.Module):
         return loss - self.config.entropy * entropy, metrics
 
     def critic_loss(self, batch: CriticBatch) -> Tensor:
-        """Clipped Huber loss of the normalised values, a scalar."""
+        """Clipped Huber loss of normalised values, a scalar."""
         clip = self.config.clip if self.config.value_clip is None else self.config.value_clip
         value = self.critic(batch.state, batch.previous_action)
-        return clipped_value_loss(value, batch.value, batch.target, clip, self.config.huber_delta)
+        return clipped_value_loss(value, batch.value, batch.target, clip, HUBER_DELTA)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything :meth:`restore` needs; its tensors are the live ones."""
+        """State for :meth:`restore`; its tensors are shared, not copied."""
         return {
             "networks": self.state_dict(),
             "actor_optimizer": self.actor_optimizer.state_dict(),
@@ -244,17 +231,17 @@ class PPO(nn.Module):
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on exactly where :meth:`checkpoint` was taken."""
+        """Continue exactly from a :meth:`checkpoint`."""
         self.load_state_dict(saved["networks"])
-        # copies: an optimiser would go on working in the tensors it is given
+        # copies: an optimiser would keep updating the tensors it is given
         self.actor_optimizer.load_state_dict(deepcopy(saved["actor_optimizer"]))
         self.critic_optimizer.load_state_dict(deepcopy(saved["critic_optimizer"]))
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
-        return torch.optim.Adam(module.parameters(), lr=lr, eps=self.config.adam_eps, fused=True)
+        return torch.optim.Adam(module.parameters(), lr=lr, eps=ADAM_EPS, fused=True)
 
-    def minibatches(self, batch: Batch) -> Iterator[Picked]:
-        """Each epoch's rows in random order, in equal parts; the rows that are left over wait for another epoch."""
+    def minibatches(self, batch: Batch) -> Iterator[RowIndex]:
+        """Rows of equal minibatches in a new random order per epoch; left-over rows are dropped for the epoch."""
         rows = len(batch.advantage)
         parts = min(self.config.minibatches, rows)
         for _ in range(self.config.epochs):
@@ -264,14 +251,14 @@ class PPO(nn.Module):
             order = torch.randperm(rows, device=batch.advantage.device)
             yield from order[: rows // parts * parts].view(parts, -1)
 
-    def step(self, module: nn.Module, optimizer: torch.optim.Adam, loss: Tensor) -> Tensor:
-        """One gradient step; returns the gradient's norm before clipping."""
+    def gradient_step(self, module: nn.Module, optimizer: torch.optim.Adam, loss: Tensor) -> Tensor:
+        """Make one gradient step on a loss; returns the gradient's norm before clipping."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        return self.follow(module, optimizer)
+        return self.apply_gradient(module, optimizer)
 
-    def follow(self, module: nn.Module, optimizer: torch.optim.Adam) -> Tensor:
-        """Go along the gradient that is there; returns its norm before clipping."""
+    def apply_gradient(self, module: nn.Module, optimizer: torch.optim.Adam) -> Tensor:
+        """Make one optimiser step along the accumulated gradient; returns its norm before clipping."""
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm or torch.inf)
         optimizer.step()
         return norm

@@ -35,6 +35,7 @@ HOMES = {  # module of this package -> its commands, and what each does
         "doctor": "say what this installation and this machine offer",
     },
 }
+_LONGEST = 2_000  # characters of an error's line
 COMMANDS = {name: about for commands in HOMES.values() for name, about in commands.items()}
 
 
@@ -49,14 +50,20 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print("dima: " + " ".join(str(error).split()), file=sys.stderr)
+        print("dima: " + _one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dima: stopped at once; what the last finished iteration saved is kept", file=sys.stderr)
+        print("dima: stopped at once; what was saved last is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _one_line(message: str) -> str:
+    """A message that may quote a stranger's file, without what would steer the terminal or flood it."""
+    told = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
 
 
 def _run(args: Sequence[str]) -> int:

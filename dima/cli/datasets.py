@@ -48,6 +48,7 @@ class ExportOptions(Config):
     dataset: tyro.conf.Positional[str]  # folder of a dataset
     name: tyro.conf.Positional[str]  # what Minari is to call it, such as mine/halfcheetah-v0
     form: Literal["agents", "joint"] = "agents"  # a dictionary of agents' spaces, or state and joint action as vectors
+    task: str | None = None  # the dataset's task, repeated: consent to import it, where it is package.module:factory
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def dataset(args: Sequence[str]) -> int:
 
 
 def _record(args: Sequence[str]) -> int:
-    choice = choose(args, learns=False)
+    choice = choose(args, RecordOptions, learns=False)
     config = record_config(the_task(choice, args, "dima dataset record"))
     options = parse(RecordOptions, choice.rest, "dima dataset record TASK", RecordOptions(config))
 
@@ -95,7 +96,7 @@ def _info(args: Sequence[str]) -> int:
 
 
 def _import(args: Sequence[str]) -> int:
-    choice = choose(args, learns=False)
+    choice = choose(args, ImportOptions, learns=False)
     config = import_config(the_task(choice, args, "dima dataset import"))
     options = parse(ImportOptions, choice.rest, "dima dataset import TASK", ImportOptions(config))
 
@@ -110,13 +111,13 @@ def _export(args: Sequence[str]) -> int:
     from dima.datasets.minari import export_minari
     from dima.datasets.reader import Dataset
 
-    where = export_minari(Dataset.open(options.dataset), options.name, options.form)
+    where = export_minari(Dataset.open(options.dataset), options.name, options.form, task=options.task)
     print(f"{where}: minari.load_dataset({options.name!r}) opens it")
     return 0
 
 
 def fit(args: Sequence[str]) -> int:
-    choice = choose(args, "dataset")
+    choice = choose(args, FitOptions, "dataset", also=("task",))
 
     from dima.runtime.progress import choose_progress
     from dima.training.offline import fit as run

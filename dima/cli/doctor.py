@@ -9,8 +9,9 @@ import sys
 import warnings
 from contextlib import redirect_stderr
 from ctypes.util import find_library
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.metadata import distribution
 from pathlib import Path
 
 from dima.runtime import machine
@@ -32,19 +33,23 @@ _MODULES = {
     "tensorboard": "tensorboard",
 }
 _EXTRAS = {"wandb": "wandb"}
+_MUJOCO = ("mujoco", "mujoco-core", "mujoco-studio")  # one package up to version 3, since 4 three that share a folder
+_MUJOCO_FAULTS = {"4.0.0": "its sparse Cholesky factorisation gives wrong accelerations"}
+_MUJOCO_REPAIR = f"pip uninstall --yes {' '.join(_MUJOCO)} && pip install 'mujoco!=4.0.0'"
 _MEMORY_NEEDED = 4 * 2**30  # what the small preset stays under
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``fatal`` when the library cannot work like this."""
+    """One line of the report; ``fatal`` when the library cannot work like this, ``risky`` when it soon may not."""
 
     name: str
     text: str
     fatal: bool = False
+    risky: bool = False
 
     def __str__(self) -> str:
-        return f"{'BROKEN' if self.fatal else 'ok':<8}{self.name:<20}{self.text}"
+        return f"{'BROKEN' if self.fatal else 'RISK' if self.risky else 'ok':<8}{self.name:<20}{self.text}"
 
 
 def examine() -> list[Finding]:
@@ -53,7 +58,9 @@ def examine() -> list[Finding]:
         Finding("dima", __version__),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", _too_old()),
     ]
-    findings += [_package(name, module, needed=True) for name, module in _MODULES.items()]
+    findings += [
+        _mujoco() if name == "mujoco" else _package(name, module, needed=True) for name, module in _MODULES.items()
+    ]
     findings += [_package(name, module, needed=False) for name, module in _EXTRAS.items()]
     findings += [_device(), Finding("cores", str(machine.cores())), _memory(), _disk()]
     return [*findings, *(_renderer(name) for name in ("EGL", "OSMesa"))]
@@ -75,6 +82,32 @@ def _package(name: str, module: str, needed: bool) -> Finding:
     except Exception as error:  # whatever a broken installation raises is what we want to show
         return Finding(name, f"{version} cannot be imported: {' '.join(str(error).split())}", needed)
     return Finding(name, version)
+
+
+def _mujoco() -> Finding:
+    """MuJoCo; pip loses or mixes files where it replaces version 3 by 4, or 4 by 3, in place, and reports success."""
+    found, version = _package("mujoco", "mujoco", needed=True), package_version("mujoco")
+    if version is None:
+        return found
+    others = {name: other for name in _MUJOCO[1:] if (other := package_version(name)) is not None}
+    foreign = [f"{name} {other}" for name, other in others.items() if other != version]
+    risky = False
+    if missing := sum(map(_missing_files, ("mujoco", *others))):
+        fault = f"is half upgraded: {missing} of its files are missing, because pip replaced version 3 by 4 or 4 by 3"
+    elif foreign:
+        fault = f"is half upgraded: it shares its files with {' and '.join(foreign)}, left of another version"
+        risky = not found.fatal  # it works until pip touches one of them
+    elif version in _MUJOCO_FAULTS:
+        fault = f"is faulty: {_MUJOCO_FAULTS[version]}"
+    else:
+        return found
+    return replace(found, text=f"{version} {fault}; do: {_MUJOCO_REPAIR}", fatal=not risky, risky=risky)
+
+
+def _missing_files(package: str) -> int:
+    """Files that an installed package should have and has not."""
+    files = distribution(package).files or ()
+    return sum(file.suffix != ".pyc" and not Path(str(file.locate())).exists() for file in files)
 
 
 def _device() -> Finding:

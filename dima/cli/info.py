@@ -43,13 +43,11 @@ def tasks(args: Sequence[str]) -> int:
 def algorithms(args: Sequence[str]) -> int:
     parse(NoOptions, args, "dima algorithms")
 
-    from dima.algorithms import ALGORITHMS
+    from dima.algorithms import algorithm_names, algorithm_summary
     from dima.presets import preset_names
-    from dima.training.run_config import learner_config
 
-    for name in ALGORITHMS:
-        about = (type(learner_config(name)).__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<8}  {about}\n{'':<8}  presets: {', '.join(preset_names(name))}")
+    for name in algorithm_names():
+        print(f"{name:<8}  {algorithm_summary(name)}\n{'':<8}  presets: {', '.join(preset_names(name))}")
     return 0
 
 

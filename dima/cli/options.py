@@ -8,13 +8,14 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
 from dima.errors import ConfigError
 
 T = TypeVar("T")
+SAID = {"true": True, "false": False}  # how a switch may be spelt out
 _HELP = ("-h", "--help")
 _FRAME = re.compile(r"[\u2500-\u257f]+|-{3,}|^[|+]|[|+]$")
 _PLAINER = {
@@ -41,6 +42,8 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
         SystemExit: help was asked for and printed.
     """
     start: dict[str, Any] = {} if default is None else {"default": default}
+    known = dict(flags(default or kind))
+    args = _plain_switches(args, known)
     if any(arg in _HELP for arg in args):
         tyro.cli(kind, args=["--help"], prog=prog, **start)
     told = io.StringIO()
@@ -52,7 +55,7 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     except ConfigError as error:
         raise ConfigError(_with_flag(str(error), args)) from None
     if unknown:
-        raise ConfigError(_unknown(unknown[0], sorted(set(_flags(default or kind))), prog))
+        raise ConfigError(_unknown(unknown[0], sorted(known), prog))
     return options
 
 
@@ -79,7 +82,7 @@ def _unknown(token: str, flags: Sequence[str], prog: str) -> str:
     if not token.startswith("-"):
         return f"unexpected argument {token!r}: {help_command}"
     flag = token.split("=")[0]
-    name = flag.lstrip("-").replace("_", "-")
+    name = name_of(flag)
     tails = [known for known in flags if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     close = tails[:3] or difflib.get_close_matches(name, flags, n=1) or _close_tails(name, flags)
     hint = "did you mean " + " or ".join(f"--{known}" for known in close) + "?" if close else help_command
@@ -91,13 +94,36 @@ def _close_tails(name: str, flags: Sequence[str]) -> list[str]:
     return [tails[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1)]
 
 
-def _flags(options: Any, prefix: str = "") -> Iterator[str]:
-    """The names of the flags of a dataclass, or of an instance that knows its nested dataclasses."""
+def name_of(flag: str) -> str:
+    """``--learner.cuda_graphs=3`` -> ``learner.cuda-graphs``."""
+    return flag.split("=")[0].lstrip("-").replace("_", "-")
+
+
+def flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The name and type of each flag of a dataclass, or of an instance that knows its nested dataclasses."""
+    hints = get_type_hints(options if isinstance(options, type) else type(options))
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name, None)
-        if not dataclasses.is_dataclass(value):
-            yield prefix + field.name.replace("_", "-")
+        value, name = getattr(options, field.name, None), prefix + field.name.replace("_", "-")
+        nested = value if dataclasses.is_dataclass(value) else hints[field.name]
+        if not dataclasses.is_dataclass(nested):
+            yield name, nested
         elif field.name == "config":  # spelt without its name, see the options of `dima train`
-            yield from _flags(value, prefix)
+            yield from flags(nested, prefix)
         else:
-            yield from _flags(value, f"{prefix}{field.name.replace('_', '-')}.")
+            yield from flags(nested, f"{name}.")
+
+
+def _plain_switches(args: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """``--flag True`` and ``--flag=false`` as tyro spells them: ``--flag``, ``--no-flag``."""
+    plain, waiting = [], list(args)
+    while waiting:
+        arg = waiting.pop(0)
+        name, has_value, value = arg.partition("=")
+        if arg.startswith("--") and known.get(name_of(name)) is bool:
+            if not has_value and waiting and waiting[0].lower() in SAID:
+                value = waiting.pop(0)
+            if value.lower() in SAID:
+                head, dot, tail = name[2:].rpartition(".")
+                arg = f"--{head}{dot}{'' if SAID[value.lower()] else 'no-'}{tail}"
+        plain.append(arg)
+    return plain

@@ -34,6 +34,7 @@ class ResumeOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     steps: Count | None = None  # go on to this many environment steps; default: as the run was started
     iterations: Count | None = None  # likewise for a run of `dima fit`
+    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
     quiet: bool = False  # one plain line an iteration instead of progress bars
 
 
@@ -42,13 +43,14 @@ class EvaluateOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     episodes: Count = 20  # episodes to play with the policy's mode
     seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
+    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
     device: Device = "auto"  # where the policy computes
     video: bool = False  # also film the first episode: into videos/ in the run folder
     json: bool = False  # print one JSON object
 
 
 def train(args: Sequence[str]) -> int:
-    choice = choose(args)
+    choice = choose(args, TrainOptions)
     choice.names["task"] = the_task(choice, args, "dima train")
     config = build_config(**choice.names)
     options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
@@ -85,9 +87,8 @@ def resume(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
     from dima.training.online import resume as run
 
-    summary = run(
-        options.run, steps=options.steps, iterations=options.iterations, progress=choose_progress(options.quiet)
-    )
+    progress = choose_progress(options.quiet)
+    summary = run(options.run, steps=options.steps, iterations=options.iterations, task=options.task, progress=progress)
     print(summary.table())
     return 0 if summary.finished else 130
 
@@ -97,29 +98,34 @@ def evaluate(args: Sequence[str]) -> int:
 
     from dima.agent import load
 
-    agent = load(options.run, options.device)
-    film = _film(agent, options) if options.video else None
+    agent = load(options.run, options.device, task=options.task)
+    video = _film(agent, options) if options.video else None
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config
     if options.json:
-        told = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
+        facts = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
-        shown = {} if film is None else {"video": str(film)}
-        print(json.dumps(told | numbers | {"episodes": options.episodes} | shown))
+        facts |= {"mujoco": agent.mujoco}
+        shown = {} if video is None else {"video": str(video)}
+        print(json.dumps(facts | numbers | {"episodes": options.episodes} | shown))
     else:
-        print(f"{config.algorithm} on {config.task} ({settings_line(config.env.to_dict())})")
+        conditions = ", ".join(filter(None, (settings_line(config.env.to_dict()), agent.simulator)))
+        print(f"{config.algorithm} on {config.task} ({conditions})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
         if not agent.trained:
             print("this run learnt a world model from a dataset; its policy is untrained")
-        if film is not None:
-            print(f"film: {film}")
+        if video is not None:
+            print(f"film: {video}")
     return 0
 
 
 def _film(agent: Agent, options: EvaluateOptions) -> Path:
-    """The first episode as a film in the run folder."""
+    """Film the first episode into the run folder."""
+    from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
+    from dima.storage.atomic import inside
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    return agent.film(agent.folder / "videos" / name, options.seed, progress=choose_progress(options.json))
+    path = inside(agent.folder, "videos") / name
+    return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

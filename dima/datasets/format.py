@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 
+from dima.config import Config, Count, Whole, checked_fields, shown
 from dima.data import EnvSpec, Episode
-from dima.errors import RunFolderError
+from dima.envs.consent import FromFile
+from dima.errors import ConfigError, RunFolderError
+from dima.storage.atomic import reading
 from dima.storage.chunks import Listing
 from dima.storage.manifest import check_format, read_sealed
 from dima.storage.serialization import Tree
@@ -46,10 +49,18 @@ class Header:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Header:
-        """What :meth:`to_dict` described; other entries are not looked at."""
-        facts: dict[str, Any] = content["spec"]
-        spec: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
-        return cls(content["task"], content["env"], EnvSpec(**spec), content["sources"], content["request"])
+        """What :meth:`to_dict` described, its task as a ``FromFile``; other entries are not looked at.
+
+        Raises:
+            ConfigError: an entry is not of its kind.
+        """
+        task, env, sources, request = (content[name] for name in ("task", "env", "sources", "request"))
+        for name, value, kind in (("task", task, str), ("env", env, dict), ("request", request, dict)):
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name} = {shown(value)} does not fit")
+        if not isinstance(sources, list) or not all(isinstance(one.get("policy"), str) for one in sources):
+            raise ConfigError(f"sources = {shown(sources)} does not fit")
+        return cls(FromFile(task), env, checked_fields(EnvSpec, content["spec"]), sources, request)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -65,7 +76,68 @@ def read_manifest(path: Path) -> Manifest:
         raise RunFolderError(f"{path} is not a dima dataset: it has no {MANIFEST}; `dima dataset record` makes one")
     body = read_sealed(path / MANIFEST)
     check_format(path / MANIFEST, body, FORMAT)
+    with reading(path / MANIFEST):
+        _check_manifest(body)
     return body
+
+
+@dataclass(frozen=True)
+class _Chunk(Config):
+    """What the manifest tells of a chunk."""
+
+    size: Whole
+    sha256: str
+    source: Whole
+    episodes: Count
+    steps: Count
+
+
+def _check_manifest(body: Manifest) -> None:
+    """Make sure that everything in a manifest is of the kind that it is used as.
+
+    Raises:
+        Exception: of any kind, something is not.
+    """
+    spec = Header.from_dict(body).spec
+    if len({len(spec.agents), len(spec.obs_sizes), len(spec.action_sizes)}) > 1 or not spec.agents:
+        raise ValueError("its agents and their sizes are not equally many")
+    chunks = [checked_fields(_Chunk, chunk) for chunk in body["chunks"]]
+    episodes = sum(chunk.episodes for chunk in chunks)
+    if not all(type(number) is int and 0 <= number < episodes for number in body["held_out"]):
+        raise ValueError("an episode is held out that there is not")
+    if not isinstance(body["complete"], bool) or not isinstance(body["protocol"], dict):
+        raise ValueError("complete or protocol are of another kind")
+    if body["complete"] and not chunks:
+        raise ValueError("it holds no episode")
+
+
+def check_chunk(chunk: Tree, spec: EnvSpec, episodes: int, steps: int) -> None:
+    """Make sure that a chunk holds so many whole episodes of a task's sizes.
+
+    Raises:
+        Exception: of any kind, it does not.
+    """
+    lengths, seeds = chunk["steps"], chunk["seeds"]
+    if not all(type(length) is int and length > 0 for length in lengths) or not len(lengths) == len(seeds) == episodes:
+        raise ValueError(f"it does not hold the {episodes} episodes that it is said to hold")
+    if not all(seed is None or (type(seed) is int and 0 <= seed < 2**63) for seed in seeds):
+        raise ValueError("a seed is no whole number")
+    if sum(lengths) != steps:
+        raise ValueError(f"it does not hold the {steps} steps that it is said to hold")
+    agents, rows = spec.n_agents, steps + episodes
+    shapes = {
+        "state": (rows, spec.state_dim),
+        "obs": (rows, agents, spec.obs_dim),
+        "action_mask": (rows, agents, spec.action_dim),
+        "action": (steps, agents, spec.action_dim),
+        "reward": (steps,),
+        "terminated": (steps,),
+        "truncated": (steps,),
+    }
+    for name, shape in shapes.items():
+        truth = name in ("action_mask", "terminated", "truncated")
+        if chunk[name].dtype is not (torch.bool if truth else torch.float32) or tuple(chunk[name].shape) != shape:
+            raise ValueError(f"{name} is not of the task's sizes")
 
 
 def listing(manifest: Manifest) -> Listing:

@@ -26,6 +26,7 @@ from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter
 from dima.envs import make_env
 from dima.envs.base import JointEnv
+from dima.envs.consent import agreed
 from dima.errors import ConfigError, DatasetError, EnvError
 from dima.recording.config import ImportConfig
 from dima.runtime.provenance import protocol
@@ -34,22 +35,24 @@ CHUNK_STEPS = 10_000  # environment steps of a chunk of what is taken over, at l
 FORMS: dict[str, type[Form]] = {"agents": Agents, "joint": Joint}
 
 
-def export_minari(dataset: Dataset, name: str, form: str = "agents") -> Path:
+def export_minari(dataset: Dataset, name: str, form: str = "agents", *, task: str | None = None) -> Path:
     """Hand a dataset to Minari.
 
     Args:
         dataset: what to hand over.
         name: what Minari is to call it, such as ``mine/halfcheetah-2x3/mixed-v0``.
         form: ``agents`` or ``joint``, see the module.
+        task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Returns:
         Where Minari keeps it.
 
     Raises:
-        UserError: Minari is not installed, the name does not fit or is taken, or the form does not fit the task.
+        UserError: Minari is not installed, the name does not fit or is taken, the form does not fit the task, or that
+            is code of somebody's own that the user has not agreed to.
     """
     minari = _minari()
-    env = make_env(dataset.task, dataset.env)
+    env = make_env(agreed(dataset.task, dataset.header.env, task, dataset.path), dataset.env)
     dataset.require(dataset.task, dataset.env, env.spec)
     told = FORMS[form](env)
     recorded = list(dataset.recorded())

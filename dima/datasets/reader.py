@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 from dima.config import Config
 from dima.data import EnvSpec, Episode
-from dima.datasets.format import EPISODES, Header, Manifest, listing, read_manifest, unpack
+from dima.datasets.format import EPISODES, Header, Manifest, check_chunk, listing, read_manifest, unpack
 from dima.envs import suite_config
 from dima.errors import DatasetError
 from dima.runtime.summary import settings_line
+from dima.storage.atomic import reading
 from dima.storage.chunks import read_chunks
 from dima.storage.manifest import seal
 
@@ -95,8 +96,11 @@ class Dataset:
         """
         number = 0
         for n, chunk in read_chunks(self.path / EPISODES, listing(self._manifest)):
+            facts = self._manifest["chunks"][n]
+            with reading(self.path / EPISODES):
+                check_chunk(chunk, self.spec, facts["episodes"], facts["steps"])
             for seed, episode in unpack(chunk):
-                yield Recorded(number, self._manifest["chunks"][n]["source"], seed, number in self.held_out, episode)
+                yield Recorded(number, facts["source"], seed, number in self.held_out, episode)
                 number += 1
 
     def episodes(self, part: Part = "all") -> list[Episode]:

@@ -13,7 +13,7 @@ from dima.data import Episode
 from dima.datasets.format import EPISODES, FORMAT, KIND, MANIFEST, Header, Manifest, listing, pack, read_manifest
 from dima.datasets.reader import Dataset
 from dima.errors import DatasetError, RunFolderError
-from dima.storage.atomic import disk_errors, write_text
+from dima.storage.atomic import disk_errors, refuse_links, write_text
 from dima.storage.chunks import keep_chunks, write_chunks
 from dima.storage.lock import NAME as LOCK
 from dima.storage.lock import FolderLock
@@ -45,6 +45,7 @@ class DatasetWriter:
         """
         path = Path(path)
         taken = _refuse_taken(path)
+        refuse_links(path)
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)

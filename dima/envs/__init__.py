@@ -2,7 +2,8 @@
 
 A suite is a module with ``CONFIG`` (its settings class), ``make(task, config, render_mode)``, ``tasks()`` and, where
 its states can be drawn, ``scene(parallel_env, width, height)``; a new one is a file here and a row in ``SUITES``.
-``package.module:factory`` names an environment of the user's own.
+``package.module:factory`` names an environment of the user's own. A name that stands in a file is data until the user
+agrees, see :mod:`dima.envs.consent`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from dima.config import Config
+from dima.config import Config, shown
 from dima.envs.base import JointEnv, TaskInfo
+from dima.envs.consent import agreed
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, nearest
 
@@ -28,12 +30,13 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
     """The environment of a task, as padded arrays of a team.
 
     Args:
-        task: ``suite/name``, or ``package.module:factory``.
+        task: ``suite/name``, or ``package.module:factory``; where it stands in a file, consent is asked for first.
         config: settings of the suite's own class, see :func:`suite_config`; None for its defaults.
         render_mode: how it draws, as in Gymnasium; ``rgb_array`` for videos.
 
     Raises:
-        ConfigError: the task does not exist (the nearest right name is told) or the settings are another suite's.
+        ConfigError: the task does not exist (the nearest right name is told), the settings are another suite's, or the
+            user has not agreed to a name that stands in a file.
         EnvError: the environment cannot be built or handled.
     """
     return JointEnv(make_parallel_env(task, config, render_mode=render_mode), name=task)
@@ -48,7 +51,9 @@ def make_parallel_env(task: str, config: Config | None = None, *, render_mode: s
             f"{task} takes settings of type {module.CONFIG.__name__}, not {type(config).__name__}: "
             "see dima.envs.suite_config"
         )
-    return module.make(name, module.CONFIG() if config is None else config, render_mode)
+    config = module.CONFIG() if config is None else config
+    agreed(task, config.to_dict())
+    return module.make(name, config, render_mode)
 
 
 def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) -> Scene[Any]:
@@ -101,11 +106,13 @@ def _module(suite: str) -> ModuleType:
 def _split(task: str) -> tuple[str, str]:
     """The suite of a task, and its name within the suite."""
     if ":" in task:
-        return "pettingzoo", task
+        return "pettingzoo", str(task)
     suite, slash, name = task.partition("/")
     if not slash:
         known = [info.name for info in all_tasks()]
-        raise ConfigError(f"task {task!r} is neither suite/name nor package.module:factory: {nearest(task, known)}")
+        raise ConfigError(
+            f"task {shown(str(task))} is neither suite/name nor package.module:factory: {nearest(task, known)}"
+        )
     if suite not in SUITES:
-        raise ConfigError(f"task {task!r}: no suite {suite!r}: {nearest(suite, SUITES)}")
+        raise ConfigError(f"task {shown(str(task))}: no suite {shown(suite)}: {nearest(suite, SUITES)}")
     return suite, name

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dima.config import Config, Count
+from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError, EnvError, nearest
 
@@ -33,7 +33,7 @@ class MpeConfig(Config):
     """How particles are steered, and how long."""
 
     continuous_actions: bool = False  # a Box in place of a choice between directions
-    max_cycles: Count = 25  # steps until truncation
+    max_cycles: EpisodeSteps = 25  # steps until truncation
 
 
 CONFIG = MpeConfig

@@ -7,19 +7,23 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import pettingzoo
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import aec_to_parallel
 
-from dima.config import Config
+from dima.config import Config, shown
 from dima.envs.base import TaskInfo
 from dima.envs.checked import told
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest
+
+_ITS_OWN = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # environments, of all its modules
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,10 @@ class PettingZooConfig(Config):
         """``arguments`` as a dictionary."""
         try:
             keywords = json.loads(self.arguments)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"arguments = {self.arguments!r} is not JSON ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"arguments = {shown(self.arguments)} is not JSON ({error})") from None
         if not isinstance(keywords, dict):
-            raise ConfigError(f"arguments = {self.arguments!r} does not fit: expected a JSON object such as {{}}")
+            raise ConfigError(f"arguments = {shown(self.arguments)} does not fit: expected a JSON object such as {{}}")
         return keywords
 
 
@@ -56,10 +60,12 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         EnvError: it cannot be imported (the nearest right name is told), raises, or returns something else.
     """
     if ":" in task:
-        path, _, attribute = task.removeprefix("pettingzoo/").partition(":")
+        path, _, attribute = task.partition(":")
+        _look_here()
         module = _module(path, task)
     else:
         path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
+        _require_its_own(path, task)
         module = _module(path, task)
         attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
     factory = _attribute(module, attribute, task)
@@ -111,11 +117,24 @@ def tasks() -> list[TaskInfo]:
     ]
 
 
-def _module(path: str, task: str) -> ModuleType:
-    """Import ``path``, also from the working directory."""
+def _require_its_own(path: str, task: str) -> None:
+    """Refuse a module that is not an environment of PettingZoo's. Imports nothing."""
+    family, _, name = path.removeprefix("pettingzoo.").rpartition(".")
+    folders = [os.path.join(home, family) for home in pettingzoo.__path__ if family.isidentifier()]
+    known = [info.name for info in pkgutil.iter_modules(folders) if _ITS_OWN.fullmatch(f"{family}.{info.name}")]
+    if name not in known:
+        hint = nearest(name, known) if known else "write pettingzoo/<family>.<module>, such as sisl.multiwalker_v9"
+        raise EnvError(f"{task}: there is no module {path!r} of an environment: {hint}")
+
+
+def _look_here() -> None:
+    """Let the user's own modules be found in the working directory, too."""
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+
+
+def _module(path: str, task: str) -> ModuleType:
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from dima.config import Config, Count
+from dima.config import Config, EpisodeSteps, Range
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError, nearest
 
@@ -28,8 +28,8 @@ Step = tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], d
 class ToyConfig(Config):
     """The size of a toy world."""
 
-    n_agents: Count = 2  # toy/uneven has at most 3 different agents, then they repeat
-    episode_limit: Count = 30  # steps until truncation
+    n_agents: Annotated[int, Range(1, 1000)] = 2  # toy/uneven has at most 3 different agents, then they repeat
+    episode_limit: EpisodeSteps = 30  # steps until truncation
 
 
 class Toy(ParallelEnv[str, Any, Any]):

@@ -7,7 +7,9 @@ actions, so a collector is restored in the middle of an episode by playing its a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -16,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.data import EnvSpec, Episode, Record, Rollout, TransitionBatch, View
+from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, View
 from dima.envs.vector import VectorEnv
+from dima.policies.base import Policy
+from dima.runtime.fork import in_background
+from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 
-Act = Callable[[View], tuple[Tensor, Tensor]]  # what a team sees -> (B, N, A) action, (B, N) log-probability
 Purpose = Literal["training", "evaluation"]
 
 
@@ -147,52 +151,78 @@ class CollectedEpisodes:
         return cls([Episode(**episode) for episode in tree["episodes"]], tree["steps"], tree["begun"])
 
 
+class PolicySnapshot:
+    """A copy of a policy on the CPU, where single steps take less time than on a GPU."""
+
+    def __init__(self) -> None:
+        self._copy: Policy | None = None
+
+    def of(self, policy: Policy) -> Policy:
+        """The policy as it is now, on the CPU: itself if it is there, else the same copy at every call."""
+        weight = next(policy.parameters(), None)
+        if weight is None or weight.device.type == "cpu":
+            return policy
+        if self._copy is None:
+            self._copy = deepcopy(policy).to("cpu")
+        self._copy.load_state_dict(policy.state_dict())
+        return self._copy
+
+
 class Collector:
     """Training's source of real experience.
 
     Args:
         envs: vectorised environments of the task.
         seed: the run's seed.
-        device: where the policies live that learn from stretches of steps.
+        device: where the policies live that learn from rollouts.
     """
 
     def __init__(self, envs: VectorEnv, seed: int, device: torch.device | str = "cpu") -> None:
         self.envs, self.seed, self.device = envs, seed, device
+        self.snapshot = PolicySnapshot()
         self.steps, self.episodes = 0, 0  # environment steps and episodes so far
+        self._ahead: CollectedEpisodes | None = None  # played in the background, to be returned next
         self._open: list[_Slot] | None = None  # episodes that rollouts left unfinished
         self._now: dict[str, np.ndarray] = {}
         self._previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
 
-    def play(self, act: Act, min_steps: int, limit: int = 0) -> list[Episode]:
-        """Whole episodes (as :func:`play`), one in each environment at a time, until they hold ``min_steps`` steps.
+    def play(self, policy: Policy, min_steps: int, limit: int = 0) -> list[Episode]:
+        """Whole episodes, one in each environment at a time, until they hold ``min_steps`` steps.
 
-        ``act`` is asked on the CPU: a GPU takes longer to begin with a small step than the CPU to make it.
-        """
-        played: list[Episode] = []
-        while sum(map(len, played)) < min_steps:
-            seeds = [self._next_seed() for _ in range(self.envs.n)]
-            played += play(self.envs, act, seeds, limit=limit)
-        self.steps += sum(map(len, played))
-        return played
-
-    def ahead(self, act: Act, min_steps: int, limit: int, seed: int) -> CollectedEpisodes:
-        """What :meth:`play` would return with actions drawn from ``seed``; here nothing has been played yet.
+        What was played in the background meanwhile is returned instead.
 
         Args:
-            act, min_steps, limit: as for :meth:`play`.
-            seed: of the policy's draws.
+            policy: chooses every action.
+            min_steps: at least so many.
+            limit: truncate episodes after so many steps; 0 leaves that to the environment.
         """
-        before = self.steps, self.episodes
-        try:
-            with drawn_from("cpu", seed):
-                return CollectedEpisodes(self.play(act, min_steps, limit), self.steps, self.episodes)
-        finally:
-            self.steps, self.episodes = before
+        ahead, self._ahead = self._ahead or self._play(self.snapshot.of(policy), min_steps, limit), None
+        self.steps, self.episodes = ahead.steps, ahead.begun
+        return ahead.episodes
 
-    def take(self, played: CollectedEpisodes) -> list[Episode]:
-        """The episodes that :meth:`ahead` found; from here on they count as played."""
-        self.steps, self.episodes = played.steps, played.begun
-        return played.episodes
+    @contextmanager
+    def in_background(self, policy: Policy, min_steps: int, limit: int, progress: Progress) -> Iterator[None]:
+        """Play the next episodes with the present policy while the block runs; arguments as for :meth:`play`."""
+        acting, seed = self.snapshot.of(policy), int(torch.randint(2**62, ()))
+
+        def job() -> CollectedEpisodes:
+            with drawn_from("cpu", seed):
+                return self._play(acting, min_steps, limit)
+
+        with self.envs.lent(), in_background(job) as result:
+            yield
+            with progress.phase("collect"):
+                self._ahead = result()
+
+    def _play(self, policy: Policy, min_steps: int, limit: int) -> CollectedEpisodes:
+        """The episodes, and the counters after them; the collector's own stay as they are."""
+        played: list[Episode] = []
+        begun = self.episodes
+        while sum(map(len, played)) < min_steps:
+            seeds = [episode_seed(self.seed, begun + n) for n in range(self.envs.n)]
+            begun += self.envs.n
+            played += play(self.envs, policy.act, seeds, limit=limit)
+        return CollectedEpisodes(played, self.steps + sum(map(len, played)), begun)
 
     def roll(self, act: Act, steps: int) -> tuple[Rollout, list[float]]:
         """``steps`` steps of every environment, going on where the last call stopped, for an on-policy learner.
@@ -203,8 +233,8 @@ class Collector:
         columns, returns = self._step(act, steps)
         return Rollout(**_stack_columns(columns, Rollout)), returns
 
-    def live(self, act: Act, steps: int) -> tuple[TransitionBatch, list[float]]:
-        """The same for an off-policy learner, as steps to be kept."""
+    def transitions(self, act: Act, steps: int) -> tuple[TransitionBatch, list[float]]:
+        """The same for an off-policy learner, as transitions to be kept."""
         columns, returns = self._step(act, steps)
         return TransitionBatch(**_stack_columns(columns, TransitionBatch)), returns
 
@@ -249,12 +279,13 @@ class Collector:
         return columns, returns
 
     def checkpoint(self) -> dict[str, Any]:
-        """Counters, and for each unfinished episode its number and actions."""
+        """Counters, episodes played in the background, and number and actions of each unfinished episode."""
         unfinished = [
             {"number": slot.number, "actions": torch.from_numpy(_stack(slot.actions, self._previous))}
             for slot in self._open or ()
         ]
-        return {"steps": self.steps, "episodes": self.episodes, "unfinished": unfinished}
+        ahead = None if self._ahead is None else self._ahead.tree()
+        return {"steps": self.steps, "episodes": self.episodes, "unfinished": unfinished, "ahead": ahead}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on exactly where :meth:`checkpoint` was taken, replaying unfinished episodes from their seeds.
@@ -262,6 +293,7 @@ class Collector:
         An environment that does not repeat itself may end earlier than it did: then a new episode begins there.
         """
         self.steps, self.episodes = saved["steps"], saved["episodes"]
+        self._ahead = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"])
         if not saved["unfinished"]:
             return
         self._open = [_Slot(number=slot["number"]) for slot in saved["unfinished"]]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dima.data import Act
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Act, episode_seed, play
+from dima.experience.collector import episode_seed, play
 
 
 @dataclass(frozen=True)

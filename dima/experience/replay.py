@@ -1,13 +1,17 @@
 """Episodes kept as one ring of rows on the training device; a batch is index arithmetic and one gather.
 
 An episode of T steps takes T + 1 rows, the last of which holds only where it ended. Rows are counted from the first
-ever stored, so a row's number never changes; it lives at ``number % capacity``. Whole episodes are evicted.
+ever stored, so a row's number never changes; it lives at ``number % rows``.
+
+The capacity counts environment steps. Whole episodes are evicted, the oldest first, so what is kept is always the
+longest run of newest episodes that has no more steps than the capacity. How many rows their ends take is known only
+once they are there: the ring begins with room for episodes of the task's full length, and grows where they are shorter.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -25,7 +29,7 @@ from dima.runtime.device import require_memory
 class ReplayConfig(Config):
     """The store of real experience."""
 
-    capacity: Count = 250_000  # environment steps kept; the oldest episodes go first
+    capacity: Count = 250_000  # environment steps kept; the oldest episodes go first, each as a whole
     recent_share: Annotated[float, Range(0.25, 1)] = 0.7  # of recency-weighted draws from the newest quarter
     visit_temperature: Positive = 20.0  # visits after which a row is drawn e times less often
 
@@ -62,10 +66,10 @@ class Replay:
         self, config: ReplayConfig, spec: EnvSpec, device: torch.device | str, visit_counters: Sequence[str] = ()
     ) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
-        # a row for each step, and one for each episode's end (an episode has at least a step)
-        self.rows = config.capacity + max(1, config.capacity // max(1, spec.episode_limit or 10)) + 1
+        # a row for each step, and one for each episode's end
+        self.rows = config.capacity + -(-config.capacity // (spec.episode_limit or 10))
         agents, obs, actions = spec.n_agents, spec.obs_dim, spec.action_dim
-        layout = {
+        self.layout = {
             "state": ((spec.state_dim,), torch.float32),
             "obs": ((agents, obs), torch.float32),
             "action_mask": ((agents, actions), torch.bool),
@@ -74,10 +78,10 @@ class Replay:
             "terminated": ((), torch.bool),
             "truncated": ((), torch.bool),
         }
-        require_memory("replay.capacity", config.capacity, self.rows, layout, self.device)
+        require_memory("replay.capacity", config.capacity, self.rows, self.layout, self.device)
         self.store = {
             name: torch.zeros((self.rows, *shape), dtype=dtype, device=self.device)
-            for name, (shape, dtype) in layout.items()
+            for name, (shape, dtype) in self.layout.items()
         }
         self.first = torch.zeros(self.rows, dtype=torch.long, device=self.device)  # first row of a row's episode
         self.last = torch.zeros(self.rows, dtype=torch.long, device=self.device)  # its last row, without an action
@@ -96,8 +100,8 @@ class Replay:
         visit_counters: Sequence[str] = (),
     ) -> Replay:
         """A store of exactly these episodes, of which none is preferred."""
-        rows = sum(len(episode) + 1 for episode in episodes)
-        replay = cls(ReplayConfig(capacity=rows, recent_share=0.25), spec, device, visit_counters)
+        steps = sum(len(episode) for episode in episodes)
+        replay = cls(ReplayConfig(capacity=steps, recent_share=0.25), spec, device, visit_counters)
         for episode in episodes:
             replay.add(episode)
         return replay
@@ -113,17 +117,14 @@ class Replay:
         """Append an episode, evicting the oldest ones when full.
 
         Raises:
-            ConfigError: the episode alone is longer than the store.
+            ConfigError: the episode alone has more steps than the capacity, or its end finds no memory.
         """
-        length = len(episode) + 1
-        if length > self.rows or len(episode) > self.config.capacity:
-            raise ConfigError(
-                f"replay.capacity = {self.config.capacity} cannot hold an episode of {len(episode)} steps: raise it"
-            )
-        while self.newest + length - self.oldest > self.rows or (
-            self.lengths and self.steps + len(episode) > self.config.capacity
-        ):
+        length, capacity = len(episode) + 1, self.config.capacity
+        if len(episode) > capacity:
+            raise ConfigError(f"replay.capacity = {capacity} cannot hold an episode of {len(episode)} steps: raise it")
+        while self.steps + len(episode) > capacity:
             self.oldest += self.lengths.popleft()
+        self._make_room(self.newest + length - self.oldest)
         where = torch.arange(self.newest, self.newest + length, device=self.device) % self.rows
         for name, store in self.store.items():
             values = getattr(episode, name).to(self.device, store.dtype)
@@ -136,6 +137,26 @@ class Replay:
         self.lengths.append(length)
         self.newest += length
         self._quarter_rows = None
+
+    def _make_room(self, rows: int) -> None:
+        """Grow the ring to hold so many rows: the room for ends doubles, and every row moves to where it now lives."""
+        if rows <= self.rows:
+            return
+        capacity, before = self.config.capacity, self.rows
+        ends = before - capacity
+        while capacity + ends < rows:
+            ends *= 2
+        after = max(rows, min(capacity + ends, 2 * capacity))  # an episode has at least a step
+        require_memory("replay.capacity", capacity, after, self.layout, self.device, before)
+        number = torch.arange(self.oldest, self.newest, device=self.device)
+
+        def moved(values: Tensor) -> Tensor:
+            return values.new_zeros(after, *values.shape[1:]).index_copy_(0, number % after, values[number % before])
+
+        for stores in (self.store, self.visits):
+            for name, values in stores.items():
+                stores[name] = moved(values)
+        self.first, self.last, self.rows = moved(self.first), moved(self.last), after
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -235,21 +256,28 @@ class Replay:
         }
 
     def restore(self, saved: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> None:
-        """Rebuild the store from its chunks, in order, and a checkpoint."""
+        """Rebuild the store from its chunks, in order, and a checkpoint.
+
+        Raises:
+            ConfigError: they do not fit each other or the capacity.
+        """
         self.lengths.clear()
         self._quarter_rows = None
-        self.newest = saved["oldest"]
+        self.oldest = self.newest = saved["oldest"]
+        self._make_room(saved["newest"] - saved["oldest"])
         for chunk in chunks:
             self._add_chunk(chunk, saved["oldest"])
         if self.newest != saved["newest"]:
             raise ConfigError(f"the replay ends at row {self.newest}, its checkpoint at {saved['newest']}")
-        self.oldest = saved["oldest"]
+        if self.steps > self.config.capacity:
+            raise ConfigError(f"replay.capacity = {self.config.capacity} is less than the {self.steps} steps in store")
         where = torch.arange(self.oldest, self.newest, device=self.device) % self.rows
         for name, visits in saved["visits"].items():
             self.visits[name][where] = visits.to(self.device)
         self.chunk_ends = list(saved["chunk_ends"])
 
     def _add_chunk(self, chunk: dict[str, Any], oldest: int) -> None:
+        check_chunk(chunk)
         number = torch.arange(chunk["start"], chunk["start"] + len(chunk["last"]))
         last = chunk["last"]
         ends = torch.nonzero(number == last).flatten()
@@ -262,6 +290,22 @@ class Replay:
         self.first[where], self.last[where] = first[keep].to(self.device), last[keep].to(self.device)
         self.lengths.extend((ends - starts + 1)[number[starts] >= oldest].tolist())
         self.newest = chunk["start"] + len(last)
+
+
+def check_chunk(chunk: Mapping[str, Any]) -> None:
+    """Make sure that a saved chunk holds whole episodes, each row with the number of its episode's last.
+
+    Raises:
+        ValueError: it does not.
+    """
+    start, last = chunk["start"], chunk["last"]
+    if type(start) is not int or not 0 <= start < 2**62 or last.dtype is not torch.long or last.dim() != 1:
+        raise ValueError("a chunk of the replay has no rows")
+    end, number = last - start, torch.arange(len(last))
+    if not len(end) or ((end < number) | (end >= len(end))).any() or (end[end] != end).any() or (end.diff() < 0).any():
+        raise ValueError("the episodes of a chunk of the replay do not follow one another")
+    if any(isinstance(values, Tensor) and len(values) != len(last) for values in chunk.values()):
+        raise ValueError("a chunk of the replay has columns of several lengths")
 
 
 def expand_like(mask: Tensor, values: Tensor) -> Tensor:

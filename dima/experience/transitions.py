@@ -36,7 +36,7 @@ class Transitions:
     """Stores steps, draws stretches.
 
     Args:
-        capacity: environment steps kept.
+        capacity: environment steps kept, rounded down to whole moments of all environments; the oldest go first.
         spec: sizes of what is stored.
         device: where the store lives.
     """
@@ -62,9 +62,10 @@ class Transitions:
         envs, steps = lived.reward.shape
         if not self.store:
             self._allocate(envs)
-        where = torch.arange(self.count, self.count + steps, device=self.device) % self.moments
+        late = max(0, steps - self.moments)  # what comes before would be overwritten at once
+        where = torch.arange(self.count + late, self.count + steps, device=self.device) % self.moments
         for name, store in self.store.items():
-            store[where] = getattr(lived, name).to(self.device).transpose(0, 1)
+            store[where] = getattr(lived, name)[:, late:].to(self.device).transpose(0, 1)
         self.count += steps
 
     def sample(self, batch: int, steps: int, gamma: float) -> NStepBatch:

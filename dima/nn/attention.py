@@ -1,4 +1,4 @@
-"""Pre-norm attention blocks over ``scaled_dot_product_attention``, shared by every Transformer here."""
+"""Pre-norm attention, feed-forward and Transformer blocks."""
 
 from __future__ import annotations
 
@@ -64,15 +64,18 @@ class Attention(nn.Module):
         return self.split(keys), self.split(values)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Projected attention of normed queries (..., L, D) over split keys and values, without the residual."""
+        """Attention of normed queries (..., L, D) over split keys and values, projected, without the residual."""
+        return self.out(self.mix(query, keys, values, mask))
+
+    def mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention before its output projection, (..., L, heads * head_dim)."""
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            self.split(self.query(query)), keys, values, attn_mask=mask, dropout_p=dropout
-        )
-        return self.out(mixed.transpose(-3, -2).flatten(-2))
+        query = self.split(self.query(query)).expand(*keys.shape[:-2], -1, -1)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+        return mixed.transpose(-3, -2).flatten(-2)
 
     def split(self, x: Tensor) -> Tensor:
-        """(..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
+        """Split heads: (..., L, heads * head_dim) -> (..., heads, L, head_dim)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 

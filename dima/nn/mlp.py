@@ -1,4 +1,4 @@
-"""Building blocks of networks: MLPs, orthogonal starts, layer norm that ignores padding, running normalisation."""
+"""MLPs, orthogonal initialisation, layer norm over padded features."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RELU_GAIN = 2**0.5  # keeps the scale of features through Linear -> ReLU
+RELU_GAIN = 2**0.5  # preserves the scale of features through Linear -> ReLU
 
 
 def relu() -> nn.Module:
-    """Overwrites its input, which the layers before it do not need to go backward."""
+    """An in-place ReLU: the layers before it do not need their output for the backward pass."""
     return nn.ReLU(inplace=True)
 
 
 class Tanh(nn.Module):
-    """Through the logistic function: a few times faster on a CPU, and equal to rounding."""
+    """Tanh as a scaled sigmoid: a few times faster on a CPU, equal up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (2 * x).sigmoid().mul(2).sub(1)
 
 
-class Float(nn.Module):
-    """Whatever precision the layers before multiply in, what follows is float32."""
+class ToFloat32(nn.Module):
+    """Cast to float32, whatever precision the layers before compute in."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float()
 
 
 def orthogonal_(linear: nn.Linear, gain: float = RELU_GAIN) -> nn.Linear:
-    """Start a layer with orthogonal weights times ``gain`` and zero biases, in place."""
+    """Initialise orthogonal weights times ``gain`` and zero biases, in place."""
     nn.init.orthogonal_(linear.weight, gain)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
     return linear
 
 
-class Rows(nn.Sequential):
-    """Layers that see everything as rows, (..., I) -> (..., O).
+class RowwiseSequential(nn.Sequential):
+    """Layers applied to flattened rows, ``(..., I) -> (..., O)``.
 
-    In-place layers would otherwise work on views of what a linear layer made, which the way back copies twice.
+    In-place layers would otherwise modify views of a linear layer's output, which the backward pass copies twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,14 +56,14 @@ def mlp(
     norm: bool = False,
     gain: float | None = None,
     head_gain: float | None = None,
-) -> Rows:
-    """``(..., sizes[0]) -> (..., sizes[-1])``; the last layer is linear.
+) -> RowwiseSequential:
+    """Multi-layer perceptron ``(..., sizes[0]) -> (..., sizes[-1])``; the last layer is linear.
 
     Args:
         sizes: widths from input to output.
-        activation: builds what follows each hidden layer.
-        norm: put a layer norm after each activation.
-        gain: start hidden layers orthogonally with this gain; ``None`` keeps PyTorch's start.
+        activation: builds the activation after each hidden layer.
+        norm: add a layer norm after each activation.
+        gain: of the orthogonal initialisation of hidden layers; None keeps PyTorch's initialisation.
         head_gain: the same for the last layer.
     """
     layers: list[nn.Module] = []
@@ -73,14 +73,14 @@ def mlp(
         if norm:
             layers.append(nn.LayerNorm(after))
     head = nn.Linear(sizes[-2], sizes[-1])
-    return Rows(*layers, head if head_gain is None else orthogonal_(head, head_gain))
+    return RowwiseSequential(*layers, head if head_gain is None else orthogonal_(head, head_gain))
 
 
 class MaskedLayerNorm(nn.Module):
     """Layer norm over the real features of each agent, ``(..., N, O) -> (..., N, O)``.
 
-    Padding takes no part in mean and variance and comes out as zero, so every agent is normalised as it would be
-    alone. Without padding this is ``nn.LayerNorm(O)``.
+    Padding is excluded from mean and variance and comes out as zero, so each agent is normalised as if it were alone.
+    Without padding this is ``nn.LayerNorm(O)``.
 
     Args:
         valid: (N, O) bool, which features are real.
@@ -104,68 +104,3 @@ class MaskedLayerNorm(nn.Module):
         centred = (x - mean) * self.valid
         variance = centred.square().sum(-1, keepdim=True) / self.count
         return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * self.valid
-
-
-class Normalizer(nn.Module):
-    """Running mean and variance of each feature over everything seen; ``forward`` normalises, float32 out.
-
-    A feature that (nearly) never varied passes through unchanged, so constant ids and padding survive. Before the
-    first update everything does.
-
-    Args:
-        shape: of one sample, ``(S,)``, ``(N, O)`` or ``()``; samples come as ``(..., *shape)``.
-    """
-
-    count: Tensor  # () float64, samples seen
-    mean: Tensor  # shape, float64
-    var: Tensor  # shape, float64, population variance
-    shift: Tensor  # shape, float32, what normalising subtracts
-    scale: Tensor  # shape, float32, what normalising divides by
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(self.shape, dtype=torch.float64))
-        self.register_buffer("var", torch.zeros(self.shape, dtype=torch.float64))
-        self.register_buffer("shift", torch.zeros(self.shape))
-        self.register_buffer("scale", torch.ones(self.shape))
-
-    @torch.no_grad()
-    def update(self, x: Tensor, valid: Tensor | None = None) -> None:
-        """Count samples in, by Chan's exact merge of two sets of moments.
-
-        Args:
-            x: (..., *shape).
-            valid: (...) bool, False where a sample is to be ignored.
-        """
-        x = x.reshape(-1, *self.shape).double()
-        if valid is None:
-            weight = x.new_ones(len(x), *(1 for _ in self.shape))
-        else:
-            weight = valid.reshape(-1, *(1 for _ in self.shape)).double()
-            x = torch.where(weight > 0, x, 0.0)
-        fresh = weight.sum()
-        mean = (x * weight).sum(0) / fresh.clamp(min=1)
-        square = ((x - mean).square() * weight).sum(0)
-        total = (self.count + fresh).clamp(min=1)
-        delta = mean - self.mean
-        square = self.var * self.count + square + delta.square() * (self.count * fresh / total)
-        self.mean.add_(delta * (fresh / total))
-        self.var.copy_(square / total)
-        self.count.add_(fresh)
-        # a standard deviation below 1e-4, or lost in float32 beside the mean, is no variation
-        varies = self.var > 1e-8 + 1e-10 * self.mean.square()
-        self.shift.copy_(torch.where(varies, self.mean, 0.0))
-        self.scale.copy_(torch.where(varies, self.var.sqrt(), 1.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.normalize(x)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """(..., *shape) in the data's units -> the same in standard deviations from the mean."""
-        return ((x - self.shift) / self.scale).float()
-
-    def denormalize(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`normalize`."""
-        return (x * self.scale + self.shift).float()

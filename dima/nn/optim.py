@@ -1,4 +1,4 @@
-"""One optimiser step, the same for every network: clip, warm up, step, average."""
+"""AdamW steps with warm-up, gradient clipping and an EMA of the weights."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from dima.config import Config, Count, NonNegative, Positive, Range, Whole
 
 @dataclass(frozen=True)
 class FitConfig(Config):
-    """How one part of a world model is fitted in an iteration."""
+    """Optimisation of one part of a world model in an iteration."""
 
     updates: Whole = 200  # gradient steps per iteration
-    batch: Count = 256  # examples per step
+    batch: Count = 256  # examples per gradient step
     lr: Positive = 1e-4  # learning rate
-    weight_decay: NonNegative = 0.0  # AdamW's
-    warmup: Whole = 0  # steps over which the learning rate rises from 0
-    max_grad_norm: NonNegative = 0.0  # gradients are scaled down to this norm; 0 leaves them
-    ema: Annotated[float, Range(0, 0.999999)] = 0.0  # predict with averaged weights, this share of which a step keeps
+    weight_decay: NonNegative = 0.0  # of AdamW
+    warmup: Whole = 0  # gradient steps over which the learning rate rises linearly from 0
+    max_grad_norm: NonNegative = 0.0  # gradient clipping by norm; 0: none
+    ema: Annotated[float, Range(0, 0.999999)] = 0.0  # decay of the weights' EMA, used to predict; 0: none
 
 
 class Fitter:
-    """AdamW with gradient clipping, linear warm-up and averaged weights for one module.
+    """AdamW with gradient clipping, linear warm-up and an EMA of the weights, for one module.
 
-    With ``ema`` the module holds the average of the weights along the way, which errs less than the last ones do (EDM,
-    Karras et al. 2022, appendix F.2), and the last ones only within :meth:`fitting`.
+    With ``ema`` the module holds an EMA of the weights, which generalises better than the last iterate (EDM, Karras et
+    al. 2022, appendix F.2); within :meth:`fitting` it holds the last iterate.
     """
 
     def __init__(self, module: nn.Module, config: FitConfig) -> None:
         self.config, self.parameters = config, list[Tensor](module.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.steps = 0
-        self.other: list[Tensor] = []  # whichever weights the module does not hold; none before the first fit
+        self.inactive: list[Tensor] = []  # EMA or last iterate, the one that the module does not hold
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """Gradient steps belong in here: the module holds the weights that they change."""
-        if self.config.ema and not self.other:
-            self.other = [weight.detach().clone() for weight in self.parameters]
+        """Swap in the last iterate for gradient steps, the EMA afterwards."""
+        if self.config.ema and not self.inactive:
+            self.inactive = [weight.detach().clone() for weight in self.parameters]
         self._swap()
         try:
             yield
@@ -52,52 +52,53 @@ class Fitter:
             self._swap()
 
     def step(self, loss: Tensor) -> None:
-        """Follow the gradient of a scalar loss once."""
+        """Make one gradient step on a scalar loss."""
         self.apply_gradient(self.gradient(loss))
 
     def gradient(self, loss: Tensor) -> list[Tensor | None]:
-        """Of a scalar loss, in the order of the weights."""
+        """Compute the gradient of a scalar loss, in the order of the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return [weight.grad for weight in self.parameters]
 
     def apply_gradient(self, gradient: Sequence[Tensor | None]) -> None:
-        """Go along a gradient once; it is clipped in place."""
+        """Make one optimiser step along a gradient, which is clipped in place."""
         self.steps += 1
         if self.config.warmup:
             self.optimizer.param_groups[0]["lr"] = self.config.lr * min(1.0, self.steps / self.config.warmup)
-        for weight, slope in zip(self.parameters, gradient, strict=True):
-            weight.grad = slope
+        for weight, grad in zip(self.parameters, gradient, strict=True):
+            weight.grad = grad
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
-        if self.other:
-            kept = min(self.config.ema, (1 + self.steps) / (10 + self.steps))  # an early average would be of the start
+        if self.inactive:
+            # a smaller decay at first, so that the EMA forgets the initial weights
+            decay = min(self.config.ema, (1 + self.steps) / (10 + self.steps))
             with torch.no_grad():
-                torch._foreach_lerp_(self.other, self.parameters, 1 - kept)
+                torch._foreach_lerp_(self.inactive, self.parameters, 1 - decay)
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for weight, other in zip(self.parameters, self.other, strict=False):
-            held = weight.clone()
-            weight.copy_(other)
-            other.copy_(held)
+        for weight, inactive in zip(self.parameters, self.inactive, strict=False):
+            active = weight.clone()
+            weight.copy_(inactive)
+            inactive.copy_(active)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything :meth:`restore` needs besides the module's own state."""
-        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "other": self.other}
+        """State for :meth:`restore`, besides the module's own."""
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "other": self.inactive}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on exactly where :meth:`checkpoint` was taken."""
-        # a copy: the optimiser would go on working in the tensors it is given
+        """Continue exactly from a :meth:`checkpoint`."""
+        # a copy: the optimiser would keep updating the tensors it is given
         self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
         self.steps = saved["steps"]
         weights = self.parameters if saved["other"] else []
-        self.other = [was.to(weight, copy=True) for weight, was in zip(weights, saved["other"], strict=True)]
+        self.inactive = [kept.to(weight, copy=True) for weight, kept in zip(weights, saved["other"], strict=True)]
 
 
 class Average:
-    """Metrics of gradient steps, to be averaged; they stay on the device."""
+    """Weighted mean of metrics over gradient steps; stays on the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}

@@ -1,11 +1,11 @@
-"""Actors: who does what after which observation (model-free section 2).
+"""PPO actors: observations -> action distributions (docs/reference/baselines.md, "PPO actor").
 
-One network is shared by all agents of a team, or each has its own; padded features have no effect.
+One network is shared by all agents of a team, or each agent has its own. Padded features have no effect.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,29 +13,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Positive
-from dima.data import EnvSpec
-from dima.nn.mlp import RELU_GAIN, MaskedLayerNorm, Normalizer, mlp, relu
-from dima.policies.distributions import ActionDistribution, Beta, Categorical, Gaussian, Separate
+from dima.config import Config, Count
+from dima.data import EnvSpec, View
+from dima.nn.mlp import RELU_GAIN, MaskedLayerNorm, mlp, relu
+from dima.nn.normalizer import Normalizer
+from dima.policies.base import Policy
+from dima.policies.distributions import ActionDistribution, Beta, Categorical, Gaussian, PerAgent
+
+MAX_STD = 0.5  # ceiling of the Gaussian's standard deviation, which starts at 0.73 of it (DIMA, HARL)
 
 
 @dataclass(frozen=True)
 class ActorConfig(Config):
-    """The network that chooses each agent's action from its own observation."""
+    """The policy network: each agent's own observation -> its action distribution."""
 
     hidden: tuple[Count, ...] = (128, 128, 128)  # widths of the hidden layers
     distribution: Literal["gaussian", "beta"] = "gaussian"  # of continuous actions; discrete ones are categorical
-    std_scale: Positive = 0.5  # ceiling of the Gaussian's standard deviation; it starts at 0.73 of it
-    normalize_obs: bool = False  # put observations in units of their running mean and deviation first
-    agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: unless observations tell
+    normalize_obs: bool = False  # standardise observations by their running mean and deviation
+    agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: if observations lack one
 
 
-class TeamActor(nn.Module, ABC):
-    """Observations ``(..., N, O)`` of a team -> distribution of its actions."""
+class TeamActor(Policy):
+    """Policy of a team: observations ``(..., N, O)`` -> distribution of the joint action."""
+
+    @torch.no_grad()
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        distribution: ActionDistribution = self(view.obs, view.action_mask)
+        action = distribution.mode() if mode else distribution.sample()
+        return action, distribution.log_prob(action)
 
     @abstractmethod
     def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
-        """What each agent would do.
+        """Action distribution of each agent.
 
         Args:
             obs: (..., N, O).
@@ -43,12 +52,12 @@ class TeamActor(nn.Module, ABC):
         """
 
     @abstractmethod
-    def observe(self, obs: Tensor) -> None:
-        """Let running normalisers see real observations (..., N, O)."""
+    def update_statistics(self, obs: Tensor) -> None:
+        """Update running normalisers with real observations (..., N, O)."""
 
 
 class Actor(TeamActor):
-    """Observations ``(..., N, O)`` -> distribution of actions, one network for all agents (model-free section 2.1)."""
+    """One network for all agents: MLP with layer norm, Gaussian, Beta or categorical head."""
 
     action_valid: Tensor  # (N, A) float
     ids: Tensor  # (N, N) identity, or (N, 0) without ids
@@ -73,7 +82,7 @@ class Actor(TeamActor):
         if not spec.discrete and not beta:
             self.log_std = nn.Parameter(torch.ones(spec.action_dim))
 
-    def observe(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor) -> None:
         if self.obs_scale is not None:
             self.obs_scale.update(obs)
 
@@ -82,36 +91,37 @@ class Actor(TeamActor):
             obs = self.obs_scale.normalize(obs)
         if self.ids.shape[-1]:
             obs = torch.cat([obs, self.ids.expand(*obs.shape[:-1], -1)], dim=-1)
-        out = self.net(self.input_norm(obs)).float()  # the norm silences padding
+        out = self.net(self.input_norm(obs)).float()  # the norm zeroes padding
         if self.discrete:
             return Categorical(out, action_mask & (self.action_valid > 0), self.action_valid)
         if self.config.distribution == "beta":
             alpha, beta = (1 + F.softplus(out)).chunk(2, dim=-1)
             return Beta(alpha, beta, self.action_valid)
-        return Gaussian(out, self.config.std_scale * self.log_std.sigmoid(), self.action_valid)
+        return Gaussian(out, MAX_STD * self.log_std.sigmoid(), self.action_valid)
 
 
 class SeparateActors(TeamActor):
-    """A network of its own for each agent, at the agent's own sizes."""
+    """One network per agent, without padding."""
 
     def __init__(self, config: ActorConfig, spec: EnvSpec) -> None:
         super().__init__()
-        self.sizes = spec.action_sizes
+        self.action_sizes = spec.action_sizes
         self.obs_sizes = spec.obs_sizes
         self.members = nn.ModuleList(Actor(config, spec.only(n)) for n in range(spec.n_agents))
 
     def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
-        return Separate([self.one(n, obs, action_mask) for n in range(len(self.members))], self.sizes)
+        agents = range(len(self.members))
+        return PerAgent([self.forward_agent(n, obs, action_mask) for n in agents], self.action_sizes)
 
-    def one(self, agent: int, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
-        """What one agent would do, (..., 1, its own size); arguments as for the whole team."""
+    def forward_agent(self, agent: int, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
+        """One agent's action distribution, (..., 1, its action size); arguments as for the whole team."""
         own = slice(agent, agent + 1)
         policy: ActionDistribution = self.members[agent](
-            obs[..., own, : self.obs_sizes[agent]], action_mask[..., own, : self.sizes[agent]]
+            obs[..., own, : self.obs_sizes[agent]], action_mask[..., own, : self.action_sizes[agent]]
         )
         return policy
 
-    def observe(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor) -> None:
         for agent, member in enumerate(self.members):
             assert isinstance(member, Actor)
-            member.observe(obs[..., agent : agent + 1, : self.obs_sizes[agent]])
+            member.update_statistics(obs[..., agent : agent + 1, : self.obs_sizes[agent]])

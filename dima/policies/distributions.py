@@ -1,4 +1,4 @@
-"""What the agents of a team draw their actions from (model-free section 2); padded action entries have no effect."""
+"""Action distributions of a team; padded action entries have no effect."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FORBIDDEN = -1e10  # logit of an action that must not be taken; finite, so that entropies are
-EDGE = 1e-6  # Beta samples keep this distance from the ends of the unit interval, where densities vanish
+MASKED_LOGIT = -1e10  # logit of a masked choice; finite, so that entropies are
+BETA_MARGIN = 1e-6  # distance of Beta samples from the ends of the unit interval, where densities vanish
 
 
 class ActionDistribution(ABC):
-    """What the agents of a team draw their actions from, independently of each other."""
+    """Independent action distributions of the agents of a team."""
 
     @abstractmethod
     def sample(self) -> Tensor:
-        """Random actions (..., N, A), zero on padding, without gradient."""
+        """Sample actions (..., N, A), zero on padding, without gradient."""
 
     @abstractmethod
     def mode(self) -> Tensor:
@@ -27,16 +27,16 @@ class ActionDistribution(ABC):
 
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
-        """(..., N, A) -> (..., N): log-density or log-probability of each agent's whole action."""
+        """Log-density or log-probability of each agent's whole action, (..., N, A) -> (..., N)."""
 
     @abstractmethod
     def entropy(self) -> Tensor:
-        """(..., N) in nats, summed over action features."""
+        """Entropy (..., N) in nats, summed over action features."""
 
 
 @dataclass
 class Gaussian(ActionDistribution):
-    """Independent normals, unbounded: whoever executes the action clips it to [-1, 1]."""
+    """Diagonal Gaussian, unbounded: the environment adapter clips actions to [-1, 1]."""
 
     mean: Tensor  # (..., N, A)
     std: Tensor  # broadcasts to (..., N, A)
@@ -61,7 +61,7 @@ class Gaussian(ActionDistribution):
 
 @dataclass
 class Beta(ActionDistribution):
-    """Independent Beta distributions stretched over [-1, 1]; both parameters above 1, so there is one mode."""
+    """Independent Beta distributions scaled to [-1, 1]; unimodal, as both parameters are above 1."""
 
     alpha: Tensor  # (..., N, A)
     beta: Tensor  # (..., N, A)
@@ -70,16 +70,16 @@ class Beta(ActionDistribution):
     @torch.no_grad()
     def sample(self) -> Tensor:
         unit = torch.distributions.Beta(self.alpha, self.beta, validate_args=False).sample()
-        return (2 * unit.clamp(EDGE, 1 - EDGE) - 1) * self.valid
+        return (2 * unit.clamp(BETA_MARGIN, 1 - BETA_MARGIN) - 1) * self.valid
 
     def mode(self) -> Tensor:
         alpha, beta = self.alpha.detach(), self.beta.detach()
-        # far out softplus underflows and both are 1: every action is then as good as the middle one
-        unit = (alpha - 1 + EDGE) / (alpha + beta - 2 + 2 * EDGE)
-        return (2 * unit.clamp(EDGE, 1 - EDGE) - 1) * self.valid
+        # softplus may underflow, and both are 1: the density is then uniform, and its middle serves as the mode
+        unit = (alpha - 1 + BETA_MARGIN) / (alpha + beta - 2 + 2 * BETA_MARGIN)
+        return (2 * unit.clamp(BETA_MARGIN, 1 - BETA_MARGIN) - 1) * self.valid
 
     def log_prob(self, action: Tensor) -> Tensor:
-        unit = ((action + 1) / 2).clamp(EDGE, 1 - EDGE)
+        unit = ((action + 1) / 2).clamp(BETA_MARGIN, 1 - BETA_MARGIN)
         density = (self.alpha - 1) * unit.log() + (self.beta - 1) * (-unit).log1p() - self._log_volume()
         return (density * self.valid).sum(-1)
 
@@ -94,23 +94,23 @@ class Beta(ActionDistribution):
 
 
 class Categorical(ActionDistribution):
-    """One choice per agent among those allowed, as a one-hot vector.
+    """One-hot choice of each agent, with masking.
 
     Args:
         logits: (..., N, A).
-        allowed: broadcasts to (..., N, A), bool; at least one choice per agent.
+        allowed: broadcasts to (..., N, A), bool; at least one choice per agent is allowed.
         valid: (N, A) float, 1 on real entries.
     """
 
     def __init__(self, logits: Tensor, allowed: Tensor, valid: Tensor) -> None:
         self.valid = valid
-        self.log_probs = torch.where(allowed, logits, FORBIDDEN).log_softmax(-1)
+        self.log_probs = torch.where(allowed, logits, MASKED_LOGIT).log_softmax(-1)
 
     @torch.no_grad()
     def sample(self) -> Tensor:
-        # the winner of independent exponential clocks with rates p; a forbidden choice has rate 0
-        clocks = torch.empty_like(self.log_probs).exponential_().clamp_(min=1e-20)
-        return self._one_hot((self.log_probs.exp() / clocks).argmax(-1, keepdim=True))
+        # Gumbel-max trick in its exponential form: argmax p / e with e ~ Exp(1); a masked choice has p = 0
+        exponential = torch.empty_like(self.log_probs).exponential_().clamp_(min=1e-20)
+        return self._one_hot((self.log_probs.exp() / exponential).argmax(-1, keepdim=True))
 
     def mode(self) -> Tensor:
         return self._one_hot(self.log_probs.argmax(-1, keepdim=True))
@@ -126,11 +126,11 @@ class Categorical(ActionDistribution):
 
 
 @dataclass
-class Separate(ActionDistribution):
-    """What agents with policies of their own draw from, side by side."""
+class PerAgent(ActionDistribution):
+    """Concatenated distributions of agents with separate policies."""
 
-    parts: list[ActionDistribution]  # one agent each, in order, without padding
-    sizes: tuple[int, ...]  # action entries of each
+    parts: list[ActionDistribution]  # of one agent each, in order, without padding
+    sizes: tuple[int, ...]  # action entries of each agent
 
     def sample(self) -> Tensor:
         return self._joint([part.sample() for part in self.parts])
@@ -139,8 +139,8 @@ class Separate(ActionDistribution):
         return self._joint([part.mode() for part in self.parts])
 
     def log_prob(self, action: Tensor) -> Tensor:
-        each = zip(self.parts, action.split(1, dim=-2), self.sizes, strict=True)
-        return torch.cat([part.log_prob(own[..., :size]) for part, own, size in each], dim=-1)
+        agents = zip(self.parts, action.split(1, dim=-2), self.sizes, strict=True)
+        return torch.cat([part.log_prob(own[..., :size]) for part, own, size in agents], dim=-1)
 
     def entropy(self) -> Tensor:
         return torch.cat([part.entropy() for part in self.parts], dim=-1)

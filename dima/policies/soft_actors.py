@@ -1,6 +1,6 @@
-"""Actors that are improved through their samples, and the twin critic that judges them (HASAC; model-free section 2).
+"""HASAC's reparametrised actors and twin Q-networks (docs/reference/baselines.md, "HASAC actor", "HASAC critics").
 
-Each agent has a network of its own, at its own sizes.
+Each agent has a network of its own, without padding.
 """
 
 from __future__ import annotations
@@ -14,43 +14,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.data import EnvSpec
+from dima.data import EnvSpec, View
 from dima.nn.mlp import RELU_GAIN, Tanh, mlp, relu
-from dima.policies.distributions import FORBIDDEN
+from dima.policies.base import Policy
+from dima.policies.distributions import MASKED_LOGIT
 
-LOG_STD = (-20.0, 2.0)  # bounds of a logarithm of a standard deviation
-Draw = tuple[Tensor, Tensor]  # (R, A) action, (R,) its log-probability; both differentiable
+LOG_STD = (-20.0, 2.0)  # bounds of the log standard deviation
+Sample = tuple[Tensor, Tensor]  # action (R, A) and log-probability (R,), both differentiable
 
 
 class SoftActor(nn.Module, ABC):
-    """One agent's observation (R, O) -> its actions."""
+    """Policy of one agent: observation (R, O) -> actions (R, A)."""
 
     @abstractmethod
-    def draw(self, obs: Tensor, action_mask: Tensor) -> Draw:
-        """A random action that gradients flow through; ``action_mask`` is (R, A) bool."""
+    def sample(self, obs: Tensor, action_mask: Tensor) -> Sample:
+        """Reparametrised sample of the action; ``action_mask`` is (R, A) bool."""
 
     @abstractmethod
     def mode(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        """(R, A) the action without noise."""
+        """Action without noise, (R, A)."""
 
 
 class TanhGaussian(SoftActor):
-    """A Gaussian squashed into (-1, 1); its last hidden layer is squashed too, as in the authors' networks."""
+    """Tanh-squashed Gaussian; the last hidden activation is a tanh too, as in HARL."""
 
     def __init__(self, hidden: Sequence[int], obs_dim: int, action_dim: int) -> None:
         super().__init__()
         layers = mlp((obs_dim, *hidden, 2 * action_dim), relu)
-        layers[-2] = Tanh()
+        if hidden:
+            layers[-2] = Tanh()
         self.net = layers
 
-    def draw(self, obs: Tensor, action_mask: Tensor) -> Draw:
+    def sample(self, obs: Tensor, action_mask: Tensor) -> Sample:
         mean, log_std = self._moments(obs)
         noise = torch.randn_like(mean)
-        before = mean + log_std.exp() * noise
+        unbounded = mean + log_std.exp() * noise
         density = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        # log(1 - tanh(u)^2) without its cancellation
-        squashed = 2 * (math.log(2) - before - F.softplus(-2 * before))
-        return before.tanh(), (density - squashed).sum(-1)
+        # log(1 - tanh(u)^2) without cancellation
+        log_jacobian = 2 * (math.log(2) - unbounded - F.softplus(-2 * unbounded))
+        return unbounded.tanh(), (density - log_jacobian).sum(-1)
 
     def mode(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         return self._moments(obs)[0].tanh()
@@ -60,8 +62,8 @@ class TanhGaussian(SoftActor):
         return mean, log_std.clamp(*LOG_STD)
 
 
-class Gumbel(SoftActor):
-    """A choice, one-hot on the way forward and softened on the way back (straight-through, temperature 1)."""
+class GumbelSoftmax(SoftActor):
+    """Straight-through Gumbel-softmax of temperature 1: one-hot forward, soft backward."""
 
     def __init__(self, hidden: Sequence[int], obs_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -70,10 +72,10 @@ class Gumbel(SoftActor):
             *mlp((obs_dim, *hidden, action_dim), relu, norm=True, gain=RELU_GAIN, head_gain=0.01),
         )
 
-    def draw(self, obs: Tensor, action_mask: Tensor) -> Draw:
+    def sample(self, obs: Tensor, action_mask: Tensor) -> Sample:
         log_probs = self._log_probs(obs, action_mask)
-        clocks = torch.empty_like(log_probs).exponential_().clamp_(min=1e-20)
-        soft = (log_probs - clocks.log()).softmax(-1)  # minus the logarithm of an exponential is a Gumbel
+        exponential = torch.empty_like(log_probs).exponential_().clamp_(min=1e-20)
+        soft = (log_probs - exponential.log()).softmax(-1)  # -log of an exponential is Gumbel noise
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         action = hard + soft - soft.detach()
         return action, (action * log_probs).sum(-1)
@@ -83,34 +85,41 @@ class Gumbel(SoftActor):
         return F.one_hot(best, action_mask.shape[-1]).to(obs.dtype)
 
     def _log_probs(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        return torch.where(action_mask, self.net(obs).float(), FORBIDDEN).log_softmax(-1)
+        return torch.where(action_mask, self.net(obs).float(), MASKED_LOGIT).log_softmax(-1)
 
 
-class SoftActors(nn.Module):
-    """A team of them; observations and actions are padded to the widest agent outside, not inside."""
+class SoftActors(Policy):
+    """Policies of a team; observations and actions are padded outside, each agent's network is not."""
 
     def __init__(self, hidden: Sequence[int], spec: EnvSpec) -> None:
         super().__init__()
         self.spec = spec
-        kind = Gumbel if spec.discrete else TanhGaussian
+        kind = GumbelSoftmax if spec.discrete else TanhGaussian
         self.members = nn.ModuleList(
             kind(hidden, obs, action) for obs, action in zip(spec.obs_sizes, spec.action_sizes, strict=True)
         )
 
-    def draw(self, agent: int, obs: Tensor, action_mask: Tensor) -> Draw:
-        """One agent's action (R, A), padded, and its log-probability (R,), from (R, N, O) and (R, N, A)."""
-        action, log_prob = self._member(agent).draw(*self._own(agent, obs, action_mask))
+    @torch.no_grad()
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        if mode:
+            action = self.mode(view.obs, view.action_mask)
+            return action, torch.zeros(action.shape[:-1], device=action.device)
+        return self.sample(view.obs, view.action_mask)
+
+    def sample_agent(self, agent: int, obs: Tensor, action_mask: Tensor) -> Sample:
+        """Sample one agent's action (R, A), padded, and its log-probability (R,), from (R, N, O) and (R, N, A)."""
+        action, log_prob = self._member(agent).sample(*self._own(agent, obs, action_mask))
         return self._padded(action), log_prob
 
-    def draw_all(self, obs: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Everybody's action (R, N, A) and log-probability (R, N)."""
-        drawn = [self.draw(agent, obs, action_mask) for agent in range(self.spec.n_agents)]
-        return torch.stack([action for action, _ in drawn], dim=1), torch.stack([told for _, told in drawn], dim=1)
+    def sample(self, obs: Tensor, action_mask: Tensor) -> Sample:
+        """Sample the joint action (R, N, A) and its log-probabilities (R, N)."""
+        samples = [self.sample_agent(agent, obs, action_mask) for agent in range(self.spec.n_agents)]
+        return torch.stack([action for action, _ in samples], dim=1), torch.stack([logp for _, logp in samples], dim=1)
 
-    def mode_all(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        """Everybody's action without noise, (R, N, A)."""
-        chosen = (self._member(n).mode(*self._own(n, obs, action_mask)) for n in range(self.spec.n_agents))
-        return torch.stack([self._padded(action) for action in chosen], dim=1)
+    def mode(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        """Joint action without noise, (R, N, A)."""
+        modes = (self._member(n).mode(*self._own(n, obs, action_mask)) for n in range(self.spec.n_agents))
+        return torch.stack([self._padded(action) for action in modes], dim=1)
 
     def _member(self, agent: int) -> SoftActor:
         member = self.members[agent]
@@ -126,7 +135,7 @@ class SoftActors(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """State (R, S) and joint action (R, N, A) -> two independent values (2, R)."""
+    """Two independent Q-networks: state (R, S), joint action (R, N, A) -> (2, R)."""
 
     entries: Tensor  # (M,) positions of the real entries among the N * A of a joint action
 
@@ -141,21 +150,21 @@ class TwinCritic(nn.Module):
         features = self._features(state, action)
         return torch.stack([twin(features)[..., 0].float() for twin in self.twins])
 
-    def lower(self, state: Tensor, action: Tensor) -> Tensor:
-        """(R,) the lower of both values, for those who act: no gradient reaches the critics' weights."""
+    def min_value(self, state: Tensor, action: Tensor) -> Tensor:
+        """Smaller of both values (R,), with gradient to the action but not to the weights."""
         action = action.flatten(-2)[..., self.entries]
-        value: Tensor = _Lower.apply(state, action, *self.twins)  # type: ignore[no-untyped-call]
+        value: Tensor = _MinValue.apply(state, action, *self.twins)  # type: ignore[no-untyped-call]
         return value
 
     def _features(self, state: Tensor, action: Tensor) -> Tensor:
         return torch.cat([state, action.flatten(-2)[..., self.entries]], dim=-1)
 
 
-class _Lower(torch.autograd.Function):
-    """The lower value of several networks of linear layers and ReLUs, (R, S) and (R, E) -> (R,).
+class _MinValue(torch.autograd.Function):
+    """Minimum over networks of linear layers and ReLUs, (R, S) and (R, E) -> (R,).
 
-    The way back goes to the second input only, and through the lower network alone on each row, which halves its work
-    for twins.
+    Backward: gradient with respect to the action only, row by row through the smaller critic alone, which halves the
+    work for twins.
     """
 
     @staticmethod
@@ -171,19 +180,19 @@ class _Lower(torch.autograd.Function):
                     hidden.append(x)
             ctx.hidden.append(hidden)
             values.append(x[:, 0].float())
-        lower, ctx.which = torch.stack(values).min(0)
-        return lower
+        smallest, ctx.which = torch.stack(values).min(0)
+        return smallest
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = None
+        total = None
         for number, (network, hidden) in enumerate(zip(ctx.networks, ctx.hidden, strict=True)):
             rows = (ctx.which == number).nonzero()[:, 0]
-            first, *others = (layer for layer in network if isinstance(layer, nn.Linear))
-            weights = [first.weight[:, ctx.state_dim :], *(layer.weight for layer in others)]
+            first, *rest = (layer for layer in network if isinstance(layer, nn.Linear))
+            weights = [first.weight[:, ctx.state_dim :], *(layer.weight for layer in rest)]
             flow = grad[rows, None] * weights.pop()
             for weight, active in zip(weights[::-1], hidden[::-1], strict=True):
                 flow = torch.ops.aten.threshold_backward(flow, active.index_select(0, rows), 0) @ weight
-            found = flow.new_zeros(len(grad), flow.shape[-1]) if found is None else found
-            found[rows] = flow
-        return None, found, *(None for _ in ctx.networks)
+            total = flow.new_zeros(len(grad), flow.shape[-1]) if total is None else total
+            total[rows] = flow
+        return None, total, *(None for _ in ctx.networks)

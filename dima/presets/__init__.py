@@ -1,7 +1,10 @@
 """Presets: short files of differences from the Python defaults, ``<algorithm>/<preset>.yaml``.
 
 A file holds fields of the run's config. Two sections narrow further differences down: ``suites`` (by the part of the
-task's name before the slash) and ``tasks`` (by its full name). ``published`` is the defaults and needs no file.
+task's name before the slash) and ``tasks`` (by its full name). World models share the files of ``model_based``, which
+their own refine; so a registered model of the user's own has these presets, too. A registered config class may bring
+presets of its own as ``presets``, a mapping of names to such differences. ``published`` is the defaults and needs no
+file.
 """
 
 from __future__ import annotations
@@ -10,17 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dima.algorithms import ALGORITHMS
 from dima.config import read_yaml
 from dima.errors import ConfigError, nearest
+from dima.world_models import WORLD_MODELS
 
 PUBLISHED = "published"
+MODEL_BASED = "model_based"
 _SECTIONS = ("suites", "tasks")
+_HOME = Path(__file__).parent
 
 
 def preset_names(algorithm: str) -> list[str]:
     """The presets an algorithm has, ``published`` first."""
-    found = sorted(path.stem for path in (_home() / algorithm).glob("*.yaml"))
-    return [PUBLISHED, *(name for name in found if name != PUBLISHED)]
+    found = {path.stem for folder in _folders(algorithm) for path in (_HOME / folder).glob("*.yaml")}
+    return [PUBLISHED, *sorted({*found, *_own(algorithm)} - {PUBLISHED})]
 
 
 def preset_changes(algorithm: str, preset: str, task: str) -> list[Mapping[str, Any]]:
@@ -29,24 +36,33 @@ def preset_changes(algorithm: str, preset: str, task: str) -> list[Mapping[str, 
     Raises:
         ConfigError: there is no such preset, or its file is not valid.
     """
-    if preset not in preset_names(algorithm):
-        hint = nearest(preset, preset_names(algorithm))
-        raise ConfigError(f"the algorithm {algorithm!r} has no preset {preset!r}: {hint}")
-    content = read_preset(algorithm, preset)
-    sections = [content.pop(name, None) or {} for name in _SECTIONS]
-    keys = (task.split("/")[0], task)
-    return [content, *(section[key] for section, key in zip(sections, keys, strict=True) if section.get(key))]
+    if preset not in (names := preset_names(algorithm)):
+        raise ConfigError(f"the algorithm {algorithm!r} has no preset {preset!r}: {nearest(preset, names)}")
+    changes: list[Mapping[str, Any]] = []
+    for content in read_preset(algorithm, preset):
+        sections = [dict(content.get(name) or {}) for name in _SECTIONS]
+        changes.append({name: value for name, value in content.items() if name not in _SECTIONS})
+        keys = (task.split("/")[0], task)
+        changes += [section[key] for section, key in zip(sections, keys, strict=True) if section.get(key)]
+    return changes
 
 
-def read_preset(algorithm: str, preset: str) -> dict[str, Any]:
-    """A preset's file as it stands; empty when it has none.
+def read_preset(algorithm: str, preset: str) -> list[Mapping[str, Any]]:
+    """A preset's contents as they stand, the narrower after the wider.
 
     Raises:
-        ConfigError: it is not valid YAML.
+        ConfigError: a file is not valid YAML.
     """
-    path = _home() / algorithm / f"{preset}.yaml"
-    return read_yaml(path) if path.is_file() else {}
+    paths = [_HOME / folder / f"{preset}.yaml" for folder in _folders(algorithm)]
+    contents: list[Mapping[str, Any]] = [read_yaml(path) for path in paths if path.is_file()]
+    return [*contents, *([own[preset]] if preset in (own := _own(algorithm)) else [])]
 
 
-def _home() -> Path:
-    return Path(__file__).parent
+def _folders(algorithm: str) -> list[str]:
+    return [MODEL_BASED, algorithm] if algorithm in WORLD_MODELS else [algorithm]
+
+
+def _own(algorithm: str) -> Mapping[str, Mapping[str, Any]]:
+    """What the registered config class brings itself."""
+    registry: Any = ALGORITHMS if algorithm in ALGORITHMS else WORLD_MODELS
+    return getattr(registry.get(algorithm), "presets", {}) if algorithm in registry else {}

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dima.config import Config, Count, Range, Whole
+from dima.config import Config, Count, NonEmpty, Range, Whole
 from dima.envs import suite_config
-from dima.errors import ConfigError
 
 Share = Annotated[float, Range(0, 0.9)]
 
@@ -18,20 +17,16 @@ class RecordConfig(Config):
     """What is recorded. Everything but ``out`` and ``device`` decides what the dataset holds."""
 
     task: str  # an environment (see `dima tasks`)
-    sources: tuple[str, ...] = ("random",)  # who plays: `random` or RUN; options: RUN,share=0.5,mode,noise=0.2
+    # who plays: `random` or RUN; options: RUN,share=0.5,mode,noise=0.2
+    sources: Annotated[tuple[str, ...], NonEmpty("`random` or a run folder")] = ("random",)
     steps: Count = 10_000  # environment steps, rounded up to whole episodes
     episode_steps: Whole = 0  # episodes are truncated after so many steps; 0: where the task ends them
     held_out: Share = 0.2  # share of each source's episodes kept from training
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the environments, the policies' draws and the split
-    envs: Count = 1  # environments played in parallel
+    envs: Annotated[int, Range(1, 4096)] = 1  # environments played in parallel
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where policies compute
     out: str | None = None  # the dataset's folder; default datasets/<task>-seed<seed>
     env: Config  # how the environment is presented; fields depend on the task's suite
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.sources:
-            raise ConfigError("sources = () is empty: name at least one, such as `random` or a run folder")
 
     @property
     def folder(self) -> Path:

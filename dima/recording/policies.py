@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dima.agent import Agent, load
 from dima.config import Config, NonNegative, Positive, Range
-from dima.data import EnvSpec, View
+from dima.data import Act, EnvSpec, View
 from dima.errors import ConfigError, DatasetError, nearest
-from dima.experience.collector import Act, random_policy
+from dima.experience.collector import random_policy
 from dima.runtime.summary import settings_line
 
 RANDOM = "random"
@@ -111,18 +111,16 @@ def prepare(source: Source, task: str, env: Config, spec: EnvSpec, device: str) 
     if source.policy == RANDOM:
         policy = random_policy(spec)
     else:
-        agent = load(source.policy, device)
-        _require_fit(agent, source.policy, task, env)
+        agent = load(source.policy, device, task=task)
+        _require_fit(agent, source.policy, env)
         policy = partial(agent.algorithm.act, mode=source.mode)
         names = ("algorithm", "preset", "seed")
         facts |= {name: getattr(agent.config, name) for name in names} | {"checkpoint": agent.seal}
     return Player(facts, policy, source.noise, source.correlation, spec)
 
 
-def _require_fit(agent: Agent, run: str, task: str, env: Config) -> None:
+def _require_fit(agent: Agent, run: str, env: Config) -> None:
     config = agent.config
-    if config.task != task:
-        raise DatasetError(f"{run} is a run of {config.task}, not of {task}: its policy cannot play there")
     if config.env != env:
         ours, theirs = config.env.to_dict(), env.to_dict()
         changed = settings_line({name: value for name, value in ours.items() if theirs[name] != value})

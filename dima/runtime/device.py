@@ -61,6 +61,7 @@ def require_memory(
     rows: int,
     layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
     device: torch.device,
+    held: int = 0,
 ) -> None:
     """Make sure that a store fits.
 
@@ -70,12 +71,14 @@ def require_memory(
         rows: how many are to be kept.
         layout: what a row is made of.
         device: where.
+        held: rows that are there already.
 
     Raises:
         ConfigError: it does not fit; a capacity that would is named.
     """
-    need = rows * sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in layout.values())
+    row = sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in layout.values())
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    need, free = rows * row, free + held * row
     if need > free:
         raise ConfigError(
             f"{field} = {capacity} needs {need / 2**30:.1f} GiB on {device}, which has {free / 2**30:.1f} GiB free: "

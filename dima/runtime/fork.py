@@ -20,6 +20,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 
+from dima.runtime.failure import Failure, JobError
 from dima.runtime.signals import serve
 
 T = TypeVar("T")
@@ -119,16 +120,19 @@ class ForkedJob(Generic[T]):
         """Wait for the answer.
 
         Raises:
-            Exception: whatever the job raised.
+            Exception: whatever the job raised, caused by a :class:`JobError` that holds its traceback and its own
+                causes as text. One whose class exists in the copy alone comes as the nearest class it derives from.
             RuntimeError: the process died.
         """
         try:
-            answer, error = torch.load(io.BytesIO(self._ours.recv_bytes()), weights_only=False)  # our own words
-        except EOFError:
-            answer, error = None, RuntimeError("a process that worked beside this one died: did memory run out?")
-        self.close()
-        if error is not None:
-            raise error
+            words = self._ours.recv_bytes()
+        except (EOFError, OSError):  # before it said anything, or in the middle
+            raise RuntimeError(f"a process that worked beside this one died{self._death()}") from None
+        finally:
+            self.close()
+        answer, failure = torch.load(io.BytesIO(words), weights_only=False)  # our own words
+        if failure is not None:
+            raise failure.error() from JobError(failure.trace)
         return answer
 
     def close(self) -> None:
@@ -139,6 +143,16 @@ class ForkedJob(Generic[T]):
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+
+    def _death(self) -> str:
+        """How the process ended, which it is known to do."""
+        self._waiting = False
+        self._ours.close()
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        if status >= 0:
+            return f" with status {status}"
+        name = signal.Signals(-status).name
+        return f" of {name}: did memory run out?" if name == "SIGKILL" else f" of {name}"
 
     def __enter__(self) -> ForkedJob[T]:  # Self is not in Python 3.10
         return self
@@ -153,12 +167,12 @@ def _work(job: Callable[[], Any], theirs: Connection) -> NoReturn:
         torch.set_num_threads(1)  # the threads of the original were not copied,
         if "torch._dynamo" in sys.modules:
             torch.compiler.set_stance("eager_on_recompile")  # nor the compiler's
-        try:
-            said: tuple[Any, BaseException | None] = (job(), None)
-        except Exception as error:
-            said = None, error
         words = io.BytesIO()
-        torch.save(said, words)
+        try:
+            torch.save((job(), None), words)
+        except BaseException as error:
+            words = io.BytesIO()  # without what an answer that cannot be sent left there
+            torch.save((None, Failure.of(error)), words)
         theirs.send_bytes(words.getbuffer())
     finally:
         os._exit(0)

@@ -81,7 +81,8 @@ class Progress:
         now = time.perf_counter()
         began, first = self._start or (now, done)
         self._start = (began, first)
-        left = (now - began) / (done - first) * (total - done) if done > first else None
+        to_go = max(0, total - done)  # a last iteration may overshoot
+        left = (now - began) / (done - first) * to_go if done > first else None
         self._tell(done, total, numbers, left)
 
     def message(self, text: str) -> None:

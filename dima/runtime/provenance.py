@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,73 @@ def protocol(device: str) -> dict[str, Any]:
             "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         },
     }
+
+
+def stretches(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The protocols that a run was made under one after another: its start's, and those of resumes elsewhere."""
+    resumed = facts.get("resumed")
+    return [facts, *(one for one in (resumed if isinstance(resumed, list) else ()) if isinstance(one, dict))]
+
+
+def resumed(facts: Mapping[str, Any], step: int, now: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record when it goes on from a step under the protocol ``now``; as it is where nothing differs."""
+    start = {name: value for name, value in facts.items() if name != "resumed"}
+    if step == 0:
+        return {**start, **now}
+    kept = [one for one in stretches(facts)[1:] if one.get("step", 0) < step]  # of later ones nothing was saved
+    last = [facts, *kept][-1]
+    if any(last.get(name) != value for name, value in now.items()):
+        kept.append({"step": step, **now})
+    return start | ({"resumed": kept} if kept else {})
+
+
+def uses_mujoco(task: str) -> bool:
+    """Whether a task of the library is simulated by MuJoCo; of a user's own it is not known."""
+    return task.startswith("mamujoco/")
+
+
+def mujoco_versions(task: str, facts: Mapping[str, Any]) -> list[str]:
+    """The MuJoCo versions that simulated a run, in their order; none where it does not simulate the task."""
+    if not uses_mujoco(task):
+        return []
+    packages = (one.get("packages") for one in stretches(facts))
+    found = (some.get("mujoco") for some in packages if isinstance(some, dict))
+    return list(dict.fromkeys(str(version) for version in found if version is not None))
+
+
+def simulator_line(task: str, facts: Mapping[str, Any], *, here: bool = False) -> str:
+    """``MuJoCo 3.17.0``, with every version that simulated a run; empty where returns do not depend on it.
+
+    Args:
+        task: its name.
+        facts: the run's protocol.
+        here: whether episodes are played now, by the installed version.
+    """
+    versions = mujoco_versions(task, facts)
+    installed = package_version("mujoco") if here and uses_mujoco(task) else None
+    if installed is None:
+        return f"MuJoCo {', then '.join(versions)}" if versions else ""
+    learnt = f", trained under {', then '.join(versions)}" if versions != [installed] else ""
+    return f"MuJoCo {installed}{learnt if versions else ''}"
+
+
+def check_protocol(facts: Mapping[str, Any]) -> None:
+    """Make sure that what a file holds has the form of a :func:`protocol`; older ones lack some facts.
+
+    Raises:
+        ValueError: it has not.
+    """
+    packages, made, where = facts.get("packages", {}), facts.get("commit"), facts.get("machine")
+    texts = [facts.get("dima", ""), facts.get("python", "")]
+    fine = isinstance(packages, dict) and (made is None or isinstance(made, dict)) and isinstance(where or {}, dict)
+    if fine:
+        texts += [text for text in packages.values() if text is not None]
+        texts += [] if made is None else [made.get("id")]
+        texts += [where.get(name) for name in ("system", "device")] if where else []
+        fine = not where or all(isinstance(where.get(name), int | float) for name in ("cores", "memory_gib"))
+        fine &= made is None or isinstance(made.get("dirty"), bool)
+    if not fine or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its versions, commit or machine are not of the form that dima writes")
 
 
 def commit() -> dict[str, Any] | None:

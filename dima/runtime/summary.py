@@ -25,6 +25,7 @@ class Summary:
         evaluations: (steps, measure) of every evaluation, in order.
         seconds: wall seconds per phase; phases may be at work side by side.
         env: the environment's settings, which returns depend on.
+        simulator: its name and version, where returns depend on it.
         finished: False when the run was asked to stop before its last step.
         unit: what the steps are.
         measure: what is evaluated; a mean team return unless said otherwise.
@@ -40,6 +41,7 @@ class Summary:
     evaluations: Sequence[tuple[int, float]]
     seconds: Mapping[str, float] = field(default_factory=dict)
     env: Mapping[str, Any] = field(default_factory=dict)
+    simulator: str = ""
     finished: bool = True
     unit: str = "environment steps"
     measure: str = "team return"
@@ -50,7 +52,7 @@ class Summary:
     def table(self) -> str:
         """A few lines for a person: the curve of returns, the time per phase, the run folder."""
         lines = [f"{self.algorithm} on {self.task}: {self.steps:,} {self.unit}"]
-        lines += [settings_line(self.env)] if self.env else []
+        lines += [self.conditions] if self.conditions else []
         lines += ["", *self._curve()] if self.evaluations else ["", "no evaluation was made"]
         lines += ["", *self._clock()] if self.seconds else []
         lines += ["", f"run folder: {self.folder}"]
@@ -58,6 +60,11 @@ class Summary:
         if not self.finished:
             lines.append(f"interrupted and saved: `dima resume {self.folder}` goes on")
         return "\n".join(lines)
+
+    @property
+    def conditions(self) -> str:
+        """What returns depend on besides the task: the environment's settings and the simulator, in a line."""
+        return ", ".join(filter(None, (settings_line(self.env), self.simulator)))
 
     def _curve(self) -> list[str]:
         returns = [mean for _, mean in self.evaluations]
@@ -83,7 +90,11 @@ def seeds_table(summaries: Sequence[Summary]) -> str:
     if not summaries:
         return "no run reached its end"
     first = summaries[0]
-    lines = [f"{first.algorithm} on {first.task}", *([settings_line(first.env)] if first.env else []), ""]
+    lines = [
+        f"{first.algorithm} on {first.task}",
+        *dict.fromkeys(filter(None, (one.conditions for one in summaries))),
+        "",
+    ]
     lines.append(f"{first.unit.split()[-1]:>12}  {first.measure:>12}  run folder")
     for one in summaries:
         last = f"{one.evaluations[-1][1]:,.{one.digits}f}" if one.evaluations else "-"

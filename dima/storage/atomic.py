@@ -1,16 +1,21 @@
-"""Writing files so that a crash leaves the old content or the new, and a full disk gives one clear line."""
+"""Files of ours on a disk that may be full and that strangers may have written.
+
+Writing leaves the old content or the new, whenever it is cut off, and never follows a link out of the folder; whatever
+goes wrong, here or in what is read, is one clear line.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from dima.errors import RunFolderError
+from dima.errors import RunFolderError, UserError
 
 _ELSEWHERE = "choose another folder (what was saved before is kept)"
 
@@ -32,6 +37,47 @@ def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
         raise _cannot_write(path, (error.strerror or str(error)).lower(), remedy) from error
     except SafetensorError as error:
         raise _cannot_write(path, str(error).lower(), remedy) from error
+
+
+@contextmanager
+def reading(what: object, trouble: str = "is damaged") -> Iterator[None]:
+    """Turn whatever goes wrong while a file of a stranger is taken in into one line for the user.
+
+    Args:
+        what: the file or folder.
+        trouble: what is wrong with it then.
+
+    Raises:
+        RunFolderError: anything at all was raised inside; errors of the user's pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # what is written to mislead can make any code raise anything
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunFolderError(f"{what} {trouble}: {why}") from error
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder with symbolic links in it, before it is written into: they may lead out of it.
+
+    Raises:
+        RunFolderError: it holds one.
+    """
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                raise RunFolderError(f"{path} is a symbolic link, and what is written here must stay here: remove it")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The place of results within a folder of ours; errors as for :func:`refuse_links`."""
+    path = folder / name
+    if path.is_symlink():
+        raise RunFolderError(f"{path} is a symbolic link, and what is written here must stay here: remove it")
+    refuse_links(path)
+    return path
 
 
 def require_place(folder: Path, remedy: str = _ELSEWHERE) -> None:
@@ -68,7 +114,9 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file's content in one step."""
     draft = path.with_name(path.name + ".new")
-    draft.write_bytes(content)
+    draft.unlink(missing_ok=True)
+    with draft.open("xb") as file:  # anew: never through a link that lies there
+        file.write(content)
     commit(draft, path)
 
 
@@ -95,7 +143,12 @@ def verify(path: Path, expected: object) -> None:
         RunFolderError: the file is missing, cannot be read, or its bytes have changed.
     """
     try:
-        found = fingerprint(path)
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise RunFolderError(f"{path} cannot be read (it is not a regular file): the folder is damaged")
+        found: dict[str, str | int] = {"size": facts.st_size}
+        if isinstance(expected, Mapping) and expected.get("size") == facts.st_size:  # or else it need not be read
+            found = fingerprint(path)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise RunFolderError(f"{path} cannot be read ({why}): the folder is damaged") from error

@@ -15,12 +15,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from dima.config import read_text
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors, fingerprint, sync, verify
-from dima.storage.manifest import check_format, read_sealed, sealed
+from dima.storage.atomic import disk_errors, fingerprint, reading, sync, verify
+from dima.storage.manifest import JSON_BYTES, check_format, read_sealed, sealed
 from dima.storage.serialization import Tree, decode, encode
 from dima.version import __version__
 
@@ -58,12 +58,13 @@ def load_tree(folder: Path) -> Tree:
     Raises:
         RunFolderError: a file is missing, truncated or changed, or of a format this version does not read.
     """
-    for name, expected in read_manifest(folder)["files"].items():
-        verify(folder / name, expected)
-    try:
-        tree: Tree = decode((folder / TREE).read_text(encoding="utf-8"), load_file(folder / TENSORS))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RunFolderError(f"{folder} is damaged: {error}") from error
+    files = read_manifest(folder)["files"]
+    for name in (TENSORS, TREE):
+        verify(folder / name, files[name])
+    with reading(folder):
+        tree: Tree = decode(read_text(folder / TREE, JSON_BYTES), load_file(folder / TENSORS))
+        if not isinstance(tree, dict):
+            raise ValueError(f"{TREE} holds no object")
     return tree
 
 
@@ -76,7 +77,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     manifest = read_sealed(path)
     check_format(path, manifest, FORMAT)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or files.keys() != {TENSORS, TREE} or not all(map(_is_fingerprint, files.values())):
+        raise RunFolderError(f"{path} is damaged: expected the fingerprints of {TENSORS} and {TREE} under files")
     return manifest
+
+
+def _is_fingerprint(facts: object) -> bool:
+    if not isinstance(facts, dict) or facts.keys() != {"size", "sha256"}:
+        return False
+    return type(facts["size"]) is int and 0 <= facts["size"] < 2**63
 
 
 def replace_checkpoint(path: Path, tree: Tree) -> None:

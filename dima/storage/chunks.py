@@ -6,10 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from dima.errors import RunFolderError
-from dima.storage.atomic import commit, disk_errors, fingerprint, verify
+from dima.storage.atomic import commit, disk_errors, fingerprint, reading, verify
 from dima.storage.serialization import Tree, load_tree_file, save_tree_file
 
 Listing = dict[int, dict[str, Any]]  # fingerprints of the chunks a checkpoint counts on, by number
@@ -42,10 +39,22 @@ def read_chunks(folder: Path, listing: Listing) -> Iterator[tuple[int, Tree]]:
     for number in sorted(listing):
         path = _path(folder, number)
         verify(path, listing[number])
-        try:
-            yield number, load_tree_file(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise RunFolderError(f"{path} is damaged: {error}") from error
+        with reading(path):
+            chunk = load_tree_file(path)
+        yield number, chunk
+
+
+def check_listing(listing: object) -> Listing:
+    """The listing that a file of a stranger holds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(listing, dict) or not all(type(number) is int and number >= 0 for number in listing):
+        raise ValueError("its chunks are not listed by number")
+    if not all(isinstance(facts, dict) and facts.keys() == {"size", "sha256"} for facts in listing.values()):
+        raise ValueError("a chunk has no size or no sha256")
+    return listing
 
 
 def keep_chunks(folder: Path, listing: Listing) -> None:

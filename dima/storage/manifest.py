@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dima.config import read_text, shown
 from dima.errors import RunFolderError
 from dima.version import __version__
+
+JSON_BYTES = 1 << 25  # of a file; parsed, it takes up to thirty times as much memory
 
 
 def sealed(body: Mapping[str, Any]) -> str:
@@ -29,11 +32,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
         RunFolderError: the file is missing or damaged.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(read_text(path, JSON_BYTES))
         whole = body.pop("sha256") == seal(body)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: the folder is damaged") from None
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise RunFolderError(f"{path} is damaged: its bytes are not those that were written")
@@ -47,7 +50,8 @@ def check_format(path: Path, facts: Mapping[str, Any], known: int) -> None:
         RunFolderError: the format differs.
     """
     if facts.get("format") != known:
+        writer = str(facts.get("dima", "unknown"))[:20]
         raise RunFolderError(
-            f"{path} has format {facts.get('format')!r}, written by dima {facts.get('dima', 'unknown')}; this is dima "
+            f"{path} has format {shown(facts.get('format'))}, written by dima {writer}; this is dima "
             f"{__version__}, which reads format {known}: use the version that wrote it"
         )

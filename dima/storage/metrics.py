@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dima.errors import RunFolderError
 from dima.storage.atomic import disk_errors
 
 Metrics = dict[str, Any]
+_LONGEST = 1 << 20  # bytes of a line; those of an iteration have some 5,000
 
 
 def plain_metrics(record: Mapping[str, Any]) -> Metrics:
@@ -60,22 +62,31 @@ def read_metrics(path: Path) -> list[Metrics]:
     """Every complete line; none when there is no file. A last line cut off by a crash is left out.
 
     Raises:
-        RunFolderError: the file cannot be read, or a line is not a JSON object.
+        RunFolderError: the file cannot be read, or a line is not a JSON object or longer than a record can be.
     """
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise RunFolderError(f"{path} cannot be read: it is not a regular file")
+    records = []
     try:
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST), b""), 1):
+                if line.endswith(b"\n") or len(line) == _LONGEST:
+                    records.append(_record(path, number, line))
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise RunFolderError(f"{path} is damaged: line {number} is not a JSON object")
-        records.append(record)
     return records
+
+
+def _record(path: Path, number: int, line: bytes) -> Metrics:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise RunFolderError(f"{path} is damaged: line {number} is not a JSON object")
+    return record
 
 
 def _plain(value: Any) -> Any:

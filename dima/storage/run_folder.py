@@ -3,15 +3,15 @@
     config.yaml      the resolved configuration
     protocol.json    format, versions, commit, class of machine
     metrics.jsonl    one record a line
-    checkpoint/      the state after the last finished iteration (see ``dima.storage.checkpoint``)
+    checkpoint/      the state after the last saved iteration (see ``dima.storage.checkpoint``)
     replay/          chunks of experience, each written once
     tensorboard/     event files
     diagnosis/       what `dima diagnose` found, if it was asked
     imagination/     what `dima imagine` showed, if it was asked; with --act policy: imagination-policy/
     videos/          likewise `dima evaluate --video`
 
-An iteration ends with :meth:`RunFolder.save`. Whatever was logged or written after the last ``save`` belongs to an
-iteration that never finished: :meth:`RunFolder.load` on a writable folder removes it.
+Whatever was logged or written after the last :meth:`RunFolder.save` belongs to iterations that are repeated:
+:meth:`RunFolder.load` on a writable folder removes it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.config import read_yaml, write_yaml
+from dima.config import read_text, read_yaml, shown, yaml_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import protocol, uncommitted_diff
-from dima.storage.atomic import commit, disk_errors, write_text
+from dima.runtime.provenance import check_protocol, protocol, resumed, uncommitted_diff
+from dima.storage.atomic import disk_errors, reading, refuse_links, write_text
 from dima.storage.checkpoint import (
     FORMAT,
+    TENSORS,
     current_checkpoint,
     load_tree,
     read_manifest,
     replace_checkpoint,
     settle_checkpoint,
 )
-from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
+from dima.storage.chunks import Listing, check_listing, keep_chunks, read_chunks, write_chunks
 from dima.storage.dashboards import Dashboard, open_dashboards
 from dima.storage.lock import NAME as LOCK
 from dima.storage.lock import FolderLock
@@ -52,21 +53,25 @@ from dima.storage.metrics import (
 from dima.storage.serialization import Tree
 
 KIND = "dima run folder"
+MISFIT = "its checkpoint does not fit its config.yaml"  # what is wrong with a folder that cannot be taken up
+TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # likewise
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
     *("tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
 )
+_PROTOCOL_BYTES = 1 << 17  # at most; one has some 700
 _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
 
 @dataclass
 class Saved:
-    """What a run folder holds of the last finished iteration."""
+    """What a run folder holds of the last saved iteration."""
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
     seal: str  # SHA-256 that tells this state from any other
+    size: int  # bytes of its tensors without the chunks
 
 
 class RunFolder:
@@ -124,13 +129,16 @@ class RunFolder:
             write: lock it and clean up after a crash, to go on with the run; otherwise nothing in it is touched.
 
         Raises:
-            RunFolderError: it is missing, not a run folder, of another format, or in use by another process.
+            RunFolderError: it is missing, not a run folder, of another format, or in use by another process; or is to
+                be written, and holds a symbolic link.
         """
         path = Path(path)
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise RunFolderError(f"{path} {what}: give the folder of a run, as `dima train` printed it")
         _check_ours(path)
+        if write:
+            refuse_links(path)
         lock = FolderLock(path) if write else None
         if lock is not None:
             with disk_errors(path):
@@ -158,8 +166,20 @@ class RunFolder:
             self._write_config(config)
 
     def protocol(self) -> dict[str, Any]:
-        """Versions, commit and class of machine of the run's start."""
+        """Versions, commit and class of machine of the run's start; ``resumed``: likewise of resumes under others."""
         return _check_ours(self.path)
+
+    def go_on(self, step: int, device: str) -> None:
+        """Record that the run goes on from a step under today's versions, commit and machine, if they differ.
+
+        Raises:
+            RunFolderError: the disk is full or read-only; the record before stands.
+        """
+        before = self.protocol()
+        after = resumed(before, step, protocol(device))
+        if after != before:
+            with disk_errors(self.path):
+                write_text(self.path / PROTOCOL, json.dumps(after, indent=1) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add one record to the metrics, and to the dashboards under its ``step``.
@@ -189,18 +209,19 @@ class RunFolder:
         return read_metrics(self.path / METRICS)
 
     def save(self, tree: Tree, chunks: Sequence[Tree] = (), *, drop_before: int = 0) -> None:
-        """End an iteration: make everything up to now permanent.
+        """Make everything up to now permanent.
 
         Args:
             tree: the whole state apart from the replay's content.
             chunks: what the replay gained since the last ``save``; numbered from :attr:`next_chunk` on.
-            drop_before: chunks with smaller numbers are needed no more and are deleted.
+            drop_before: chunks with smaller numbers are needed no more: they are deleted, or not written at all.
 
         Raises:
             RunFolderError: the disk is full or read-only; the checkpoint before still loads.
         """
         folder = self.path / REPLAY
-        listing = self._listing | write_chunks(folder, self._next_chunk, chunks)
+        gone = max(0, drop_before - self._next_chunk)  # of the new ones
+        listing = self._listing | write_chunks(folder, self._next_chunk + gone, chunks[gone:])
         listing = {number: facts for number, facts in listing.items() if number >= drop_before}
         next_chunk = self._next_chunk + len(chunks)
         length = sync_metrics(self.path / METRICS)
@@ -216,27 +237,37 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether an iteration was ever finished."""
+        """Whether an iteration was ever saved."""
         return current_checkpoint(self.path / CHECKPOINT) is not None
 
+    @property
+    def checkpoint_size(self) -> int | None:
+        """Bytes of the checkpoint's tensors, the replay's left out; None where no iteration was finished.
+
+        Raises:
+            RunFolderError: the checkpoint is damaged.
+        """
+        folder = current_checkpoint(self.path / CHECKPOINT)
+        return None if folder is None else _tensor_bytes(read_manifest(folder))
+
     def load(self) -> Saved:
-        """The state after the last finished iteration. A writable folder is first rewound to that moment.
+        """The state after the last saved iteration. A writable folder is first rewound to that moment.
 
         Raises:
             RunFolderError: there is none yet, or a file is missing, truncated or changed.
         """
-        content, sha256 = self._read_checkpoint()
+        content, sha256, size = self._read_checkpoint()
         self._listing, self._next_chunk = content["chunks"], content["next_chunk"]
         if self._lock is not None:
             truncate_metrics(self.path / METRICS, content["metrics_bytes"])
             keep_chunks(self.path / REPLAY, self._listing)
-        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256)
+        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256, size)
 
     def rewind_to_start(self) -> None:
-        """Remove what a first iteration left that never finished, to begin the run again.
+        """Remove what a first iteration left that was never saved, to begin the run again.
 
         Raises:
-            RunFolderError: more iterations than that were finished, or the disk is read-only.
+            RunFolderError: more iterations than that were lived, or the disk is read-only.
         """
         if self._iterations > 1:
             raise self._no_checkpoint()
@@ -259,7 +290,7 @@ class RunFolder:
 
     @property
     def _iterations(self) -> int:
-        """How many iterations were logged; all but the last were saved, too."""
+        """How many iterations were logged; the first is saved before the second begins."""
         return max((record.get("iteration", 0) for record in self.records()), default=0)
 
     def _no_checkpoint(self) -> RunFolderError:
@@ -269,22 +300,25 @@ class RunFolder:
         return RunFolderError(f"{self.path} holds no checkpoint yet: its first iteration has not finished")
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
-        draft = self.path / (CONFIG + ".new")
-        write_yaml(draft, config)
-        commit(draft, self.path / CONFIG)
+        write_text(self.path / CONFIG, yaml_text(config))
 
-    def _read_checkpoint(self) -> tuple[Tree, str]:
+    def _read_checkpoint(self) -> tuple[Tree, str, int]:
         for attempt in range(_READ_ATTEMPTS):
             folder = current_checkpoint(self.path / CHECKPOINT)
             if folder is None:
                 raise self._no_checkpoint()
             before = _identity(folder)
             try:
-                return load_tree(folder), seal(read_manifest(folder))
+                content, manifest = _checked(load_tree(folder), folder), read_manifest(folder)
+                return content, seal(manifest), _tensor_bytes(manifest)
             except RunFolderError:
                 if _identity(folder) == before or attempt == _READ_ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+
+def _tensor_bytes(manifest: Mapping[str, Any]) -> int:
+    return int(manifest["files"][TENSORS]["size"])
 
 
 def _identity(folder: Path) -> int | None:
@@ -298,8 +332,8 @@ def _identity(folder: Path) -> int | None:
 def _facts(path: Path) -> dict[str, Any] | None:
     """What ``protocol.json`` says, or None when the folder is not ours."""
     try:
-        facts = json.loads((path / PROTOCOL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = json.loads(read_text(path / PROTOCOL, _PROTOCOL_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
     return facts if isinstance(facts, dict) and facts.get("kind") == KIND else None
 
@@ -309,7 +343,21 @@ def _check_ours(path: Path) -> dict[str, Any]:
     if facts is None:
         raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
     check_format(path, facts, FORMAT)
+    with reading(path / PROTOCOL):
+        check_protocol(facts)
     return facts
+
+
+def _checked(content: Tree, folder: Path) -> Tree:
+    """What :meth:`RunFolder.save` writes, whoever wrote it."""
+    with reading(folder):
+        check_listing(content["chunks"])
+        if not isinstance(content["run"], dict):
+            raise ValueError("the run's state is no object")
+        for name in ("next_chunk", "metrics_bytes"):
+            if type(content[name]) is not int or not 0 <= content[name] < 2**63:
+                raise ValueError(f"{name} = {shown(content[name])} is no count")
+    return content
 
 
 def _refuse_taken(path: Path, overwrite: bool) -> bool:

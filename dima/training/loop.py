@@ -1,4 +1,4 @@
-"""A run at work: iterations of learning, each checked, logged and saved, so that it goes on after a crash."""
+"""Training loop: learn, evaluate, log, save, so that a run continues after a crash."""
 
 from __future__ import annotations
 
@@ -13,39 +13,49 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import Algorithm
+from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
+from dima.data import EnvSpec
 from dima.errors import ConfigError, DivergenceError, RunFolderError
-from dima.runtime.machine import keep_freed_memory
+from dima.runtime.machine import free_memory, keep_freed_memory
 from dima.runtime.progress import Progress
 from dima.runtime.rng import rng_state, set_rng_state
 from dima.runtime.signals import Stop
 from dima.runtime.summary import Summary
-from dima.storage.run_folder import RunFolder
+from dima.storage.atomic import reading
+from dima.storage.budget import TimeBudget
+from dima.storage.memory import INITIAL, out_of_memory, within
+from dima.storage.run_folder import MISFIT, TOO_LARGE, RunFolder
 from dima.training.run_config import RunConfig
 
 R = TypeVar("R", bound="TrainingLoop")
-Metrics = dict[str, Tensor | float]
 
 
 class TrainingLoop(ABC):
-    """What runs of every kind share.
+    """Iterations of learning until the last step: learn, evaluate, log, save.
 
     Attributes:
+        config: every choice of the run.
         algorithm: the learner.
         iterations: how many are over.
         wall: seconds they took.
-        evaluations: (step, what was measured) of every evaluation.
+        evaluations: (step, score) of every evaluation.
     """
 
+    config: RunConfig
     algorithm: Algorithm
 
     def __init__(self, device: torch.device, progress: Progress) -> None:
         self.device, self.progress = device, progress
-        self.held = ExitStack()  # what to close at the end
+        self.resources = ExitStack()  # closed at the end
         self.iterations = 0
         self.wall = 0.0
         self.evaluations: list[tuple[int, float]] = []
-        self.late: list[tuple[int, dict[str, float]]] = []  # evaluations of earlier steps that are not logged yet
+        self.pending_metrics: list[tuple[int, dict[str, float]]] = []  # of earlier steps, not logged yet
+        self.unsaved = 0  # iterations since the last checkpoint
+        self.chunks: list[dict[str, Any]] = []  # new replay chunks of these iterations
+        self.first_chunk = 0  # the number of the first chunk still needed
+
+    # -- what kinds of runs differ in -----------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -58,106 +68,96 @@ class TrainingLoop(ABC):
         """The step at which it is finished."""
 
     @abstractmethod
-    def live(self) -> Metrics:
-        """One iteration of experience and learning, and how it went."""
+    def learn(self) -> Metrics:
+        """One iteration of experience and learning."""
 
     @abstractmethod
     def evaluate(self, before: int) -> dict[str, float]:
-        """Evaluate, if it is time after an iteration that began at step ``before``: what to log."""
-
-    @abstractmethod
-    def saved(self) -> dict[str, Any]:
-        """What :meth:`take_up` needs besides the algorithm."""
-
-    @abstractmethod
-    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
-        """Put the algorithm and everything of this kind of run where the last finished iteration ended."""
-
-    def gained(self) -> tuple[list[dict[str, Any]], int]:
-        """What the replay gained since the last call, as chunks; and the number of the first chunk still needed."""
-        replay = self.algorithm.replay
-        chunk = replay.chunk() if replay is not None else None
-        return [] if chunk is None else [chunk], replay.first_chunk if replay is not None else 0
+        """Evaluate if it is due after an iteration that began at step ``before``."""
 
     @property
-    def facts(self) -> dict[str, float]:
-        """What every record tells besides the step and the iteration."""
+    def log_fields(self) -> dict[str, float]:
+        """Fields of every log record besides step and iteration."""
         return {}
 
     @property
     @abstractmethod
-    def shown(self) -> dict[str, str]:
-        """Metrics worth a glance, and what they are called."""
+    def highlights(self) -> dict[str, str]:
+        """Metrics that progress displays, and their labels."""
+
+    def new_chunks(self) -> tuple[list[dict[str, Any]], int]:
+        """Replay chunks that are new since the last call, and the number of the first chunk still needed."""
+        replay = self.algorithm.replay
+        chunk = replay.chunk() if replay is not None else None
+        return [] if chunk is None else [chunk], replay.first_chunk if replay is not None else 0
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """The state of :meth:`load_state` besides the algorithm's."""
+
+    @abstractmethod
+    def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+        """Put the algorithm and everything of this kind of run where the checkpoint was taken."""
 
     @abstractmethod
     def summary(self, folder: Path, finished: bool) -> Summary:
         """How the run went so far."""
 
-    def close(self) -> None:
-        """Let go of what the run works with."""
-        self.held.close()
-
-    def __enter__(self: R) -> R:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, folder: RunFolder, stop: Stop) -> Summary:
-        """TrainingLoop until the last step, or until asked to stop after one."""
-        self.progress.lap()  # what was timed before is not of this run's next iteration
-        with _end_told(folder):
+        """Iterate until the last step, or until asked to stop.
+
+        The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows.
+        """
+        self.progress.lap()  # what was timed before belongs to no iteration
+        budget = TimeBudget(self.config.checkpoint_budget)
+        with _log_failure(folder), _memory_errors(folder):
             while self.step < self.target and not stop.requested:
-                self._iteration(folder)
+                began, before = time.perf_counter(), self.step
+                metrics = _to_numbers(self.learn())
+                self.iterations += 1
+                _require_finite(metrics, self.algorithm, self.step)
+                evaluation = self.evaluate(before)
+                metrics = self._log(folder, metrics, evaluation, began)
+                if budget.allows:
+                    with budget.spending():
+                        self._save(folder)
+                shown = {label: metrics[name] for name, label in self.highlights.items() if name in metrics}
+                self.progress.iteration(self.step, self.target, **shown)
+            if self.unsaved:
+                self._save(folder)
         finished = self.step >= self.target
         if not finished:
             folder.log({"event": "interrupted"})
         return self.summary(folder.path, finished)
 
-    def restore(self, folder: RunFolder) -> None:
-        """Stand where the last finished iteration ended.
+    def _log(
+        self, folder: RunFolder, metrics: dict[str, float], evaluation: dict[str, float], began: float
+    ) -> dict[str, float]:
+        """Log an iteration, and evaluations of earlier ones that ended meanwhile; returns all metrics."""
+        pending, self.pending_metrics = self.pending_metrics, []
+        for found in (evaluation, *(found for _, found in pending)):
+            _require_finite(found, self.algorithm, self.step)
+        for step, found in pending:
+            folder.log({"step": step, "iteration": self.iterations - 1, **found})
+        record = {"step": self.step, "iteration": self.iterations, **self.log_fields, **metrics, **evaluation}
+        folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
+        chunks, self.first_chunk = self.new_chunks()  # every iteration, so that no file depends on the budget
+        self.chunks += chunks
+        self.unsaved += 1
+        self.wall += time.perf_counter() - began
+        return {name: value for _, found in pending for name, value in found.items()} | metrics | evaluation
 
-        Raises:
-            RunFolderError: the folder is damaged, or its checkpoint is of another config.
-        """
-        saved = folder.load()
-        tree: dict[str, Any] = saved.tree
-        try:
-            self.take_up(tree, saved.chunks)
-            self.iterations, self.evaluations = tree["iterations"], [(s, r) for s, r in tree["evaluations"]]
-        except (KeyError, RuntimeError, ValueError, ConfigError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise RunFolderError(f"{folder.path}: its checkpoint does not fit its config.yaml: {why}") from error
-        self.progress.seconds.update(tree["seconds"])
-        self.wall = tree.get("wall", sum(tree["seconds"].values()))  # older folders have none
-        set_rng_state(tree["rng"])
-
-    def _iteration(self, folder: RunFolder) -> None:
-        before, wall, began = self.step, self.wall, time.perf_counter()
-        numbers = _to_numbers(self.live())
-        self.iterations += 1
-        _require_finite(numbers, self.algorithm, self.step)
-        evaluated = self.evaluate(before)
-        late, self.late = self.late, []
-        for told in (evaluated, *(told for _, told in late)):
-            _require_finite(told, self.algorithm, self.step)
-        numbers |= evaluated
-        record = {"step": self.step, "iteration": self.iterations, **self.facts, **numbers}
+    def _save(self, folder: RunFolder) -> None:
+        began = time.perf_counter()
         with self.progress.phase("save"):
-            for step, told in late:
-                folder.log({"step": step, "iteration": self.iterations - 1, **told})
-            folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
-            chunks, first = self.gained()
-            self.wall = wall + time.perf_counter() - began
-            folder.save(self._tree(), chunks, drop_before=first)
-        for _, told in late:
-            numbers = told | numbers
-        self.wall = wall + time.perf_counter() - began
-        glance = {label: numbers[name] for name, label in self.shown.items() if name in numbers}
-        self.progress.iteration(self.step, self.target, **glance)
+            folder.save(self._tree(), self.chunks, drop_before=self.first_chunk)
+        self.chunks, self.unsaved = [], 0
+        self.wall += time.perf_counter() - began
 
     def _tree(self) -> dict[str, Any]:
-        return self.saved() | {
+        return self.state() | {
             "algorithm": self.algorithm.checkpoint(),
             "rng": rng_state(),
             "iterations": self.iterations,
@@ -165,6 +165,56 @@ class TrainingLoop(ABC):
             "seconds": dict(self.progress.seconds),
             "wall": self.wall,
         }
+
+    def restore(self, folder: RunFolder) -> None:
+        """Continue from the last saved iteration.
+
+        Raises:
+            RunFolderError: the folder is damaged, or its checkpoint is of another config.
+        """
+        saved = folder.load()
+        tree: dict[str, Any] = saved.tree
+        with reading(f"{folder.path}:", MISFIT):
+            try:
+                self.load_state(tree, saved.chunks)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+            self.iterations = int(tree["iterations"])
+            self.evaluations = [(int(step), float(score)) for step, score in tree["evaluations"]]
+            self.progress.seconds.update({str(name): float(seconds) for name, seconds in tree["seconds"].items()})
+            self.wall = float(tree["wall"])
+            set_rng_state(tree["rng"])
+
+    def close(self) -> None:
+        """Close environments and processes."""
+        self.resources.close()
+
+    def __enter__(self: R) -> R:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def build(config: RunConfig, spec: EnvSpec, device: torch.device, known: int | None) -> Algorithm:
+    """The algorithm of a run, freshly initialised.
+
+    Args:
+        config: the run's.
+        spec: facts of the environment.
+        device: where it lives.
+        known: bytes of the tensors in the checkpoint that it is going to take up, if there is one.
+
+    Raises:
+        ConfigError: the networks are larger than the checkpoint, or take more memory than is free.
+    """
+    learner = config.learner
+    assert isinstance(learner, AlgorithmConfig)
+    if known is not None:
+        with torch.random.fork_rng([]), within(INITIAL * known, f"{config.folder}: {TOO_LARGE}"):
+            learner.for_acting().build(spec, "cpu")
+    with within(free_memory(), f"{config.folder}: its config.yaml describes more than the memory that is free"):
+        return learner.build(spec, str(device))
 
 
 @contextmanager
@@ -184,7 +234,20 @@ def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _end_told(folder: RunFolder) -> Iterator[None]:
+def _memory_errors(folder: RunFolder) -> Iterator[None]:
+    """Say in one line that memory ran out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        why = " ".join(str(error).split())[:200]
+        told = f"{folder.path}: no memory is left for an iteration of this config: lower its batches"
+        raise ConfigError(f"{told} ({why})") from error
+
+
+@contextmanager
+def _log_failure(folder: RunFolder) -> Iterator[None]:
     """Log what ended the run early. A resumed run first removes what follows the last saved iteration."""
     try:
         yield

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
+from dima.envs.consent import agreed
 from dima.errors import ConfigError, DatasetError
 from dima.presets import preset_changes
 from dima.runtime.device import pick_device
@@ -19,9 +21,9 @@ from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import Metrics, TrainingLoop, seeded
+from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.run_config import OfflineConfig, offline_config
-from dima.training.validation import HeldOut, spread
+from dima.training.validation import HeldOut, state_std
 
 _NEEDED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # of a learner, by its fits
 
@@ -31,6 +33,8 @@ def fit_config(
     algorithm: str = "dima",
     preset: str = "published",
     overrides: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
 ) -> OfflineConfig:
     """The resolved config of a run that fits a world model to a dataset.
 
@@ -41,19 +45,20 @@ def fit_config(
         algorithm: name of an algorithm that learns a world model.
         preset: name of one of the algorithm's presets.
         overrides: what the user wants otherwise, nested as the config is.
+        task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Raises:
-        UserError: the dataset cannot be opened, a name or a field does not exist, or a value does not fit.
+        UserError: the dataset cannot be opened, a name or a field does not exist, a value does not fit, or the task is
+            code of somebody's own that the user has not agreed to.
     """
     data = Dataset.open(dataset)
-    if (task := (overrides or {}).get("task", data.task)) != data.task:
-        raise ConfigError(f"task = {task!r}: {dataset} is a dataset of {data.task}")
-    config = offline_config(str(Path(dataset).absolute()), data.task, algorithm)  # a run may be resumed from elsewhere
+    name = agreed(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
+    config = offline_config(str(Path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
-    for changes in preset_changes(algorithm, preset, data.task):
+    for changes in preset_changes(algorithm, preset, name):
         config = config.override({"learner": changes.get("learner") or {}})
-    replay = {"capacity": data.steps + len(data), "recent_share": 0.25}
+    replay = {"capacity": data.steps, "recent_share": 0.25}
     fixed = {"preset": preset, "env": data.header.env, "learner": {"replay": replay}}
     return config.override(fixed).override(overrides or {})
 
@@ -68,7 +73,7 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
 
     Raises:
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
-            diverged. What the last finished iteration saved is kept.
+            diverged. What was saved last is kept.
     """
     _refuse_unused(config)
     device = pick_device(config.device)
@@ -81,9 +86,12 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
 class Fitting(TrainingLoop):
     """A run on a dataset; its steps are its iterations."""
 
+    config: OfflineConfig
     algorithm: ModelBased
 
-    def __init__(self, config: OfflineConfig, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self, config: OfflineConfig, device: torch.device, progress: Progress, known: int | None = None
+    ) -> None:
         super().__init__(device, progress)
         self.config, self.dataset = config, Dataset.open(config.dataset)
         progress.unit = "iteration"
@@ -95,18 +103,20 @@ class Fitting(TrainingLoop):
             recorded = list(self.dataset.recorded())
         training = [one.episode for one in recorded if not one.held_out]
         assert isinstance(config.learner, ModelBasedConfig)
-        self.algorithm = config.learner.build(spec, str(device))
-        # sources follow one another in a dataset; shuffled, any stretch of the replay is a fair sample
+        algorithm = build(config, spec, device, known)
+        assert isinstance(algorithm, ModelBased)
+        self.algorithm = algorithm
+        # sources follow one another in a dataset; shuffled, any part of the replay is a fair sample
         order = np.random.default_rng(config.seed).permutation(len(training))
-        self.algorithm.update_statistics([training[n] for n in order])
+        self.algorithm.add([training[n] for n in order])
         if self.algorithm.replay.steps < sum(map(len, training)):
             raise ConfigError(
                 f"replay.capacity = {config.learner.replay.capacity} cannot hold the dataset's training episodes: "
-                f"raise it to {self.dataset.steps + len(self.dataset)}"
+                f"raise it to {self.dataset.steps}"
             )
         self.held_out = HeldOut(
             [one.episode for one in recorded if one.held_out],
-            spread(training, spec),
+            state_std(training, spec),
             spec,
             self.algorithm.world_model.context,
             config.evaluation_horizon,
@@ -123,28 +133,28 @@ class Fitting(TrainingLoop):
         return self.config.iterations
 
     @property
-    def shown(self) -> dict[str, str]:
+    def highlights(self) -> dict[str, str]:
         return {self._measure: "held-out error"}
 
-    def live(self) -> Metrics:
-        return {**self.algorithm.fit(self.progress)}
+    def learn(self) -> Metrics:
+        return self.algorithm.fit(self.progress)
 
     def evaluate(self, before: int) -> dict[str, float]:
         if self.step % self.config.evaluate_every and self.step < self.target:
             return {}
         with self.progress.phase("evaluate"):
             errors = self.held_out.errors(self.algorithm.world_model)
-        told = {f"held_out/{name}": value for name, value in errors.items()}
-        self.evaluations.append((self.step, told[self._measure]))
-        return told
+        metrics = {f"held_out/{name}": value for name, value in errors.items()}
+        self.evaluations.append((self.step, metrics[self._measure]))
+        return metrics
 
-    def gained(self) -> tuple[list[dict[str, Any]], int]:
+    def new_chunks(self) -> tuple[list[dict[str, Any]], int]:
         return [], 0  # the replay's content is the dataset's
 
-    def saved(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         return {"dataset": self.dataset.seal}
 
-    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         if tree["dataset"] != self.dataset.seal:
             raise DatasetError(f"{self.dataset.path} is not the dataset that the run began with: put that one back")
         content = self.algorithm.replay.chunk()
@@ -174,8 +184,8 @@ class Fitting(TrainingLoop):
 
 
 def _refuse_unused(config: OfflineConfig) -> None:
-    """No setting is ignored silently: those of collecting and of the policy have no effect here."""
-    base = fit_config(config.dataset, config.algorithm, config.preset)
+    """Refuse settings of collection and policy, which have no effect here."""
+    base = fit_config(config.dataset, config.algorithm, config.preset, task=config.task)
     before, after = base.learner.to_dict(), config.learner.to_dict()
     for name, value in after.items():
         if name not in _NEEDED and value != before[name]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import Algorithm, AlgorithmConfig
+from dima.algorithms.base import Metrics
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
 from dima.experience.collector import Collector
 from dima.experience.evaluation import Evaluation, evaluate
+from dima.policies.base import Policy
 from dima.runtime.device import pick_device
 from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
+from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
-from dima.training.loop import Metrics, TrainingLoop, seeded
+from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
 
@@ -37,7 +40,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 
     Raises:
         UserError: the task, the folder or the device cannot be used, the environment broke a promise, or learning
-            diverged. What the last finished iteration saved is kept.
+            diverged. What was saved last is kept.
     """
     device = pick_device(config.device)
     with seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
@@ -47,33 +50,71 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 
 
 def resume(
-    path: str | Path, *, steps: int | None = None, iterations: int | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    iterations: int | None = None,
+    task: str | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
-    """Go on with a run from its last finished iteration.
+    """Go on with a run from its last saved iteration.
 
     Args:
         path: the run folder.
         steps: carry a run in the environment to this many steps instead of as many as it was started for.
         iterations: likewise for a run that learns from a dataset.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
         progress: told of each phase and iteration; silent by default.
 
     Raises:
-        UserError: as :func:`train`, or the folder is missing, damaged or not ours.
+        UserError: as :func:`train`; or the folder is missing, damaged or not ours, the run is past ``steps`` or
+            ``iterations`` already, or its task is code of somebody's own that the user has not agreed to: then
+            nothing in the folder is touched.
     """
+    if steps is not None or iterations is not None:
+        with RunFolder.open(path) as folder:  # before a writable one tidies up
+            _refuse_shorter(folder, steps, iterations)
     with RunFolder.open(path, write=True) as folder:
-        config = RunConfig.from_dict(folder.config())
-        longer = _longer(config, steps, iterations)
-        if longer != config:
-            config = longer
-            folder.replace_config(config.to_dict())  # so that the next resume knows of it
-        config = config.override({"run": str(path)})
+        kept = RunConfig.from_dict(folder.config()).agreed(task, path)
+        wanted = _longer(kept, steps, iterations)
+        config = wanted.override({"run": str(path)})
         device = pick_device(config.device)
-        with seeded(config, device), graceful_stop() as stop, _begin(config, device, progress or Progress()) as run:
+        with (
+            seeded(config, device),
+            graceful_stop() as stop,
+            _begin(config, device, progress or Progress(), folder.checkpoint_size) as run,
+        ):
             if folder.has_checkpoint:
                 run.restore(folder)
             else:
                 folder.rewind_to_start()
+            if wanted != kept and run.step < run.target:
+                folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
+            if run.step < run.target:
+                before = folder.protocol()
+                folder.go_on(run.step, str(device))
+                if isinstance(run, Trainer):
+                    run.warn_of_another_simulator(before, folder.protocol())
             return run.run(folder, stop)
+
+
+def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None) -> None:
+    """Raise ConfigError where a run is past the end that is asked for; its own end is never refused."""
+    kept = RunConfig.from_dict(folder.config())
+    wanted = _longer(kept, steps, iterations)
+    if wanted == kept or not folder.has_checkpoint:
+        return
+    tree = folder.load().tree
+    if isinstance(wanted, OfflineConfig):
+        unit, asked, made = "iterations", wanted.iterations, tree["iterations"]
+    else:
+        assert isinstance(wanted, TrainConfig)
+        unit, asked, made = "steps", wanted.steps, tree["collector"]["steps"]
+    if asked < made:
+        raise ConfigError(
+            f"{unit} = {asked} is less than the {made} that {folder.path} has made already: "
+            "give more to carry it further"
+        )
 
 
 def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> RunConfig:
@@ -90,27 +131,28 @@ def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> Run
     return config.override({name: value for name, value in wanted.items() if value is not None})
 
 
-def _begin(config: RunConfig, device: torch.device, progress: Progress) -> TrainingLoop:
+def _begin(config: RunConfig, device: torch.device, progress: Progress, known: int | None) -> TrainingLoop:
     if isinstance(config, OfflineConfig):
-        return Fitting(config, device, progress)
+        return Fitting(config, device, progress, known)
     assert isinstance(config, TrainConfig)
-    return Trainer(config, device, progress)
+    return Trainer(config, device, progress, known)
 
 
 class Trainer(TrainingLoop):
     """A run in the environment; its steps are the environment's."""
 
-    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress) -> None:
+    config: TrainConfig
+
+    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress, known: int | None = None) -> None:
         super().__init__(device, progress)
         self.config = config
         make = partial(make_env, config.task, config.env)
-        self.envs = self.held.enter_context(VectorEnv(make, config.envs, config.env_processes))
-        self.test_envs = self.held.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
+        self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
+        self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device)
-        assert isinstance(config.learner, AlgorithmConfig)
-        self.algorithm = config.learner.build(self.envs.spec, str(device))
+        self.algorithm = build(config, self.envs.spec, device, known)
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
-        self.due = False  # the policy is to be evaluated beside the next iteration
+        self.evaluation_pending = False  # the policy is to be evaluated while the next iteration runs
 
     @property
     def step(self) -> int:
@@ -121,63 +163,86 @@ class Trainer(TrainingLoop):
         return self.config.steps
 
     @property
-    def facts(self) -> dict[str, float]:
+    def log_fields(self) -> dict[str, float]:
         return {"episodes": self.collector.episodes}
 
     @property
-    def shown(self) -> dict[str, str]:
+    def highlights(self) -> dict[str, str]:
         return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
 
-    def live(self) -> Metrics:
+    def warn_of_another_simulator(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Say that a run goes on under another MuJoCo version than before; arguments are its protocols."""
+        old, new = (mujoco_versions(self.config.task, facts)[-1:] for facts in (before, now))
+        if old != new and self.step:
+            self.progress.message(
+                f"dima: MuJoCo {old[0] if old else 'of an unknown version'} simulated the first {self.step:,} steps, "
+                f"{new[0]} goes on: returns may differ; protocol.json keeps both"
+            )
+
+    def learn(self) -> Metrics:
+        algorithm, collector, progress = self.algorithm, self.collector, self.progress
         before, done = self.step, min(1.0, self.step / self.target)
-        if not self.due:
-            metrics = self.algorithm.iteration(self.collector, self.progress, done)
-        else:
-            acting = self.algorithm.on_cpu()
-            with self.test_envs.lent(), in_background(lambda: self._play(acting)) as result:
-                metrics = self.algorithm.iteration(self.collector, self.progress, done)
-                with self.progress.phase("evaluate"):
-                    self.late.append((before, self._told(before, result())))
-            self.due = False
+        with self._evaluating_in_background():
+            metrics = algorithm.collect(collector, progress)
+            with algorithm.collect_ahead(collector, progress):
+                metrics |= algorithm.fit(progress)
+                metrics |= algorithm.update_policy(progress, done)
         self._keep_policy(before)
         return metrics
-
-    def _keep_policy(self, before: int) -> None:
-        """Keep the policy whenever the run passes the next of its equal parts; the last one needs no keeping."""
-        parts = self.config.keep_policies + 1
-        if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
-            weights = {name: value.detach().cpu().clone() for name, value in self.algorithm.team.state_dict().items()}
-            self.earlier = [*self.earlier, (self.step, weights)][-self.config.keep_policies :]
 
     def evaluate(self, before: int) -> dict[str, float]:
         every = self.config.evaluate_every
         if self.step // every == before // every and self.step < self.target:
             return {}
         if self.config.evaluate_in_background and self.step < self.target:
-            self.due = True
+            self.evaluation_pending = True
             return {}
         with self.progress.phase("evaluate"):
-            return self._told(self.step, self._play(self.algorithm.on_cpu()))
+            return self._evaluated(self.step, self._play(self.collector.snapshot.of(self.algorithm.policy)))
 
-    def _play(self, acting: Algorithm) -> Evaluation:
-        mode, episodes = partial(acting.act, mode=True), self.config.evaluation_episodes
-        return evaluate(self.test_envs, mode, episodes, self.config.seed)
+    @contextmanager
+    def _evaluating_in_background(self) -> Iterator[None]:
+        """Evaluate the present policy, if that is pending, while the block runs."""
+        if not self.evaluation_pending:
+            yield
+            return
+        step, policy = self.step, self.collector.snapshot.of(self.algorithm.policy)
+        with self.test_envs.lent(), in_background(partial(self._play, policy)) as result:
+            yield
+            with self.progress.phase("evaluate"):
+                self.pending_metrics.append((step, self._evaluated(step, result())))
+        self.evaluation_pending = False
 
-    def _told(self, step: int, result: Evaluation) -> dict[str, float]:
-        """What to log of an evaluation of the policy as it was after ``step`` steps."""
+    def _play(self, policy: Policy) -> Evaluation:
+        act, episodes = partial(policy.act, mode=True), self.config.evaluation_episodes
+        return evaluate(self.test_envs, act, episodes, self.config.seed)
+
+    def _evaluated(self, step: int, result: Evaluation) -> dict[str, float]:
+        """Metrics of an evaluation of the policy after ``step`` steps."""
         self.evaluations.append((step, result.mean))
         length = sum(result.lengths) / len(result.lengths)
         return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
 
-    def saved(self) -> dict[str, Any]:
-        earlier = [list(pair) for pair in self.earlier]
-        return {"collector": self.collector.checkpoint(), "earlier": earlier, "due": self.due}
+    def _keep_policy(self, before: int) -> None:
+        """Keep the policy whenever the run passes the next of its equal parts; the last one needs no keeping."""
+        parts = self.config.keep_policies + 1
+        if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
+            policy = self.algorithm.policy.state_dict()
+            weights = {name: value.detach().cpu().clone() for name, value in policy.items()}
+            self.earlier = [*self.earlier, (self.step, weights)][-self.config.keep_policies :]
 
-    def take_up(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    def state(self) -> dict[str, Any]:
+        return {
+            "collector": self.collector.checkpoint(),
+            "earlier": [list(pair) for pair in self.earlier],
+            "evaluation_pending": self.evaluation_pending,
+        }
+
+    def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
-        self.earlier = [(step, weights) for step, weights in tree.get("earlier", [])]  # older folders kept none
-        self.due = tree.get("due", False)
+        self.earlier = [(int(step), dict(weights)) for step, weights in tree["earlier"]]
+        self.evaluation_pending = bool(tree["evaluation_pending"])
 
     def summary(self, folder: Path, finished: bool) -> Summary:
         return Summary(
@@ -189,5 +254,6 @@ class Trainer(TrainingLoop):
             seconds=self.progress.seconds,
             wall=self.wall,
             env=self.config.env.to_dict(),
+            simulator=simulator_line(self.config.task, RunFolder.open(folder).protocol()),
             finished=finished,
         )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from dima.algorithms import ALGORITHMS
-from dima.config import Config, Count, Range, Whole
+from dima.algorithms import algorithm_config
+from dima.config import Config, Count, Fraction, Range, Whole, shown
 from dima.envs import suite_config
-from dima.errors import ConfigError, nearest
+from dima.envs.consent import FromFile, agreed
+from dima.errors import ConfigError
 from dima.presets import preset_changes
+
+R = TypeVar("R", bound="RunConfig")
+
+# fields of older run folders that are constants by now: path and value
+RETIRED = {
+    "learner.ppo.actor.std_scale": 0.5,
+    "learner.ppo.adam_eps": 1e-5,
+    "learner.ppo.huber_delta": 10.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +34,8 @@ class RunConfig(Config):
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # everything random descends from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
-    threads: Whole = 0  # CPU threads PyTorch may use; 0: its own choice
+    threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads PyTorch may use; 0: its own choice
+    checkpoint_budget: Fraction = 0.02  # share of the run's time for writing checkpoints; 1: after every iteration
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra dima-marl[wandb])
     env: Config  # how the environment is presented; fields depend on the task's suite
@@ -38,17 +48,34 @@ class RunConfig(Config):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
-        """The config that :meth:`to_dict` described, of a run of either kind.
+        """The config that :meth:`to_dict` described, of a run of either kind; its task is a ``FromFile``.
 
         Raises:
             ConfigError: a field does not exist or a value does not fit.
         """
         if "task" not in content:
             raise ConfigError("the config names no task")
-        task, algorithm = str(content["task"]), str(content.get("algorithm", cls.algorithm))
+        for name in ("task", "algorithm", "dataset"):
+            if not isinstance(content.get(name, ""), str):
+                raise ConfigError(f"{name} = {shown(content[name])} does not fit: expected a value of type str")
+        task, algorithm = FromFile(content["task"]), content.get("algorithm", cls.algorithm)
+        content = {**content, "task": task}
+        content = _without_retired(content)
         if "dataset" in content:
-            return offline_config(str(content["dataset"]), task, algorithm).override(content)
+            return offline_config(content["dataset"], task, algorithm).override(content)
         return default_config(task, algorithm).override(content)
+
+    def agreed(self: R, task: str | None, where: str | Path) -> R:
+        """The same config with a task that may be built, see :func:`dima.envs.consent.agreed`.
+
+        Args:
+            task: the name that the user typed beside the file, if any.
+            where: the run folder, for messages.
+
+        Raises:
+            ConfigError: the user has not agreed to the task, or named another.
+        """
+        return self.override({"task": agreed(self.task, self.env.to_dict(), task, where)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +83,9 @@ class TrainConfig(RunConfig):
     """Every choice of a run in the environment (`dima train`)."""
 
     steps: Count = 1_000_000  # environment steps of the whole run
-    envs: Count = 1  # environments that collect in parallel
+    envs: Annotated[int, Range(1, 4096)] = 1  # environments that collect in parallel
     evaluate_every: Count = 1_000  # environment steps between two evaluations
-    evaluation_episodes: Count = 5  # episodes of an evaluation, played with the policy's mode
+    evaluation_episodes: Annotated[int, Range(1, 4096)] = 5  # episodes of an evaluation, played with the policy's mode
     evaluate_in_background: bool = False  # evaluate in a process of its own while the next iteration goes on
     env_processes: bool = False  # a process for each environment: for slow simulators and many cores
     keep_policies: Whole = 3  # earlier policies the checkpoint keeps, evenly over the run, for `dima diagnose`
@@ -86,12 +113,12 @@ def default_config(task: str, algorithm: str) -> TrainConfig:
     Raises:
         ConfigError: the task or the algorithm does not exist.
     """
-    return TrainConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=learner_config(algorithm))
+    return TrainConfig(task=task, algorithm=algorithm, env=suite_config(task)(), learner=algorithm_config(algorithm))
 
 
 def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
     """The Python defaults for fitting an algorithm's world model to a dataset; errors as :func:`default_config`."""
-    env, learner = suite_config(task)(), learner_config(algorithm)
+    env, learner = suite_config(task)(), algorithm_config(algorithm)
     return OfflineConfig(task=task, algorithm=algorithm, env=env, learner=learner, dataset=dataset)
 
 
@@ -118,15 +145,20 @@ def build_config(
     return config.override({"preset": preset} | dict(overrides or {}))
 
 
-def learner_config(algorithm: str) -> Config:
-    """An algorithm's default settings.
+def _without_retired(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Drop retired fields at the value that became a constant.
 
     Raises:
-        ConfigError: there is no such algorithm.
+        ConfigError: a retired field has another value.
     """
-    if algorithm not in ALGORITHMS:
-        raise ConfigError(f"there is no algorithm {algorithm!r}: {nearest(algorithm, ALGORITHMS)}")
-    module, name = ALGORITHMS[algorithm].split(":")
-    settings = getattr(import_module(module), name)()
-    assert isinstance(settings, Config)
-    return settings
+    kept = {}
+    for name, value in content.items():
+        where = f"{path}{name}"
+        if isinstance(value, Mapping):
+            value = _without_retired(value, f"{where}.")
+        elif where in RETIRED:
+            if value != RETIRED[where]:
+                raise ConfigError(f"{where} = {value!r} is no longer a field: it is always {RETIRED[where]:g}")
+            continue
+        kept[name] = value
+    return kept

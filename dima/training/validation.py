@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode
 from dima.errors import ConfigError
 from dima.experience.replay import Replay
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel
 from dima.world_models.rollout import forecast
@@ -25,7 +25,7 @@ class HeldOut:
 
     Args:
         episodes: none of which a world model was fitted to.
-        scale: (S,) standard deviation of each state feature, in which errors of the state are told.
+        scale: (S,) standard deviation of each state feature, in which errors of the state are forecasts.
         spec: sizes.
         context: real rows that an imagination starts from.
         horizon: steps of a segment, H; shorter episodes are left out.
@@ -69,36 +69,36 @@ class HeldOut:
         """Mean errors of a world model in evaluation mode, the same number whenever the model is the same.
 
         Returns:
-            ``state_1`` and ``state_H`` after the first and the last step, mean absolute error in standard deviations,
-            beside ``still_1`` and ``still_H``, what "nothing changes" would score; ``obs_1``, ``obs_H`` likewise in the
-            observations' own units, averaged over agents, and ``obs_sum_H``, summed over the steps; ``reward``, mean
-            absolute error of a step; ``continuation``, mean square error of the probability that the task goes on.
+            ``state_1`` and ``state_H``: mean absolute error after the first and the last step, in standard deviations;
+            ``persistence_1`` and ``persistence_H``: that of the last known state; ``obs_1`` and ``obs_H``: in the
+            observations' own units, averaged over agents; ``obs_sum_H``: summed over the steps; ``reward``: mean
+            absolute error of a step; ``continuation``: Brier score of the predicted probability.
         """
         rows, acted = self.rows, slice(0, -1)
         with drawn_from(self.device, _SEED):
-            told = forecast(world_model, self.start, rows.action[:, acted])
-        state = (((told.state - rows.state) / self.scale).abs().mean(-1))[:, 1:]  # (M, H)
-        still = ((rows.state[:, :1] - rows.state) / self.scale).abs().mean(-1)[:, 1:]
-        wrong = ((told.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
+            forecasts = forecast(world_model, self.start, rows.action[:, acted])
+        state = (((forecasts.state - rows.state) / self.scale).abs().mean(-1))[:, 1:]  # (M, H)
+        persistence = ((rows.state[:, :1] - rows.state) / self.scale).abs().mean(-1)[:, 1:]
+        wrong = ((forecasts.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
         obs = wrong.mean(-1)[:, 1:]
-        goes_on = (~rows.terminated[:, acted]).to(told.continuation.dtype)
+        goes_on = (~rows.terminated[:, acted]).to(forecasts.continuation.dtype)
         last = self.horizon
         parts = {
             "state_1": state[:, 0],
             f"state_{last}": state[:, -1],
-            "still_1": still[:, 0],
-            f"still_{last}": still[:, -1],
+            "persistence_1": persistence[:, 0],
+            f"persistence_{last}": persistence[:, -1],
             "obs_1": obs[:, 0],
             f"obs_{last}": obs[:, -1],
             f"obs_sum_{last}": obs.sum(1),
-            "reward": (told.reward - rows.reward[:, acted]).abs(),
-            "continuation": (told.continuation - goes_on).square(),
+            "reward": (forecasts.reward - rows.reward[:, acted]).abs(),
+            "continuation": (forecasts.continuation - goes_on).square(),
         }
         means = torch.stack([part.double().mean() for part in parts.values()])
         return dict(zip(parts, means.tolist(), strict=True))
 
 
-def spread(episodes: Sequence[Episode], spec: EnvSpec) -> Tensor:
+def state_std(episodes: Sequence[Episode], spec: EnvSpec) -> Tensor:
     """(S,) standard deviation of each state feature over episodes, 1 where it never varies."""
     state = Normalizer((spec.state_dim,))
     for episode in episodes:

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Count
+from dima.config import Count, Few
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.nn.optim import FitConfig
 from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits, select_rows
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
@@ -32,7 +32,7 @@ BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, 
 class EnsembleModelConfig(WorldModelConfig):
     """Ensemble of one-step networks (PETS, arXiv 1805.12114), at MBPO's sizes (arXiv 1906.08253, appendix C)."""
 
-    members: Count = 5
+    members: Few = 5
     hidden: tuple[Count, ...] = (200, 200, 200, 200)  # widths of a member
     draw: Literal["member", "mean"] = "member"  # a sample of one member's Gaussian, or the average of all means
     decoder: ObservationDecoderConfig = ObservationDecoderConfig(bottleneck="none")

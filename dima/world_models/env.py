@@ -1,7 +1,7 @@
-"""A learnt world model as an environment: a PettingZoo team, or many teams stepped in one call of the model.
+"""A world model as a PettingZoo environment, or as a vectorised Gymnasium environment of many teams.
 
 Spaces, agents and action masks are those of the real task; rewards are the predicted team reward, the same for all
-agents. An episode begins in a real state, terminates with the predicted probability, and is truncated at a horizon.
+agents. An episode starts in a real state, terminates with the predicted probability, and is truncated at a horizon.
 Everything random comes from the environment's own seed.
 """
 
@@ -28,18 +28,18 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
     """The learnt task as a PettingZoo environment.
 
     Args:
-        worlds: one imagination.
+        batch: of one rollout.
         real: the task's own environment, for its spaces; it is not stepped.
     """
 
-    def __init__(self, worlds: ImaginedBatch, real: JointEnv) -> None:
-        assert worlds.count == 1
-        self._worlds, self._real = worlds, real
+    def __init__(self, batch: ImaginedBatch, real: JointEnv) -> None:
+        assert batch.count == 1
+        self._batch, self._real = batch, real
         self.metadata = {"name": f"{real.name}, imagined", "render_modes": [], "is_parallelizable": True}
         self.render_mode = None
         self.possible_agents = list(real.parallel_env.possible_agents)
         self.agents: list[Any] = []
-        self.obs_has_id, self.episode_limit = real.spec.obs_has_id, worlds.horizon
+        self.obs_has_id, self.episode_limit = real.spec.obs_has_id, batch.horizon
         unbounded = spaces.Box(-np.inf, np.inf, (real.spec.state_dim,), np.float32)
         self.state_space = getattr(real.parallel_env, "state_space", unbounded)
 
@@ -54,10 +54,10 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        """Begin in another real state; without a seed the random stream goes on."""
+        """Start in another real state; without a seed the random stream continues."""
         if seed is not None:
-            self._worlds.seed(seed)
-        self._worlds.begin()
+            self._batch.seed(seed)
+        self._batch.reset()
         self.agents = self.possible_agents[:]
         return self._see()
 
@@ -73,7 +73,7 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         if not self.agents:
             raise EnvError(f"{self.metadata['name']}: step without a running episode: call reset first")
         joint = torch.from_numpy(self._real.encode_actions(actions))[None]
-        reward, terminated, truncated = (value.item() for value in self._worlds.step(joint))
+        reward, terminated, truncated = (value.item() for value in self._batch.step(joint))
         observations, infos = self._see()
         team = self.possible_agents
         if terminated or truncated:
@@ -83,7 +83,7 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
 
     def state(self) -> np.ndarray:
         """(S,): the predicted state."""
-        state: np.ndarray = self._worlds.joint()["state"][0]
+        state: np.ndarray = self._batch.joint()["state"][0]
         return state.astype(self.state_space.dtype)
 
     def state_names(self) -> list[str]:
@@ -95,7 +95,7 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         self._real.close()
 
     def _see(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        joint = self._worlds.joint()
+        joint = self._batch.joint()
         return self._real.decode_observations(joint["obs"][0], joint["action_mask"][0])
 
 
@@ -104,31 +104,31 @@ class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
 
     Observations are a dictionary of ``obs`` (n, N, O), ``state`` (n, S) and ``action_mask`` (n, N, A); actions are
     (n, N, A): continuous ones in [-1, 1], discrete ones one-hot, padding ignored. The reward is the team's. A team
-    whose episode ended begins a new one in the same step; its last observation is in ``infos["final_obs"]``.
+    whose episode ended is reset in the same step; its last observation is in ``infos["final_obs"]``.
 
     Args:
-        worlds: n imaginations.
+        batch: of n rollouts.
         real: the task's own environment, for its spaces; it is not stepped.
     """
 
-    def __init__(self, worlds: ImaginedBatch, real: JointEnv) -> None:
-        if worlds.count > 1 and not isinstance(worlds.world_model, PartialReset):
+    def __init__(self, batch: ImaginedBatch, real: JointEnv) -> None:
+        if batch.count > 1 and not isinstance(batch.world_model, PartialReset):
             raise ConfigError(
-                f"{type(worlds.world_model).__name__} cannot begin single imaginations of a batch anew: use one team"
+                f"{type(batch.world_model).__name__} cannot reset single rollouts of a batch: use one team"
             )
-        self._worlds, self._real = worlds, real
-        self.num_envs = worlds.count
+        self._batch, self._real = batch, real
+        self.num_envs = batch.count
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
         self.single_observation_space, self.single_action_space = real.observation_space, real.action_space
         self.observation_space = batch_space(real.observation_space, self.num_envs)
         self.action_space = batch_space(real.action_space, self.num_envs)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Joint, dict[str, Any]]:
-        """Begin everywhere; without a seed the random stream goes on. One seed decides over all teams."""
+        """Start everywhere; without a seed the random stream continues. One seed determines all teams."""
         if seed is not None:
-            self._worlds.seed(seed)
-        self._worlds.begin()
-        return self._worlds.joint(), {}
+            self._batch.seed(seed)
+        self._batch.reset()
+        return self._batch.joint(), {}
 
     def step(self, actions: np.ndarray) -> tuple[Joint, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Imagine the consequences of every team's joint action.
@@ -137,16 +137,16 @@ class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
             EnvError: the actions are of the wrong shape, or not numbers.
             DivergenceError: the model's prediction is not finite.
         """
-        reward, terminated, truncated = self._worlds.step(self._joint_actions(actions))
+        reward, terminated, truncated = self._batch.step(self._joint_actions(actions))
         infos: dict[str, Any] = {}
         if (ended := terminated | truncated).any():
-            last = self._worlds.joint()
+            last = self._batch.joint()
             final = np.full(self.num_envs, None, dtype=object)
             for n in np.flatnonzero(ended):
                 final[n] = {name: values[n] for name, values in last.items()}
             infos = {"final_obs": final, "_final_obs": ended.numpy()}
-            self._worlds.begin(ended)
-        return self._worlds.joint(), reward.double().numpy(), terminated.numpy(), truncated.numpy(), infos
+            self._batch.reset(ended)
+        return self._batch.joint(), reward.double().numpy(), terminated.numpy(), truncated.numpy(), infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the real environment behind it."""

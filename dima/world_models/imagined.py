@@ -1,4 +1,4 @@
-"""Imaginations side by side that begin in real states, end, and begin anew: the core of imagined environments."""
+"""A batch of imagined rollouts with per-row reset: the core of imagined environments."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dima.world_models.base import PartialReset, WorldModel
 
 
 class InitialStates(Protocol):
-    """Where imagined episodes begin."""
+    """Initial states of imagined episodes."""
 
     def draw(self, count: int) -> Rows:
-        """(count, C, ...) real rows, the newest last, by PyTorch's random numbers."""
+        """Draw (count, C, ...) real rows, the newest last, from PyTorch's random state."""
 
 
 class ReplayInitialStates:
@@ -65,18 +65,18 @@ class EpisodeInitialStates:
 
 
 class ImaginedBatch:
-    """B imaginations side by side: one call of the world model steps them all.
+    """B imagined episodes, stepped by one call of the world model.
 
     Args:
         world_model: in evaluation mode.
-        starts: where they begin.
+        starts: their initial states.
         count: B.
         horizon: steps after which an episode is truncated.
         device: where the world model lives.
         seed: of everything random; None takes one from the operating system.
     """
 
-    view: View  # what the B teams see now, (B, ...)
+    view: View  # of the B teams, (B, ...)
 
     def __init__(
         self,
@@ -89,32 +89,31 @@ class ImaginedBatch:
     ) -> None:
         self.world_model, self.starts, self.count = world_model, starts, count
         self.horizon, self.device = horizon, device
-        self.steps = torch.zeros(count, dtype=torch.long)  # of each one's episode
+        self.steps = torch.zeros(count, dtype=torch.long)  # of each row's episode
         self.seed(seed)
 
     def seed(self, seed: int | None) -> None:
-        """Begin the stream of random numbers anew."""
+        """Reseed the stream of random numbers."""
         self._stream = RandomStream(self.device, seed)
 
     @torch.no_grad()
-    def begin(self, which: Tensor | None = None) -> None:
-        """Begin new episodes, everywhere or where ``which`` (B,) is True."""
-        which = torch.ones(self.count, dtype=torch.bool) if which is None else which
-        place = (which.cumsum(0) - 1).clamp(min=0)  # of each one's start among those drawn
+    def reset(self, rows: Tensor | None = None) -> None:
+        """Start new episodes, in all rows or the selected ones, (B,) bool."""
+        rows = torch.ones(self.count, dtype=torch.bool) if rows is None else rows
+        place = (rows.cumsum(0) - 1).clamp(min=0)  # of each row's start among those drawn
         with self._stream.draw():
-            rows = self.starts.draw(int(which.sum()))[place.to(self.device)]
-            fresh = self.world_model.start(rows)
-        if which.all():
+            fresh = self.world_model.start(self.starts.draw(int(rows.sum()))[place.to(self.device)])
+        if rows.all():
             self._latent = fresh
         else:
             assert isinstance(self.world_model, PartialReset)
-            self._latent = self.world_model.reset_rows(self._latent, fresh, which.to(self.device))
-        self.steps[which] = 0
+            self._latent = self.world_model.reset_rows(self._latent, fresh, rows.to(self.device))
+        self.steps[rows] = 0
         self.view = self.world_model.observe(self._latent)
 
     @torch.no_grad()
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take joint actions (B, N, A): reward, terminated and truncated, (B,) each, on the CPU.
+        """Step with joint actions (B, N, A); returns reward, terminated and truncated, (B,) each, on the CPU.
 
         Raises:
             DivergenceError: the model predicts something that is not finite.
@@ -135,7 +134,7 @@ class ImaginedBatch:
         return reward.cpu(), terminated, (self.steps >= self.horizon) & ~terminated
 
     def joint(self) -> Joint:
-        """What the B teams see now, as arrays of a vectorised environment."""
+        """The view of the B teams as arrays of a vectorised environment."""
         view = self.view
         return {
             "obs": view.obs.cpu().numpy(),

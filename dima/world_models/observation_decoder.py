@@ -7,12 +7,12 @@ states drift. ``bottleneck = "none"`` is the plain network, for comparison.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, NonNegative
+from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Range
 from dima.data import EnvSpec
 from dima.nn.mlp import mlp
 from dima.nn.quantizer import FiniteScalarQuantizer, VectorQuantizer
@@ -30,7 +30,8 @@ class ObservationDecoderConfig(Config):
     decay: Fraction = 0.8  # of the codebook's moving averages
     dead_below: NonNegative = 0.0  # revive entries that are used less often per batch; 0 leaves them
     commitment: NonNegative = 10.0  # weight of the commitment loss
-    fsq_levels: tuple[Count, ...] = (8, 6, 5)  # levels per coordinate of an fsq token
+    # levels per coordinate of an fsq token
+    fsq_levels: Annotated[tuple[Annotated[int, Range(2)], ...], NonEmpty()] = (8, 6, 5)
 
 
 class ObservationDecoder(nn.Module):

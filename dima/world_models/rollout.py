@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.data import Record, Rollout, View
+from dima.data import Act, Record, Rollout
 from dima.experience.replay import Rows
 from dima.world_models.base import BatchedRewards, Step, WorldModel
-
-Act = Callable[[View], tuple[Tensor, Tensor]]  # -> (B, N, A) action, (B, N) log-probability
 
 
 @dataclass

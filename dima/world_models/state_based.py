@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec, Episode
 from dima.experience.replay import Replay, Rows
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.world_models.base import Loss, WorldModel
 from dima.world_models.observation_decoder import ObservationDecoder
 

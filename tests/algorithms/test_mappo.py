@@ -1,4 +1,4 @@
-"""MAPPO in the real environment: it learns, and it goes on inside unfinished episodes."""
+"""MAPPO in the real environment: it learns, rollouts continue across updates, checkpoints are exact."""
 
 from __future__ import annotations
 
@@ -63,49 +63,49 @@ def test_it_learns(task: str, distribution: str, iterations: int, better) -> Non
         before = evaluate(test_envs, act, 10, seed=0).mean
         collector = Collector(envs, seed=0)
         for _ in range(iterations):
-            mappo.round(collector, Progress(), 0.0)
+            mappo.iteration(collector, Progress(), 0.0)
         after = evaluate(test_envs, act, 10, seed=0).mean
     assert better(before, after), (before, after)
 
 
-def test_a_iteration_ends_inside_episodes_and_the_next_goes_on_there() -> None:
+def test_rollouts_continue_unfinished_episodes() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2, episode_limit=50) as envs:
         collector, mappo = Collector(envs, seed=0), QUICK.build(envs.spec, "cpu")
-        first = mappo.round(collector, Progress(), 0.0)
+        first = mappo.iteration(collector, Progress(), 0.0)
         assert "collect/return" not in first  # no episode has ended
-        second = mappo.round(collector, Progress(), 0.0)
+        second = mappo.iteration(collector, Progress(), 0.0)
         assert second["collect/return"] < 0
         assert (collector.steps, collector.episodes) == (120, 4)
 
 
-def test_normalisers_see_each_real_step_once() -> None:
+def test_normalisers_count_each_real_step_once() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2) as envs:
         config = QUICK.override({"ppo": {"actor": {"normalize_obs": True}}})
         mappo = config.build(envs.spec, "cpu")
-        mappo.round(Collector(envs, seed=0), Progress(), 0.0)
+        mappo.iteration(Collector(envs, seed=0), Progress(), 0.0)
     assert mappo.ppo.actor.obs_scale is not None
     assert mappo.ppo.actor.obs_scale.count == mappo.ppo.critic.state_scale.count == 60
 
 
-def test_the_learning_rate_falls_with_the_run() -> None:
+def test_the_learning_rate_decays_over_the_run() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2) as envs:
         mappo = QUICK.override({"ppo": {"linear_lr_decay": True}}).build(envs.spec, "cpu")
-        mappo.round(Collector(envs, seed=0), Progress(), 0.75)
+        mappo.iteration(Collector(envs, seed=0), Progress(), 0.75)
     assert mappo.ppo.actor_optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 / 4)
 
 
-def test_the_first_of_k_iterations_has_the_whole_rate_and_the_last_a_kth(monkeypatch) -> None:
+def test_learning_rates_of_k_iterations_decay_from_1_to_1_over_k(monkeypatch) -> None:
     rates: list[float] = []
-    learn = PPO.run_epochs
+    run_epochs = PPO.run_epochs
 
-    def note(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
+    def record(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
         rates.append(ppo.critic_optimizer.param_groups[0]["lr"])
-        return learn(ppo, batch, workers)
+        return run_epochs(ppo, batch, workers)
 
-    monkeypatch.setattr(PPO, "update", note)
+    monkeypatch.setattr(PPO, "run_epochs", record)
     changes = {"steps": 4 * 60, "envs": 2, "evaluate_every": 1_000, "evaluation_episodes": 1}
     learner = {"rollout": 30, "ppo": {"linear_lr_decay": True, "critic_lr": 4e-3}}
     config = build_config("toy/walk", "mappo", "debug", changes | {"learner": learner})
@@ -115,18 +115,18 @@ def test_the_first_of_k_iterations_has_the_whole_rate_and_the_last_a_kth(monkeyp
     assert rates == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3])
 
 
-def test_one_restored_from_a_checkpoint_goes_on_exactly() -> None:
+def test_a_restored_algorithm_continues_exactly() -> None:
     torch.manual_seed(0)
     with environments("toy/switches", 2) as envs, environments("toy/switches", 2) as others:
         mappo, other = QUICK.build(envs.spec, "cpu"), QUICK.build(envs.spec, "cpu")
         collector, fresh = Collector(envs, seed=0), Collector(others, seed=0)
-        mappo.round(collector, Progress(), 0.0)
+        mappo.iteration(collector, Progress(), 0.0)
         other.restore(mappo.checkpoint(), [])
         fresh.restore(collector.checkpoint())
         state = torch.get_rng_state()
-        expected = mappo.round(collector, Progress(), 0.5)
+        expected = mappo.iteration(collector, Progress(), 0.5)
         torch.set_rng_state(state)
-        got = other.round(fresh, Progress(), 0.5)
+        got = other.iteration(fresh, Progress(), 0.5)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
     for name, weight in mappo.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name

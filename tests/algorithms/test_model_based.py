@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from dima.algorithms.model_based import DimaConfig, ModelBased
+from dima.algorithms.model_based import ModelBased
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
 from dima.experience.collector import Collector
 from dima.experience.evaluation import evaluate
-from dima.presets import preset_changes
 from dima.runtime.progress import Progress
 from dima.storage.serialization import encode
+from dima.training.run_config import build_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-DEBUG = DimaConfig().override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
+DEBUG = build_config("toy/walk", "dima", "debug").learner
 
 # one iteration of learning that suffices for toy/walk
 QUICK = {

@@ -1,4 +1,4 @@
-"""Returns and losses against hand-worked and brute-force values (model-free section 11, DIMA section 11)."""
+"""Returns and losses against hand-computed and brute-force values."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NEXT = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
 
 
 def brute_force(r: Tensor, c: Tensor, boundary: Tensor, v: Tensor, gamma: float, lam: float) -> Tensor:
-    """The definition: a weighted mean of the n-step returns up to the end of the stretch, one entry at a time."""
+    """The definition: a weighted mean of the n-step returns up to the end of the episode, entry by entry."""
     out = torch.zeros_like(r)
     batch, length = r.shape
     for b in range(batch):
@@ -43,7 +43,7 @@ def rollout(seed: int, batch: int = 3, length: int = 6) -> tuple[Tensor, Tensor,
     [
         ([1.0, 1, 1, 1], [0, 0, 0, 1], [5.151327, 5.960176, 5.6808, 3.89]),
         ([1.0, 0, 1, 1], [0, 1, 0, 1], [2.012, 1.6, 5.6808, 3.89]),  # terminated after the second step
-        ([1.0, 0, 1, 1], [0, 0, 0, 0], [2.012, 1.6, 5.6808, 3.89]),  # the same without marks
+        ([1.0, 0, 1, 1], [0, 0, 0, 0], [2.012, 1.6, 5.6808, 3.89]),  # the same without boundaries
     ],
 )
 def test_returns_are_generalised_advantages_plus_values(
@@ -53,7 +53,7 @@ def test_returns_are_generalised_advantages_plus_values(
     torch.testing.assert_close(returns - VALUE, torch.tensor([advantage]))
 
 
-def test_a_time_limit_bootstraps_from_the_true_final_state() -> None:
+def test_truncation_bootstraps_from_the_true_final_state() -> None:
     cut = torch.tensor([[False, True, False, True]])
     after = torch.tensor([[0.4, 7.0, 0.2, 0.1]])  # the final state's value, not the next episode's
     returns = lambda_returns(REWARD, torch.ones(1, 4), cut, after, 0.9, 0.8)
@@ -80,7 +80,7 @@ def test_lambda_zero_and_one() -> None:
     torch.testing.assert_close(found, monte_carlo)
 
 
-def test_nothing_crosses_an_end() -> None:
+def test_returns_do_not_cross_a_termination() -> None:
     reward, continuation, boundary, value = rollout(2)
     continuation[:, 2], boundary[:, 2] = 0.0, True
     before = lambda_returns(reward, continuation, boundary, value, 0.9, 0.95)
@@ -108,7 +108,7 @@ def test_policy_loss_at_ratio_one_is_the_mean_advantage() -> None:
     ("ratio", "advantage", "stopped"),
     [(1.3, 1.0, True), (0.7, -1.0, True), (1.3, -1.0, False), (0.7, 1.0, False), (1.1, 1.0, False), (0.9, -1.0, False)],
 )
-def test_the_gradient_stops_where_moving_on_would_pay(ratio: float, advantage: float, stopped: bool) -> None:
+def test_the_gradient_is_zero_beyond_the_clip(ratio: float, advantage: float, stopped: bool) -> None:
     log_prob = torch.tensor([[ratio]]).log().requires_grad_()
     loss, _ = ppo_policy_loss(log_prob, torch.zeros(1, 1), torch.tensor([advantage]), 0.2)
     loss.backward()
@@ -116,14 +116,14 @@ def test_the_gradient_stops_where_moving_on_would_pay(ratio: float, advantage: f
     assert float(log_prob.grad) == pytest.approx(0 if stopped else -advantage * ratio)
 
 
-def test_policy_loss_by_hand() -> None:
+def test_policy_loss_equals_the_hand_computed_one() -> None:
     log_prob = torch.tensor([[1.05, 1.5], [0.5, 1.0]]).log()
     loss, metrics = ppo_policy_loss(log_prob, torch.zeros(2, 2), torch.tensor([2.0, -1.0]), 0.2)
     assert float(loss) == pytest.approx(-(1.05 * 2 + 1.2 * 2 - 0.8 - 1.0) / 4)
     assert float(metrics["clip_fraction"]) == 0.5
 
 
-def test_a_weight_scales_outside_the_clipping() -> None:
+def test_a_weight_multiplies_outside_the_clipping() -> None:
     log_prob, advantage = 0.5 * torch.randn(50, 2), torch.randn(50)
     old = torch.zeros(50, 2)
     plain, _ = ppo_policy_loss(log_prob, old, advantage, 0.2)
@@ -141,7 +141,7 @@ def test_clipped_value_loss() -> None:
     near, far = old + 0.09 * torch.randn(100).tanh(), old + torch.randn(100)
     torch.testing.assert_close(clipped_value_loss(near, old, target, 0.1, 10.0), huber(target - near, 10.0).mean())
     assert clipped_value_loss(far, old, target, 0.1, 10.0) > huber(target - far, 10.0).mean()
-    # moved 0.5 towards the target with 0.1 allowed: the loss is that of the held value, without gradient
+    # moved 0.5 towards the target, beyond the clip of 0.1: the loss is that of the clipped value, without gradient
     value = torch.tensor([0.5], requires_grad=True)
     loss = clipped_value_loss(value, torch.zeros(1), torch.ones(1), 0.1, 10.0)
     loss.backward()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dima import build_config
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_names
 from dima.envs import make_env
 from dima.experience.collector import view_of
 from dima.runtime import device
@@ -14,7 +14,7 @@ from dima.runtime import device
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize("task", ["toy/uneven", "toy/switches"])
 def test_a_twin_acts_alike_and_draws_nothing(task: str, algorithm: str, monkeypatch) -> None:
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)

@@ -25,9 +25,9 @@ PLOTS = {
     "diagnosis": {
         *("error-state", "error-state-summed", "error-observations", "error-observations-summed"),
         *("error-state-parts", "error-state-parts-summed", "error-observations-parts"),
-        *("error-observations-parts-summed", "error-sources", "rank-histogram", "coverage", "spread"),
-        *("reward-error", "reward-steps", "reward-bias", "value-returns", "value-correlation"),
-        *("order-spread", "denoising-agents", "denoising-levels", "influence", "termination-reliability"),
+        *("error-observations-parts-summed", "error-sources", "rank-histogram", "coverage", "spread-skill"),
+        *("reward-error", "reward-steps", "reward-bias", "return-scatter", "return-correlation"),
+        *("order-sensitivity", "denoising-agents", "denoising-levels", "influence", "termination-reliability"),
     },
     "imagination": {
         *("film", "strip-2", "strip-4", "error-state", "error-state-summed", "error-observations"),
@@ -46,7 +46,7 @@ def pages(tmp_path_factory, write_run) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pages")
     fixed = {"run": str(root / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "steps": 150}
     agent = dima.load(train(build_config("mpe/simple_spread", "dima", "debug", fixed)).folder, "cpu")
-    settings = DiagnosisConfig(episodes=3, segments=8, horizon=5, futures=4, calibrated=6, orders=2, starts=3)
+    settings = DiagnosisConfig(episodes=3, segments=8, horizon=5, samples=4, calibration_segments=6, orders=2, starts=3)
     for task in ("toy/walk", "toy/linear"):
         for algorithm in ("dima", "mappo"):
             for seed in range(3):
@@ -54,9 +54,11 @@ def pages(tmp_path_factory, write_run) -> dict[str, Path]:
                 write_run(
                     root / "runs", f"{task}-{algorithm}{seed}", returns, task=task, algorithm=algorithm, seed=seed
                 )
+    dima.diagnose(agent, settings, out=root / "diagnosis")
+    dima.imagine(agent, [2, 4], start=0, width=96, out=root / "imagination")
     return {
-        "diagnosis": agent.diagnose(settings).save(root / "diagnosis"),
-        "imagination": agent.imagine([2, 4], start=0, width=96).save(root / "imagination"),
+        "diagnosis": root / "diagnosis" / "diagnosis.html",
+        "imagination": root / "imagination" / "imagination.html",
         "report": dima.report(root / "runs", root / "report").page,
     }
 

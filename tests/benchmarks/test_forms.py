@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.studies import forms, forms_curves
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, STATE, UNCHANGED
+from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, PERSISTENCE, STATE
 from dima.datasets.reader import Dataset
 from dima.recording.config import record_config
 from dima.recording.record import record
@@ -59,8 +59,8 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
         assert one["config"]["learner"]["world_model"]["decoder_fit"]["updates"] == 2
         assert "ensemble" in one["form"] or one["config"]["learner"]["world_model"]["denoiser"]["blocks"] == 2
         assert ("spread" in one) == ("ensemble" not in one["form"])
-    unchanged = [one["error"][OBSERVATIONS][UNCHANGED]["step"]["mean"] for one in found.values()]
-    assert all(one == unchanged[0] for one in unchanged)  # all are asked about the same segments
+    persistence = [one["error"][OBSERVATIONS][PERSISTENCE]["step"]["mean"] for one in found.values()]
+    assert all(one == persistence[0] for one in persistence)  # all are asked about the same segments
     table = (study / "out" / "table.md").read_text()
     assert all(f"| {form} | 1 |" in table for form in CHOSEN)
 
@@ -70,7 +70,7 @@ def test_every_form_has_its_numbers_and_a_row(study: Path, monkeypatch, capsys) 
     assert before == {path: path.stat().st_mtime_ns for path in (study / "out").glob("*.json")}
 
 
-def test_one_ensemble_foretells_in_two_ways(study: Path) -> None:
+def test_one_ensemble_predicts_in_two_ways(study: Path) -> None:
     assert sorted(path.name for path in (study / "work").iterdir() if "ensemble" in path.name) == ["ensemble-seed0"]
     one, other = (json.loads((study / "out" / f"ensemble_{way}-seed0.json").read_text()) for way in ("mean", "member"))
     assert one["parameters"] == other["parameters"]
@@ -93,11 +93,16 @@ def test_an_interval_over_seeds_is_student_s() -> None:
     assert forms.spread_of([0.5]) == "0.5"
 
 
+def test_results_of_earlier_versions_are_read_in_today_s_names() -> None:
+    for result in forms.read_results(Path(__file__).parents[2] / "results" / "forms" / "halfcheetah-2x3"):
+        assert {MODEL, PERSISTENCE} <= set(result["error"][OBSERVATIONS])
+
+
 def test_the_picture_has_a_line_for_every_form(study: Path, monkeypatch) -> None:
     results = [json.loads(path.read_text()) for path in (study / "out").glob("*.json")]
     (axes,) = forms_curves.draw({"toy/walk": results}).axes
     drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
-    assert set(drawn) == {*CHOSEN, UNCHANGED}
+    assert set(drawn) == {*CHOSEN, PERSISTENCE}
     for result in results:
         assert drawn[result["form"]] == forms_curves.curve_of(result, MODEL).tolist()
     monkeypatch.setattr("sys.argv", ["forms_curves", str(study / "out"), "--out", str(study / "forms.png")])

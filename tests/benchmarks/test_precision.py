@@ -8,20 +8,19 @@ import pytest
 import torch
 
 from benchmarks.speed import precision
-from dima.algorithms.model_based import DimaConfig
 from dima.data import EnvSpec
 from dima.errors import ConfigError
-from dima.presets import preset_changes
 from dima.recording.config import record_config
 from dima.recording.record import record
 from dima.runtime import device
 from dima.runtime.device import multiplying, require_precision
 from dima.runtime.progress import Progress
 from dima.training.offline import fit, fit_config
+from dima.training.run_config import build_config
 from tests.world_models.conftest import draw_episodes
 
 SPEC = EnvSpec(("a", "b"), 4, (5, 5), (2, 2), discrete=False)
-DEBUG = DimaConfig().override(preset_changes("dima", "debug", "toy/walk")[0]["learner"])
+DEBUG = build_config("toy/walk", "dima", "debug").learner
 
 
 @pytest.fixture

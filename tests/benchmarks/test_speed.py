@@ -22,6 +22,7 @@ from benchmarks.speed.units import KEEPING, learning_units, steps_of_a_iteration
 from benchmarks.speed.versus import versus
 from benchmarks.speed.whole import learn, learn_reference, shortened, whole
 from dima.nn.attention import Attention
+from dima.world_models.dima.action_encoder import ActionEncoder
 from dima.world_models.dima.unet import TemporalUNet
 from dima.world_models.rollout import imagine
 
@@ -165,6 +166,7 @@ def test_switches_replace_the_optimised_code(config) -> None:
     assert not any(isinstance(module, Attention) for module in model.modules())
     assert any(isinstance(module, PlainAttention) for module in model.denoiser.encoder.modules())
     assert type(by_name["fused U-Net"].world_model.denoiser.net) is TemporalUNet
+    assert type(by_name["fused Perceiver"].world_model.denoiser.encoder) is ActionEncoder
     assert not by_name["batched rewards"].world_model.batched_rewards
     learner = by_name["fused optimisers"]
     assert all(isinstance(fitter, PlainFitter) for fitter in learner.fitter.fitters.values())

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.studies import spread
 from dima.experience.replay import Replay
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.recording.config import record_config
 from dima.recording.record import record
 from tests.analysis.diagnose.worlds import Case, Noisy

@@ -89,6 +89,13 @@ class TestTrain:
         args = ["--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60", f"--run={tmp_path / 'r'}", "toy/walk"]
         assert command("train", *args)[0] == 0
 
+    @pytest.mark.parametrize(
+        "switch", ["--evaluate-in-background", "--learner.ppo.linear-lr-decay", "--env-processes False"]
+    )
+    def test_a_switch_before_the_task_does_not_hide_it(self, command, tmp_path, switch):
+        args = [*switch.split(), "toy/walk", "--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60"]
+        assert command("train", *args, f"--run={tmp_path / 'r'}")[0] == 0
+
     def test_never_overwrites_unasked(self, command, finished):
         before = (finished / "metrics.jsonl").read_bytes()
         status, _, err = command("train", "toy/walk", "--algorithm", "mappo", *SHORT, "--run", finished)

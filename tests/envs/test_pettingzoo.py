@@ -48,9 +48,7 @@ def test_a_factory_from_the_working_directory(home):
     assert env.spec.n_agents == 2
     assert env.name == "mine.worlds:walk"
     assert env.render_mode is None
-    assert (
-        make_env("pettingzoo/mine.worlds:Space.walk", PettingZooConfig(arguments='{"n_agents": 3}')).spec.n_agents == 3
-    )
+    assert make_env("mine.worlds:Space.walk", PettingZooConfig(arguments='{"n_agents": 3}')).spec.n_agents == 3
     assert make_env("mine.worlds:walk", render_mode="rgb_array").render_mode == "rgb_array"
     assert make_env("mine.worlds:plain", render_mode="rgb_array").render_mode is None
 

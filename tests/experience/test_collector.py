@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dima.data import Episode, Rollout, View
+from dima.data import Act, Episode, Rollout, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig, tasks
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Act, Collector, episode_seed, play, random_policy
+from dima.experience.collector import Collector, episode_seed, play, random_policy
 from dima.storage.serialization import decode, encode
 
 TOYS = [task.name for task in tasks()]

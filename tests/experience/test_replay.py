@@ -5,11 +5,14 @@ A row of these episodes tells where it comes from: its state is (episode, time),
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from dima.data import EnvSpec, Episode
@@ -197,6 +200,69 @@ def test_capacity_counts_steps_and_is_used_to_the_last() -> None:
     assert filled([40, 40, 1], capacity=80).steps == 41  # though there are rows to spare
 
 
+@pytest.mark.parametrize("length", [1, 2, 10, 21])
+def test_five_thousand_steps_are_five_thousand_however_short_the_episodes(length: int) -> None:
+    replay = Replay(ReplayConfig(capacity=5_000), replace(SPEC, episode_limit=1000), "cpu")
+    for number in range(6_000 // length):
+        replay.add(episode(number, length))
+    assert replay.steps == 5_000 // length * length
+    assert replay.rows <= 10_000
+
+
+def test_long_episodes_take_no_room_for_ends_that_are_not_there() -> None:
+    assert filled([10] * 30, capacity=100).rows == 110
+
+
+lengths_of_episodes = st.lists(st.integers(1, 12), min_size=1, max_size=60)
+
+
+@given(lengths=lengths_of_episodes, capacity=st.integers(12, 90), limit=st.sampled_from([None, 1, 12, 1000]))
+@settings(deadline=None, max_examples=60)
+def test_what_is_kept_is_the_longest_run_of_newest_episodes(
+    lengths: list[int], capacity: int, limit: int | None
+) -> None:
+    """Also after a restart in the middle, whose chunks and visits are those of the run that was not cut off."""
+    spec = replace(SPEC, episode_limit=limit)
+    replay = Replay(ReplayConfig(capacity=capacity), spec, "cpu", ("v",))
+    chunks = []
+    for number, length in enumerate(lengths):
+        replay.add(episode(number, length))
+        kept = list(range(number + 1))
+        while sum(lengths[n] for n in kept) > capacity:
+            kept.pop(0)
+        assert replay.steps == sum(lengths[n] for n in kept)
+        rows = replay.segments(torch.arange(replay.oldest, replay.newest), 1)
+        assert rows.state[:, 0].tolist() == [[n, t] for n in kept for t in range(lengths[n] + 1)]
+        assert torch.equal(rows.reward[:, 0], (rows.state[:, 0, 1] + 100 * rows.state[:, 0, 0]) * rows.acted[:, 0])
+        assert rows.acted.sum() == replay.steps
+        replay.least_visited("v", 5)
+        if number % 3 == 2:
+            chunks.append(replay.chunk())
+    chunks.append(replay.chunk() or {})
+    other = Replay(replay.config, spec, "cpu", ("v",))
+    other.restore(replay.checkpoint(), [chunk for chunk in chunks if chunk][replay.first_chunk :])
+    assert_same(replay, other)
+    for again in (replay, other):
+        for length in (1, 1, 1, 7):
+            again.add(episode(99, length))
+    assert_same(replay, other)
+
+
+def test_growing_needs_memory_that_is_there() -> None:
+    replay = Replay(ReplayConfig(capacity=40), replace(SPEC, episode_limit=40), "cpu")
+    for number in range(20):
+        replay.add(episode(number, 1))
+        if replay.newest == replay.rows:
+            break
+    before = replay.steps, replay.newest, replay.rows
+    with (
+        patch("dima.runtime.device.free_memory", return_value=10),
+        pytest.raises(ConfigError, match=r"replay\.capacity = 40 needs .* GiB"),
+    ):
+        replay.add(episode(99, 1))
+    assert (replay.steps, replay.newest, replay.rows) == before
+
+
 def test_an_episode_longer_than_the_store_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"replay\.capacity = 5 cannot hold an episode of 6 steps: raise it"):
         filled([6], capacity=5)
@@ -220,20 +286,22 @@ def assert_same(one: Replay, other: Replay) -> None:
     assert (one.oldest, one.newest, one.steps) == (other.oldest, other.newest, other.steps)
     assert one.lengths == other.lengths
     assert one.chunk_ends == other.chunk_ends
-    rows = torch.arange(one.oldest, one.newest) % one.rows
+    number = torch.arange(one.oldest, one.newest)
+    here, there = number % one.rows, number % other.rows
     for name in one.store:
-        assert torch.equal(one.store[name][rows], other.store[name][rows]), name
-    assert torch.equal(one.first[rows], other.first[rows])
-    assert torch.equal(one.last[rows], other.last[rows])
+        assert torch.equal(one.store[name][here], other.store[name][there]), name
+    assert torch.equal(one.first[here], other.first[there])
+    assert torch.equal(one.last[here], other.last[there])
+    length = min(3, len(number))
     for replay in (one, other):
         torch.manual_seed(1)
-        replay.drawn = [replay.recent(100), replay.least_visited("v", 100, 3)]  # type: ignore[attr-defined]
+        replay.drawn = [replay.recent(100), replay.least_visited("v", 100, length)]  # type: ignore[attr-defined]
     for a, b in zip(one.drawn, other.drawn, strict=True):  # type: ignore[attr-defined]
         assert torch.equal(a, b)
     windows = [replay.gather(replay.drawn[0], 3, 3) for replay in (one, other)]  # type: ignore[attr-defined]
     assert torch.equal(windows[0].state, windows[1].state)
     assert torch.equal(windows[0].valid, windows[1].valid)
-    assert torch.equal(one.visits["v"][rows], other.visits["v"][rows])
+    assert torch.equal(one.visits["v"][here], other.visits["v"][there])
 
 
 @pytest.mark.parametrize("capacity", [1000, 30])
@@ -269,6 +337,31 @@ def test_what_was_chunked_is_not_chunked_again() -> None:
     assert second is not None
     assert second["start"] == 9
     assert second["state"][:, 0].tolist() == [2, 2, 2]
+
+
+def test_a_checkpoint_of_before_ends_ceased_to_count_still_loads() -> None:
+    """Such a replay kept fewer steps: rows, not steps, were bounded."""
+    old = filled([2] * 30, capacity=1000, visit_counters=("v",))
+    while old.newest - old.oldest > 24:  # of a capacity of 20 with one row in ten for ends
+        old.oldest += old.lengths.popleft()
+    chunk = old.chunk()
+    assert chunk is not None
+    new = filled([], capacity=20, visit_counters=("v",))
+    new.restore(old.checkpoint(), [chunk])
+    assert_same(old, new)
+    new.add(episode(30, 2))
+    assert new.steps == 18
+    new.add(episode(31, 2))
+    new.add(episode(32, 2))
+    assert new.steps == 20
+
+
+def test_a_checkpoint_of_a_larger_capacity_is_an_error() -> None:
+    replay = filled([9, 9, 9], visit_counters=("v",))
+    chunk = replay.chunk()
+    assert chunk is not None
+    with pytest.raises(ConfigError, match=r"replay\.capacity = 20 is less than the 27 steps in store"):
+        filled([], capacity=20, visit_counters=("v",)).restore(replay.checkpoint(), [chunk])
 
 
 def test_a_missing_chunk_is_an_error() -> None:

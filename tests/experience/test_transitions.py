@@ -116,6 +116,15 @@ def test_it_comes_back_from_its_chunks() -> None:
     assert other.chunk() is None
 
 
+def test_more_at_once_than_there_is_room_for_keeps_the_newest() -> None:
+    """As in a long warm-up before a small store."""
+    store = Transitions(2 * 6, SPEC, "cpu")
+    store.add(lived(torch.rand(2, 4).tolist()))
+    store.add(lived(torch.rand(2, 15).tolist(), first=4))
+    assert len(store) == 12
+    assert set(all_stretches(store, 1, 1.0)) == {(env, moment) for env in range(2) for moment in range(13, 19)}
+
+
 def test_one_that_never_lived_comes_back_too() -> None:
     other = Transitions(10, SPEC, "cpu")
     other.restore(Transitions(10, SPEC, "cpu").checkpoint(), [])

@@ -27,7 +27,7 @@ def test_attention_equals_the_formula() -> None:
     torch.testing.assert_close(attention(x), x + attention.out(torch.cat(heads, dim=-1)))
 
 
-def test_cross_attention_reads_the_visible_context_only() -> None:
+def test_cross_attention_ignores_masked_context() -> None:
     attention = Attention(6, 1, 4, context_dim=3)
     x, context = torch.randn(2, 4, 6), torch.randn(2, 5, 3)
     visible = torch.tensor([[True, False, True, True, False]])
@@ -48,7 +48,7 @@ def causal(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril()
 
 
-def test_a_causal_block_never_sees_the_future() -> None:
+def test_a_causal_block_ignores_future_tokens() -> None:
     block, x = TransformerBlock(8, 2, 0.0), torch.randn(2, 6, 8)
     changed = torch.cat([x[:, :4], torch.randn(2, 2, 8)], dim=1)
     torch.testing.assert_close(block(x, causal(6))[:, :4], block(changed, causal(6))[:, :4], rtol=0, atol=1e-6)

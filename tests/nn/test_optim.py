@@ -1,4 +1,4 @@
-"""One optimiser step, and the average of the weights along the way."""
+"""Gradient steps and the EMA of the weights."""
 
 from copy import deepcopy
 
@@ -10,7 +10,7 @@ from dima.nn.optim import FitConfig, Fitter
 
 
 def train(module: nn.Module, fitter: Fitter, steps: int) -> list[torch.Tensor]:
-    """Gradient steps on a quadratic with noise of its own; the weights after each."""
+    """Make gradient steps on a noisy quadratic; the weights after each."""
     weights = []
     with fitter.fitting():
         for _ in range(steps):
@@ -19,19 +19,19 @@ def train(module: nn.Module, fitter: Fitter, steps: int) -> list[torch.Tensor]:
     return weights
 
 
-def test_the_average_is_the_one_worked_by_hand() -> None:
+def test_ema_equals_the_hand_computed_average() -> None:
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     average = module.weight.detach().clone()
     weights = train(module, Fitter(module, FitConfig(lr=0.1, ema=0.6)), 8)
     for step, weight in enumerate(weights, start=1):
-        kept = min(0.6, (1 + step) / (10 + step))
-        average = kept * average + (1 - kept) * weight
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
     torch.testing.assert_close(module.weight.detach(), average)
     assert not torch.equal(module.weight, weights[-1])
 
 
-def test_averaging_does_not_change_what_is_learnt() -> None:
+def test_ema_does_not_change_the_gradient_steps() -> None:
     runs = []
     for ema in (0.0, 0.9):
         torch.manual_seed(0)
@@ -41,14 +41,14 @@ def test_averaging_does_not_change_what_is_learnt() -> None:
     assert all(torch.equal(plain, averaged) for plain, averaged in zip(*runs, strict=True))
 
 
-def test_without_averaging_the_module_holds_the_last_weights() -> None:
+def test_without_ema_the_module_holds_the_last_weights() -> None:
     module = nn.Linear(3, 2)
     fitter = Fitter(module, FitConfig(lr=0.1))
     assert torch.equal(module.weight, train(module, fitter, 4)[-1])
     assert fitter.checkpoint()["other"] == []
 
 
-def test_an_error_leaves_the_average_in_place() -> None:
+def test_an_exception_leaves_the_ema_in_place() -> None:
     module = nn.Linear(3, 2)
     fitter = Fitter(module, FitConfig(lr=0.1, ema=0.9))
     train(module, fitter, 3)
@@ -58,7 +58,7 @@ def test_an_error_leaves_the_average_in_place() -> None:
     assert torch.equal(module.weight, before)
 
 
-def test_restored_it_goes_on_exactly() -> None:
+def test_a_restored_fitter_continues_exactly() -> None:
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     fitter = Fitter(module, FitConfig(lr=0.1, warmup=6, max_grad_norm=0.5, ema=0.9))

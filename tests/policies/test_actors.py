@@ -1,4 +1,4 @@
-"""Actors, and what they share with critics (model-free sections 2 and 11)."""
+"""PPO actors, and properties shared with critics."""
 
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ def inputs(spec: EnvSpec, batch: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def shaken(module: M) -> M:
-    """Weights far from their careful start, so that every path matters."""
+    """Large random weights, so that every path matters."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
@@ -50,7 +50,7 @@ def test_actor_shapes(spec: EnvSpec, config: ActorConfig) -> None:
     assert policy.log_prob(action).requires_grad and policy.entropy().requires_grad
 
 
-def test_initial_spread() -> None:
+def test_initial_standard_deviation() -> None:
     policy = Actor(ActorConfig(), EVEN)(*inputs(EVEN))
     assert isinstance(policy, Gaussian)
     torch.testing.assert_close(policy.std, torch.full((3,), 0.3655293))
@@ -58,7 +58,7 @@ def test_initial_spread() -> None:
     assert policy.mode().abs().max() < 0.1
 
 
-def test_spread_is_bounded() -> None:
+def test_standard_deviation_is_bounded() -> None:
     actor = Actor(ActorConfig(), EVEN)
     nn.init.constant_(actor.log_std, 50.0)
     policy = actor(*inputs(EVEN))
@@ -97,7 +97,7 @@ def test_padding_has_no_effect(spec: EnvSpec, config: ActorConfig) -> None:
 
 @pytest.mark.parametrize(("spec", "config"), KINDS)
 def test_padding_adds_nothing_to_density_and_entropy(spec: EnvSpec, config: ActorConfig) -> None:
-    """Each agent's numbers are those of its real entries alone, as if the action had no padding."""
+    """Each agent's density and entropy are those of its real entries alone."""
     policy = shaken(Actor(config, spec))(*inputs(spec))
     action = policy.sample()
     for agent, size in enumerate(spec.action_sizes):
@@ -122,15 +122,15 @@ def test_action_mask_rules_out_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "has_id", "told_apart"),
+    ("choice", "has_id", "distinct"),
     [("auto", False, True), ("auto", True, False), ("always", True, True), ("never", False, False)],
 )
-def test_agent_id(choice: str, has_id: bool, told_apart: bool) -> None:
+def test_agent_id(choice: str, has_id: bool, distinct: bool) -> None:
     spec = EnvSpec(("a", "b"), 6, (5, 5), (3, 3), discrete=False, obs_has_id=has_id)
     actor = shaken(Actor(ActorConfig(hidden=(16,)).override({"agent_id": choice}), spec))
     obs, mask = inputs(spec)
     mode = actor(obs[:, :1].expand_as(obs), mask).mode()
-    assert torch.equal(mode[:, 0], mode[:, 1]) != told_apart
+    assert torch.equal(mode[:, 0], mode[:, 1]) != distinct
 
 
 def test_agents_act_on_their_own_observation() -> None:

@@ -1,4 +1,4 @@
-"""The central critic and the scale of its values (model-free sections 3 and 11)."""
+"""The centralised critic and ValueNorm."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def seed() -> None:
 
 
 def shaken(critic: Critic) -> Critic:
-    """Weights far from their careful start, so that every path matters."""
+    """Large random weights, so that every path matters."""
     for parameter in critic.parameters():
         nn.init.normal_(parameter, std=0.5)
     return critic
@@ -34,19 +34,34 @@ def test_critic_sees_state_and_the_executed_previous_action() -> None:
     torch.testing.assert_close(critic(state, 9 * action), critic(state, (9 * action).clamp(-1, 1)))
 
 
-def test_critic_without_actions_ignores_who_is_who() -> None:
+def test_critic_without_actions_is_invariant_to_the_order_of_agents() -> None:
     critic = shaken(Critic(CriticConfig(hidden=(16,), previous_action=False), EVEN))
     state, action = torch.randn(4, 6), torch.rand(4, 2, 3)
     assert torch.equal(critic(state, action), critic(state, action.flip(1)))
 
 
-def test_critic_normalises_the_state() -> None:
+def test_critic_standardises_the_state() -> None:
     critic, twin = (Critic(CriticConfig(hidden=(16,)), EVEN) for _ in range(2))
     twin.load_state_dict(critic.state_dict())
     state, action = 100 + 50 * torch.randn(200, 6), torch.zeros(200, 2, 3)
-    critic.state_scale.update(state)
+    critic.update_statistics(state)
     scaled = (state - state.mean(0)) / state.std(0, correction=0)
     torch.testing.assert_close(critic(state, action), twin(scaled, action), atol=1e-4, rtol=1e-4)
+
+
+def test_input_norm_is_a_layer_norm_across_the_state_alone() -> None:
+    config = CriticConfig(hidden=(16,), input_norm=True)
+    critic, plain = shaken(Critic(config, EVEN)), Critic(config.override({"input_norm": False}), EVEN)
+    plain.net.load_state_dict(critic.net.state_dict())
+    state, action = 100 + 50 * torch.randn(20, 6), torch.rand(20, 2, 3)
+    norm = critic.input_norm
+    assert norm is not None and plain.input_norm is None
+    expected = nn.functional.layer_norm(state, (6,), norm.weight, norm.bias)
+    torch.testing.assert_close(critic(state, action), plain(expected, action))
+    torch.testing.assert_close(critic(3 * state + 7, action), critic(state, action), atol=1e-3, rtol=1e-4)
+    value = critic(state, action)
+    critic.update_statistics(state)
+    assert torch.equal(critic(state, action), value)  # it has no running statistics
 
 
 def test_value_norm_is_debiased() -> None:
@@ -61,7 +76,7 @@ def test_value_norm_is_debiased() -> None:
     assert norm.normalize(x).dtype == norm.denormalize(x).dtype == torch.float32
 
 
-def test_value_norm_beta_sets_how_fast_it_forgets() -> None:
+def test_value_norm_decays_by_beta() -> None:
     slow, fast = ValueNorm(), ValueNorm(beta=0.5)
     for norm in (slow, fast):
         norm.update(torch.zeros(10))
@@ -70,14 +85,14 @@ def test_value_norm_beta_sets_how_fast_it_forgets() -> None:
     assert float(fast.moments()[0]) == pytest.approx(2 / 3)
 
 
-def test_value_norm_floor_and_untouched_scale() -> None:
+def test_value_norm_floor_and_initial_scale() -> None:
     norm = ValueNorm()
     torch.testing.assert_close(norm.denormalize(torch.ones(1)), torch.tensor([0.1]))
     norm.update(torch.full((10,), 5.0))
     assert float(norm.moments()[1]) == pytest.approx(0.1)
 
 
-def test_value_norm_keeps_the_variance_beside_a_large_offset() -> None:
+def test_value_norm_keeps_the_variance_at_a_large_offset() -> None:
     x = 1e5 + torch.randint(0, 10, (1000,)).float()
     norm = ValueNorm()
     for _ in range(20):

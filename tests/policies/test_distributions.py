@@ -1,4 +1,4 @@
-"""What actions are drawn from (model-free sections 2 and 11)."""
+"""Action distributions against PyTorch's, at their ends and under masks."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_beta_stays_finite_at_the_ends(action: float) -> None:
     assert policy.mode().isfinite().all() and policy.mode().abs().max() < 1
 
 
-def test_categorical_never_chooses_what_is_forbidden() -> None:
+def test_categorical_never_samples_a_masked_choice() -> None:
     allowed = torch.tensor([[True, False, True, False], [False, False, False, True]])
     policy = Categorical(torch.tensor([0.0, 9.0, 1.0, 99.0]).expand(5000, 2, 4), allowed, torch.ones(2, 4))
     draws = policy.sample()
@@ -67,7 +67,7 @@ def test_categorical_never_chooses_what_is_forbidden() -> None:
     torch.testing.assert_close(policy.entropy()[0], torch.stack([expected, torch.zeros(())]))
 
 
-def test_categorical_gradient_is_finite_with_forbidden_choices() -> None:
+def test_categorical_gradient_is_finite_with_masked_choices() -> None:
     logits = torch.randn(6, 2, 4, requires_grad=True)
     allowed = torch.tensor([True, False, True, False])
     policy = Categorical(logits, allowed, torch.ones(2, 4))

@@ -180,7 +180,7 @@ def refused(config: RecordConfig, kind: type[Exception], said: str) -> None:
 
 
 def test_a_run_of_another_task_or_other_settings_is_refused(small, run):
-    refused(small("toy/linear", sources=[run]), DatasetError, "is a run of toy/walk, not of toy/linear")
+    refused(small("toy/linear", sources=[run]), ConfigError, "task = 'toy/linear' does not fit: .* is of 'toy/walk'")
     refused(small(sources=[run], env={"episode_limit": 20}), DatasetError, "was trained with episode_limit = 30")
 
 

@@ -67,6 +67,11 @@ def again(whole: RunConfig, tmp_path: Path) -> RunConfig:
     return whole.override({"run": str(tmp_path / "again")})
 
 
+def files(folder: Path) -> dict[Path, bytes]:
+    """Every byte of a folder."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def assert_equal_runs(one: RunConfig, other: RunConfig) -> None:
     assert not differences(contents(one.folder), contents(other.folder))
 
@@ -176,6 +181,44 @@ def test_a_run_is_carried_further_and_remembers_so(whole: RunConfig, again: RunC
     assert summary.finished
     assert summary.steps >= further
     assert iterations(again.folder) > iterations(whole.folder) + 1
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_fewer_steps_than_were_made_are_refused_before_anything_is_written(
+    again: RunConfig, interrupted: bool, capsys
+) -> None:
+    """The folder even keeps what a resume would tidy up: the record of an iteration that was cut off."""
+    with pytest.raises(Power):
+        train(again, progress=Interrupted("save", 4, pull_plug))
+    if not interrupted:
+        assert resume(again.folder).finished
+    made = RunFolder.open(again.folder).load().tree["collector"]["steps"]
+    before = files(again.folder)
+    for steps in (1, made - 1):
+        assert main(["resume", str(again.folder), "--steps", str(steps)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert f"steps = {steps} is less than the {made} that {again.folder} has made already" in err
+        assert files(again.folder) == before
+
+
+def test_as_many_steps_as_were_made_are_enough_and_lower_nothing(again: RunConfig) -> None:
+    with pytest.raises(Power):
+        train(again, progress=Interrupted("collect", 3, pull_plug))
+    with RunFolder.open(again.folder) as folder:
+        made, config = folder.load().tree["collector"]["steps"], folder.config()
+    summary = resume(again.folder, steps=made)
+    assert summary.finished
+    assert summary.steps == made
+    with RunFolder.open(again.folder) as folder:
+        assert folder.config() == config
+    assert resume(again.folder).steps > made
+
+
+def test_a_runs_own_end_is_never_refused_though_its_last_iteration_went_past_it(whole: RunConfig) -> None:
+    before = contents(whole.folder)
+    assert resume(whole.folder, steps=whole.steps).steps >= whole.steps
+    assert not differences(before, contents(whole.folder))
 
 
 def test_a_moved_run_goes_on_where_it_is(whole: RunConfig, again: RunConfig, tmp_path: Path) -> None:

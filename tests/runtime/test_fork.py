@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import pickle
 import signal
+import threading
 import time
 from functools import partial
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from dima.errors import ConfigError
+from dima.runtime.failure import JobError
 from dima.runtime.fork import ForkedJob, can_copy, one_thread, parallel_map
 from dima.runtime.rng import drawn_from
 
@@ -58,9 +62,167 @@ def test_a_copys_mistake_is_raised_here() -> None:
         ForkedJob(fail).result()
 
 
-def test_a_death_is_told() -> None:
-    with pytest.raises(RuntimeError, match="died"):
-        ForkedJob(lambda: os.kill(os.getpid(), signal.SIGKILL)).result()
+class OtherArguments(ConfigError):
+    """Pickle would call it with its message alone."""
+
+    def __init__(self, field: str, value: int) -> None:
+        super().__init__(f"{field} = {value} is wrong")
+        self.field, self.value = field, value
+
+
+class Repeats(ConfigError):
+    """Pickle would make a message of its message."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is damaged")
+
+
+class HoldsALock(ValueError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, threading.Lock())
+        self.lock, self.code = threading.Lock(), 7
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class KeywordOnly(RuntimeError):
+    def __init__(self, *, what: str) -> None:
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"no {self.what}"
+
+
+class Unpicklable(KeyError):
+    def __reduce__(self) -> str:
+        raise TypeError("never")
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+NASTY = [
+    OtherArguments("clip", 3),
+    Repeats("run/checkpoint"),
+    HoldsALock("locked"),
+    KeywordOnly(what="time"),
+    Unpicklable("name"),
+    Wordless(),
+    FileNotFoundError(2, "No such file", "here"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    SystemExit(3),
+]
+
+
+@pytest.mark.parametrize("error", NASTY, ids=lambda error: type(error).__name__)
+def test_type_and_message_come_back_whatever_the_class(error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ForkedJob(fail).result()
+    assert type(caught.value) is type(error)
+    if not isinstance(error, Wordless):
+        assert str(caught.value) == str(error)
+    plain = {name: value for name, value in vars(error).items() if isinstance(value, str | int)}
+    assert plain.items() <= vars(caught.value).items()
+
+
+def test_a_class_that_only_the_copy_knows_comes_as_what_it_derives_from() -> None:
+    def fail() -> None:
+        class Local(ConfigError):
+            def __init__(self, a: int, b: int) -> None:
+                super().__init__(f"{a} is not {b}")
+
+        raise Local(1, 2)
+
+    with pytest.raises(ConfigError, match=r"^1 is not 2$") as caught:
+        ForkedJob(fail).result()
+    assert "Local: 1 is not 2" in str(caught.value.__cause__)
+
+    def fail_above_all() -> None:
+        class Bare(BaseException):
+            pass
+
+        raise Bare("no exception")
+
+    with pytest.raises(RuntimeError, match=r"^no exception$"):
+        ForkedJob(fail_above_all).result()
+
+    def fail_by_a_new_name() -> None:
+        class Late(ConfigError):
+            pass
+
+        Late.__qualname__ = "Late"
+        globals()["Late"] = Late
+        raise Late("too late")
+
+    with pytest.raises(RuntimeError, match=r"^too late$"):
+        ForkedJob(fail_by_a_new_name).result()
+
+
+def test_causes_notes_and_traceback_are_told(two_threads) -> None:
+    def open_file(copy: bool) -> None:
+        raise HoldsALock("disk is locked")
+
+    def fail(copy: bool) -> None:
+        try:
+            open_file(copy)
+        except ValueError as error:
+            failure = OtherArguments("path", 1)
+            failure.__notes__ = ["seen at night"]
+            raise failure from error
+
+    with pytest.raises(OtherArguments) as caught, ForkedJob(partial(fail, True)) as other:
+        other.result()
+    assert isinstance(caught.value.__cause__, JobError)
+    told = str(caught.value.__cause__)
+    assert told.index("HoldsALock: disk is locked") < told.index("direct cause") < told.index("path = 1 is wrong")
+    assert "in open_file" in told
+    assert caught.value.__notes__ == ["seen at night"]
+
+
+def test_an_answer_that_cannot_be_sent_is_told() -> None:
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError), match="pickle") as caught:
+        ForkedJob(lambda: [1, threading.Lock()]).result()
+    assert isinstance(caught.value.__cause__, JobError)
+
+
+def die(number: int) -> None:
+    faulthandler.disable()  # which would print where it happened
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "died of SIGKILL: did memory run out"),
+        (signal.SIGSEGV, "died of SIGSEGV$"),
+        (signal.SIGABRT, "died of SIGABRT$"),
+    ],
+)
+def test_a_death_is_told(number: signal.Signals, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        ForkedJob(partial(die, number)).result()
+
+
+def test_a_death_while_it_answers_and_an_exit_are_told() -> None:
+    def exit_at_once() -> None:
+        os._exit(9)
+
+    with pytest.raises(RuntimeError, match="died with status 9"):
+        ForkedJob(exit_at_once).result()
+
+    other = ForkedJob(lambda: torch.zeros(10_000_000))  # more than a pipe holds
+    time.sleep(0.5)
+    os.kill(other._pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="died of SIGKILL"):
+        other.result()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(other._pid, 0)
 
 
 def test_who_is_not_waited_for_is_ended(two_threads) -> None:

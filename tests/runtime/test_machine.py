@@ -1,5 +1,6 @@
 """What the machine offers, inside containers too; what the doctor says about a broken installation."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -38,6 +39,41 @@ def test_protocol_in_a_checkout(monkeypatch):
     monkeypatch.setattr(provenance, "_git", lambda *command: answers[command[0]])
     assert provenance.protocol("cpu")["commit"] == {"id": "abc123", "dirty": True}
     assert provenance.uncommitted_diff() == "patch"
+
+
+NOW = {"dima": "1", "packages": {"mujoco": "3.17.0"}, "commit": None}
+OLD = NOW | {"kind": "dima run folder", "packages": {"mujoco": "4.0.0"}}
+
+
+class TestStretches:
+    def test_nothing_new_is_not_recorded(self):
+        assert provenance.resumed(OLD, 100, NOW | {"packages": {"mujoco": "4.0.0"}}) == OLD
+
+    def test_both_versions_are_kept(self):
+        record = provenance.resumed(OLD, 100, NOW)
+        assert record == OLD | {"resumed": [{"step": 100, **NOW}]}
+        assert provenance.resumed(record, 200, NOW) == record
+        back = provenance.resumed(record, 200, NOW | {"packages": {"mujoco": "4.0.0"}})
+        assert [one["packages"]["mujoco"] for one in provenance.stretches(back)] == ["4.0.0", "3.17.0", "4.0.0"]
+        assert provenance.mujoco_versions("mamujoco/ant-4x2", back) == ["4.0.0", "3.17.0"]
+
+    def test_a_stretch_of_which_nothing_was_saved_is_forgotten(self):
+        record = provenance.resumed(OLD, 100, NOW)
+        assert provenance.resumed(record, 100, NOW | {"packages": {"mujoco": "4.0.0"}}) == OLD
+
+    def test_a_run_begun_again_is_of_today(self):
+        record = provenance.resumed(provenance.resumed(OLD, 100, NOW), 0, NOW)
+        assert record == {"kind": "dima run folder", **NOW}
+
+    def test_the_simulator_is_named_where_it_counts(self, monkeypatch):
+        monkeypatch.setattr(provenance, "package_version", lambda name: "3.17.0")
+        ant, both = "mamujoco/ant-4x2", provenance.resumed(OLD, 100, NOW)
+        assert provenance.simulator_line(ant, both) == "MuJoCo 4.0.0, then 3.17.0"
+        assert provenance.simulator_line(ant, NOW, here=True) == "MuJoCo 3.17.0"
+        assert provenance.simulator_line(ant, OLD, here=True) == "MuJoCo 3.17.0, trained under 4.0.0"
+        assert provenance.simulator_line(ant, {}, here=True) == "MuJoCo 3.17.0"
+        assert provenance.simulator_line(ant, {"packages": [], "resumed": [1]}) == ""
+        assert provenance.simulator_line("toy/walk", both, here=True) == ""
 
 
 def test_without_git(monkeypatch):
@@ -92,6 +128,68 @@ class TestDoctor:
         found = self.found()
         assert found["device"].text == "cuda: NVIDIA X"
         assert "wants 4 GiB" in found["memory"].text
+
+    def test_the_faulty_mujoco(self, mujoco):
+        mujoco({"mujoco": "4.0.0", "mujoco-core": "4.0.0", "mujoco-studio": "4.0.0"})
+        found = self.found()["mujoco"]
+        assert str(found).startswith("BROKEN")
+        assert "4.0.0 is faulty: its sparse Cholesky" in found.text
+        assert "pip uninstall --yes mujoco mujoco-core mujoco-studio && pip install" in found.text
+
+    @pytest.mark.parametrize(
+        "installed", [{"mujoco": "3.17.0"}, {"mujoco": "4.0.1", "mujoco-core": "4.0.1", "mujoco-studio": "4.0.1"}]
+    )
+    def test_a_whole_mujoco(self, mujoco, installed):
+        mujoco(installed)
+        assert str(self.found()["mujoco"]).split() == ["ok", "mujoco", installed["mujoco"]]
+
+    @pytest.mark.parametrize("version", ["4.0.0", "4.0.1"])
+    def test_a_mujoco_upgraded_from_3_to_4_in_place(self, mujoco, version):
+        mujoco({"mujoco": version, "mujoco-core": version}, lost=["mujoco-core"])
+        found = self.found()["mujoco"]
+        assert found.fatal
+        assert f"{version} is half upgraded: 2 of its files are missing" in found.text
+        assert "pip uninstall --yes" in found.text
+
+    def test_a_mujoco_downgraded_from_4_to_3_in_place(self, mujoco):
+        mujoco({"mujoco": "3.17.0", "mujoco-core": "4.0.0", "mujoco-studio": "4.0.0"})
+        found = self.found()["mujoco"]
+        assert str(found).startswith("RISK")
+        assert "shares its files with mujoco-core 4.0.0 and mujoco-studio 4.0.0" in found.text
+        assert not found.fatal
+
+    def test_a_downgraded_mujoco_whose_rest_was_uninstalled(self, mujoco):
+        mujoco({"mujoco": "3.17.0"}, lost=["mujoco"])
+        assert self.found()["mujoco"].fatal
+
+    @pytest.fixture
+    def mujoco(self, monkeypatch, tmp_path):
+        """Metadata of MuJoCo's packages, and their files but for those that got lost."""
+
+        def install(versions, lost=()):
+            for name, version in versions.items():
+                files = [f"mujoco/{name}.py", f"mujoco/{name}.so"]
+                info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+                info.mkdir()
+                (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+                (info / "RECORD").write_text("".join(f"{file},,\n" for file in [*files, f"mujoco/{name}.pyc"]))
+                (tmp_path / "mujoco").mkdir(exist_ok=True)
+                for file in () if name in lost else files:
+                    (tmp_path / file).write_text("")
+
+            def found(name):
+                return next(iter(importlib.metadata.distributions(name=name, path=[str(tmp_path)])), None)
+
+            real = dima.cli.doctor.package_version
+            ours = ("mujoco", "mujoco-core", "mujoco-studio")
+            monkeypatch.setattr(dima.cli.doctor, "distribution", found)
+            monkeypatch.setattr(
+                dima.cli.doctor,
+                "package_version",
+                lambda name: real(name) if name not in ours else (one := found(name)) and one.version,
+            )
+
+        return install
 
 
 FAULTS = """

@@ -77,6 +77,31 @@ def test_lines_are_one_a_iteration_with_time_left(clock):
     ]
 
 
+@pytest.mark.parametrize(("made", "done"), [("Lines", 1_200), ("Lines", 1_000), ("Bars", 1_200)])
+def test_time_left_is_never_negative(clock, made, done):
+    """A last iteration may make more steps than were left."""
+    stream = io.StringIO()
+    progress = getattr(module, made)(stream)
+    progress.iteration(500, 1_000)
+    clock[0] += 179.5
+    progress.iteration(done, 1_000)
+    assert stream.getvalue().splitlines()[-1] == f"step {done:,} of 1,000  0.0 s left"
+
+
+def test_runs_side_by_side_are_told_no_negative_time_either(clock):
+    told = []
+
+    class Relay(Progress):
+        def _tell(self, done, total, numbers, left):
+            told.append(left)
+
+    relay = Relay()
+    for done in (500, 1_700):
+        relay.round(done, 1_000)
+        clock[0] += 60
+    assert told == [None, 0.0]
+
+
 def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
     monkeypatch.setattr(module, "_REDRAW_SECONDS", 0.0)
     stream = Terminal()

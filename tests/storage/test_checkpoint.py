@@ -95,5 +95,5 @@ def test_everything_is_on_disk_before_the_manifest_counts(tmp_path, monkeypatch)
 def test_unreadable(folder):
     (folder / TENSORS).unlink()
     (folder / TENSORS).mkdir()
-    with pytest.raises(RunFolderError, match=r"cannot be read \(is a directory\)"):
+    with pytest.raises(RunFolderError, match=r"cannot be read \(it is not a regular file\)"):
         load_tree(folder)

@@ -241,6 +241,21 @@ class TestSave:
         assert contents(run) == (4, [(2, 3), (3, 4), (4, 5)], [1, 2, 3, 4])
         assert len(list((run / REPLAY).iterdir())) == 3
 
+    def test_chunks_of_several_iterations_are_saved_together_and_those_needed_no_more_not_at_all(
+        self, run, monkeypatch
+    ):
+        written = []
+        save = dima.storage.chunks.save_tree_file
+        monkeypatch.setattr(
+            dima.storage.chunks, "save_tree_file", lambda path, tree: (written.append(path.name), save(path, tree))
+        )
+        with RunFolder.open(run, write=True) as folder:
+            folder.load()
+            folder.save(state(7), [chunk(4), chunk(5), chunk(6), chunk(7)], drop_before=5)
+            assert folder.next_chunk == 7
+        assert written == ["000005.safetensors.new", "000006.safetensors.new"]
+        assert contents(run) == (7, [(5, 6), (6, 7)], [1, 2, 3])
+
     def test_old_chunks_cost_nothing(self, run):
         before = {path: path.stat().st_mtime_ns for path in (run / REPLAY).iterdir()}
         with RunFolder.open(run, write=True) as folder:

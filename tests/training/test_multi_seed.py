@@ -91,6 +91,8 @@ def test_all_stop_together_and_save(tmp_path) -> None:
         "1000000",
         "--run",
         str(tmp_path / "run"),
+        "--checkpoint-budget",
+        "0",
         "--quiet",
     ]
     command = [sys.executable, "-m", "dima", "train", "toy/walk", "--seeds", "0", "1", *args]
@@ -106,7 +108,8 @@ def test_all_stop_together_and_save(tmp_path) -> None:
     assert run.returncode == 130
     assert out.count("interrupted and saved") == 2
     for seed in (0, 1):
-        assert RunFolder.open(tmp_path / f"run-seed{seed}").has_checkpoint
+        folder = RunFolder.open(tmp_path / f"run-seed{seed}")
+        assert folder.load().tree["iterations"] == max(record.get("iteration", 0) for record in folder.records()) > 1
 
 
 def test_views() -> None:

@@ -46,7 +46,7 @@ def small(tmp_path: Path, data: Path) -> Build:
 
     def build(run: str = "run", dataset: Path = data, **overrides: Any) -> OfflineConfig:
         fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False, "iterations": 3}
-        fixed |= {"evaluate_every": 2, "evaluation_segments": 4, "evaluation_horizon": 3}
+        fixed |= {"evaluate_every": 2, "evaluation_segments": 4, "evaluation_horizon": 3, "checkpoint_budget": 1.0}
         once = {f"{part}_fit": {"updates": 1, "batch": 4} for part in ("denoiser", "decoder", "reward")}
         return fit_config(dataset, "dima", "debug", fixed | {"learner": {"world_model": once}}).override(overrides)
 
@@ -140,12 +140,34 @@ def test_judging_more_often_changes_nothing_learnt(small: Build):
     assert learnt(rare.folder)[0][-1] == learnt(often.folder)[0][-1]
 
 
+def test_fewer_iterations_than_were_made_are_refused_before_anything_is_written(small: Build, capsys) -> None:
+    fit(config := small(iterations=2))
+    before = {path: path.read_bytes() for path in sorted(config.folder.rglob("*")) if path.is_file()}
+    assert main(["resume", str(config.folder), "--iterations", "1"]) == 2
+    assert f"iterations = 1 is less than the 2 that {config.folder} has made already" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in sorted(config.folder.rglob("*")) if path.is_file()}
+    assert resume(config.folder, iterations=2).finished
+    assert resume(config.folder, iterations=3).steps == 3
+
+
 @pytest.mark.parametrize("phase", ["denoiser", "evaluate", "save"])
 def test_a_run_cut_off_anywhere_ends_like_one_undisturbed(small: Build, phase: str):
     fit(whole := small(run="whole"))
     broken = small(run="broken")
     with pytest.raises(Power):
         fit(broken, progress=Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug))
+    assert resume(broken.folder).finished
+    assert learnt(whole.folder) == learnt(broken.folder)
+
+
+def test_lost_iterations_are_fitted_again_exactly(small: Build):
+    fit(whole := small(run="whole"))
+    broken = small(run="broken", checkpoint_budget=0.0)
+    with pytest.raises(Power):
+        fit(broken, progress=Interrupted("reward", 3, pull_plug))
+    with RunFolder.open(broken.folder) as folder:
+        assert folder.load().tree["iterations"] == 1
+    assert len(records(broken.folder)) == 3  # two iterations, and that the third one failed
     assert resume(broken.folder).finished
     assert learnt(whole.folder) == learnt(broken.folder)
 
@@ -203,7 +225,7 @@ def test_the_run_loads_and_says_that_its_policy_is_untrained(small: Build, data:
 def test_a_report_of_returns_has_no_place_for_it(small: Build):
     fit(config := small(iterations=1))
     (problem,) = read_runs([config.folder])[1]
-    assert "learnt from a dataset" in problem.why
+    assert "is a run of `dima fit`" in problem.reason
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
@@ -220,7 +242,7 @@ def test_a_run_knows_its_dataset_from_everywhere(data: Path, monkeypatch):
 
 
 def test_another_task_is_refused(data: Path):
-    with pytest.raises(ConfigError, match=r"task = 'toy/linear': .* is a dataset of toy/walk"):
+    with pytest.raises(ConfigError, match=r"task = 'toy/linear' does not fit: .* is of 'toy/walk'"):
         fit_config(data, "dima", "debug", {"task": "toy/linear"})
 
 
@@ -238,7 +260,7 @@ def test_a_setting_without_effect_is_refused(small: Build):
 @pytest.mark.parametrize(
     ("changes", "kind", "said"),
     [
-        ({"task": "toy/linear"}, DatasetError, "holds episodes of toy/walk, not of toy/linear"),
+        ({"task": "toy/linear"}, ConfigError, "is of 'toy/walk'"),
         ({"env": {"episode_limit": 30}}, DatasetError, "recorded with episode_limit = 9, but here episode_limit = 30"),
         ({"evaluation_horizon": 9}, ConfigError, "evaluation_horizon = 9 is longer than any held-out episode"),
         ({"learner": {"replay": {"capacity": 20}}}, ConfigError, r"replay\.capacity = 20 cannot hold the dataset"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import dima
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_names
 from dima.cli import main
 from dima.data import View
 from dima.envs.toy import tasks
@@ -75,7 +75,7 @@ def arguments(task: str, algorithm: str, folder: Path, *more: str) -> list[str]:
 # -- every algorithm on every toy -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize("task", TOYS)
 def test_every_algorithm_trains_on_every_toy(tiny, task: str, algorithm: str) -> None:
     config = tiny(task, algorithm, steps=240, envs=2)
@@ -122,14 +122,14 @@ def test_every_form_of_the_world_model_trains_a_iteration(tiny, form: str, task:
     assert "policy/policy_loss" in record
 
 
-@pytest.mark.parametrize("algorithm", sorted({*ALGORITHMS} - {"hasac"}))
+@pytest.mark.parametrize("algorithm", sorted(set(algorithm_names()) - {"hasac"}))
 def test_a_beta_policy_trains(tiny, algorithm: str) -> None:
     learner = {"ppo": {"actor": {"distribution": "beta", "normalize_obs": True}, "entropy": 0.01}}
     summary = train(tiny("toy/uneven", algorithm, steps=240, learner=learner))
     assert all(math.isfinite(value) for record in records(summary.folder) for value in record.values())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 def test_the_seed_decides_everything(tiny, algorithm: str) -> None:
     configs = [
         tiny("toy/switches", algorithm, run=run, seed=seed, steps=180)

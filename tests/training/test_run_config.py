@@ -4,32 +4,49 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_names
 from dima.config import read_yaml, write_yaml
 from dima.envs import all_tasks
 from dima.errors import ConfigError
 from dima.presets import preset_changes, preset_names, read_preset
 from dima.training.run_config import RunConfig, build_config, default_config
 
-EVERY_PRESET = [(algorithm, preset) for algorithm in ALGORITHMS for preset in preset_names(algorithm)]
+EVERY_PRESET = [(algorithm, preset) for algorithm in algorithm_names() for preset in preset_names(algorithm)]
 TASKS = {info.name.split("/")[0]: info.name for info in all_tasks()}
 
 
 @pytest.mark.parametrize(("algorithm", "preset"), EVERY_PRESET)
 def test_every_preset_loads_on_every_suite_and_comes_back_from_yaml(algorithm, preset, tmp_path):
-    content = read_preset(algorithm, preset)
-    named = list(content.get("tasks") or {})
-    assert set(content.get("suites") or {}) <= {*TASKS, "pettingzoo"}
+    contents = read_preset(algorithm, preset)
+    named = [task for content in contents for task in content.get("tasks") or {}]
+    assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo"}
     for task in [*TASKS.values(), "my.package:make", *named]:
         config = build_config(task, algorithm, preset)
         write_yaml(tmp_path / "config.yaml", config.to_dict())
         assert RunConfig.from_dict(read_yaml(tmp_path / "config.yaml")) == config
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_published_is_the_python_defaults(algorithm):
-    assert preset_names(algorithm)[0] == "published"
+@pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
+def test_published_is_the_python_defaults_of_world_models(algorithm):
     assert build_config("toy/walk", algorithm) == default_config("toy/walk", algorithm)
+
+
+@pytest.mark.parametrize("algorithm", algorithm_names())
+def test_published_comes_first(algorithm):
+    assert preset_names(algorithm)[0] == "published"
+
+
+def test_run_folders_with_retired_fields_load():
+    config = build_config("toy/walk", "mappo")
+    old = config.to_dict()
+    old["learner"]["ppo"] |= {"adam_eps": 1e-5, "huber_delta": 10.0}
+    old["learner"]["ppo"]["actor"]["std_scale"] = 0.5
+    del old["learner"]["ppo"]["critic"]["input_norm"]
+    loaded = RunConfig.from_dict(old)
+    assert loaded == config.override({"learner": {"ppo": {"critic": {"input_norm": False}}}})
+    old["learner"]["ppo"]["huber_delta"] = 1.0
+    with pytest.raises(ConfigError, match=r"learner\.ppo\.huber_delta = 1\.0 is no longer a field: it is always 10"):
+        RunConfig.from_dict(old)
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,7 +79,7 @@ def test_sections_narrow_a_preset_down(monkeypatch):
         "suites": {"toy": {"seed": 2, "envs": 2}, "mpe": {"seed": 9}},
         "tasks": {"toy/walk": {"envs": 3}},
     }
-    monkeypatch.setattr("dima.presets.read_preset", lambda algorithm, preset: {**content})
+    monkeypatch.setattr("dima.presets.read_preset", lambda algorithm, preset: [content])
     monkeypatch.setattr("dima.presets.preset_names", lambda algorithm: ["published", "mine"])
     config = build_config("toy/walk", "dima", "mine")
     assert (config.steps, config.seed, config.envs, config.preset) == (1, 2, 3, "mine")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec, Episode, View
 from dima.errors import ConfigError
-from dima.training.validation import HeldOut, spread
+from dima.training.validation import HeldOut, state_std
 from dima.world_models.base import Objective, Step, WorldModel
 
 SPEC = EnvSpec(("a", "b"), 1, (1, 2), (1, 1), discrete=False)
@@ -119,4 +119,4 @@ def test_what_cannot_be_forecast_is_told():
 def test_the_spread_is_that_of_all_states():
     episodes = [walk(4), walk(7, start=3.0)]
     states = torch.cat([episode.state for episode in episodes]).double()
-    torch.testing.assert_close(spread(episodes, SPEC), states.std(0, correction=0).float())
+    torch.testing.assert_close(state_std(episodes, SPEC), states.std(0, correction=0).float())

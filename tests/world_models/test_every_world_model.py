@@ -14,17 +14,17 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 from torch import Tensor
 
 import dima
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.algorithms.model_based import ModelBasedConfig
 from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.data import EnvSpec
 from dima.experience.replay import Replay, Rows
 from dima.training.online import train
-from dima.training.run_config import build_config, learner_config
+from dima.training.run_config import build_config
 from dima.world_models.base import BatchedRewards, PartialReset, SequentialReveal, Step, WorldModel
 
-MODELS = [name for name in ALGORITHMS if isinstance(learner_config(name), ModelBasedConfig)]
-SMALL = DiagnosisConfig(episodes=2, segments=4, horizon=3, futures=3, calibrated=4, orders=2, starts=2)
+MODELS = [name for name in algorithm_names() if isinstance(algorithm_config(name), ModelBasedConfig)]
+SMALL = DiagnosisConfig(episodes=2, segments=4, horizon=3, samples=3, calibration_segments=4, orders=2, starts=2)
 
 
 def test_there_are_some() -> None:
@@ -35,17 +35,18 @@ def test_there_are_some() -> None:
 @pytest.mark.parametrize("algorithm", MODELS)
 def test_rollouts_diagnosis_and_environments(tiny, tmp_path, algorithm) -> None:
     config = tiny("toy/switches", algorithm, steps=60, evaluation_episodes=1, learner={"learn_after": 60})
-    agent = dima.load(train(config).folder, "cpu")
+    folder = train(config).folder
 
-    for acting in ("recorded", "policy"):
-        shown = agent.imagine([1], acting, start=0, width=64).save(tmp_path / acting)
-        assert '<figure id="error-state">' in shown.read_text()
+    for actions in ("recorded", "policy"):
+        dima.imagine(folder, [1], actions, start=0, width=64, out=tmp_path / actions, device="cpu")
+        assert '<figure id="error-state">' in (tmp_path / actions / "imagination.html").read_text()
 
-    found = agent.diagnose(SMALL)
+    found = dima.diagnose(folder, SMALL, device="cpu")
     assert found.error.standardised["state"]["model"].step.at(1) is not None
     assert set(found.calibration) == {"state", "observations"}
     assert found.findings[0].startswith("State: ")
 
+    agent = dima.load(folder, "cpu")
     parallel_api_test(agent.as_env(seed=0, horizon=4), num_cycles=10)
     parallel_seed_test(partial(agent.as_env, horizon=4), num_cycles=10)
     envs = agent.as_vector_env(3, horizon=2, seed=0)

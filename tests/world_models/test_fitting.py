@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.algorithms.model_based import ModelBasedConfig
 from dima.data import EnvSpec, View
 from dima.experience.replay import Replay, ReplayConfig, Rows
@@ -19,13 +19,13 @@ from dima.nn.optim import FitConfig, Fitter
 from dima.runtime.fork import ForkedJob, Job, parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
-from dima.training.run_config import build_config, learner_config
+from dima.training.run_config import build_config
 from dima.world_models import fitting
 from dima.world_models.base import Loss, Objective, Step, WorldModel
 from dima.world_models.fitting import WorldModelFitter
 from tests.world_models.conftest import draw_episodes
 
-MODELS = [name for name in ALGORITHMS if isinstance(learner_config(name), ModelBasedConfig)]
+MODELS = [name for name in algorithm_names() if isinstance(algorithm_config(name), ModelBasedConfig)]
 models = pytest.mark.parametrize("algorithm", MODELS)
 LENGTHS = (12, 9, 15, 4, 20)
 

@@ -49,12 +49,16 @@ class PlainAttention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Normed queries (..., L, D) over split keys and values (..., heads, M, d), projected to (..., L, D)."""
+        return self.out(self.mix(query, key, value, mask))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention before its output projection, (..., L, heads * d)."""
         query = self.split(self.query(query))
         score = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         if mask is not None:
             score = score.masked_fill(~mask, -torch.inf)
         out = self.dropout(score.softmax(dim=-1)) @ value
-        return self.out(out.transpose(-3, -2).flatten(-2))
+        return out.transpose(-3, -2).flatten(-2)
 
     def split(self, x: Tensor) -> Tensor:
         """(..., L, heads * d) -> (..., heads, L, d)."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.speed.plain.layers import PlainAttention, PlainBlock, PlainFeedForward
-from dima.nn.mlp import Normalizer
+from dima.nn.normalizer import Normalizer
 from dima.world_models.dima.reward_termination import Prediction, RewardTermination, Segments
 
 Cache = list[tuple[Tensor, Tensor] | None]  # of each block: keys and values so far

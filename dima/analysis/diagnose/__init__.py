@@ -1,8 +1,8 @@
-"""What a world model gets right and wrong, measured on episodes it has not seen.
+"""Diagnosis of a world model on episodes that it was not trained on.
 
-``diagnose`` plays fresh episodes (``episodes``), cuts segments out of them (``segments``) and lets the world model
-foretell each from its own actions (``foretell``). One file each then looks at the error over the horizon (``error``),
-the calibration of its spread (``calibration``), ``reward``, ``termination`` and ``value``, the order in which agents
-are revealed (``order``), how a next state takes shape (``denoising``), and whose action moves what (``influence``).
-These return numbers; ``findings`` puts the main ones into words, ``plots`` draws them, ``report`` writes them.
+Read ``run`` first: it plays fresh episodes (``episodes``), cuts segments out of them and forecasts each from its first
+step and its actions (``rollouts``). ``error`` and ``calibration`` score the forecasts, ``reveal`` compares orders in
+which agents' actions are revealed, ``influence`` measures which action changes which state feature; their intervals
+are bootstrapped (``bootstrap``). ``results`` holds all numbers and summarises them in sentences, ``plots`` draws them,
+and ``page`` writes ``diagnosis.json`` and ``diagnosis.html``.
 """

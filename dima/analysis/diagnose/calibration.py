@@ -1,7 +1,8 @@
-"""Is the spread of many futures as large as their error? Rank histograms and the coverage of central intervals.
+"""Calibration of sampled forecasts and of predicted terminations.
 
-If the truth is one more draw of the same distribution, it falls with equal probability into each of the n + 1 gaps
-that n futures leave (Hamill 2001). Ties, such as those of a deterministic world, are broken at random.
+A forecast is calibrated if the truth might as well be one more sample: then it has each rank among n samples with the
+same probability (Hamill 2001), central intervals cover their nominal share, and the samples' standard deviation equals
+the error of their mean (a spread-skill ratio of 1). Ties, as in a deterministic environment, are broken at random.
 """
 
 from __future__ import annotations
@@ -12,86 +13,138 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dima.analysis.diagnose.bootstrap import Curve, Resampling, pearson
+from dima.analysis.diagnose.bootstrap import Bootstrap, Curve, pearson
+from dima.analysis.diagnose.episodes import FeatureScales
 from dima.analysis.diagnose.error import OBSERVATIONS, STATE
-from dima.analysis.diagnose.forecasts import Foretold
-from dima.analysis.diagnose.segments import Segments
-from dima.analysis.diagnose.units import Units
+from dima.analysis.diagnose.rollouts import Predictions, Segments
 
-LEVELS = (0.5, 0.9)  # of the central intervals
-_ROUNDING = 1e-5  # differences below this share of a standard deviation, or of the value, are ties
+INTERVALS = (0.5, 0.9)  # nominal coverage of the central intervals
+THRESHOLD = 0.5  # probability from which on a termination counts as predicted
+_TIE_TOLERANCE = 1e-5  # in standard deviations, or relative to the value
+_BINS = 10  # of the reliability diagram
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of state or observations; features that never vary are left out."""
+    """Calibration of the state or of the observations; constant features are left out."""
 
-    futures: int
-    histogram: list[float]  # (n + 1,) share of the truths in each gap, all steps together; flat is right
-    first_histogram: list[float]  # the same after the first step
-    coverage: dict[str, Curve]  # by level that so many futures resolve: share of the truths inside the central interval
-    spread: Curve  # of the futures, root mean square over features, in standard deviations of the data
-    error: Curve  # of the futures' mean, likewise; equal to the spread where that is right
-    correlation: (
-        float | None
-    )  # between spread and error over segments, averaged over steps: does it know when to doubt?
+    samples: int  # n, of each segment
+    rank_histogram: list[float]  # (n + 1,) share of true values with each rank, over all steps; uniform if calibrated
+    first_rank_histogram: list[float]  # the same after the first step
+    coverage: dict[str, Curve]  # by central interval, of those that n samples resolve: share of true values inside
+    std: Curve  # of the samples, root mean square over features, in standard deviations of the data
+    rmse: Curve  # of the samples' mean, likewise
+    std_error_correlation: float | None  # over segments, averaged over steps: does the model know what it does not?
+
+    def spread_skill_ratio(self, step: int) -> float | None:
+        """Standard deviation of the samples by the error of their mean after ``step`` steps; 1 if calibrated."""
+        std, rmse = self.std.at(step), self.rmse.at(step)
+        return std / rmse if std is not None and rmse else None
 
 
 def calibration(
-    futures: Foretold, segments: Segments, units: Units, resampling: Resampling, seed: int
+    sampled: Predictions, segments: Segments, scales: FeatureScales, bootstrap: Bootstrap, seed: int
 ) -> dict[str, Calibration]:
-    """Compare the spread of (B, n, H, ...) futures with their error, for the state and for the observations."""
+    """Measure the calibration of (B, n, H, ...) sampled forecasts of the state and of the observations."""
     rng = np.random.default_rng(seed)
-    varies = units.obs_varies
-    pairs = {
-        STATE: (futures.state / units.state_scale, segments.state / units.state_scale, units.state_varies),
-        OBSERVATIONS: (futures.obs / units.obs_scale, segments.obs / units.obs_scale, varies),
+    targets = {
+        STATE: (sampled.state / scales.state_scale, segments.state / scales.state_scale, scales.state_varies),
+        OBSERVATIONS: (sampled.obs / scales.obs_scale, segments.obs / scales.obs_scale, scales.obs_varies),
     }
     return {
-        what: _calibration(drawn[..., chosen], truth[..., chosen], segments.alive, resampling, rng)
-        for what, (drawn, truth, chosen) in pairs.items()
-        if chosen.any()
+        target: _calibration(values[..., varies], truth[..., varies], segments.alive, bootstrap, rng)
+        for target, (values, truth, varies) in targets.items()
+        if varies.any()
     }
 
 
 def _calibration(
-    drawn: Tensor, truth: Tensor, alive: Tensor, resampling: Resampling, rng: np.random.Generator
+    sampled: Tensor, truth: Tensor, alive: Tensor, bootstrap: Bootstrap, rng: np.random.Generator
 ) -> Calibration:
-    """Of futures (B, n, H, F) and truth (B, H, F)."""
-    count = drawn.shape[1]
-    ranks = _ranks(drawn, truth, rng)
-    # a gap counts as far as it lies inside the central interval, so that a flat histogram covers exactly what it should
+    """Of samples (B, n, H, F) and truth (B, H, F)."""
+    count = sampled.shape[1]
+    ranks = _ranks(sampled, truth, rng)
+    # a rank counts by its overlap with the interval, so that a uniform histogram has exactly the nominal coverage
     edges = np.linspace(0, 1, count + 2)
     coverage = {}
-    for level in LEVELS:
-        low, high = (1 - level) / 2, (1 + level) / 2
-        if low * (count + 1) < 1 - 1e-9:  # the outermost gaps reach inside: whatever lies there would half count
+    for nominal in INTERVALS:
+        low, high = (1 - nominal) / 2, (1 + nominal) / 2
+        if low * (count + 1) < 1 - 1e-9:  # too few samples: the outermost ranks would count in part
             continue
         inside = (np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)).clip(0) * (count + 1)
-        coverage[f"{level:.0%}"] = resampling.mean(torch.from_numpy(inside)[ranks].mean(-1), alive)
-    variance = drawn.var(1).mean(-1) * (count + 1) / count  # what the mean's squared error is expected to be
-    squared = (drawn.mean(1) - truth).square().mean(-1)
-    steps = [pearson(v[here].sqrt(), s[here].sqrt()) for v, s, here in zip(variance.T, squared.T, alive.T, strict=True)]
-    known = [value for value in steps if value is not None]
+        coverage[f"{nominal:.0%}"] = bootstrap.mean(torch.from_numpy(inside)[ranks].mean(-1), alive)
+    variance = sampled.var(1).mean(-1) * (count + 1) / count  # expected squared error of the samples' mean
+    squared = (sampled.mean(1) - truth).square().mean(-1)
+    by_step = [
+        pearson(v[mask].sqrt(), s[mask].sqrt()) for v, s, mask in zip(variance.T, squared.T, alive.T, strict=True)
+    ]
+    defined = [value for value in by_step if value is not None]
     return Calibration(
-        futures=count,
-        histogram=_histogram(ranks[alive], count),
-        first_histogram=_histogram(ranks[:, 0], count),
+        samples=count,
+        rank_histogram=_histogram(ranks[alive], count),
+        first_rank_histogram=_histogram(ranks[:, 0], count),
         coverage=coverage,
-        spread=resampling.mean(variance, alive).map(np.sqrt),
-        error=resampling.mean(squared, alive).map(np.sqrt),
-        correlation=float(np.mean(known)) if known else None,
+        std=bootstrap.mean(variance, alive).map(np.sqrt),
+        rmse=bootstrap.mean(squared, alive).map(np.sqrt),
+        std_error_correlation=float(np.mean(defined)) if defined else None,
     )
 
 
-def _ranks(drawn: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
-    """(B, H, F) how many of the futures lie below the truth."""
-    slack = _ROUNDING * (1 + truth.abs())
-    below = (drawn < (truth - slack)[:, None]).sum(1)
-    ties = (drawn <= (truth + slack)[:, None]).sum(1) - below
+def _ranks(sampled: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
+    """(B, H, F) number of samples below the truth."""
+    tolerance = _TIE_TOLERANCE * (1 + truth.abs())
+    below = (sampled < (truth - tolerance)[:, None]).sum(1)
+    ties = (sampled <= (truth + tolerance)[:, None]).sum(1) - below
     return below + torch.from_numpy(rng.integers(0, ties.numpy() + 1))
 
 
 def _histogram(ranks: Tensor, count: int) -> list[float]:
     counts = torch.bincount(ranks.flatten(), minlength=count + 1).double()
     return (counts / counts.sum()).tolist()
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Steps with similar predicted probabilities of termination."""
+
+    predicted: float  # mean probability
+    observed: float  # share of the steps that terminated
+    steps: int
+
+
+@dataclass(frozen=True)
+class TerminationError:
+    """Predicted against real terminations over all real steps."""
+
+    steps: int
+    terminations: int
+    predicted: int  # steps with a probability of at least THRESHOLD
+    true_positives: int
+    precision: float | None  # None if none was predicted
+    recall: float | None  # None if there was none
+    brier: float  # mean squared error of the probability
+    reliability: list[ReliabilityBin]  # without empty bins
+
+
+def termination_error(predictions: Predictions, segments: Segments) -> TerminationError:
+    """Compare predicted probabilities of termination with what happened."""
+    probability = 1 - predictions.continuation[segments.alive].double().numpy()
+    terminated = segments.terminated[segments.alive].numpy()
+    predicted = probability >= THRESHOLD
+    true_positives = int((predicted & terminated).sum())
+    bin_index = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    bins = [
+        ReliabilityBin(float(probability[chosen].mean()), float(terminated[chosen].mean()), int(chosen.sum()))
+        for chosen in (bin_index == index for index in range(_BINS))
+        if chosen.any()
+    ]
+    return TerminationError(
+        steps=len(terminated),
+        terminations=int(terminated.sum()),
+        predicted=int(predicted.sum()),
+        true_positives=true_positives,
+        precision=true_positives / int(predicted.sum()) if predicted.any() else None,
+        recall=true_positives / int(terminated.sum()) if terminated.any() else None,
+        brier=float(np.square(probability - terminated).mean()),
+        reliability=bins,
+    )

@@ -1,39 +1,43 @@
-"""Episodes to judge a world model by: fresh ones of several policies, and some of those it was trained on."""
+"""Real episodes for a diagnosis, and the scales of their features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dima.data import Episode
+from dima.data import Act, Episode
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Act, episode_seed, play
+from dima.experience.collector import episode_seed, play
+from dima.experience.replay import check_chunk
+from dima.nn.normalizer import Normalizer
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.storage.serialization import Tree
 
-_COPIES = 20  # environments played at a time, at most
+_MAX_ENVS = 20  # environments played at a time
 
 
 @dataclass(frozen=True)
-class Source:
+class EpisodeSource:
     """Episodes of one policy.
 
     Attributes:
         name: of the policy, or of where else they come from.
-        episodes: what was played.
-        seeds: of the environment, one for each episode; empty where they are not known.
-        seen: the world model was trained on them.
+        episodes: whole episodes.
+        seeds: of the environment, one for each episode; empty where they are unknown.
+        trained_on: whether the world model was trained on them.
     """
 
     name: str
     episodes: list[Episode]
     seeds: tuple[int, ...] = ()
-    seen: bool = False
+    trained_on: bool = False
 
 
 def play_fresh(
@@ -43,61 +47,103 @@ def play_fresh(
     seed: int,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-) -> list[Source]:
-    """So many whole episodes of each policy, on seeds that training never uses, all of them different.
+) -> list[EpisodeSource]:
+    """Play whole episodes of each policy on seeds that training never uses.
 
     Args:
         make: builds one environment of the task.
-        policies: by the name they are shown under.
-        episodes: of each.
+        policies: by display name.
+        episodes: of each policy; no two episodes share a seed.
         seed: of everything drawn here.
-        device: where the policies live.
-        progress: told of each policy played.
+        device: where the policies compute.
+        progress: advanced once per policy.
     """
     sources = []
     with (
         (progress or Progress()).phase("play fresh episodes", len(policies)) as advance,
-        VectorEnv(make, min(episodes, _COPIES)) as envs,
+        VectorEnv(make, min(episodes, _MAX_ENVS)) as envs,
         drawn_from(device, seed),
     ):
-        for place, (name, act) in enumerate(policies.items()):
-            seeds = tuple(episode_seed(seed, place * episodes + i, "evaluation") for i in range(episodes))
-            sources.append(Source(name, play(envs, act, seeds, device), seeds))
+        for index, (name, act) in enumerate(policies.items()):
+            seeds = tuple(episode_seed(seed, index * episodes + i, "evaluation") for i in range(episodes))
+            sources.append(EpisodeSource(name, play(envs, act, seeds, device), seeds))
             advance()
     return sources
 
 
-def some_of(episodes: Iterable[Episode], limit: int, seed: int) -> list[Episode]:
-    """At most ``limit`` of them, all equally likely (reservoir sampling)."""
+def reservoir_sample(episodes: Iterable[Episode], limit: int, seed: int) -> list[Episode]:
+    """Draw at most ``limit`` episodes uniformly from an iterable of unknown length."""
     rng = np.random.default_rng(seed)
     kept: list[Episode] = []
     for number, episode in enumerate(episodes):
-        place = int(rng.integers(number + 1))
+        index = int(rng.integers(number + 1))
         if len(kept) < limit:
             kept.append(episode)
-        elif place < limit:
-            kept[place] = episode
+        elif index < limit:
+            kept[index] = episode
     return kept
 
 
-def stored_episodes(chunks: Iterable[Tree]) -> Iterator[Episode]:
-    """The episodes that a run's replay was saved with, in order."""
+def replay_episodes(chunks: Iterable[Tree]) -> Iterator[Episode]:
+    """Episodes of a saved replay, oldest first."""
     for chunk in chunks:
-        yield from _episodes(chunk)
+        check_chunk(chunk)
+        yield from _chunk_episodes(chunk)
 
 
-def _episodes(chunk: Tree) -> Iterator[Episode]:
+def _chunk_episodes(chunk: Tree) -> Iterator[Episode]:
     row = 0
     while row < len(chunk["last"]):
         end = int(chunk["last"][row]) - chunk["start"]
-        whole, played = slice(row, end + 1), slice(row, end)
+        with_last, acted = slice(row, end + 1), slice(row, end)
         yield Episode(
-            obs=chunk["obs"][whole],
-            state=chunk["state"][whole],
-            action_mask=chunk["action_mask"][whole],
-            action=chunk["action"][played],
-            reward=chunk["reward"][played],
-            terminated=chunk["terminated"][played],
-            truncated=chunk["truncated"][played],
+            obs=chunk["obs"][with_last],
+            state=chunk["state"][with_last],
+            action_mask=chunk["action_mask"][with_last],
+            action=chunk["action"][acted],
+            reward=chunk["reward"][acted],
+            terminated=chunk["terminated"][acted],
+            truncated=chunk["truncated"][acted],
         )
         row = end + 1
+
+
+@dataclass(frozen=True)
+class FeatureScales:
+    """Names, groups and standard deviations of a task's features; constant features have the scale 1."""
+
+    agents: tuple[str, ...]
+    names: tuple[str, ...]  # of the S state features
+    kinds: tuple[str, ...]  # of the S state features
+    state_scale: Tensor  # (S,)
+    obs_scale: Tensor  # (N, O)
+    state_varies: Tensor  # (S,) bool
+    obs_varies: Tensor  # (N, O) bool
+    obs_valid: Tensor  # (N, O) bool, False for padding
+
+    @cached_property
+    def groups(self) -> dict[str, list[int]]:
+        """Indices of the state features of each kind."""
+        found: dict[str, list[int]] = {}
+        for feature, kind in enumerate(self.kinds):
+            found.setdefault(kind, []).append(feature)
+        return found
+
+
+def feature_scales(env: JointEnv, episodes: Sequence[Episode]) -> FeatureScales:
+    """Measure the scales by which errors on these episodes are standardised."""
+    spec = env.spec
+    state, obs = Normalizer((spec.state_dim,)), Normalizer((spec.n_agents, spec.obs_dim))
+    for episode in episodes:
+        state.update(episode.state)
+        obs.update(episode.obs)
+    return FeatureScales(
+        agents=spec.agents,
+        names=tuple(env.state_names()),
+        kinds=tuple(env.state_kinds()),
+        state_scale=state.scale,
+        obs_scale=obs.scale,
+        state_varies=state.scale != 1,  # a Normalizer gives constant features the scale 1
+        obs_varies=obs.scale != 1,
+        obs_valid=torch.from_numpy(spec.obs_valid),
+    )

@@ -1,4 +1,4 @@
-"""The numbers of a diagnosis, drawn."""
+"""Plots of a diagnosis."""
 
 from __future__ import annotations
 
@@ -13,57 +13,54 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dima.analysis.diagnose.bootstrap import Curve
-from dima.analysis.diagnose.calibration import Calibration
-from dima.analysis.diagnose.denoising import TakingShape
-from dima.analysis.diagnose.error import MODEL, RECONSTRUCTION, UNCHANGED, Growth
+from dima.analysis.diagnose.calibration import Calibration, TerminationError
+from dima.analysis.diagnose.error import MODEL, PERSISTENCE, RECONSTRUCTION, ErrorCurves, ReturnRanking, RewardError
 from dima.analysis.diagnose.influence import Influence
-from dima.analysis.diagnose.order import OrderSpread
-from dima.analysis.diagnose.reward import RewardError
-from dima.analysis.diagnose.termination import Termination
-from dima.analysis.diagnose.value import ValueRanking
+from dima.analysis.diagnose.reveal import DenoisingError, OrderSensitivity
 from dima.analysis.html.figures import DASHES, PALETTE, plot, plots
 
-STEPS = "steps ahead"
+HORIZON = "forecast horizon (steps)"
 DEVIATIONS = "standard deviations"
+_STEP_ERROR, _SUMMED_ERROR = "L1 error at each step", "summed L1 error"
 _PAIR = (4.8, 3.4)  # inches: two in a row
 _WIDE = 6.4  # inches: still readable on a phone
-_LOOKS = {MODEL: 0, UNCHANGED: 1, RECONSTRUCTION: 2}  # places in the palette
-_MOST_NAMES = 36  # features that can be named one by one
-_BAND, _CROWD = 0.18, 4  # how dark an interval is; with more curves than so many they are paler
+_STYLES = {MODEL: 0, PERSISTENCE: 1, RECONSTRUCTION: 2}  # places in the palette
+_MAX_FEATURE_LABELS = 36  # with more features, their kinds label the axis
+_BAND_ALPHA, _CROWDED = 0.18, 4  # of an interval; with more curves than so many it is paler
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f1ea", PALETTE[0], "#0b1f45"])
 
 
-def growth(guesses: Mapping[str, Growth], cumulative: bool) -> Figure:
-    """Error over the horizon beside its yardsticks, of a step or summed up."""
-    figure, axes = plot(*_PAIR, xlabel=STEPS, ylabel="summed L1 error" if cumulative else "L1 error of a step")
-    _guesses(axes, guesses, cumulative)
+def error_curves(predictors: Mapping[str, ErrorCurves], cumulative: bool) -> Figure:
+    """Error of the model and its baselines over the horizon, at each step or summed."""
+    figure, axes = plot(*_PAIR, xlabel=HORIZON, ylabel=_SUMMED_ERROR if cumulative else _STEP_ERROR)
+    _predictors(axes, predictors, cumulative)
     _legend(figure, axes)
     return figure
 
 
-def growth_by_part(parts: Mapping[str, Mapping[str, Growth]], cumulative: bool) -> Figure:
-    """The same for every group of features or agent, one small plot each."""
+def error_by_part(parts: Mapping[str, Mapping[str, ErrorCurves]], cumulative: bool) -> Figure:
+    """The same in small plots, one for each group of features or agent."""
     columns = min(2, len(parts))
     rows = -(-len(parts) // columns)
     figure, grid = plots(rows, columns, width=_WIDE, height=0.6 + 2.1 * rows, sharex=True)
-    for axes, (name, guesses) in zip(grid.flat, parts.items(), strict=False):
-        _guesses(axes, guesses, cumulative)
+    for axes, (name, predictors) in zip(grid.flat, parts.items(), strict=False):
+        _predictors(axes, predictors, cumulative)
         axes.set_title(name.partition(": ")[2])
     for axes in list(grid.flat)[len(parts) :]:
         axes.remove()
     for axes in list(grid.flat)[max(0, len(parts) - columns) : len(parts)]:  # the lowest of each column
-        axes.set_xlabel(STEPS)
+        axes.set_xlabel(HORIZON)
         axes.tick_params(labelbottom=True)
-    figure.supylabel("summed L1 error" if cumulative else "L1 error of a step", fontsize=11)
+    figure.supylabel(_SUMMED_ERROR if cumulative else _STEP_ERROR, fontsize=11)
     _legend(figure, grid[0, 0], columns=3)
     return figure
 
 
 def curves(named: Mapping[str, Curve], ylabel: str, log: bool = False) -> Figure:
     """Several curves over the horizon."""
-    figure, axes = plot(*_PAIR, xlabel=STEPS, ylabel=ylabel)
+    figure, axes = plot(*_PAIR, xlabel=HORIZON, ylabel=ylabel)
     for place, (name, curve) in enumerate(named.items()):
-        _curve(axes, curve, name, place, band=_BAND if len(named) <= _CROWD else _BAND / 3)
+        _curve(axes, curve, name, place, band=_BAND_ALPHA if len(named) <= _CROWDED else _BAND_ALPHA / 3)
     if log:
         axes.set_yscale("log")
     else:
@@ -74,26 +71,26 @@ def curves(named: Mapping[str, Curve], ylabel: str, log: bool = False) -> Figure
 
 
 def rank_histogram(found: Mapping[str, Calibration]) -> Figure:
-    """Where the truth falls among the futures; flat is right, a U is overconfident, a hill too careful."""
+    """Rank of the true value among the sampled forecasts; uniform if calibrated."""
     figure, grid = plots(1, len(found), width=_WIDE, height=3, sharey=True)
-    for axes, (what, result) in zip(grid[0], found.items(), strict=True):
-        gaps = np.arange(len(result.histogram))
-        axes.bar(gaps, result.histogram, width=0.9, color=PALETTE[0], alpha=0.65, label="all steps")
-        first = np.append(result.first_histogram, result.first_histogram[-1])
+    for axes, (target, result) in zip(grid[0], found.items(), strict=True):
+        ranks = np.arange(len(result.rank_histogram))
+        axes.bar(ranks, result.rank_histogram, width=0.9, color=PALETTE[0], alpha=0.65, label="all steps")
+        first = np.append(result.first_rank_histogram, result.first_rank_histogram[-1])
         axes.step(np.arange(len(first)) - 0.5, first, where="post", color=PALETTE[1], label="first step")
-        axes.axhline(1 / len(gaps), color="black", linewidth=1, linestyle=":")
-        axes.set(title=what, xlabel="futures below the truth")
-    grid[0, 0].set_ylabel("share of the truths")
+        axes.axhline(1 / len(ranks), color="black", linewidth=1, linestyle=":")
+        axes.set(title=target, xlabel="forecasts below the true value")
+    grid[0, 0].set_ylabel("share of true values")
     _legend(figure, grid[0, 0])
     return figure
 
 
 def coverage(found: Mapping[str, Calibration]) -> Figure:
-    """How many truths the central intervals hold; dotted: how many they should."""
-    figure, axes = plot(*_PAIR, xlabel=STEPS, ylabel="share of truths inside")
-    lines = [(level, what, curve) for what, result in found.items() for level, curve in result.coverage.items()]
-    for place, (level, what, curve) in enumerate(lines):
-        _curve(axes, curve, f"{level} interval, {what}", place)
+    """Coverage of the central intervals; dotted: nominal coverage."""
+    figure, axes = plot(*_PAIR, xlabel=HORIZON, ylabel="share of true values inside")
+    lines = [(level, target, curve) for target, result in found.items() for level, curve in result.coverage.items()]
+    for place, (level, target, curve) in enumerate(lines):
+        _curve(axes, curve, f"{level} interval, {target}", place)
         axes.axhline(float(level.rstrip("%")) / 100, color="black", linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
     _legend(figure, axes)
@@ -101,71 +98,70 @@ def coverage(found: Mapping[str, Calibration]) -> Figure:
 
 
 def reward_scatter(reward: RewardError) -> Figure:
-    """Foretold against real reward of single steps."""
-    return _scatter({"steps": (reward.real, reward.told)}, "real reward of a step", "foretold")
+    """Predicted against real reward of single steps."""
+    return _scatter({"steps": (reward.real, reward.predicted)}, "real reward", "predicted reward")
 
 
-def reward_growth(reward: RewardError) -> Figure:
-    """Error of a step's reward, and of the sum so far, beside a constant guess."""
+def reward_error(reward: RewardError) -> Figure:
+    """Error of the reward at each step and of the sum so far, with the baseline's."""
     figure, grid = plots(1, 2, width=_WIDE, height=2.8)
-    for axes, (told, constant), label in zip(
+    for axes, (model, baseline), label in zip(
         grid[0],
-        ((reward.step, reward.constant_step), (reward.cumulative, reward.constant_cumulative)),
-        ("error of a step's reward", "error of the sum"),
+        ((reward.step, reward.baseline_step), (reward.cumulative, reward.baseline_cumulative)),
+        ("error of the reward", "error of the sum"),
         strict=True,
     ):
-        _curve(axes, told, MODEL, 0)
-        _curve(axes, constant, "always the mean", 1)
-        axes.set(xlabel=STEPS, ylabel=label)
+        _curve(axes, model, MODEL, 0)
+        _curve(axes, baseline, "mean reward", 1)
+        axes.set(xlabel=HORIZON, ylabel=label)
         axes.set_ylim(bottom=0)
     _legend(figure, grid[0, 0])
     return figure
 
 
-def reliability(found: Termination) -> Figure:
-    """Share of steps that ended the task against the foretold probability; the larger, the more steps."""
-    figure, axes = plot(*_PAIR, xlabel="foretold probability of an end", ylabel="share that ended")
+def reliability(found: TerminationError) -> Figure:
+    """Share of steps that terminated by predicted probability; marker size grows with the number of steps."""
+    figure, axes = plot(*_PAIR, xlabel="predicted probability of termination", ylabel="observed frequency")
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":")
-    size = [20 + 40 * np.log10(step.steps) for step in found.reliability]
-    axes.plot([step.told for step in found.reliability], [step.real for step in found.reliability], color=PALETTE[0])
-    axes.scatter(
-        [step.told for step in found.reliability], [step.real for step in found.reliability], s=size, color=PALETTE[0]
-    )
+    predicted, observed = ([getattr(one, name) for one in found.reliability] for name in ("predicted", "observed"))
+    axes.plot(predicted, observed, color=PALETTE[0])
+    size = [20 + 40 * np.log10(one.steps) for one in found.reliability]
+    axes.scatter(predicted, observed, s=size, color=PALETTE[0])
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     return figure
 
 
-def value_scatter(value: ValueRanking) -> Figure:
-    """Imagined against real returns of whole segments, by whose they are."""
+def return_scatter(returns: ReturnRanking) -> Figure:
+    """Imagined against real returns of whole segments, by policy."""
     clouds = {
         name: (
-            [real for real, source in zip(value.real, value.source, strict=True) if source == name],
-            [told for told, source in zip(value.imagined, value.source, strict=True) if source == name],
+            [real for real, source in zip(returns.real, returns.source, strict=True) if source == name],
+            [value for value, source in zip(returns.imagined, returns.source, strict=True) if source == name],
         )
-        for name in value.by_source
+        for name in returns.by_source
     }
-    return _scatter(clouds, "real return of a segment", "imagined")
+    return _scatter(clouds, "real return", "imagined return")
 
 
-def order_spread(order: OrderSpread) -> Figure:
-    """What orders, noises and actions change."""
-    named = {"between orders": order.order, "between noises": order.noise, "between actions": order.action}
-    return curves(named, f"spread, {DEVIATIONS}", log=any(value for value in order.order.mean))
+def order_sensitivity(order: OrderSensitivity) -> Figure:
+    """Standard deviation of the predicted state over orders, noises and actions."""
+    named = {"over orders": order.order, "over noises": order.noise, "over actions": order.action}
+    return curves(named, DEVIATIONS, log=any(value for value in order.order.mean))
 
 
-def stages(shape: TakingShape) -> Figure:
-    """Error of the expected next state once each agent has been revealed."""
-    named = {f"sees {_listed(stage.agents)}": stage.error for stage in shape.stages}
+def stages(denoising: DenoisingError) -> Figure:
+    """Error of the estimated next state after each agent is revealed."""
+    named = {f"given {_listed(stage.agents)}": stage.error for stage in denoising.stages}
     return curves(named, "L1 error of the estimate")
 
 
-def levels(shape: TakingShape) -> Figure:
-    """Error of the estimate at every denoising level of the first step, by group of features."""
-    figure, axes = plot(*_PAIR, xlabel="denoising level, and what it sees", ylabel="L1 error of the estimate")
-    places = np.arange(1, len(shape.level_agents) + 1)
-    for n, (name, errors) in enumerate(shape.levels.items()):
-        axes.plot(places, errors, label=name, marker="o", markersize=4, **_look(n))
-    axes.set_xticks(places, [f"{k}\n{_listed(seen)}" for k, seen in zip(places, shape.level_agents, strict=True)])
+def noise_levels(denoising: DenoisingError) -> Figure:
+    """Error of the estimate at each noise level of the first step, by group of features."""
+    figure, axes = plot(*_PAIR, xlabel="noise level, and the agents it is given", ylabel="L1 error of the estimate")
+    places = np.arange(1, len(denoising.level_agents) + 1)
+    for n, (name, errors) in enumerate(denoising.level_errors.items()):
+        axes.plot(places, errors, label=name, marker="o", markersize=4, **_style(n))
+    axes.set_xticks(places, [f"{k}\n{_listed(seen)}" for k, seen in zip(places, denoising.level_agents, strict=True)])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylim(bottom=0)
     _legend(figure, axes)
@@ -173,7 +169,7 @@ def levels(shape: TakingShape) -> Figure:
 
 
 def influence(found: Influence) -> Figure:
-    """Whose action moves which feature, imagined and, where known, real."""
+    """Change of each state feature by agent, imagined and, where known, real."""
     maps = {"imagined": found.imagined} | ({"real": found.real} if found.real is not None else {})
     top = max(max(map(max, rows)) for rows in maps.values()) or 1.0
     features, agents = len(found.features), len(found.agents)
@@ -185,7 +181,7 @@ def influence(found: Influence) -> Figure:
         axes.set_yticks(np.arange(agents) + 0.5, found.agents)
         axes.invert_yaxis()
         axes.grid(False)
-    if features <= _MOST_NAMES:
+    if features <= _MAX_FEATURE_LABELS:
         axes.set_xticks(np.arange(features) + 0.5, found.features, rotation=90, fontsize=8)
     else:
         runs = [(kind, len(list(run))) for kind, run in groupby(found.kinds)]
@@ -196,19 +192,19 @@ def influence(found: Influence) -> Figure:
     return figure
 
 
-def _guesses(axes: Axes, guesses: Mapping[str, Growth], cumulative: bool) -> None:
-    for who, found in guesses.items():
-        _curve(axes, found.cumulative if cumulative else found.step, who, _LOOKS[who])
+def _predictors(axes: Axes, predictors: Mapping[str, ErrorCurves], cumulative: bool) -> None:
+    for who, found in predictors.items():
+        _curve(axes, found.cumulative if cumulative else found.step, who, _STYLES[who])
     axes.set_ylim(bottom=0)
 
 
-def _curve(axes: Axes, curve: Curve, label: str, place: int, band: float = _BAND) -> None:
+def _curve(axes: Axes, curve: Curve, label: str, place: int, band: float = _BAND_ALPHA) -> None:
     """A line with its interval as a band."""
     steps = np.arange(1, len(curve.mean) + 1)
     mean, low, high = (np.array(side, dtype=float) for side in (curve.mean, curve.low, curve.high))
-    look = _look(place)
-    axes.plot(steps, mean, label=label, marker="o" if len(steps) == 1 else None, **look)
-    axes.fill_between(steps, low, high, color=look["color"], alpha=band, linewidth=0)
+    style = _style(place)
+    axes.plot(steps, mean, label=label, marker="o" if len(steps) == 1 else None, **style)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=band, linewidth=0)
 
 
 def _legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
@@ -217,8 +213,8 @@ def _legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
 
 
-def _look(place: int) -> dict[str, Any]:
-    """Of a curve: 36 differ."""
+def _style(place: int) -> dict[str, Any]:
+    """Colour and dashes of a curve; 36 differ."""
     n = len(PALETTE)
     return {"color": PALETTE[place % n], "linestyle": DASHES[(place + place // n) % n]}
 

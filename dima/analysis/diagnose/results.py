@@ -1,56 +1,63 @@
-"""Everything a diagnosis found, as numbers."""
+"""Results of a diagnosis: every number, and the main ones as sentences."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
-from dima.analysis.diagnose.calibration import Calibration
+from dima.analysis.diagnose.bootstrap import Curve
+from dima.analysis.diagnose.calibration import THRESHOLD, Calibration, TerminationError
 from dima.analysis.diagnose.config import DiagnosisConfig
-from dima.analysis.diagnose.denoising import TakingShape
-from dima.analysis.diagnose.error import HorizonError
+from dima.analysis.diagnose.error import (
+    MODEL,
+    OBSERVATIONS,
+    PERSISTENCE,
+    RECONSTRUCTION,
+    STATE,
+    HorizonError,
+    ReturnRanking,
+    RewardError,
+)
 from dima.analysis.diagnose.influence import Influence
-from dima.analysis.diagnose.order import OrderSpread
-from dima.analysis.diagnose.reward import RewardError
-from dima.analysis.diagnose.termination import Termination
-from dima.analysis.diagnose.value import ValueRanking
+from dima.analysis.diagnose.reveal import DenoisingError, OrderSensitivity
 
-_DIGITS = 6  # significant ones that are kept
+_SIGNIFICANT_DIGITS = 6
+_SUMMARY_STEP = 15  # the training's imagination horizon, roughly: a model must beat persistence up to here
 
 
 @dataclass(frozen=True)
-class SourceFacts:
-    """What was played by one policy."""
+class SourceSummary:
+    """Episodes of one policy, and the segments cut from them."""
 
     name: str
-    seen: bool  # the world model was trained on these episodes
+    trained_on: bool  # the world model was trained on these episodes
     episodes: int
     steps: int
     mean_return: float
-    ends: int  # episodes that the task ended, rather than a time limit
-    segments: int  # cut from them
-    seeds: list[int]  # of the environment; empty for episodes the world model was trained on
+    terminations: int
+    segments: int
+    seeds: list[int]  # of the environment; empty for recorded episodes
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The numbers behind ``diagnosis.json`` and ``diagnosis.html``."""
+    """The numbers in ``diagnosis.json``."""
 
     run: Mapping[str, Any]  # task, algorithm, preset, seed, environment steps
-    settings: DiagnosisConfig  # its horizon chosen
+    settings: DiagnosisConfig  # with the horizon that was chosen
     config: Mapping[str, Any]  # of the run
     protocol: Mapping[str, Any]  # versions and machine of the diagnosis
-    sources: list[SourceFacts]
+    sources: list[SourceSummary]
     error: HorizonError
     calibration: dict[str, Calibration]
     reward: RewardError
-    termination: Termination
-    value: ValueRanking
-    order: OrderSpread | None  # None for a world model that takes all agents in at once
-    denoising: TakingShape | None  # likewise
+    termination: TerminationError
+    returns: ReturnRanking
+    order: OrderSensitivity | None  # None for a model that processes all agents at once
+    denoising: DenoisingError | None  # likewise
     influence: Influence
 
     @property
@@ -61,25 +68,14 @@ class Diagnosis:
 
     @property
     def findings(self) -> list[str]:
-        """The main results, a sentence each."""
-        from dima.analysis.diagnose.findings import findings
-
-        return findings(self)
+        """The main results, a sentence each, with its topic before the first colon."""
+        parts = (_error, _sources, _calibration, _reward, _returns, _termination, _order, _influence)
+        return [sentence for part in parts for sentence in part(self)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; every number is finite, and None where one is not defined."""
+        """Plain data for JSON; undefined numbers are None."""
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"findings": self.findings} | {name: _plain(part) for name, part in parts.items()}
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``diagnosis.json``, ``diagnosis.html`` and ``plots/`` into a folder, and return the page's path.
-
-        Raises:
-            RunFolderError: the disk is full or read-only.
-        """
-        from dima.analysis.diagnose.page import save
-
-        return save(self, Path(folder))
 
 
 def _plain(value: Any) -> Any:
@@ -90,5 +86,158 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
+        return float(f"{value:.{_SIGNIFICANT_DIGITS}g}")
     return value
+
+
+def summary_steps(horizon: int) -> list[int]:
+    """Steps of the horizon that tables and sentences report."""
+    return sorted({step for step in (1, 5, 15, 20, 50, horizon) if step <= horizon})
+
+
+def _error(diagnosis: Diagnosis) -> Iterator[str]:
+    error, near = diagnosis.error, min(_SUMMARY_STEP, diagnosis.horizon)
+    for target in (STATE, OBSERVATIONS):
+        low = error.advantage[target].low[:near]
+        not_better = [step for step, value in enumerate(low, 1) if value is None or value <= 0]
+        verdict = (
+            f"better than {PERSISTENCE} at every step up to {near}"
+            if not not_better
+            else f"not significantly better than {PERSISTENCE} at any step up to {near}"
+            if len(not_better) == near
+            else f"not significantly better than {PERSISTENCE} at {_steps(not_better)} of the first {near}"
+        )
+        later = [step for step, high in enumerate(error.advantage[target].high, 1) if step > near and (high or 0) < 0]
+        verdict += f", significantly worse at {_steps(later)}" if later else ""
+        predictors = error.standardised[target]
+        model, baseline = predictors[MODEL].step, predictors[PERSISTENCE].step
+        numbers = "; ".join(
+            f"{_after(step)} {value:.2f} ({PERSISTENCE} {reference:.2f})"
+            for step in summary_steps(diagnosis.horizon)
+            if (value := model.at(step)) is not None and (reference := baseline.at(step)) is not None
+        )
+        floor = predictors[RECONSTRUCTION].step.at(1)
+        decoder = (
+            f"; {RECONSTRUCTION} of real states {floor:.2f}" if target == OBSERVATIONS and floor is not None else ""
+        )
+        yield (
+            f"{target.capitalize()}: {verdict}{_worse_parts(error, target, near)}. Mean absolute error in standard "
+            f"deviations: {numbers}{decoder}."
+        )
+
+
+def _worse_parts(error: HorizonError, target: str, near: int) -> str:
+    """Groups of features, or agents, whose error is significantly above persistence's at some step."""
+    worse = [
+        name.removeprefix(f"{target}: ")
+        for name in error.parts(target)
+        if any(error.standardised[name][PERSISTENCE].step.mean[:near])  # not for constant features
+        and any(high is not None and high < 0 for high in error.advantage[name].high[:near])
+    ]
+    return f"; worse at some steps for {', '.join(worse)}" if worse and len(error.parts(target)) > 1 else ""
+
+
+def _sources(diagnosis: Diagnosis) -> Iterator[str]:
+    step = min(_SUMMARY_STEP, diagnosis.horizon)
+    values = []
+    for source in diagnosis.sources:
+        curves = diagnosis.error.by_source.get(source.name)
+        error = curves[STATE].at(step) if curves else None
+        if error is not None:
+            values.append(f"{source.name} {error:.2f}")
+    yield f"By policy: state error {_after(step)} on episodes of: {'; '.join(values)}."
+
+
+def _calibration(diagnosis: Diagnosis) -> Iterator[str]:
+    step = min(_SUMMARY_STEP, diagnosis.horizon)
+    for target, result in diagnosis.calibration.items():
+        covered = ", ".join(
+            f"{level} intervals cover {_percent(curve.at(1))} of the true values {_after(1)} and "
+            f"{_percent(curve.at(step))} {_after(step)}"
+            for level, curve in result.coverage.items()
+        )
+        ratio = result.spread_skill_ratio(step)
+        skill = "" if ratio is None else f"; spread-skill ratio {_after(step)} {ratio:.2f} (below 1: overconfident)"
+        yield f"Calibration of the {target}: {covered}{skill}."
+
+
+def _reward(diagnosis: Diagnosis) -> Iterator[str]:
+    reward, horizon = diagnosis.reward, diagnosis.horizon
+    if reward.r2 is None:
+        yield "Reward: the real reward is constant."
+        return
+    poor = "" if reward.r2 > 0 else ", worse than predicting the mean"
+    yield (
+        f"Reward: R² = {reward.r2:.2f} over all steps{poor}; error of the sum over {horizon} steps "
+        f"{_number(reward.cumulative.at(horizon))}, of predicting the mean "
+        f"{_number(reward.baseline_cumulative.at(horizon))}."
+    )
+
+
+def _returns(diagnosis: Diagnosis) -> Iterator[str]:
+    step, returns = min(_SUMMARY_STEP, diagnosis.horizon), diagnosis.returns
+    within = "; ".join(f"{name} {_number(curve.at(step))}" for name, curve in returns.by_source.items())
+    yield (
+        f"Return: rank correlation of imagined and real returns over {step} steps "
+        f"{_with_interval(returns.correlation, step)}; within one policy's episodes: {within}."
+    )
+
+
+def _termination(diagnosis: Diagnosis) -> Iterator[str]:
+    found = diagnosis.termination
+    if not found.terminations:
+        predicted = f"the model predicted {found.predicted}" if found.predicted else "the model predicted none"
+        yield f"Termination: none in {found.steps:,} real steps; {predicted}."
+        return
+    yield (
+        f"Termination: {found.terminations} in {found.steps:,} real steps, {found.predicted} predicted "
+        f"(p ≥ {THRESHOLD}); precision {_number(found.precision)}, recall {_number(found.recall)}."
+    )
+
+
+def _order(diagnosis: Diagnosis) -> Iterator[str]:
+    order, step = diagnosis.order, min(_SUMMARY_STEP, diagnosis.horizon)
+    if order is None:
+        yield "Order: this world model processes all agents at once."
+        return
+    yield (
+        f"Order: the standard deviation over {len(order.orders)} orders of the agents is "
+        f"{_percent(order.order_noise_ratio[0])} of that over noise and {_percent(order.order_action_ratio[0])} of "
+        f"that over other actions {_after(1)}; {_percent(order.order_noise_ratio[step - 1])} and "
+        f"{_percent(order.order_action_ratio[step - 1])} {_after(step)}."
+    )
+
+
+def _influence(diagnosis: Diagnosis) -> Iterator[str]:
+    found = diagnosis.influence
+    if found.real is None:
+        yield "Influence: unknown, because the environment is not reproducible from its seed."
+    elif found.agreement is not None:
+        yield (
+            "Influence: the effect of each agent's action on each state feature has a rank correlation of "
+            f"{found.agreement:.2f} with the effect in the environment."
+        )
+
+
+def _after(step: int) -> str:
+    return f"after {step} step{'s' * (step > 1)}"
+
+
+def _steps(steps: Sequence[int]) -> str:
+    """``step 3``, ``steps 1, 4 to 9``."""
+    runs = [[n for _, n in some] for _, some in groupby(enumerate(steps), key=lambda pair: pair[1] - pair[0])]
+    ranges = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ("step " if len(steps) == 1 else "steps ") + ", ".join(ranges)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _with_interval(curve: Curve, step: int) -> str:
+    low, high = curve.low[step - 1], curve.high[step - 1]
+    return f"{_number(curve.at(step))} ({_number(low)} to {_number(high)})"

@@ -1,0 +1,1 @@
+"""HTML pages: ``page`` builds one, ``figures`` makes its plots, ``style`` is its style sheet."""

@@ -1,7 +1,7 @@
-"""Plots in the house style, and as pictures: for a page that follows the reader's light or dark, and for a file.
+"""Plots in a common style, as inline SVG for a page and as SVG and PNG files.
 
-Pure black is the ink: on a page it follows the page's, which is light on a dark one. Every other colour stays as it is,
-and those of :data:`PALETTE` read on both. Nothing here touches pyplot or its settings.
+Pure black follows the page's text colour, which is light in dark mode. Every other colour stays as it is, and those of
+:data:`PALETTE` are legible on both backgrounds. Nothing here touches pyplot or its settings.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PALETTE = ("#2f72d5", "#e8601c", "#1a9a78", "#a8479f", "#b23c2c", "#70757d")
-"""Six colours, each 3:1 or more against both grounds, told apart by colour-blind eyes with the help of the dashes."""
+"""Six colours with a contrast of at least 3:1 on both backgrounds; with the dashes, safe for colour blindness."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (7, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
-"""The pattern of the line that goes with each colour: prints without colour stay readable."""
+"""Dashes that go with each colour, for prints without colour."""
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.facecolor": "none",
@@ -40,7 +40,7 @@ _PNG_DPI = 160
 
 
 def plots(rows: int, columns: int, width: float = 6.4, height: float = 3.6, **subplots: Any) -> tuple[Figure, Any]:
-    """A figure with a grid of empty axes in the house style.
+    """A figure with a grid of empty axes in the common style.
 
     Args:
         rows, columns: the grid.
@@ -59,7 +59,7 @@ def plots(rows: int, columns: int, width: float = 6.4, height: float = 3.6, **su
 def plot(
     width: float = 6.4, height: float = 3.6, *, xlabel: str = "", ylabel: str = "", title: str = ""
 ) -> tuple[Figure, Axes]:
-    """A figure with one pair of empty axes in the house style; see :func:`plots`."""
+    """A figure with one pair of empty axes in the common style; see :func:`plots`."""
     figure, grid = plots(1, 1, width, height)
     axes: Axes = grid[0, 0]
     with matplotlib.rc_context(_STYLE):
@@ -68,14 +68,14 @@ def plot(
 
 
 def as_png(figure: Figure) -> bytes:
-    """A file, dark on white."""
+    """Render as a PNG file, dark on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white")
     return buffer.getvalue()
 
 
 def as_svg(figure: Figure, name: str, facecolor: str = "white") -> bytes:
-    """A file: the same bytes for the same figure, whenever it is written."""
+    """Render as an SVG file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", facecolor=facecolor, metadata={"Date": None})
@@ -83,7 +83,7 @@ def as_svg(figure: Figure, name: str, facecolor: str = "white") -> bytes:
 
 
 def inline_svg(figure: Figure, name: str, caption: str) -> str:
-    """An element of a page that may hold others: no rules of its own, ids that are used nowhere else."""
+    """Render as an element of a page: without style rules, with ids that are unique on the page."""
     text = as_svg(figure, name, facecolor="none").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style.*?</style>", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of text, tables, plots, pictures and films.
+"""Self-contained HTML page of text, tables, plots, pictures and films.
 
     figure, axes = plot(xlabel="environment steps", ylabel="team return")
     axes.plot(steps, returns, label="dima")
@@ -8,8 +8,8 @@
     page.figure(figure, "curves", "Team return over environment steps.")
     page.save(Path("report.html"))
 
-A page loads nothing from elsewhere and runs no script: it opens from a file, without a network, on a phone, in dark
-and in light, and prints. Plots made by :func:`plot` follow its ink, see ``dima.analysis.html.figures``.
+A page loads nothing and runs no script: it opens from a file, without a network, on a phone, in dark and in light mode,
+and prints. Plots made by :func:`plot` follow its text colour, see ``dima.analysis.html.figures``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from dima.version import __version__
 
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
-_LONG = 32  # characters of a cell that is wrapped
+_WRAP_LENGTH = 32  # characters from which on a cell is wrapped
 
 
 class Page:
-    """Takes parts in the order a reader meets them, and writes them as one file. All text is escaped."""
+    """Page that is built from top to bottom and saved as one file; all text is escaped."""
 
     def __init__(self, title: str, lead: str = "") -> None:
         self.title = title
@@ -63,15 +63,15 @@ class Page:
         self._add("text", f"<p>{escape(text)}</p>")
 
     def small(self, text: str) -> None:
-        """A paragraph of small print, such as the protocol beneath a table."""
+        """A paragraph of small print, such as a protocol."""
         self._add("small", f'<p class="small">{escape(text)}</p>')
 
     def notice(self, text: str) -> None:
-        """A paragraph that must not be missed, such as a warning."""
+        """A highlighted paragraph, such as a warning."""
         self._add("notice", f'<p class="notice" role="note">{escape(text)}</p>')
 
     def facts(self, pairs: Mapping[str, object]) -> None:
-        """Names with their values: a protocol, versions, seeds."""
+        """A list of names with their values, such as versions."""
         rows = "".join(f"<dt>{escape(name)}</dt><dd>{_cell(value)}</dd>" for name, value in pairs.items())
         self._add("facts", f"<dl>{rows}</dl>")
 
@@ -81,8 +81,8 @@ class Page:
         Args:
             head: the columns' names.
             rows: as many cells each as there are columns; None and undefined numbers show as a dash.
-            caption: what the table tells.
-            note: small print beside the table, such as the protocol; below it in narrow windows.
+            caption: above the table.
+            note: small print next to the table, such as the protocol; below it in narrow windows.
         """
         assert all(len(row) == len(head) for row in rows), "a row has more or fewer cells than the table has columns"
         css = [_column_class([row[i] for row in rows]) for i in range(len(head))]
@@ -93,27 +93,27 @@ class Page:
             + "</tr>"
             for row in rows
         )
-        told = f"<caption>{escape(caption)}</caption>" if caption else ""
-        reach = f'class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"'
-        beside = f'\n<p class="small">{escape(note)}</p>' if note else ""
+        title = f"<caption>{escape(caption)}</caption>" if caption else ""
+        region = f'class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"'
+        small_print = f'\n<p class="small">{escape(note)}</p>' if note else ""
         self._add(
             "table",
-            f'<div class="table">\n<div {reach}>'
-            f"<table>{told}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{beside}\n</div>",
+            f'<div class="table">\n<div {region}>'
+            f"<table>{title}<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{small_print}\n</div>",
         )
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
-        """A plot, as inline SVG that follows the page's ink.
+        """A plot, as inline SVG that follows the page's text colour.
 
         Args:
-            figure: made by :func:`plot` or :func:`plots`, or anyhow without pyplot.
+            figure: made by :func:`plot` or :func:`plots`, or otherwise without pyplot.
             name: the element's id, and the file's name when plots are saved: small letters, digits, hyphens.
-            caption: shown below, and read aloud.
+            caption: shown below, and read by screen readers.
         """
         for legend in figure.findobj(Legend):
             legend.set_frame_on(False)
         self._figures[self._claim(name)] = figure
-        self._shown(name, inline_svg(figure, name, caption), caption)
+        self._add_figure(name, inline_svg(figure, name, caption), caption)
 
     def image(self, png: bytes, name: str, caption: str, wide: bool = False) -> None:
         """A picture.
@@ -121,19 +121,19 @@ class Page:
         Args:
             png: the file.
             name: the element's id, as for :meth:`figure`.
-            caption: shown below, and read aloud.
-            wide: too full of detail to be shrunk: narrow windows scroll it, paper gives it the whole width.
+            caption: shown below, and read by screen readers.
+            wide: too detailed to be shrunk: narrow windows scroll it, paper gives it the whole width.
         """
         image = f'<img src="{_data("image/png", png)}" alt="{escape(caption)}">'
         if wide:
             image = f'<div class="scroll wide" tabindex="0" role="region" aria-label="{escape(caption)}">{image}</div>'
-        self._shown(self._claim(name), image, caption)
+        self._add_figure(self._claim(name), image, caption)
 
     def video(self, mp4: bytes, name: str, caption: str) -> None:
-        """A film, stopped until it is played."""
+        """A film, paused at first."""
         source = _data("video/mp4", mp4)
         label = escape(caption)
-        self._shown(
+        self._add_figure(
             self._claim(name),
             f'<video controls loop muted playsinline src="{source}" aria-label="{label}"></video>',
             caption,
@@ -156,11 +156,11 @@ class Page:
         )
 
     def save(self, path: Path, plots: bool = False) -> None:
-        """Write the page, in one step.
+        """Write the page atomically.
 
         Args:
-            path: the file; its folder is made when missing.
-            plots: also write every figure to ``plots/<name>.svg`` and ``.png`` beside it, dark on white.
+            path: the file; its folder is created when missing.
+            plots: also write every figure to ``plots/<name>.svg`` and ``.png`` next to it, dark on white.
 
         Raises:
             RunFolderError: the disk is full or read-only.
@@ -183,9 +183,9 @@ class Page:
     def _add(self, kind: str, html: str) -> None:
         self._parts.append((kind, html))
 
-    def _shown(self, name: str, content: str, caption: str) -> None:
-        told = f"<figcaption>{escape(caption)}</figcaption>"
-        self._add("figure", f'<figure id="{name}">\n{content}\n{told}\n</figure>')
+    def _add_figure(self, name: str, content: str, caption: str) -> None:
+        caption_html = f"<figcaption>{escape(caption)}</figcaption>"
+        self._add("figure", f'<figure id="{name}">\n{content}\n{caption_html}\n</figure>')
 
     def _navigation(self) -> str:
         if len(self._contents) < 2:
@@ -195,10 +195,10 @@ class Page:
 
 
 def _column_class(values: Sequence[object]) -> str:
-    """Numbers stand right, long text wraps, short text does not."""
+    """Align numbers right; wrap long text only."""
     if values and all(map(_is_number, values)):
         return ' class="number"'
-    return ' class="long"' if any(len(str(value)) > _LONG for value in values) else ""
+    return ' class="long"' if any(len(str(value)) > _WRAP_LENGTH for value in values) else ""
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""How a page of ``dima.analysis.html.page`` looks: light and dark, wide and narrow, on screen and on paper."""
+"""Style sheet of a page: light and dark, wide and narrow, on screen and on paper."""
 
 CSS = """\
 :root {
@@ -53,7 +53,7 @@ figure { max-width: 100%; margin: 0; break-inside: avoid; }
 figure svg, figure img, figure video { display: block; max-width: 100%; height: auto; }
 figure .wide img { min-width: 52rem; }
 figure svg { fill: currentColor; }
-figure svg * { stroke-linejoin: iteration; stroke-linecap: butt; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: inherit !important; }
 figcaption { max-width: 44rem; margin-top: .5rem; color: var(--faint); font-size: .9rem; line-height: 1.45; }
 figure:has(svg) { display: table; }

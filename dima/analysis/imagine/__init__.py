@@ -1,7 +1,6 @@
-"""Films and filmstrips: a real episode, or a world model's imagination beside what really happened.
+"""Comparison of imagined and real trajectories, as numbers, page and film; and films of a policy.
 
-``moments`` plays an episode step by step; ``beside`` lets a world model imagine the same; ``imagination`` says how far
-the two are apart; ``canvas`` lays pictures and captions out, ``pictures`` draws an imagination's frames and strips,
-``episode`` a policy's; ``encode`` turns them into files, ``document`` writes the page and everything beside it; ``run``
-does all this for a trained team.
+Read ``run`` first, with :func:`dima.imagine` and :func:`dima.film`. ``time_steps`` plays a real episode step by step,
+``compare`` imagines a part of it, ``results`` computes errors. ``pictures`` draws film frames and filmstrips, which
+``canvas`` lays out and encodes; ``page`` writes every file.
 """

@@ -1,52 +1,62 @@
-"""Film frames and filmstrips of an imagination: real and imagined pictures, step, error and reward with each."""
+"""Film frames and filmstrips, of a comparison and of a real episode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from dima.analysis.imagine.canvas import Panel, frame, shrink, strip
-from dima.analysis.imagine.compare import Beside, Course
+from dima.analysis.imagine.canvas import Panel, frame, mp4, shrink, strip
+from dima.analysis.imagine.compare import Comparison, Trajectory
+from dima.analysis.imagine.time_steps import Choose, play_steps
+from dima.envs.base import JointEnv
 from dima.envs.render.scene import Scene
+from dima.errors import EnvError
+from dima.runtime.progress import Progress
 
 REAL, IMAGINED = "#2f72d5", "#e8601c"
 COLUMNS = 6  # of a filmstrip
-_LEAST = 0.5  # probability of going on below which an end is expected
+_MAX_FPS = 25  # faster environments are shown slowed down
+_TERMINATION_THRESHOLD = 0.5  # continuation probability below which a caption says that the episode ends
 
 
 class Pictures:
-    """Draws an imagination that has poses.
+    """Pictures of a comparison whose trajectories have poses.
 
     Args:
-        beside: real and imagined.
+        comparison: real and imagined trajectory.
         scene: that the poses belong to.
         title: above every frame.
     """
 
-    def __init__(self, beside: Beside, scene: Scene[Any], title: str) -> None:
-        self._beside, self._scene, self._title = beside, scene, title
-        self._error = beside.gap("state").mean(-1)
-        self._unchanged = beside.gap_unchanged("state").mean(-1)
+    def __init__(self, comparison: Comparison, scene: Scene[Any], title: str) -> None:
+        self._comparison, self._scene, self._title = comparison, scene, title
+        self._error = comparison.error("state").mean(-1)
+        self._persistence = comparison.persistence_error("state").mean(-1)
 
     def __len__(self) -> int:
-        return len(self._beside.imagined) + 1
+        return len(self._comparison.imagined) + 1
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """What is real and what is imagined after a step, (height, width, 3) uint8 each; step 0 is the start."""
-        real, imagined = self._beside.real.poses, self._beside.imagined.poses
+        """Real and imagined picture after a step, (height, width, 3) uint8 each; step 0 is the start."""
+        real, imagined = self._comparison.real.poses, self._comparison.imagined.poses
         return self._scene.draw(real[min(step, len(real) - 1)]), self._scene.draw(imagined[step])
 
     def frame(self, step: int) -> np.ndarray:
-        """Both side by side, with what there is to say about them."""
-        beside = self._beside
+        """Film frame with both pictures side by side and their captions."""
+        comparison = self._comparison
         real, imagined = self[step]
         return frame(
-            f"{self._title}, step {step} of {len(beside.imagined)}",
+            f"{self._title}, step {step} of {len(comparison.imagined)}",
             [
-                Panel(real, "real", [*self._told(beside.real, step), ""], REAL),
-                Panel(imagined, "imagined", [*self._told(beside.imagined, step), self._off(step)], IMAGINED),
+                Panel(real, "real", [*self._caption(comparison.real, step), ""], REAL),
+                Panel(
+                    imagined,
+                    "imagined",
+                    [*self._caption(comparison.imagined, step), self._error_caption(step)],
+                    IMAGINED,
+                ),
             ],
         )
 
@@ -55,49 +65,109 @@ class Pictures:
         return map(self.frame, range(len(self)))
 
     def strip(self, horizon: int, width: int = 200) -> np.ndarray:
-        """A few steps up to ``horizon``, evenly spread; real above imagined, pictures ``width`` pixels wide."""
+        """Filmstrip of evenly spaced steps up to ``horizon``, real above imagined; pictures ``width`` pixels wide."""
         rows: tuple[list[Panel], list[Panel]] = ([], [])
         for step in np.unique(np.linspace(0, horizon, COLUMNS).round().astype(int)).tolist():
             pictures = [shrink(picture, width) for picture in self[step]]
-            off = f", error {self._error[step]:.3g}" if step < len(self._error) else ""
-            courses = (self._beside.real, self._beside.imagined)
-            for row, course, picture, more in zip(rows, courses, pictures, ("", off), strict=True):
-                name, color = ("real", REAL) if course is self._beside.real else ("imagined", IMAGINED)
-                row.append(Panel(picture, name, [f"step {step}{more}", self._told(course, step, brief=True)[0]], color))
+            error = f", error {self._error[step]:.3g}" if step < len(self._error) else ""
+            for row, trajectory, picture, name, color, more in zip(
+                rows,
+                (self._comparison.real, self._comparison.imagined),
+                pictures,
+                ("real", "imagined"),
+                (REAL, IMAGINED),
+                ("", error),
+                strict=True,
+            ):
+                caption = [f"step {step}{more}", self._caption(trajectory, step, brief=True)[0]]
+                row.append(Panel(picture, name, caption, color))
         return strip(f"{self._title}: {horizon} steps", rows)
 
     def measures(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What pictures cannot show, after each step: real and imagined."""
+        """Real and imagined values after each step that pictures cannot show."""
         real, imagined = (
-            [self._scene.measures(pose) for pose in course.poses]
-            for course in (self._beside.real, self._beside.imagined)
+            [self._scene.measures(pose) for pose in trajectory.poses]
+            for trajectory in (self._comparison.real, self._comparison.imagined)
         )
         return {
-            name: (np.array([told[name] for told in real]), np.array([told[name] for told in imagined]))
+            name: (np.array([values[name] for values in real]), np.array([values[name] for values in imagined]))
             for name in real[0]
         }
 
-    def _told(self, course: Course, step: int, brief: bool = False) -> list[str]:
-        """Reward of a step; its sum, and what the picture cannot show."""
-        if step > len(course):
-            return [f"ended after step {len(course)}", ""]
+    def _caption(self, trajectory: Trajectory, step: int, brief: bool = False) -> list[str]:
+        """Two lines: reward, and measures."""
+        if step > len(trajectory):
+            return [f"ended after step {len(trajectory)}", ""]
         if step == 0:
-            earned = "start"
+            reward = "start"
         elif brief:
-            earned = f"reward {course.reward[step - 1]:.3g}"
+            reward = f"reward {trajectory.reward[step - 1]:.3g}"
         else:
-            earned = f"reward {course.reward[step - 1]:.3g}, sum {course.reward[:step].sum():.4g}"
-        notes = measured(self._scene, course.poses[step])
-        if step and course.continuation[step - 1] < _LEAST:
-            notes.append("the task ends here")
-        return [earned, ", ".join(notes)]
+            reward = f"reward {trajectory.reward[step - 1]:.3g}, sum {trajectory.reward[:step].sum():.4g}"
+        notes = _measure_notes(self._scene, trajectory.poses[step])
+        if step and trajectory.continuation[step - 1] < _TERMINATION_THRESHOLD:
+            notes.append("terminated")
+        return [reward, ", ".join(notes)]
 
-    def _off(self, step: int) -> str:
+    def _error_caption(self, step: int) -> str:
         if step >= len(self._error):
             return ""
-        return f"error {self._error[step]:.3g}; had nothing changed {self._unchanged[step]:.3g}"
+        return f"error {self._error[step]:.3g}, persistence {self._persistence[step]:.3g}"
 
 
-def measured(scene: Scene[Any], pose: Any) -> list[str]:
-    """What the picture of a pose cannot show, for its caption."""
+def _measure_notes(scene: Scene[Any], pose: Any) -> list[str]:
     return [f"{name} = {value:.2f}" for name, value in scene.measures(pose).items()]
+
+
+def frames_per_second(scene: Scene[Any] | None) -> float:
+    """Real time where the environment has a clock, at most 25."""
+    return min(_MAX_FPS, 1 / scene.seconds) if scene is not None and scene.seconds else _MAX_FPS
+
+
+def episode_frames(
+    env: JointEnv, seed: int, choose: Choose, scene: Scene[Any] | None, title: str
+) -> Iterator[np.ndarray]:
+    """Play one episode, and draw every step as a film frame.
+
+    Args:
+        env: of the task; without a scene it must render ``rgb_array`` itself.
+        seed: of the episode.
+        choose: the policy.
+        scene: of ``env``, or None.
+        title: above every frame.
+
+    Raises:
+        EnvError: the environment renders no picture.
+    """
+    total = 0.0
+    for step, time_step in enumerate(play_steps(env, seed, choose)):
+        total += time_step.reward
+        if scene is None:
+            picture, notes = _rendered(env), []
+        else:
+            pose = scene.now()
+            picture, notes = scene.draw(pose), _measure_notes(scene, pose)
+        reward = f"reward {time_step.reward:.3g}, sum {total:.4g}" if step else "start"
+        yield frame(title, [Panel(picture, f"step {step}", [reward, ", ".join(notes)])])
+
+
+def encode_film(frames: Iterable[np.ndarray], fps: float, progress: Progress, total: int | None) -> bytes:
+    """Encode frames as MP4 while they are drawn, with progress."""
+    with progress.phase("draw", total=total) as advance:
+
+        def drawn() -> Iterator[np.ndarray]:
+            for frame in frames:
+                yield frame
+                advance()
+
+        return mp4(drawn(), fps)
+
+
+def _rendered(env: JointEnv) -> np.ndarray:
+    picture = env.render()
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise EnvError(
+            f"{env.name}: render() with render_mode = 'rgb_array' gave {type(picture).__name__}: "
+            "expected a picture, (height, width, 3) uint8"
+        )
+    return picture

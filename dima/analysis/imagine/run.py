@@ -1,20 +1,18 @@
-"""What a loaded run offers: its imagination beside the truth, and a film of its policy."""
+"""Imagine a part of a real episode with a run's world model; film a run's policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from dima.analysis.imagine.compare import Acting, beside
-from dima.analysis.imagine.encode import mp4
-from dima.analysis.imagine.episode import episode_frames, speed
-from dima.analysis.imagine.imagination import Imagination, examined
-from dima.analysis.imagine.pictures import Pictures
-from dima.analysis.imagine.time_steps import by_policy
+from dima.agent import Agent, load
+from dima.analysis.imagine import page
+from dima.analysis.imagine.compare import ActionSource, compare
+from dima.analysis.imagine.pictures import Pictures, encode_film, episode_frames, frames_per_second
+from dima.analysis.imagine.results import Imagination, evaluate_comparison
+from dima.analysis.imagine.time_steps import policy_actions
 from dima.envs import make_env, make_scene
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
@@ -22,74 +20,140 @@ from dima.experience.collector import episode_seed
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.summary import settings_line
-from dima.storage.atomic import disk_errors, write_bytes
+from dima.storage.atomic import disk_errors, inside, require_place, write_bytes
 
-if TYPE_CHECKING:
-    from dima.agent import Agent
-
+FOLDERS: dict[ActionSource, str] = {"recorded": "imagination", "policy": "imagination-policy"}  # inside a run folder
 _ASPECT = 3 / 4  # height of a picture by its width
 
 
-def imagine_run(
-    agent: Agent, horizons: Sequence[int] | None, acting: Acting, seed: int, start: int | None, width: int
+def imagine(
+    run: str | Path | Agent,
+    horizons: Sequence[int] | None = None,
+    actions: ActionSource = "recorded",
+    *,
+    seed: int | None = None,
+    start: int | None = None,
+    width: int = 320,
+    fps: float = 10.0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    task: str | None = None,
+    progress: Progress | None = None,
 ) -> Imagination:
-    """See :meth:`dima.agent.Agent.imagine`."""
+    """Compare an imagined trajectory with the real one, and write numbers, page, film and filmstrip.
+
+    Args:
+        run: the run folder, or the agent loaded from it.
+        horizons: numbers of steps to report; by default those of 15, 50 and 200 that fit into the episode.
+        actions: ``recorded``: the world model is given the actions of the real episode. ``policy``: the policy acts on
+            imagined observations, and the real environment is given these actions.
+        seed: of the episode; by default the first that :func:`dima.evaluate` plays.
+        start: step of the episode to begin at; by default 100, or earlier if the longest horizon needs it.
+        width: of a picture in pixels.
+        fps: frames a second of the film.
+        out: folder for the files; ``imagination/`` or ``imagination-policy/`` in the run folder by default.
+        device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        progress: shows the frames drawn; silent by default.
+
+    Raises:
+        ConfigError: the run has no world model, or the episode is too short.
+        DivergenceError: the imagined trajectory has NaN or infinite numbers.
+        RunFolderError: the run folder cannot be read, or ``out`` not be written.
+    """
+    agent = run if isinstance(run, Agent) else load(run, device, task=task)
+    out = inside(agent.folder, FOLDERS[actions]) if out is None else Path(out)
+    require_place(out, "choose another --out")
+    imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width)
+    page.save(imagination, out, fps, progress or Progress())
+    return imagination
+
+
+def imagine_agent(
+    agent: Agent,
+    horizons: Sequence[int] | None = None,
+    actions: ActionSource = "recorded",
+    *,
+    seed: int | None = None,
+    start: int | None = None,
+    width: int = 320,
+) -> Imagination:
+    """Imagine without writing anything; arguments as for :func:`imagine`."""
     world_model, env = agent.world_model, agent.env
     scene: Scene[Any] | None = None
-    unseen = ""
+    no_pictures = ""
     try:
         scene = make_scene(agent.config.task, env, width, round(_ASPECT * width))
     except EnvError as error:  # numbers and curves are worth having without pictures
-        unseen = str(error)
-    found = beside(
+        no_pictures = str(error)
+    comparison = compare(
         env,
         world_model,
         partial(agent.algorithm.act, mode=True),
-        seed=seed,
+        seed=agent.evaluation_seed if seed is None else seed,
         horizons=horizons,
-        acting=acting,
+        actions=actions,
         start=start,
         scene=scene,
         device=agent.device,
     )
-    return examined(
-        found,
+    return evaluate_comparison(
+        comparison,
         spec=env.spec,
         kinds=env.state_kinds(),
         run=_origin(agent),
-        acting=acting,
-        pictures=None if scene is None else Pictures(found, scene, agent.config.task),
-        unseen=unseen,
+        actions=actions,
+        pictures=None if scene is None else Pictures(comparison, scene, agent.config.task),
+        no_pictures=no_pictures,
     )
 
 
-def film_episode(agent: Agent, path: Path, seed: int, width: int, progress: Progress) -> Path:
-    """See :meth:`dima.agent.Agent.film`."""
-    config, scene = agent.config, None
+def film(
+    run: str | Path | Agent,
+    path: str | Path,
+    *,
+    seed: int | None = None,
+    width: int = 480,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Film the first episode that :func:`dima.evaluate` plays under this seed, as an MP4 file.
+
+    Args:
+        run: the run folder, or the agent loaded from it.
+        path: the file; its folder is created when missing.
+        seed: of the episode; by default the one of :func:`dima.evaluate`.
+        width: of the picture in pixels.
+        device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
+        progress: shows the frames drawn; silent by default.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        EnvError: the environment cannot be drawn, or this machine has no renderer.
+        RunFolderError: the run folder cannot be read, or the file not be written.
+    """
+    agent = run if isinstance(run, Agent) else load(run, device)
+    path, config, scene = Path(path), agent.config, None
     env = make_env(config.task, config.env, render_mode="rgb_array")
     try:
         scene = make_scene(config.task, env, width, round(_ASPECT * width))
     except EnvError as error:
         if env.render_mode != "rgb_array":
             raise EnvError(f"{error}; nor does it render rgb_array: no film can be made of it") from error
-    choose = by_policy(partial(agent.algorithm.act, mode=True), agent.device)
-    frames = episode_frames(env, episode_seed(seed, 0, "evaluation"), choose, scene, config.task)
-    with progress.phase("draw", total=env.spec.episode_limit) as advance:
-
-        def shown() -> Iterator[np.ndarray]:
-            for frame in frames:
-                yield frame
-                advance()
-
-        film = mp4(shown(), speed(scene))
+    choose = policy_actions(partial(agent.algorithm.act, mode=True), agent.device)
+    first_seed = episode_seed(agent.evaluation_seed if seed is None else seed, 0, "evaluation")
+    frames = episode_frames(env, first_seed, choose, scene, config.task)
+    content = encode_film(frames, frames_per_second(scene), progress or Progress(), env.spec.episode_limit)
     with disk_errors(path, "choose another place"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, film)
+        write_bytes(path, content)
     return path
 
 
 def _origin(agent: Agent) -> dict[str, Any]:
-    """Which world model it is, and what its numbers depend on."""
+    """Origin of the world model, and everything its numbers depend on."""
     config, versions = agent.config, protocol(str(agent.device))
     packages = {name: version for name, version in versions["packages"].items() if version is not None}
     return {
@@ -100,6 +164,7 @@ def _origin(agent: Agent) -> dict[str, Any]:
         "preset": config.preset,
         "seed": config.seed,
         "steps": agent.steps,
+        **({"simulator": agent.simulator} if agent.simulator else {}),
         "dima": versions["dima"],
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "device": versions["machine"]["device"],

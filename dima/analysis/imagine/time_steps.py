@@ -1,4 +1,4 @@
-"""An episode of a real environment, step by step, so that it can be looked at while it is played."""
+"""Play an episode of a real environment step by step, so that it can be drawn on the way."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dima.data import EnvSpec
+from dima.data import Act, EnvSpec
 from dima.envs.base import Joint, JointEnv
-from dima.experience.collector import Act, view_of
+from dima.experience.collector import view_of
 
-Choose = Callable[[Joint, np.ndarray], np.ndarray | None]  # what is seen, last action -> next action; None to stop
+Choose = Callable[[Joint, np.ndarray], np.ndarray | None]  # observation, last action -> next action; None to stop
 
 
 @dataclass
-class Moment:
-    """Where a step led; the first moment is the episode's start."""
+class TimeStep:
+    """Outcome of a step; the first of an episode is its start."""
 
     joint: Joint
     action: np.ndarray  # (N, A) that led here, zeros at the start
@@ -26,22 +26,22 @@ class Moment:
     truncated: bool = False
 
 
-def moments(env: JointEnv, seed: int, choose: Choose) -> Iterator[Moment]:
-    """Play an episode from its seed until it ends or nothing is chosen."""
+def play_steps(env: JointEnv, seed: int, choose: Choose) -> Iterator[TimeStep]:
+    """Play an episode from its seed until it ends or no action is chosen."""
     joint, _ = env.reset(seed=seed)
-    moment = Moment(joint, np.zeros((env.spec.n_agents, env.spec.action_dim), dtype=np.float32))
-    yield moment
-    while not (moment.terminated or moment.truncated):
-        action = choose(moment.joint, moment.action)
+    time_step = TimeStep(joint, np.zeros((env.spec.n_agents, env.spec.action_dim), dtype=np.float32))
+    yield time_step
+    while not (time_step.terminated or time_step.truncated):
+        action = choose(time_step.joint, time_step.action)
         if action is None:
             return
         joint, reward, terminated, truncated, _ = env.step(action)
-        moment = Moment(joint, action, reward, terminated, truncated)
-        yield moment
+        time_step = TimeStep(joint, action, reward, terminated, truncated)
+        yield time_step
 
 
-def by_policy(act: Act, device: torch.device | str) -> Choose:
-    """What a policy chooses, on ``device``."""
+def policy_actions(act: Act, device: torch.device | str) -> Choose:
+    """Choose the actions of a policy that computes on ``device``."""
 
     def choose(joint: Joint, previous: np.ndarray) -> np.ndarray:
         view = view_of({name: values[None] for name, values in joint.items()}, previous[None], device)
@@ -50,12 +50,12 @@ def by_policy(act: Act, device: torch.device | str) -> Choose:
     return choose
 
 
-def in_turn(actions: Iterable[np.ndarray], spec: EnvSpec) -> Choose:
-    """Given actions, one after the other, until the environment forbids one."""
-    waiting = iter(actions)
+def given_actions(actions: Iterable[np.ndarray], spec: EnvSpec) -> Choose:
+    """Choose given actions in turn, until the environment's mask forbids one."""
+    remaining = iter(actions)
 
     def choose(joint: Joint, previous: np.ndarray) -> np.ndarray | None:
-        action = next(waiting, None)
+        action = next(remaining, None)
         if action is None or not spec.masks_actions:
             return action
         allowed = np.take_along_axis(joint["action_mask"], action.argmax(-1)[:, None], axis=-1)

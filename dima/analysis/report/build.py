@@ -1,4 +1,4 @@
-"""``dima.report``: any set of run folders into one page and one table."""
+"""Compare run folders on a page and in a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from dima.analysis.report.compare import Comparison, Reference, compare
 from dima.analysis.report.page import build_page
-from dima.analysis.report.protocols import commit, notices
+from dima.analysis.report.protocols import commit, heading, mujoco, notices
 from dima.analysis.report.results import Results, summarise
 from dima.analysis.report.runs import Problem, read_runs
 from dima.config import read_yaml
@@ -21,20 +21,20 @@ from dima.storage.atomic import disk_errors, write_text
 
 PAGE, TABLE = "report.html", "report.csv"
 _COLUMNS = (
-    "task", "environment", "algorithm", "preset", "variant", "seed", "outcome", "commit", "folder",
+    "task", "environment", "algorithm", "preset", "variant", "seed", "outcome", "mujoco", "commit", "folder",
     "environment_steps", "team_return",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report found, and where it is.
+    """Results of a report, and its files.
 
     Attributes:
         page, table: the files.
-        comparison: the runs, arranged.
+        comparison: the runs, grouped.
         results: the numbers of every table.
-        problems: folders that are not in the report, and why.
+        problems: folders that could not be included.
     """
 
     page: Path
@@ -44,30 +44,33 @@ class Report:
     problems: Sequence[Problem]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for other programs."""
+        """Plain data for JSON."""
         return {
             "page": str(self.page),
             "table": str(self.table),
             "tasks": self.comparison.tasks,
             "algorithms": list(self.comparison.algorithms),
-            "compared_at": dict(self.comparison.at),
+            "compared_at": dict(self.comparison.compared_at),
             "scales": {task: asdict(scale) for task, scale in self.comparison.scales.items()},
             **asdict(self.results),
-            "runs": [{"folder": str(run.path), "outcome": run.outcome} for run in self.comparison.runs],
-            "problems": [{"folder": str(problem.path), "why": problem.why} for problem in self.problems],
+            "runs": [
+                {"folder": str(run.path), "outcome": run.outcome, "mujoco": mujoco([run])}
+                for run in self.comparison.runs
+            ],
+            "problems": [{"folder": str(problem.path), "reason": problem.reason} for problem in self.problems],
             "notices": notices(self.comparison),
         }
 
     def summary(self) -> str:
-        """A few lines for a person: scores per task, what was left out, the files."""
+        """Scores per task and the files, as a few lines of text."""
         lines = []
-        for task, at in self.comparison.at.items():
-            lines.append(f"{task} after {at:,.0f} environment steps")
+        for task in self.comparison.compared_at:
+            lines.append(heading(self.comparison, task))
             for row in self.results.scores:
                 if row.task == task:
                     low, high = row.interval or (None, None)
-                    told = f"  ({low:,.1f} to {high:,.1f})" if low is not None else ""
-                    lines.append(f"  {row.algorithm:<24} {row.mean:>12,.1f}{told}  {row.scored} of {row.runs} runs")
+                    interval = f"  ({low:,.1f} to {high:,.1f})" if low is not None else ""
+                    lines.append(f"  {row.algorithm:<24} {row.mean:>12,.1f}{interval}  {row.scored} of {row.runs} runs")
             lines.append("")
         return "\n".join([*lines, f"page: {self.page}", f"table: {self.table}"])
 
@@ -84,26 +87,26 @@ def report(
     """Compare runs on a page, ``report.html``, and in a table of every evaluation, ``report.csv``.
 
     Args:
-        runs: run folders, or folders that hold some at any depth. Copies without checkpoint and replay will do. What
-            is missing or damaged is listed in the report.
-        out: folder of the two files, made when missing; an earlier report in it is replaced.
+        runs: run folders, or folders that contain some at any depth; checkpoint and replay are not needed. Missing and
+            damaged folders are listed in the report.
+        out: folder of the two files, created when missing; an earlier report in it is replaced.
         scores: team returns for the sample-efficiency table; default: 50, 75 and 90 % of each task's scale.
-        at: environment steps to compare at; default: as far as half of the runs of every algorithm got, task by task.
+        at: environment steps to compare at; default: the most that half of every algorithm's runs reached, by task.
         reference: team returns that count as 0 and 1, by task, such as those of a random and of a good policy, or a
             YAML file of them; default: the lowest and the highest evaluation in the report.
         plots: also write every plot to ``plots/`` as SVG and PNG.
 
     Raises:
-        RunFolderError: no run at all could be read, or ``out`` cannot be written.
-        ConfigError: no run got as far as ``at``; the reference is no file, or not pairs of a lower and a higher number.
+        RunFolderError: no run could be read, or ``out`` cannot be written.
+        ConfigError: no run has evaluations around ``at``; the reference is no file, or not pairs [lower, higher].
     """
     reference = _checked(reference)
     found, problems = read_runs([runs] if isinstance(runs, str | Path) else runs)
     if not found:
-        told = [f"{problem.path} {problem.why}" for problem in problems]
-        raise RunFolderError("; ".join(told) or "no run folder was given: write `dima report RUN...`")
-    comparison, dropped = compare(found, reference, at)
-    problems += dropped
+        reasons = [f"{problem.path} {problem.reason}" for problem in problems]
+        raise RunFolderError("; ".join(reasons) or "no run folder was given: write `dima report RUN...`")
+    comparison, duplicates = compare(found, reference, at)
+    problems += duplicates
     results = summarise(comparison, scores)
     page, table = Path(out) / PAGE, Path(out) / TABLE
     build_page(comparison, results, problems).save(page, plots=plots)
@@ -113,7 +116,7 @@ def report(
 
 
 def _csv(comparison: Comparison) -> str:
-    """One row per evaluation; a run that was never evaluated has one row without."""
+    """One row per evaluation; a run without evaluations has one row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -121,7 +124,7 @@ def _csv(comparison: Comparison) -> str:
         for variant, group in named.items():
             for run in group:
                 choices = (run.task, settings_line(run.env), run.algorithm, run.preset, variant, run.seed)
-                facts = (*choices, run.outcome, commit(run), run.path)
+                facts = (*choices, run.outcome, mujoco([run]), commit(run), run.path)
                 evaluations = list(zip(run.evaluated.astype(int), run.returns, strict=True)) or [("", "")]
                 writer.writerows((*facts, step, value) for step, value in evaluations)
     return text.getvalue()

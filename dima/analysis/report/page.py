@@ -1,30 +1,31 @@
-"""The page of a report: what a reader wants to know first comes first, with its conditions beside it."""
+"""Page of a report: notices, comparison of returns, time, runs, method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dima.analysis.html.page import Page
-from dima.analysis.report import run_sections, score_sections
-from dima.analysis.report.compare import Comparison
-from dima.analysis.report.protocols import notices
-from dima.analysis.report.results import Results
-from dima.analysis.report.runs import Problem
+from dima.analysis.report import score_sections
+from dima.analysis.report.compare import Comparison, varied_settings
+from dima.analysis.report.protocols import commit, counted, machine, mujoco, notices, protocol_line
+from dima.analysis.report.results import Results, Speed
+from dima.analysis.report.runs import Problem, Run
 from dima.analysis.report.statistics import MIN_RUNS, RESAMPLES
-from dima.analysis.report.wording import counted
+from dima.runtime.progress import duration
 
-_NAMED = 4  # algorithms that a sentence can list
+_MAX_NAMES = 4  # of algorithms in a sentence
 
 
 def build_page(comparison: Comparison, results: Results, problems: Sequence[Problem]) -> Page:
-    """A page with every plot, table and failure of a report; parts that would say nothing are left out."""
+    """The page with every plot, table and failed run; empty sections are left out."""
     page = Page(f"Report on {counted(len(comparison.runs), 'run')}", _lead(comparison))
-    for told in notices(comparison):
-        page.notice(told)
+    for notice in notices(comparison):
+        page.notice(notice)
     if problems:
-        page.notice(f"Not in this report, and listed below with the reason: {counted(len(problems), 'folder')}.")
-    run_sections.variants(page, comparison)
-    if comparison.at:
+        page.notice(f"{counted(len(problems), 'folder')} could not be included; reasons are listed below.")
+    _variants(page, comparison)
+    if comparison.compared_at:
         score_sections.curves(page, comparison)
         score_sections.scores(page, comparison, results)
         score_sections.distribution(page, comparison, results)
@@ -32,32 +33,139 @@ def build_page(comparison: Comparison, results: Results, problems: Sequence[Prob
         score_sections.efficiency(page, comparison, results)
     else:
         page.text("No run has been evaluated yet, so there is nothing to compare.")
-    run_sections.speed(page, comparison, results)
-    run_sections.runs(page, comparison, problems)
+    _speed(page, comparison, results)
+    _runs(page, comparison, problems)
     _method(page)
     return page
 
 
 def _lead(comparison: Comparison) -> str:
     names, tasks = comparison.algorithms, comparison.tasks
-    who = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    if len(names) > _NAMED:
-        who = counted(len(names), "algorithm")
+    algorithms = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    if len(names) > _MAX_NAMES:
+        algorithms = counted(len(names), "algorithm")
     where = tasks[0] if len(tasks) == 1 else counted(len(tasks), "task")
     finished = sum(run.status == "finished" for run in comparison.runs)
-    return f"{who} on {where}: {finished} of {counted(len(comparison.runs), 'run')} finished."
+    return f"{algorithms} on {where}: {finished} of {counted(len(comparison.runs), 'run')} finished."
+
+
+def _speed(page: Page, comparison: Comparison, results: Results) -> None:
+    """Wall-clock time, and updates per second in each phase."""
+    if not results.speeds:
+        return
+    page.section(
+        "Time",
+        "Wall-clock time of finished iterations, summed over seeds. Runs that share a machine slow each other down.",
+    )
+    protocol = f"Machine: {machine(comparison.runs)}. {protocol_line(comparison, comparison.tasks)}"
+    head = ("task", "algorithm", "runs", "time per run", "steps per run", "steps per second")
+    rows = [
+        (r.task, r.algorithm, r.runs, duration(r.seconds / r.runs), round(r.steps / r.runs), r.steps_per_second)
+        for r in results.speeds
+    ]
+    page.table(head, rows, "Wall-clock time and environment steps", protocol)
+    phases = [row for speed in results.speeds for row in _phase_rows(speed)]
+    if phases:
+        head = ("task", "algorithm", "phase", "share of time", "updates", "updates per second")
+        definition = "an update is a gradient step of a part of a world model, or a policy update on one batch"
+        page.table(head, phases, f"Time by phase: {definition}", protocol)
+    if not all(row.phases for row in results.speeds):
+        page.text("Runs without phases were recorded by a version that did not log them.")
+
+
+def _variants(page: Page, comparison: Comparison) -> None:
+    """Settings in which variants of an algorithm differ."""
+    firsts = [(task, name, group[0]) for task, named in comparison.groups.items() for name, group in named.items()]
+    tasks, runs = [task for task, _, _ in firsts], [run for _, _, run in firsts]
+    families: dict[tuple[str, str], dict[str, Run]] = {}
+    for _, name, run in firsts:
+        families.setdefault((run.algorithm, run.preset), {}).setdefault(name, run)
+    for (algorithm, preset), members in families.items():
+        fields = varied_settings(next(iter(members.values())), runs, tasks)
+        if fields:
+            page.section(
+                f"Variants of {algorithm}-{preset}",
+                f"Runs of {algorithm} with the preset {preset} that differ in these settings are not averaged.",
+            )
+            rows = [[field, *(_setting(run, field) for run in members.values())] for field in fields]
+            page.table(("setting", *members), rows)
+
+
+def _runs(page: Page, comparison: Comparison, problems: Sequence[Problem]) -> None:
+    """Every run, and every folder that could not be read."""
+    page.section("Runs")
+    parent = _common_parent([run.path for run in comparison.runs])
+    simulated = bool(mujoco(comparison.runs))
+    version = ["MuJoCo"] if simulated else []
+    head = ("task", "algorithm", "seed", "steps", "last return", *version, "outcome", "commit", "folder")
+    rows = [
+        (
+            task,
+            name,
+            run.seed,
+            _steps_text(run),
+            _last_return(run),
+            *([mujoco([run])] if simulated else []),
+            run.outcome,
+            commit(run),
+            _relative(run.path, parent),
+        )
+        for task, named in comparison.groups.items()
+        for name, group in named.items()
+        for run in group
+    ]
+    page.table(head, rows, "Every run in this report")
+    if problems:
+        page.table(("folder", "reason"), [(one.path, one.reason) for one in problems], "Not in this report")
 
 
 def _method(page: Page) -> None:
     page.section(
-        "How this was computed",
-        "Team return is the sum over steps of the mean over agents of the reward, played with the policy's mode in "
-        "environments whose seeds training never uses.",
+        "Method",
+        "Team return is the sum over steps of the mean reward over agents, evaluated with the policy's mode on seeds "
+        "that training never uses.",
     )
     page.text(
-        f"Intervals are percentiles of {RESAMPLES:,} stratified bootstrap samples: seeds are drawn anew within each "
-        f"task. With fewer than {MIN_RUNS} seeds none is given, because resampling one or two says nothing about the "
-        "spread; with few it is about their range. The interquartile mean leaves out the lowest and the highest "
-        "quarter of all runs on all tasks. These definitions, the performance profile and the probability of "
-        "improvement are those of Agarwal et al. 2021 (arXiv 2108.13264)."
+        f"Intervals are percentiles of {RESAMPLES:,} stratified bootstrap samples: seeds are resampled within each "
+        f"task. With fewer than {MIN_RUNS} seeds none is given, since one or two say nothing about the variation; with "
+        "few it is about their range. The interquartile mean leaves out the lowest and the highest quarter of all runs "
+        "on all tasks. These definitions, the performance profile and the probability of improvement are those of "
+        "Agarwal et al. 2021 (arXiv 2108.13264)."
     )
+
+
+def _phase_rows(row: Speed) -> list[tuple[object, ...]]:
+    total = sum(phase.seconds for phase in row.phases.values())
+    return [
+        (
+            row.task,
+            row.algorithm,
+            name,
+            f"{phase.seconds / total:.0%}",
+            phase.updates or None,
+            phase.updates / phase.seconds if phase.updates else None,
+        )
+        for name, phase in row.phases.items()
+    ]
+
+
+def _setting(run: Run, field: str) -> str:
+    return str(run.settings[field]) if field in run.settings else "missing"
+
+
+def _steps_text(run: Run) -> str:
+    return f"{run.steps:,}" if run.steps >= run.target else f"{run.steps:,} of {run.target:,}"
+
+
+def _common_parent(paths: Sequence[Path]) -> Path:
+    """Longest common parent; empty where some paths are absolute and some are not."""
+    shared = [set(path.parents) for path in paths]
+    return max(set.intersection(*shared), key=lambda parent: len(parent.parts), default=Path())
+
+
+def _relative(path: Path, parent: Path) -> Path:
+    return path.relative_to(parent) if path.is_relative_to(parent) else path
+
+
+def _last_return(run: Run) -> float | None:
+    return float(run.returns[-1]) if len(run.returns) else None

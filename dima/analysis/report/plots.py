@@ -1,4 +1,4 @@
-"""The plots of a report, each from the numbers it shows."""
+"""Plots of a report."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from dima.analysis.report.statistics import (
     performance_profile,
 )
 
-_GRID = 60  # points of a curve where seeds were not evaluated at the same few steps
-_MARKED = 12  # points of a curve that are shown each
+_GRID = 60  # points of a mean curve where seeds were not evaluated at the same few steps
+_MAX_MARKERS = 12  # of a curve; with more points it has none
 _NARROW, _WIDE = 4.7, 5.8  # inches: two in a row, and alone
-_LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.65  # inches: of a name's letter and line, and of what stands before a name
+_LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.65  # inches: a letter's width, a line's height, a legend handle's width
 
 
 def learning_curve(comparison: Comparison, task: str) -> Figure:
-    """Team return over environment steps: every seed thin, their mean thick, with an interval from three seeds on.
+    """Team return over environment steps: thin lines for seeds, a thick one for their mean, with its interval.
 
-    Where some seeds have no evaluation yet or no more, the mean is drawn faint.
+    The mean is pale where some seeds have no evaluations.
     """
-    alone = len(comparison.at) == 1
+    alone = len(comparison.compared_at) == 1
     figure, axes = plot(
         _WIDE if alone else _NARROW,
         3.6 if alone else 3.3,
@@ -57,17 +57,19 @@ def learning_curve(comparison: Comparison, task: str) -> Figure:
 
 
 def progress_curve(comparison: Comparison, tasks: Sequence[str]) -> Figure:
-    """Interquartile mean over tasks against the share of the compared steps."""
-    figure, axes = plot(_NARROW, 3.3, xlabel="share of the compared steps", ylabel="normalised return")
+    """Interquartile mean over tasks against the share of the steps compared at."""
+    figure, axes = plot(_NARROW, 3.3, xlabel="share of the steps compared at", ylabel="normalised return")
     for algorithm in comparison.algorithms:
         runs = [comparison.scored(task, algorithm) for task in tasks]
         first = max(
-            run.evaluated[0] / comparison.at[task] for task, group in zip(tasks, runs, strict=True) for run in group
+            run.evaluated[0] / comparison.compared_at[task]
+            for task, group in zip(tasks, runs, strict=True)
+            for run in group
         )
         shares = np.unique(np.linspace(first, 1, _GRID))
         curves = []
         for task, group in zip(tasks, runs, strict=True):
-            steps = np.minimum(shares * comparison.at[task], min(run.evaluated[-1] for run in group))
+            steps = np.minimum(shares * comparison.compared_at[task], min(run.evaluated[-1] for run in group))
             steps = np.maximum(steps, max(run.evaluated[0] for run in group))
             returns = np.stack([at_steps(run.evaluated, run.returns, steps) for run in group], axis=-1)
             curves.append(comparison.scales[task].normalise(returns))  # (G, runs)
@@ -81,27 +83,27 @@ def progress_curve(comparison: Comparison, tasks: Sequence[str]) -> Figure:
 
 
 def aggregate_plot(comparison: Comparison, rows: Sequence[Aggregate]) -> Figure:
-    """The interquartile mean of every algorithm with its interval."""
-    figure, axes = _ladder([row.algorithm for row in rows], "interquartile mean of the normalised return")
+    """Interquartile mean of each algorithm with its interval."""
+    figure, axes = _row_axes([row.algorithm for row in rows], "interquartile mean of the normalised return")
     for height, row in enumerate(rows):
-        _rung(axes, height, row.iqm, row.interval, _style(comparison, row.algorithm)["color"])
+        _draw_row(axes, height, row.iqm, row.interval, _style(comparison, row.algorithm)["color"])
     return figure
 
 
 def improvement_plot(rows: Sequence[Improvement]) -> Figure:
-    """The probability of improvement of every pair with its interval, around an even chance."""
-    figure, axes = _ladder([f"{row.first}\nover {row.second}" for row in rows], "probability of improvement")
+    """Probability of improvement of each pair with its interval, around 0.5."""
+    figure, axes = _row_axes([f"{row.first}\nover {row.second}" for row in rows], "probability of improvement")
     axes.set_xlim(-0.03, 1.03)
     axes.axvline(0.5, color="black", linewidth=1, linestyle=(0, (2, 2)))
     for height, row in enumerate(rows):
-        _rung(axes, height, row.chance, row.interval, PALETTE[0])
+        _draw_row(axes, height, row.probability, row.interval, PALETTE[0])
     return figure
 
 
 def profile_plot(comparison: Comparison, tasks: Sequence[str]) -> Figure:
-    """The share of runs that score above each normalised return.
+    """Performance profile: share of runs that score above each normalised return.
 
-    On one task no band is drawn: the interval of a share of a few seeds covers nearly everything.
+    On one task no interval is drawn, since with a few seeds it covers nearly everything.
     """
     scores = {name: comparison.normalised(name, tasks) for name in comparison.algorithms}
     low = min(0.0, *(float(task.min()) for some in scores.values() for task in some))
@@ -124,12 +126,12 @@ def _curve(axes: Axes, comparison: Comparison, algorithm: str, runs: Sequence[Ru
     style = _style(comparison, algorithm)
     grid = common_grid(runs)
     returns = np.stack([at_steps(run.evaluated, run.returns, grid) for run in runs], axis=-1)  # (G, runs)
-    there = ~np.isnan(returns)
-    everywhere = there.all(-1)
-    average = np.where(there.any(-1), np.nansum(returns, -1) / np.maximum(there.sum(-1), 1), np.nan)
+    defined = ~np.isnan(returns)
+    complete = defined.all(-1)
+    average = np.where(defined.any(-1), np.nansum(returns, -1) / np.maximum(defined.sum(-1), 1), np.nan)
     mark = _mark(grid)
-    axes.plot(grid, np.where(everywhere, average, np.nan), label=algorithm, linewidth=2, **style, **mark)
-    if not everywhere.all():
+    axes.plot(grid, np.where(complete, average, np.nan), label=algorithm, linewidth=2, **style, **mark)
+    if not complete.all():
         axes.plot(grid, average, linewidth=1.2, alpha=0.6, **style)
     if len(runs) > 1:
         for run in runs:
@@ -137,13 +139,13 @@ def _curve(axes: Axes, comparison: Comparison, algorithm: str, runs: Sequence[Ru
     _band(
         axes,
         grid,
-        [bootstrap_interval(mean, [row[some]]) for row, some in zip(returns, there, strict=True)],
+        [bootstrap_interval(mean, [row[some]]) for row, some in zip(returns, defined, strict=True)],
         style["color"],
     )
 
 
 def common_grid(runs: Sequence[Run]) -> Array:
-    """Steps to average curves at: those of the evaluations while they are few, else evenly spaced ones; (G,)."""
+    """(G,) steps to average curves at: those of the evaluations if they are few, else evenly spaced ones."""
     steps = np.unique(np.concatenate([run.evaluated for run in runs]))
     return steps if len(steps) <= _GRID else np.linspace(steps[0], steps[-1], _GRID)
 
@@ -155,21 +157,21 @@ def _band(axes: Axes, x: Array, intervals: Sequence[tuple[Array, Array] | None],
 
 
 def _style(comparison: Comparison, algorithm: str) -> dict[str, Any]:
-    """The same colour and dashes for an algorithm in every plot of a report; 36 differ."""
+    """Colour and dashes of an algorithm, the same in every plot; 36 differ."""
     i, n = comparison.algorithms.index(algorithm), len(PALETTE)
     return {"color": PALETTE[i % n], "linestyle": DASHES[(i + i // n) % n]}
 
 
 def _mark(points: Array) -> dict[str, Any]:
-    return {"marker": "o", "markersize": 4} if len(points) <= _MARKED else {}
+    return {"marker": "o", "markersize": 4} if len(points) <= _MAX_MARKERS else {}
 
 
-def _ladder(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
-    """Axes with one line per name, the first on top."""
-    shown = ["\n".join(line for part in name.split("\n") for line in wrap(part, 22)) for name in names]
-    lines = max(name.count("\n") + 1 for name in shown)
+def _row_axes(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
+    """Axes with one row per name, the first on top."""
+    labels = ["\n".join(line for part in name.split("\n") for line in wrap(part, 22)) for name in names]
+    lines = max(name.count("\n") + 1 for name in labels)
     figure, axes = plot(_NARROW, 0.9 + (0.25 + _LINE * lines) * len(names), xlabel=xlabel)
-    axes.set_yticks(range(len(names)), shown)
+    axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
@@ -177,7 +179,7 @@ def _ladder(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _rung(axes: Axes, height: int, value: float, interval: tuple[float, float] | None, colour: str) -> None:
+def _draw_row(axes: Axes, height: int, value: float, interval: tuple[float, float] | None, colour: str) -> None:
     if interval is not None:
         axes.plot(
             interval, [height, height], color=colour, linewidth=7, alpha=0.35, linestyle="-", solid_capstyle="butt"

@@ -1,4 +1,4 @@
-"""The numbers of a report: one small record per row of a table, the same for the page and for other programs."""
+"""Numbers of a report: one record for each row of a table."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dima.analysis.report.statistics import (
 )
 
 SHARES = (0.5, 0.75, 0.9)
-"""Levels of the sample-efficiency table, as shares of a task's scale, where no score is asked for."""
+"""Default levels of the sample-efficiency table, as shares of a task's scale."""
 Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Score:
-    """One algorithm on one task: team returns of its scored runs."""
+    """Team returns of an algorithm's scored runs on a task."""
 
     task: str
     algorithm: str
@@ -42,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One algorithm over the tasks that all have in common, normalised."""
+    """Normalised returns of an algorithm over the tasks that all algorithms have in common."""
 
     algorithm: str
     scored: int
@@ -53,19 +53,19 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Improvement:
-    """How likely a run of ``first`` scores higher than one of ``second`` on the same task."""
+    """Probability that a run of ``first`` scores higher than one of ``second`` on the same task."""
 
     first: str
     second: str
     tasks: int
     runs: tuple[int, int]
-    chance: float
+    probability: float
     interval: Interval
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Environment steps that an algorithm took to a team return; ``median`` is None unless more than half got there."""
+    """Environment steps of an algorithm to a team return; ``median`` is None unless most runs reached it."""
 
     task: str
     algorithm: str
@@ -79,7 +79,7 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long an algorithm's runs took on one task; rates are over all of them together."""
+    """Wall-clock time of an algorithm's runs on a task, summed over them."""
 
     task: str
     algorithm: str
@@ -95,7 +95,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Results:
-    """Every table's rows."""
+    """Rows of every table."""
 
     scores: list[Score]
     aggregates: list[Aggregate]
@@ -105,7 +105,7 @@ class Results:
 
 
 def summarise(comparison: Comparison, scores: Sequence[float] = ()) -> Results:
-    """All numbers of a report; ``scores`` are team returns for the sample-efficiency table."""
+    """Compute the rows of every table; ``scores`` are team returns for the sample-efficiency table."""
     return Results(
         scores=score_rows(comparison),
         aggregates=aggregate_rows(comparison),
@@ -128,7 +128,7 @@ def score_rows(comparison: Comparison) -> list[Score]:
 
 
 def aggregate_rows(comparison: Comparison) -> list[Aggregate]:
-    """Over the tasks every algorithm was scored on; none when there is no such task."""
+    """Aggregate over the tasks on which every algorithm was scored; empty if there is none."""
     tasks = comparison.shared(*comparison.algorithms)
     rows = []
     for algorithm in comparison.algorithms if tasks else ():
@@ -139,7 +139,7 @@ def aggregate_rows(comparison: Comparison) -> list[Aggregate]:
 
 
 def improvement_rows(comparison: Comparison) -> list[Improvement]:
-    """Every pair of algorithms with a task in common and two scored runs or more of each, the likelier winner first."""
+    """Compare pairs of algorithms that share a task with two scored runs or more each, the better one first."""
     rows = []
     for pair in combinations(comparison.algorithms, 2):
         tasks = [
@@ -149,15 +149,15 @@ def improvement_rows(comparison: Comparison) -> list[Improvement]:
             sides = [comparison.normalised(name, tasks) for name in pair]
             if probability_of_improvement(*sides) < 0.5:
                 pair, sides = pair[::-1], sides[::-1]
-            chance = float(probability_of_improvement(*sides))
+            probability = float(probability_of_improvement(*sides))
             runs = (sum(map(len, sides[0])), sum(map(len, sides[1])))
             interval = _interval(probability_of_improvement, *sides)
-            rows.append(Improvement(*pair, len(tasks), runs, chance, interval))
+            rows.append(Improvement(*pair, len(tasks), runs, probability, interval))
     return rows
 
 
 def efficiency_rows(comparison: Comparison, scores: Sequence[float] = ()) -> list[Efficiency]:
-    """Levels are the given team returns, on every task, or else :data:`SHARES` of each task's scale."""
+    """Steps to the given team returns on every task, by default to :data:`SHARES` of each task's scale."""
     rows = []
     for task, scale in comparison.scales.items():
         for score in scores or [scale.to_return(share) for share in SHARES]:
@@ -166,8 +166,9 @@ def efficiency_rows(comparison: Comparison, scores: Sequence[float] = ()) -> lis
                 if runs:
                     taken = np.array([steps_to_reach(run.evaluated, run.returns, score) for run in runs])
                     share = float(scale.normalise(np.array(score)))
-                    reached, told = int(np.isfinite(taken).sum()), (_finite(taken.min()), _finite(np.median(taken)))
-                    rows.append(Efficiency(task, algorithm, float(score), share, reached, len(runs), *told))
+                    reached, fastest, median = int(np.isfinite(taken).sum()), taken.min(), np.median(taken)
+                    steps = (_finite(fastest), _finite(median))
+                    rows.append(Efficiency(task, algorithm, float(score), share, reached, len(runs), *steps))
     return rows
 
 
@@ -178,11 +179,11 @@ def speed_rows(comparison: Comparison) -> list[Speed]:
             runs = [run for run in group if run.steps]
             if runs:
                 seconds, steps = sum(run.seconds for run in runs), sum(run.steps for run in runs)
-                rows.append(Speed(task, algorithm, len(runs), seconds, steps, _together(runs)))
+                rows.append(Speed(task, algorithm, len(runs), seconds, steps, _sum_phases(runs)))
     return rows
 
 
-def _together(runs: Sequence[Run]) -> dict[str, Phase]:
+def _sum_phases(runs: Sequence[Run]) -> dict[str, Phase]:
     names = dict.fromkeys(name for run in runs for name in run.phases)
     found = {name: [run.phases[name] for run in runs if name in run.phases] for name in names}
     return {name: Phase(sum(p.seconds for p in ps), sum(p.updates for p in ps)) for name, ps in found.items()}

@@ -1,4 +1,4 @@
-"""Run folders as records: what was learnt, how far it got, how long it took; and which folders could not be read."""
+"""Read run folders as records: configuration, evaluations, time and outcome."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_config, algorithm_names
 from dima.analysis.report.statistics import Array
+from dima.config import shown
 from dima.errors import UserError
 from dima.storage.metrics import Metrics
 from dima.storage.run_folder import METRICS, PROTOCOL, RunFolder
-from dima.training.run_config import learner_config
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "empty"]
-_MECHANICS = ("compile", "cuda_graphs")  # settings of a learner that change nothing but speed and rounding
-_NEEDED = ("task", "algorithm", "preset", "seed", "steps", "evaluation_episodes", "envs", "env", "learner")
+_SPEED_SETTINGS = ("compile", "cuda_graphs")  # change speed and rounding only
+_REQUIRED_FIELDS = {
+    **dict.fromkeys(("task", "algorithm", "preset"), str),
+    **dict.fromkeys(("seed", "steps", "evaluation_episodes", "envs"), int),
+    **dict.fromkeys(("env", "learner"), dict),
+}
+_TEXT_FIELDS = ("event", "error")  # of a record; everything else in it is a number
+_LARGEST = 1e30  # of any number; plots and averages of larger ones overflow
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What one kind of work took.
+    """Time spent in a phase.
 
     Attributes:
         seconds: wall seconds.
-        updates: units of work done in them; 0 where the phase does not count any.
+        updates: units of work; 0 where the phase does not count any.
     """
 
     seconds: float
@@ -37,25 +43,25 @@ class Phase:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run, as its folder tells it.
+    """One run, as recorded in its folder.
 
     Attributes:
         path: the folder.
         task, algorithm, preset, seed: of its config.
         env: the environment's settings, which returns depend on.
-        settings: every other choice that learning depends on by more than rounding, by dotted name; those that came
-            later than the run stand at their defaults, which keep to what was done before.
-        target: environment steps it was started for.
+        settings: every other setting that affects learning by more than rounding, by dotted name; settings that are
+            newer than the run have their defaults, which keep the older behaviour.
+        target: environment steps requested.
         steps: environment steps made.
         evaluation_episodes: episodes behind one evaluation.
         evaluated: (E,) environment steps at which the policy was evaluated.
         returns: (E,) mean team return of each evaluation.
         seconds: wall seconds of all finished iterations.
-        phases: the part of them spent in each phase; empty for runs of versions that did not record it.
-        protocol: versions, commit and class of machine at its start.
-        status: ``finished``; ``interrupted`` and saved; ``failed`` with an error; ``stopped`` without a word, which is
-            also how a run at work looks; ``empty`` before its first iteration is over.
-        why: what it failed of.
+        phases: time in each phase; empty for runs of versions that did not record it.
+        protocol: versions, commit and machine at its start.
+        status: ``finished``; ``interrupted`` and saved; ``failed`` with an error; ``stopped`` without a record, like a
+            run in progress; ``empty`` before its first iteration is finished.
+        error: why it failed.
     """
 
     path: Path
@@ -74,45 +80,44 @@ class Run:
     phases: Mapping[str, Phase]
     protocol: Mapping[str, Any]
     status: Status
-    why: str = ""
+    error: str = ""
 
     @property
     def outcome(self) -> str:
         """The status in words."""
-        told = {
+        return {
             "finished": "finished",
             "interrupted": "interrupted and saved",
-            "failed": f"failed: {self.why}",
-            "stopped": "killed, or still at work",
-            "empty": f"no iteration finished: {self.why or 'killed, or still at work'}",
-        }
-        return told[self.status]
+            "failed": f"failed: {self.error}",
+            "stopped": "killed, or still running",
+            "empty": f"no iteration finished: {self.error or 'killed, or still running'}",
+        }[self.status]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A folder that is not in the report, and why."""
+    """A folder that is not in the report."""
 
     path: Path
-    why: str
+    reason: str
 
 
 def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:
-    """Every run in the given folders, which are run folders or hold run folders at any depth.
+    """Read every run in the given folders, which are run folders or contain some at any depth.
 
     Returns:
-        The runs, each once, in the order given (within a folder by name); and what could not be read.
+        The runs, each once, in the order given (within a folder by name), and the folders that could not be read.
     """
     runs: dict[Path, Run] = {}
     problems: list[Problem] = []
     for given in map(Path, paths):
         if not given.is_dir():
-            why = "is not a folder" if given.exists() else "does not exist"
-            problems.append(Problem(given, why))
+            reason = "is not a folder" if given.exists() else "does not exist"
+            problems.append(Problem(given, reason))
             continue
         found = list(_run_folders(given))
         if not found:
-            problems.append(Problem(given, "holds no run"))
+            problems.append(Problem(given, "contains no run"))
         for path in found:
             if path.resolve() in runs:
                 problems.append(Problem(path, "given twice, read once"))
@@ -125,24 +130,32 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:
 
 
 def read_run(path: Path) -> Run:
-    """One run folder; checkpoint and replay are not needed.
+    """Read a run folder; checkpoint and replay are not needed.
 
     Raises:
         RunFolderError: it is damaged or not ours.
-        ConfigError: its config is not one of a run.
+        UserError: its config is not one of a run with a policy.
     """
     folder = RunFolder.open(path)
     protocol, config, records = folder.protocol(), folder.config(), folder.records()
     if "dataset" in config:
-        raise UserError("learnt from a dataset, without a policy whose returns could be compared")
-    missing = [name for name in _NEEDED if name not in config]
+        raise UserError("is a run of `dima fit`, without a trained policy to compare")
+    missing = [name for name in _REQUIRED_FIELDS if name not in config]
     if missing:
         raise UserError(f"config.yaml lacks the field {missing[0]}")
+    for name, kind in _REQUIRED_FIELDS.items():
+        if not isinstance(config[name], kind) or isinstance(config[name], bool):
+            raise UserError(f"config.yaml: {name} = {shown(config[name])} does not fit")
+    for number, record in enumerate(records, 1):
+        if wrong := [name for name, value in record.items() if not _plausible(name, value)]:
+            raise UserError(f"metrics.jsonl: record {number}: {wrong[0]} = {shown(record[wrong[0]])} does not fit")
     iterations = [record for record in records if isinstance(record.get("step"), int)]
     evaluations = [(r["step"], r["evaluate/return"]) for r in iterations if r.get("evaluate/return") is not None]
     steps = iterations[-1]["step"] if iterations else 0
-    status, why = _status(records, steps, config["steps"])
+    status, error = _status(records, steps, config["steps"])
     settings = _defaults(config["algorithm"]) | _flat(config["learner"])
+    settings = {name: value for name, value in settings.items() if name not in _SPEED_SETTINGS}
+    settings["envs"] = config["envs"]
     return Run(
         path=path,
         task=config["task"],
@@ -150,7 +163,7 @@ def read_run(path: Path) -> Run:
         preset=config["preset"],
         seed=config["seed"],
         env=config["env"],
-        settings={name: value for name, value in settings.items() if name not in _MECHANICS} | {"envs": config["envs"]},
+        settings=settings,
         target=config["steps"],
         steps=steps,
         evaluation_episodes=config["evaluation_episodes"],
@@ -160,12 +173,21 @@ def read_run(path: Path) -> Run:
         phases=_phases(iterations),
         protocol=protocol,
         status=status,
-        why=why,
+        error=error,
     )
 
 
+def _plausible(name: str, value: object) -> bool:
+    """Whether a record's entry is of the kind that it is used as."""
+    if name in _TEXT_FIELDS:
+        return isinstance(value, str)
+    if name in ("step", "iteration"):
+        return type(value) is int and 0 <= value < 2**53
+    return value is None or (isinstance(value, int | float) and abs(value) < _LARGEST)
+
+
 def _run_folders(path: Path) -> Iterator[Path]:
-    """Folders with the marks of a run, at this one or below, by name; nothing inside a run is looked at."""
+    """Run folders at or below a path, by name; nothing inside a run folder is searched."""
     for folder, below, files in os.walk(path):
         below.sort()
         if PROTOCOL in files or METRICS in files:
@@ -175,11 +197,11 @@ def _run_folders(path: Path) -> Iterator[Path]:
 
 def _status(records: Sequence[Metrics], steps: int, target: int) -> tuple[Status, str]:
     last = records[-1] if records else {}
-    why = str(last.get("error", ""))
+    error = str(last.get("error", ""))
     if steps == 0:
-        return "empty", why
+        return "empty", error
     if last.get("event") in ("interrupted", "failed"):
-        return last["event"], why
+        return last["event"], error
     return "finished" if steps >= target else "stopped", ""
 
 
@@ -194,7 +216,7 @@ def _phases(iterations: Sequence[Metrics]) -> dict[str, Phase]:
 
 
 def _defaults(algorithm: str) -> dict[str, Any]:
-    return _flat(learner_config(algorithm).to_dict()) if algorithm in ALGORITHMS else {}
+    return _flat(algorithm_config(algorithm).to_dict()) if algorithm in algorithm_names() else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -205,5 +227,5 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _without_path(message: str, path: Path) -> str:
-    """The message of an error in the report's table, which names the folder in another column."""
+    """Remove a folder's path from an error message: the report's table has it in another column."""
     return message.replace(f"{path}/", "").replace(f"{path} ", "").replace(f"{path}: ", "")

@@ -1,4 +1,4 @@
-"""The sections of a report that compare returns: curves, scores, aggregates over tasks, pairs, steps to a score."""
+"""Sections of a report that compare returns: curves, scores, aggregates, pairs, sample efficiency."""
 
 from __future__ import annotations
 
@@ -7,61 +7,68 @@ import re
 from dima.analysis.html.page import Page
 from dima.analysis.report import plots
 from dima.analysis.report.compare import Comparison
-from dima.analysis.report.protocols import protocol_line
-from dima.analysis.report.results import Efficiency, Results
-from dima.analysis.report.statistics import MIN_RUNS
-from dima.analysis.report.wording import INTERVAL, counted, from_to
+from dima.analysis.report.protocols import counted, heading, protocol_line
+from dima.analysis.report.results import Efficiency, Interval, Results
+from dima.analysis.report.statistics import CONFIDENCE, MIN_RUNS
 
-_PAIRS = 28  # of algorithms that a plot can show; the table shows them all
+INTERVAL = f"{CONFIDENCE:.0%} interval"
+_MAX_PLOTTED_PAIRS = 28  # of algorithms; the table has them all
 
 
 def curves(page: Page, comparison: Comparison) -> None:
     """One plot per task."""
     page.section(
         "Learning curves",
-        f"Mean over seeds, with a {INTERVAL} of the mean where {MIN_RUNS} seeds or more were evaluated; thin lines are "
-        "the seeds. Where the mean is faint, some seeds are not there yet or no more.",
+        f"Mean over seeds, with a {INTERVAL} of the mean for {MIN_RUNS} seeds or more; thin lines are single seeds. "
+        "The mean is pale where some seeds have no evaluations.",
     )
-    for place, task in enumerate(comparison.at):
+    for place, task in enumerate(comparison.compared_at):
         seeds = {name: sum(len(run.evaluated) > 0 for run in runs) for name, runs in comparison.groups[task].items()}
-        told = ", ".join(f"{name} ({counted(number, 'seed')})" for name, number in seeds.items())
-        name = f"curve-{place}-{'-'.join(re.findall(r'[a-z0-9]+', task.lower()))}"
-        page.figure(plots.learning_curve(comparison, task), name, f"Team return on {task}: {told}.")
-    page.small(protocol_line(comparison, list(comparison.at)))
+        shown = ", ".join(f"{name} ({counted(number, 'seed')})" for name, number in seeds.items())
+        name = "-".join(["curve", str(place), *re.findall(r"[a-z0-9]+", task.lower())])
+        page.figure(plots.learning_curve(comparison, task), name, f"Team return on {task}: {shown}.")
+    page.small(protocol_line(comparison, list(comparison.compared_at)))
 
 
 def scores(page: Page, comparison: Comparison, results: Results) -> None:
-    """One table per task, and the runs that are in none."""
+    """One table per task, and the runs that have no score."""
     page.section(
         "Scores",
-        "Team return at equal environment steps: as far as at least half of the runs of every algorithm got, unless "
-        "other steps were asked for. A run's score is the mean of its evaluations in the last tenth of them.",
+        "Team return at equal environment steps: the most that at least half of the runs of every algorithm reached, "
+        "unless others were requested. A run's score is the mean of its evaluations in the last tenth of these steps.",
     )
     head = ("algorithm", "runs scored", "mean", INTERVAL, "lowest", "highest")
-    for task, at in comparison.at.items():
+    for task in comparison.compared_at:
         rows = [
-            (row.algorithm, f"{row.scored} of {row.runs}", row.mean, from_to(row.interval), row.lowest, row.highest)
+            (
+                row.algorithm,
+                f"{row.scored} of {row.runs}",
+                row.mean,
+                _interval_text(row.interval),
+                row.lowest,
+                row.highest,
+            )
             for row in results.scores
             if row.task == task
         ]
-        page.table(head, rows, f"{task} after {at:,.0f} environment steps", protocol_line(comparison, [task]))
-    late = [
+        page.table(head, rows, heading(comparison, task), protocol_line(comparison, [task]))
+    unscored = [
         (task, name, run.seed, f"{run.steps:,} of {run.target:,}", run.outcome)
-        for task in comparison.at
+        for task in comparison.compared_at
         for name, group in comparison.groups[task].items()
         for run in group
         if run not in comparison.scored(task, name)
     ]
-    if late:
-        told = "Not scored, because they were not evaluated up to there; if they failed, their algorithm looks too good"
-        page.table(("task", "algorithm", "seed", "steps", "outcome"), late, told)
+    if unscored:
+        caption = "Not scored, because they were not evaluated up to these steps; failed runs bias the others' mean"
+        page.table(("task", "algorithm", "seed", "steps", "outcome"), unscored, caption)
 
 
 def distribution(page: Page, comparison: Comparison, results: Results) -> None:
-    """Over all tasks that every algorithm was scored on: interquartile mean and performance profile."""
+    """Interquartile mean and performance profile over all tasks on which every algorithm was scored."""
     tasks = comparison.shared(*comparison.algorithms)
     if not tasks:
-        page.section("Over tasks", "No task was scored with every algorithm: there is nothing to aggregate over.")
+        page.section("Over tasks", "There is no task on which every algorithm was scored, so there is no aggregate.")
         return
     if max(row.scored for row in results.aggregates) < 2:
         return
@@ -69,11 +76,11 @@ def distribution(page: Page, comparison: Comparison, results: Results) -> None:
     page.section("Over tasks" if len(tasks) > 1 else "Distribution of scores", _normalised(comparison, tasks))
     scales = [(task, comparison.scales[task]) for task in tasks]
     rows = [(task, scale.low, scale.high, scale.origin) for task, scale in scales]
-    page.table(("task", "zero", "one", "where from"), rows, "The team returns that count as zero and as one")
+    page.table(("task", "zero", "one", "origin"), rows, "Normalisation: team returns that count as zero and as one")
     profile = plots.profile_plot(comparison, tasks)
-    told = "Performance profile: the share of runs that score above τ"
+    caption = "Performance profile: share of runs that score above τ"
     if len(tasks) == 1:
-        page.figure(profile, "performance-profile", f"{told}.")
+        page.figure(profile, "performance-profile", f"{caption}.")
         page.small(protocol)
         return
     page.figure(
@@ -82,14 +89,14 @@ def distribution(page: Page, comparison: Comparison, results: Results) -> None:
         f"Interquartile mean of the normalised return over {len(tasks)} tasks, with {INTERVAL}.",
     )
     head = ("algorithm", "runs", "interquartile mean", INTERVAL, "mean")
-    shown = [(row.algorithm, row.scored, row.iqm, from_to(row.interval), row.mean) for row in results.aggregates]
+    shown = [(row.algorithm, row.scored, row.iqm, _interval_text(row.interval), row.mean) for row in results.aggregates]
     page.table(head, shown, "Normalised return over tasks", protocol)
     page.figure(
         plots.progress_curve(comparison, tasks),
         "interquartile-mean-over-steps",
-        "Interquartile mean while the runs learn, over the share of each task's compared steps.",
+        "Interquartile mean during training, over the share of the steps each task is compared at.",
     )
-    page.figure(profile, "performance-profile", f"{told}, with {INTERVAL} from {MIN_RUNS} seeds on.")
+    page.figure(profile, "performance-profile", f"{caption}, with {INTERVAL} for {MIN_RUNS} seeds or more.")
 
 
 def improvement(page: Page, comparison: Comparison, results: Results) -> None:
@@ -98,45 +105,54 @@ def improvement(page: Page, comparison: Comparison, results: Results) -> None:
         return
     page.section(
         "Probability of improvement",
-        "How likely a run of one algorithm scores higher than a run of the other on the same task, averaged over the "
-        "tasks on which both have two scored runs or more.",
+        "Probability that a run of one algorithm scores higher than a run of the other on the same task, averaged over "
+        "the tasks on which both have two scored runs or more.",
     )
-    if len(results.improvements) <= _PAIRS:
+    if len(results.improvements) <= _MAX_PLOTTED_PAIRS:
         page.figure(
             plots.improvement_plot(results.improvements),
             "probability-of-improvement",
-            f"Probability of improvement with {INTERVAL} from {MIN_RUNS} seeds on; the broken line is an even chance.",
+            f"Probability of improvement with {INTERVAL} for {MIN_RUNS} seeds or more; the dashed line is 0.5.",
         )
     head = ("pair", "probability", INTERVAL, "runs", "tasks")
     rows = [
-        (f"{r.first} over {r.second}", r.chance, from_to(r.interval), "{} and {}".format(*r.runs), r.tasks)
+        (f"{r.first} over {r.second}", r.probability, _interval_text(r.interval), "{} and {}".format(*r.runs), r.tasks)
         for r in results.improvements
     ]
-    page.table(head, rows, "Probability of improvement", protocol_line(comparison, list(comparison.at)))
+    page.table(head, rows, "Probability of improvement", protocol_line(comparison, list(comparison.compared_at)))
 
 
 def efficiency(page: Page, comparison: Comparison, results: Results) -> None:
     """One table per task."""
     page.section(
         "Sample efficiency",
-        "Environment steps until an evaluation first returned a score. The median counts runs that did not get there "
-        "as infinitely slow, so it is missing unless more than half did. The scale is that of the task's returns, from "
-        "zero to one.",
+        "Environment steps until an evaluation first reached a score. Runs that never reached it count as infinite, so "
+        "the median is missing unless more than half did. The normalised score is on the task's scale from zero to "
+        "one.",
     )
-    head = ("team return", "scale", "algorithm", "reached by", "fastest", "median")
-    for task in comparison.at:
+    head = ("team return", "normalised", "algorithm", "reached by", "fastest", "median")
+    for task in comparison.compared_at:
         rows = [_efficiency_row(row) for row in results.efficiencies if row.task == task]
         page.table(head, rows, f"{task}: environment steps to a score", protocol_line(comparison, [task]))
 
 
 def _normalised(comparison: Comparison, tasks: list[str]) -> str:
-    if len(tasks) == 1 == len(comparison.at):
+    if len(tasks) == 1 == len(comparison.compared_at):
         return "Returns are normalised by the scale of the task."
-    left = [task for task in comparison.at if task not in tasks]
+    left = [task for task in comparison.compared_at if task not in tasks]
     without = f", so without {', '.join(left)}" if left else ""
-    return f"Returns are normalised by the scale of each task. Tasks count that every algorithm was scored on{without}."
+    return f"Returns are normalised by the scale of each task, over tasks on which every algorithm was scored{without}."
 
 
 def _efficiency_row(row: Efficiency) -> tuple[object, ...]:
-    whole = (None if value is None else round(value) for value in (row.fastest, row.median))
-    return row.score, f"{row.share:.0%}", row.algorithm, f"{row.reached} of {row.runs}", *whole
+    steps = (None if value is None else round(value) for value in (row.fastest, row.median))
+    return row.score, f"{row.share:.0%}", row.algorithm, f"{row.reached} of {row.runs}", *steps
+
+
+def _interval_text(interval: Interval) -> str | None:
+    """``486 to 1,101``; None if there is no interval."""
+    return None if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

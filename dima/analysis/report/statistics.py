@@ -1,4 +1,4 @@
-"""What can be said of a few runs on several tasks: pure functions.
+"""Statistics of a few runs on several tasks, as pure functions.
 
 Aggregates, profiles, improvement and intervals are those of Agarwal et al. 2021 (arXiv 2108.13264, ``rliable``).
 Scores of one algorithm are a list with one array per task, ``(..., runs)``; tasks may have different numbers of runs.
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Tasks = Sequence[Array]
 RESAMPLES = 2_000
-LEVEL = 0.95
-MIN_RUNS = 3  # per task: resampling fewer says nothing about the spread of seeds
+CONFIDENCE = 0.95
+MIN_RUNS = 3  # per task: fewer say nothing about the variation between seeds
 
 
 def mean(tasks: Tasks) -> Array:
@@ -33,15 +33,15 @@ def interquartile_mean(tasks: Tasks) -> Array:
 
 
 def probability_of_improvement(first: Tasks, second: Tasks) -> Array:
-    """How likely a run of the first algorithm beats one of the second on the same task, averaged over tasks; (...).
+    """Probability that a run of the first algorithm beats one of the second on a task, averaged over tasks; (...).
 
     A tie counts as half a win.
     """
-    chances = []
+    probabilities = []
     for x, y in zip(first, second, strict=True):
         x, y = x[..., :, None], y[..., None, :]
-        chances.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
-    return np.asarray(np.mean(chances, axis=0))
+        probabilities.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
+    return np.asarray(np.mean(probabilities, axis=0))
 
 
 def performance_profile(tasks: Tasks, thresholds: Array) -> Array:
@@ -54,17 +54,17 @@ def bootstrap_interval(
     statistic: Callable[..., Array],
     *groups: Tasks,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    level: float = CONFIDENCE,
     seed: int = 0,
 ) -> tuple[Any, Any] | None:
-    """Stratified bootstrap percentile interval: runs are drawn anew within each task, tasks stay.
+    """Stratified bootstrap percentile interval: runs are resampled within each task.
 
     Args:
         statistic: reduces each group of tasks, such as :func:`interquartile_mean`.
         groups: one list of tasks for every argument of ``statistic``; drawn independently.
         resamples: samples of the bootstrap.
         level: coverage.
-        seed: of the draws, so that a report is the same whenever it is made.
+        seed: of the draws, so that reports are reproducible.
 
     Returns:
         Lower and upper end, of the statistic's shape; None when a task has fewer than :data:`MIN_RUNS` runs.
@@ -79,21 +79,21 @@ def bootstrap_interval(
 
 
 def at_steps(steps: Array, returns: Array, grid: Array) -> Array:
-    """A curve of evaluations (E,) on a grid of steps (G,): linear in between, undefined outside; (G,)."""
+    """Interpolate evaluations (E,) at a grid of steps (G,): linear in between, NaN outside; (G,)."""
     return np.asarray(np.interp(grid, steps, returns, left=np.nan, right=np.nan))
 
 
 def score_at(steps: Array, returns: Array, step: float, window: float = 0.1) -> float:
-    """A run's score at a step: the mean of the evaluations in the last ``window`` share of the steps up to there.
+    """Mean of the evaluations in the last ``window`` share of the steps up to a step.
 
-    Where none falls into it, the curve's value at the step.
+    If there is none, the interpolated value at the step.
     """
     recent = (steps > (1 - window) * step) & (steps <= step)
     return float(returns[recent].mean() if recent.any() else at_steps(steps, returns, np.array([step]))[0])
 
 
 def steps_to_reach(steps: Array, returns: Array, score: float) -> float:
-    """Environment steps at the first evaluation that returned the score or more; infinite when none did."""
+    """Environment steps at the first evaluation with at least this score; infinite if there is none."""
     reached = steps[returns >= score]
     return float(reached[0]) if len(reached) else float("inf")
 

@@ -17,9 +17,9 @@ ant-4x2    legs 1, 2, 3, 4             legs 4, 1, 2, 3 (agents renumbered)
 In numbers, the simulator's actuators 0 to 7 being hip and ankle of legs 4, 1, 2, 3: ``ant-2x4`` is [2, 3, 4, 5] and
 [6, 7, 0, 1], HARL's is [0, 1, 2, 3] and [4, 5, 6, 7].
 
-Does not work with the versions installed here (gymnasium-robotics 1.4.2 with mujoco 4.0): ``coupledhalfcheetah-1p1``,
-because the package reads the tendon's Jacobian as a dense matrix and MuJoCo now stores it sparse. The inverted
-pendulums have one actuator and one agent.
+Does not work with gymnasium-robotics 1.4.2 and mujoco 3.6 or newer: ``coupledhalfcheetah-1p1``, because the package
+reads the tendon's Jacobian as a dense matrix and MuJoCo stores it sparse since 3.6. The inverted pendulums have one
+actuator and one agent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from dima.config import Config, Count
+from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
 from dima.envs.checked import told
 from dima.envs.mujoco.observations import FullView, LocalView, standardized, state_kinds, state_names
@@ -58,7 +58,7 @@ class MamujocoConfig(Config):
     observation: str = "full+id"  # full+id: the state and a one-hot id; local-K: joints at most K edges away
     standardize: bool = False  # full+id: each vector, and the state, minus its own mean, divided by its own spread
     contact_forces: bool = False  # ants: observe contact forces and pay for them, as Gymnasium's v5 tasks do
-    episode_limit: Count | None = None  # steps until truncation; None: the task's own (1000, pusher 100, reacher 50)
+    episode_limit: EpisodeSteps | None = None  # steps until truncation; None: the task's (1000, pusher 100, reacher 50)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -266,7 +266,7 @@ def tasks() -> list[TaskInfo]:
         for partition in scenario.partitions:
             note = f"{scenario.label}, {scenario.episode_limit} steps"
             if scenario.broken:
-                note += "; breaks with MuJoCo 4: " + scenario.broken
+                note += "; does not work: " + scenario.broken
             found.append(TaskInfo(f"mamujoco/{name}-{partition}", _n_agents(partition), note))
         if not scenario.partitions:
             example = "2x3" if name == "manysegmentant" else "10x2"

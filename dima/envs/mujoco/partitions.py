@@ -43,7 +43,7 @@ SCENARIOS = {
         "CoupledHalfCheetah",
         ("1p1",),
         near=("qpos", "qvel", "ten_J", "ten_length", "ten_velocity"),
-        broken="gymnasium-robotics reads the tendon's Jacobian as a dense matrix, MuJoCo 4 stores it sparse",
+        broken="gymnasium-robotics reads the tendon's Jacobian as a dense matrix, MuJoCo stores it sparse since 3.6",
     ),
     "halfcheetah": Scenario("HalfCheetah", ("2x3", "3x2", "6x1"), own_partitions={"3x2": (2, 2, 2)}),
     "hopper": Scenario("Hopper", ("3x1",)),

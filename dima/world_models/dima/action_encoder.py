@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count
+from dima.config import Config, Count, Few
 from dima.data import EnvSpec
 from dima.nn.attention import Attention, GegluFeedForward
 
@@ -22,7 +22,7 @@ class ActionEncoderConfig(Config):
     token_dim: Count = 256  # width of an action token
     latents: Count = 32  # latent vectors that attend to the tokens
     latent_dim: Count = 512  # width of a latent vector
-    depth: Count = 2  # self-attention blocks after the cross-attention
+    depth: Few = 2  # self-attention blocks after the cross-attention
     heads: Count = 8  # heads of a self-attention block; the cross-attention has one
     head_dim: Count = 64  # width of a head
 
@@ -64,8 +64,11 @@ class ActionEncoder(nn.Module):
     def forward(self, action: Tensor, visible: Tensor) -> Tensor:
         """(B, C, N, A) actions and (B, C, N) bool visibility -> (B, D); each row needs a visible action."""
         tokens = (self.embed(action) + self.agent + self.time).flatten(1, 2)  # (B, C N, D)
-        latents = self.latents.expand(len(action), -1, -1)
-        latents = self.read(latents, tokens, visible.flatten(1)[:, None, None])
-        latents = self.mix(self.read_feed(latents))
+        latents = self.mix(self.read_tokens(tokens, visible.flatten(1)[:, None, None]))
         condition: Tensor = self.out(latents.mean(dim=1))
         return condition
+
+    def read_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The latents (B, L, D') after cross-attention to tokens (B, C N, D); ``mask`` is True on visible ones."""
+        latents: Tensor = self.read_feed(self.read(self.latents.expand(len(tokens), -1, -1), tokens, mask))
+        return latents

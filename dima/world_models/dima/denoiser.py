@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, NonNegative, Positive
+from dima.config import Config, Count, Few, NonEmpty, NonNegative, Positive
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
@@ -25,8 +25,8 @@ from dima.world_models.dima.unet import GROUP, TemporalUNet
 class DenoiserConfig(Config):
     """The diffusion model of the next state."""
 
-    context: Count = 3  # past states and joint actions it conditions on
-    rollout: Count = 3  # successive targets of a training window, each predicted from the model's own estimates
+    context: Few = 3  # past states and joint actions it conditions on
+    rollout: Few = 3  # successive targets of a training window, each predicted from the model's own estimates
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
     group_size: Count = 1  # agents that are revealed together; more make fewer levels for a large team
     action_path: Literal["condition", "condition+input"] = "condition"  # where the newest actions enter
@@ -37,20 +37,25 @@ class DenoiserConfig(Config):
     sigma_max: Positive = 20.0  # largest training noise
     log_sigma_mean: float = -0.4  # training noise is log-normal: mean of ln sigma
     log_sigma_std: Positive = 1.2  # and its standard deviation
-    condition_dim: Count = 256  # width of the condition vector
-    channels: tuple[Count, ...] = (64, 64, 64)  # U-Net width by resolution, multiples of 32; each halves the time axis
-    blocks: Count = 2  # U-Net residual blocks at each resolution
+    condition_dim: Count = 256  # width of the condition vector, even
+    # U-Net width by resolution, multiples of 32; each after the first halves the time axis
+    channels: Annotated[tuple[Count, ...], NonEmpty()] = (64, 64, 64)
+    blocks: Few = 2  # U-Net residual blocks at each resolution
     encoder: ActionEncoderConfig = ActionEncoderConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.channels or (self.context + 1) % 2 ** (len(self.channels) - 1):
+        if (self.context + 1) % 2 ** (len(self.channels) - 1):
             raise ConfigError(
                 f"channels = {list(self.channels)} does not fit context = {self.context}: each width after the first "
                 f"halves the {self.context + 1} time steps"
             )
         if any(width % GROUP for width in self.channels):
             raise ConfigError(f"channels = {list(self.channels)} must be multiples of {GROUP}")
+        if self.condition_dim % 2:
+            raise ConfigError(
+                f"condition_dim = {self.condition_dim} must be even: a noise level has a sine and a cosine"
+            )
 
     def reveal_groups(self, agents: int) -> int:
         """The number of groups in which a team is revealed."""
@@ -99,17 +104,24 @@ class Denoiser(nn.Module):
         config: sizes and noise.
         spec: of the task.
         unet: class of the network.
+        encoder: class of the Perceiver.
     """
 
     change_std: Tensor  # (S,) standard deviation of a step's change, in units of the state's
 
-    def __init__(self, config: DenoiserConfig, spec: EnvSpec, unet: type[TemporalUNet] = TemporalUNet) -> None:
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        spec: EnvSpec,
+        unet: type[TemporalUNet] = TemporalUNet,
+        encoder: type[ActionEncoder] = ActionEncoder,
+    ) -> None:
         super().__init__()
         self.config, self.spec = config, spec
         dim = config.condition_dim
         self.register_buffer("change_std", torch.ones(spec.state_dim))
         self.noise_features = FourierFeatures(dim)
-        self.encoder = ActionEncoder(config.encoder, spec, config.context, dim)
+        self.encoder = encoder(config.encoder, spec, config.context, dim)
         self.condition = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.actions_at_input = config.action_path == "condition+input"
         extra = spec.n_agents * (spec.action_dim + 1) if self.actions_at_input else 0

@@ -25,7 +25,7 @@ from dima.world_models.base import (
     select_rows,
 )
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
-from dima.world_models.dima.fused import FusedUNet
+from dima.world_models.dima.fused import FusedActionEncoder, FusedUNet
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
 from dima.world_models.dima.sampler import (
     Denoise,
@@ -36,7 +36,6 @@ from dima.world_models.dima.sampler import (
     reveal_masks,
     sample,
 )
-from dima.world_models.dima.unet import TemporalUNet
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.state_based import StateModel
 
@@ -56,7 +55,7 @@ class DimaModelConfig(WorldModelConfig):
     reward_fit: FitConfig = FitConfig(batch=128, lr=1e-4, weight_decay=0.01, max_grad_norm=10.0)
 
     def build(self, spec: EnvSpec) -> DimaWorldModel:
-        return DimaWorldModel(self, spec, unet=FusedUNet)
+        return DimaWorldModel(self, spec, Denoiser(self.denoiser, spec, FusedUNet, FusedActionEncoder))
 
 
 @dataclass
@@ -77,17 +76,17 @@ class DimaWorldModel(StateModel[Latent]):
     Args:
         config: sizes and schedule.
         spec: of the task.
-        unet: class of the denoiser's network.
+        denoiser: the diffusion model; by default in its plain form.
     """
 
     visit_counters = ("decoder", "reward")
 
-    def __init__(self, config: DimaModelConfig, spec: EnvSpec, unet: type[TemporalUNet] = TemporalUNet) -> None:
+    def __init__(self, config: DimaModelConfig, spec: EnvSpec, denoiser: Denoiser | None = None) -> None:
         super().__init__(spec)
         self.config = config
         self.past = config.denoiser.context
         self.context = self.past + 1  # one more, for the joint action that led to the first state
-        self.denoiser = Denoiser(config.denoiser, spec, unet)
+        self.denoiser = Denoiser(config.denoiser, spec) if denoiser is None else denoiser
         self.decoder = ObservationDecoder(config.decoder, spec)
         self.reward = RewardTermination(config.reward, spec)
 

@@ -7,17 +7,18 @@ docs/reference/dima.md, "Reward and termination". A step is two tokens; predicti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, Whole
+from dima.config import Config, Count, Few, Fraction, Range
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import Attention, GegluFeedForward, KeysValues, TransformerBlock
-from dima.nn.mlp import Float, Normalizer
+from dima.nn.mlp import ToFloat32
+from dima.nn.normalizer import Normalizer
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class RewardTerminationConfig(Config):
     """The model of reward, continuation and action masks."""
 
     dim: Count = 256  # width of a token
-    layers: Count = 6  # Transformer blocks
+    layers: Few = 6  # Transformer blocks
     heads: Count = 4  # heads of a block
     dropout: Fraction = 0.1  # while training
     segment: Count = 15  # steps of a training segment, and of the memory in a rollout
-    action_layers: Whole = 3  # self-attention layers over the agents' actions
+    action_layers: Annotated[int, Range(0, 1000)] = 3  # self-attention layers over the agents' actions
     action_heads: Count = 8  # heads of such a layer
     next_state: bool = False  # predictions may also depend on the state that is reached
     normalize_reward: bool = False  # predict rewards in units of their running mean and deviation
@@ -128,7 +129,7 @@ class RewardTermination(nn.Module):
 
     def _head(self, out: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out), Float()
+            nn.Linear(self.config.dim, self.config.dim), nn.GELU(), nn.Linear(self.config.dim, out), ToFloat32()
         )
 
     # -- training -------------------------------------------------------------------------------------------------

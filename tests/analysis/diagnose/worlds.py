@@ -1,4 +1,4 @@
-"""World models written by hand around the true dynamics of toy worlds: some are wrong on purpose."""
+"""World models with the true dynamics of toy environments, some wrong on purpose, and their segments."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.analysis.diagnose.bootstrap import Resampling
-from dima.analysis.diagnose.episodes import Source, play_fresh
-from dima.analysis.diagnose.forecasts import Foreteller
-from dima.analysis.diagnose.segments import Segments, cut
-from dima.analysis.diagnose.units import Units, measure
-from dima.data import EnvSpec, View
+from dima.analysis.diagnose.bootstrap import Bootstrap
+from dima.analysis.diagnose.episodes import EpisodeSource, FeatureScales, feature_scales, play_fresh
+from dima.analysis.diagnose.rollouts import Forecaster, Segments, cut_segments
+from dima.data import EnvSpec, Episode, View
 from dima.envs import make_env
 from dima.envs.toy import Linear, ToyConfig
 from dima.experience.collector import random_policy
@@ -24,8 +22,23 @@ from dima.world_models.base import Objective, Reveal, Step, WorldModel
 CPU = torch.device("cpu")
 
 
-class ByHand(WorldModel[Tensor]):
-    """A world whose latent is the state (B, S)."""
+def numbered_episode(length: int, terminated: bool, number: int = 0) -> Episode:
+    """Episode whose row t holds 100 number + t everywhere."""
+    ends = torch.arange(length) == length - 1
+    rows = 100.0 * number + torch.arange(length + 1)
+    return Episode(
+        obs=rows[:, None, None].expand(-1, 2, 2).clone(),
+        state=rows[:, None].expand(-1, 4).clone(),
+        action_mask=torch.ones(length + 1, 2, 1, dtype=torch.bool),
+        action=rows[:-1, None, None].expand(-1, 2, 1).clone(),
+        reward=rows[:-1].clone(),
+        terminated=ends & terminated,
+        truncated=ends & (not terminated),
+    )
+
+
+class StateLatentModel(WorldModel[Tensor]):
+    """World model whose latent is the state (B, S)."""
 
     context = 2
 
@@ -48,8 +61,8 @@ class ByHand(WorldModel[Tensor]):
         return {}
 
 
-class Walk(ByHand):
-    """toy/walk, which has no noise; ``strength`` of each agent's action is 1 in truth, ``drift`` of positions 0."""
+class Walk(StateLatentModel):
+    """Dynamics of toy/walk, which has no noise; really ``strength`` of each agent's action is 1, ``drift`` 0."""
 
     def __init__(self, spec: EnvSpec, strength: Sequence[float] = (1, 1), drift: float = 0.0) -> None:
         super().__init__(spec)
@@ -66,8 +79,8 @@ class Walk(ByHand):
         return Step(torch.cat([position, target], dim=-1), reward, torch.ones(len(latent)))
 
 
-class Noisy(ByHand):
-    """toy/linear; ``noise`` is 1 in truth."""
+class Noisy(StateLatentModel):
+    """Dynamics of toy/linear; really ``noise`` is 1."""
 
     def __init__(self, spec: EnvSpec, noise: float = 1.0) -> None:
         super().__init__(spec)
@@ -88,8 +101,8 @@ class Noisy(ByHand):
         return Step(after, -after.square().mean(-1), torch.ones(len(latent)))
 
 
-class InTurns(Noisy):
-    """Takes in one agent after another; the one that is revealed last shifts the first state feature by ``bias``."""
+class Sequential(Noisy):
+    """Reveals one agent after another; the last one's number times ``bias`` shifts the first state feature."""
 
     def __init__(self, spec: EnvSpec, bias: float = 0.0, noise: float = 1.0) -> None:
         super().__init__(spec, noise)
@@ -114,16 +127,18 @@ class InTurns(Noisy):
 
 
 class Case:
-    """A toy world's random episodes, cut into segments."""
+    """Segments of random episodes of a toy task."""
 
     def __init__(self, task: str, episodes: int = 24, horizon: int = 6, count: int = 120, **settings: Any) -> None:
         self.make = partial(make_env, task, ToyConfig(**settings))
         self.env = self.make()
         self.spec = self.env.spec
-        self.sources: list[Source] = play_fresh(self.make, {"random": random_policy(self.spec)}, episodes, seed=3)
-        self.units: Units = measure(self.env, self.sources[0].episodes)
-        self.segments: Segments = cut(self.sources, self.spec, 2, horizon, count, seed=4)
-        self.resampling = Resampling(self.segments.episode, seed=5, draws=200)
+        self.sources: list[EpisodeSource] = play_fresh(
+            self.make, {"random": random_policy(self.spec)}, episodes, seed=3
+        )
+        self.scales: FeatureScales = feature_scales(self.env, self.sources[0].episodes)
+        self.segments: Segments = cut_segments(self.sources, self.spec, 2, horizon, count, seed=4)
+        self.bootstrap = Bootstrap(self.segments.episode, seed=5, resamples=200)
 
-    def teller(self, model: WorldModel[Any]) -> Foreteller:
-        return Foreteller(model, CPU, seed=6)
+    def forecaster(self, model: WorldModel[Any]) -> Forecaster:
+        return Forecaster(model, CPU, seed=6)

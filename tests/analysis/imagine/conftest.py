@@ -1,4 +1,4 @@
-"""A world simple enough to foresee, and world models that foresee it, more or less."""
+"""A toy environment, and world models that predict it more or less well."""
 
 from __future__ import annotations
 
@@ -81,20 +81,20 @@ class Dots(Scene[np.ndarray]):
 
 
 @dataclass
-class Belief:
-    """Where an imagination of :class:`Believer` stands."""
+class Latent:
+    """Latent of :class:`DriftingModel`."""
 
     x: Tensor  # (B, 2)
     previous: Tensor  # (B, 2, 1)
 
 
-class Believer(WorldModel[Belief]):
-    """Knows how :class:`Stride` moves, but for a drift of its own; believes that it goes on for ever.
+class DriftingModel(WorldModel[Latent]):
+    """True dynamics of :class:`Stride` with a drift; predicts no termination.
 
     Args:
         spec: of the environment.
         drift: added to both places at every step.
-        noise: spread of what is added besides.
+        noise: standard deviation of the noise that is added.
     """
 
     context = 3
@@ -106,7 +106,7 @@ class Believer(WorldModel[Belief]):
 
     def start(self, rows):
         self.rows = rows
-        return Belief(rows.state[:, -1], torch.zeros(len(rows.state), 2, 1))
+        return Latent(rows.state[:, -1], torch.zeros(len(rows.state), 2, 1))
 
     def observe(self, latent):
         second = torch.stack([latent.x[:, 1], torch.zeros_like(latent.x[:, 1])], dim=1)
@@ -115,7 +115,7 @@ class Believer(WorldModel[Belief]):
 
     def step(self, latent, action):
         x = latent.x + PACE * action[..., 0] + self.drift + self.noise * torch.randn_like(latent.x)
-        return Step(Belief(x, action), x.mean(-1), torch.ones(len(x)))
+        return Step(Latent(x, action), x.mean(-1), torch.ones(len(x)))
 
     def update_statistics(self, episodes): ...
     def objectives(self): ...
@@ -129,13 +129,13 @@ def homeward(view: View) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def stride() -> Callable[..., JointEnv]:
-    """Builds the world, as a team."""
+    """Builds the environment."""
     return lambda **options: JointEnv(Stride(**options), name="stride")
 
 
 @pytest.fixture
-def believer() -> type[Believer]:
-    return Believer
+def drifting_model() -> type[DriftingModel]:
+    return DriftingModel
 
 
 @pytest.fixture

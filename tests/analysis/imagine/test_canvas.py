@@ -1,11 +1,16 @@
-"""Frames and strips: pictures where they belong, words that are seen, sizes that do not change."""
+"""Film frames and filmstrips: layout and captions; and their encoding as PNG and MP4."""
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
+import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
-from dima.analysis.imagine.canvas import Panel, frame, shrink, stack, strip
+from dima.analysis.imagine.canvas import Panel, frame, mp4, png, shrink, stack, strip
 
 RED, BLUE = (np.full((40, 60, 3), color, np.uint8) for color in ([255, 0, 0], [0, 0, 255]))
 
@@ -63,3 +68,45 @@ def test_pictures_are_stacked_on_white_and_shrunk_in_proportion() -> None:
     assert both[0, 59].tolist() == [255, 0, 0] and both[79, 19].tolist() == [0, 0, 255]
     assert both[79, 20].tolist() == [255, 255, 255]
     assert shrink(RED, 30).shape == (20, 30, 3)
+
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def read(film: bytes, folder: Path) -> tuple[dict, np.ndarray]:
+    """ffmpeg's description of a film, and its frames."""
+    path = folder / "film.mp4"
+    path.write_bytes(film)
+    reading = imageio_ffmpeg.read_frames(str(path))
+    facts = next(reading)
+    wide, high = facts["size"]
+    return facts, np.stack([np.frombuffer(frame, np.uint8).reshape(high, wide, 3) for frame in reading])
+
+
+def test_a_film_holds_its_frames_in_order(tmp_path: Path) -> None:
+    frames = [np.full((20, 30, 3), 50 * i, np.uint8) for i in range(5)]
+    facts, seen = read(mp4(iter(frames), fps=5), tmp_path)
+    assert facts["codec"] == "h264" and "yuv420p" in facts["pix_fmt"]
+    assert facts["fps"] == 5 and facts["size"] == (30, 20)
+    assert seen.shape == (5, 20, 30, 3)
+    assert np.abs(seen.mean((1, 2, 3)) - 50 * np.arange(5)).max() < 4
+
+
+def test_odd_sizes_become_even(tmp_path: Path) -> None:
+    facts, seen = read(mp4([np.full((21, 31, 3), 200, np.uint8)], fps=10), tmp_path)
+    assert facts["size"] == (32, 22)
+    assert seen.min() > 190
+
+
+def test_a_frame_that_cannot_be_drawn_ends_the_film() -> None:
+    def frames():
+        yield np.zeros((16, 16, 3), np.uint8)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        mp4(frames(), fps=10)
+
+
+def test_a_picture_is_exact() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(picture)))), picture)

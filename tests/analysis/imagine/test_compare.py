@@ -1,4 +1,4 @@
-"""Real beside imagined: the same start and actions, gaps that are known, and what cannot be imagined."""
+"""Imagined against real trajectories: the same start and actions, known errors, and refusals."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from dima.analysis.imagine.compare import beside
-from dima.analysis.imagine.time_steps import by_policy, moments
+from dima.analysis.imagine.compare import compare
+from dima.analysis.imagine.time_steps import play_steps, policy_actions
 from dima.errors import ConfigError, DivergenceError, EnvError
 from dima.experience.collector import episode_seed
 
 
-@pytest.mark.parametrize("acting", ["recorded", "policy"])
-def test_a_perfect_model_imagines_what_happens(stride, believer, policy, dots, acting: str) -> None:
+@pytest.mark.parametrize("actions", ["recorded", "policy"])
+def test_a_perfect_model_imagines_what_happens(stride, drifting_model, policy, dots, actions: str) -> None:
     env = stride()
-    found = beside(env, believer(env.spec), policy, seed=1, horizons=[4, 9, 2], acting=acting, start=5, scene=dots(env))
+    found = compare(
+        env, drifting_model(env.spec), policy, seed=1, horizons=[4, 9, 2], actions=actions, start=5, scene=dots(env)
+    )
     assert (found.start, found.horizons, found.steps, found.action.shape) == (5, (2, 4, 9), 9, (9, 2, 1))
-    for course in (found.real, found.imagined):
-        assert len(course) == 9
-        assert course.state.shape == (10, 2) and course.obs.shape == (10, 2, 2) and len(course.poses) == 10
-        np.testing.assert_allclose(np.stack(course.poses), course.state)
-        assert course.continuation.tolist() == [1.0] * 9
+    for trajectory in (found.real, found.imagined):
+        assert len(trajectory) == 9
+        assert trajectory.state.shape == (10, 2) and trajectory.obs.shape == (10, 2, 2) and len(trajectory.poses) == 10
+        np.testing.assert_allclose(np.stack(trajectory.poses), trajectory.state)
+        assert trajectory.continuation.tolist() == [1.0] * 9
     np.testing.assert_allclose(found.imagined.state, found.real.state, rtol=1e-5)
     np.testing.assert_allclose(found.imagined.obs, found.real.obs, rtol=1e-5)
     np.testing.assert_allclose(found.imagined.reward, found.real.reward, rtol=1e-5)
-    assert found.gap("state").max() < 1e-4 < found.gap_unchanged("state")[1:].min()
-    np.testing.assert_allclose(found.gap_unchanged("obs"), np.abs(found.real.obs - found.real.obs[0]))
+    assert found.error("state").max() < 1e-4 < found.persistence_error("state")[1:].min()
+    np.testing.assert_allclose(found.persistence_error("obs"), np.abs(found.real.obs - found.real.obs[0]))
 
 
-def test_the_start_is_a_step_of_the_policy_s_own_episode(stride, believer, policy) -> None:
+def test_the_start_is_a_step_of_the_policy_s_own_episode(stride, drifting_model, policy) -> None:
     env = stride()
-    model = believer(env.spec)
-    found = beside(env, model, policy, seed=1, horizons=[3], start=5)
-    episode = list(moments(env, episode_seed(1, 0, "evaluation"), by_policy(policy, "cpu")))
+    model = drifting_model(env.spec)
+    found = compare(env, model, policy, seed=1, horizons=[3], start=5)
+    episode = list(play_steps(env, episode_seed(1, 0, "evaluation"), policy_actions(policy, "cpu")))
     for step, row in enumerate(range(5, 9)):
         assert np.array_equal(found.real.state[step], episode[row].joint["state"])
     assert np.array_equal(found.action, np.stack([m.action for m in episode[6:9]]))
@@ -41,40 +43,42 @@ def test_the_start_is_a_step_of_the_policy_s_own_episode(stride, believer, polic
     assert model.rows.valid.tolist() == [[True] * 3]  # its context, and nothing that happened after the start
     assert torch.equal(model.rows.state[0], torch.from_numpy(np.stack([m.joint["state"] for m in episode[3:6]])))
     assert torch.equal(model.rows.action[0, :2], torch.from_numpy(np.stack([m.action for m in episode[4:6]])))
-    beside(env, model, policy, seed=1, horizons=[3], start=0)
+    compare(env, model, policy, seed=1, horizons=[3], start=0)
     assert model.rows.valid.tolist() == [[False, False, True]]
 
 
-def test_a_drift_is_seen_in_the_gap(stride, believer, policy) -> None:
+def test_a_drift_is_the_error(stride, drifting_model, policy) -> None:
     env = stride()
-    found = beside(env, believer(env.spec, drift=0.25), policy, seed=2, horizons=[6])
-    np.testing.assert_allclose(found.gap("state"), 0.25 * np.arange(7)[:, None] * np.ones((1, 2)), atol=1e-4)
+    found = compare(env, drifting_model(env.spec, drift=0.25), policy, seed=2, horizons=[6])
+    np.testing.assert_allclose(found.error("state"), 0.25 * np.arange(7)[:, None] * np.ones((1, 2)), atol=1e-4)
 
 
-def test_a_policy_that_acts_in_imagination_follows_what_it_sees_there(stride, believer, policy) -> None:
+def test_a_policy_acts_on_imagined_observations(stride, drifting_model, policy) -> None:
     env = stride()
-    found = beside(env, believer(env.spec, drift=0.25), policy, seed=2, horizons=[4], acting="policy", start=0)
+    found = compare(env, drifting_model(env.spec, drift=0.25), policy, seed=2, horizons=[4], actions="policy", start=0)
     seen = found.imagined.state[:-1]
     np.testing.assert_allclose(found.action[..., 0], np.stack([seen[:, 0], -seen[:, 1]], axis=1).clip(-1, 1))
     np.testing.assert_allclose(np.diff(found.real.state, axis=0), 0.5 * found.action[..., 0], atol=1e-5)
     np.testing.assert_allclose(np.diff(found.imagined.state, axis=0), 0.5 * found.action[..., 0] + 0.25, atol=1e-5)
 
 
-def test_the_real_episode_may_end_earlier(stride, believer, policy) -> None:
+def test_the_real_episode_may_end_earlier(stride, drifting_model, policy) -> None:
     env = stride(goal=2.0)
-    alone = len(list(moments(env, episode_seed(2, 0, "evaluation"), by_policy(policy, "cpu")))) - 1
-    hasty = beside(env, believer(env.spec, drift=2.0), policy, seed=2, horizons=[alone], acting="policy", start=0)
+    alone = len(list(play_steps(env, episode_seed(2, 0, "evaluation"), policy_actions(policy, "cpu")))) - 1
+    hasty = compare(
+        env, drifting_model(env.spec, drift=2.0), policy, seed=2, horizons=[alone], actions="policy", start=0
+    )
     assert len(hasty.imagined) == alone
     assert len(hasty.real) == hasty.steps < alone
     assert hasty.real.continuation.tolist() == [1.0] * (hasty.steps - 1) + [0.0]
-    assert hasty.gap("state").shape == hasty.gap_unchanged("state").shape == (hasty.steps + 1, 2)
+    assert hasty.error("state").shape == hasty.persistence_error("state").shape == (hasty.steps + 1, 2)
 
 
-def test_noise_comes_from_the_seed_and_leaves_the_caller_s_alone(stride, believer, policy) -> None:
+def test_noise_comes_from_the_seed_and_leaves_the_caller_s_alone(stride, drifting_model, policy) -> None:
     env = stride()
     before = torch.get_rng_state()
     first, again, other = (
-        beside(env, believer(env.spec, noise=0.1), policy, seed=seed, horizons=[5]) for seed in (3, 3, 4)
+        compare(env, drifting_model(env.spec, noise=0.1), policy, seed=seed, horizons=[5]) for seed in (3, 3, 4)
     )
     assert np.array_equal(first.imagined.state, again.imagined.state)
     assert not np.array_equal(first.imagined.state - first.real.state, other.imagined.state - other.real.state)
@@ -95,11 +99,11 @@ def test_noise_comes_from_the_seed_and_leaves_the_caller_s_alone(stride, believe
         (30, [7], 4, 4, (7,)),
     ],
 )
-def test_where_it_begins_and_how_far_it_looks(
-    stride, believer, policy, limit: int, asked, start, begins: int, horizons: tuple[int, ...]
+def test_start_and_horizons(
+    stride, drifting_model, policy, limit: int, asked, start, begins: int, horizons: tuple[int, ...]
 ) -> None:
     env = stride(limit=limit)
-    found = beside(env, believer(env.spec), policy, seed=0, horizons=asked, start=start)
+    found = compare(env, drifting_model(env.spec), policy, seed=0, horizons=asked, start=start)
     assert (found.start, found.horizons) == (begins, horizons)
 
 
@@ -111,21 +115,21 @@ def test_where_it_begins_and_how_far_it_looks(
         (None, 40, "start = 40 is too late: the policy's episode from seed 0 lasts 40 steps"),
     ],
 )
-def test_an_episode_that_is_too_short_is_told(stride, believer, policy, horizons, start, message: str) -> None:
+def test_an_episode_that_is_too_short_is_refused(stride, drifting_model, policy, horizons, start, message: str) -> None:
     env = stride()
     with pytest.raises(ConfigError, match=message):
-        beside(env, believer(env.spec), policy, seed=0, horizons=horizons, start=start)
+        compare(env, drifting_model(env.spec), policy, seed=0, horizons=horizons, start=start)
 
 
-def test_a_model_that_has_diverged_is_told(stride, believer, policy) -> None:
+def test_a_diverged_model_is_refused(stride, drifting_model, policy) -> None:
     env = stride()
     with pytest.raises(DivergenceError, match="NaN or infinite numbers from step 2 on"):
-        beside(env, believer(env.spec, drift=1.2e38), policy, seed=0, horizons=[5])
+        compare(env, drifting_model(env.spec, drift=1.2e38), policy, seed=0, horizons=[5])
 
 
-def test_an_environment_that_does_not_repeat_itself_is_told(stride, believer, policy) -> None:
+def test_an_environment_that_is_not_reproducible_is_refused(stride, drifting_model, policy) -> None:
     env = stride(jitter=True)
     with pytest.raises(EnvError, match=r"stride does not repeat itself .* give --act recorded"):
-        beside(env, believer(env.spec), policy, seed=0, horizons=[5], acting="policy")
-    found = beside(env, believer(env.spec), policy, seed=0, horizons=[5])
-    assert found.gap("state").max() < 1e-4
+        compare(env, drifting_model(env.spec), policy, seed=0, horizons=[5], actions="policy")
+    found = compare(env, drifting_model(env.spec), policy, seed=0, horizons=[5])
+    assert found.error("state").max() < 1e-4

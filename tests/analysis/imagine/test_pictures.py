@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dima.analysis.imagine import pictures as module
-from dima.analysis.imagine.compare import beside
+from dima.analysis.imagine.compare import compare
 from dima.analysis.imagine.pictures import Pictures
 
 
@@ -27,10 +27,10 @@ def written(monkeypatch) -> list[Any]:
 
 
 @pytest.fixture
-def drifting(stride, believer, policy, dots):
+def drifting(stride, drifting_model, policy, dots):
     """Pictures of an imagination that is off by 0.25 more at every step."""
     env = stride()
-    found = beside(env, believer(env.spec, drift=0.25), policy, seed=2, horizons=[3, 10], scene=dots(env))
+    found = compare(env, drifting_model(env.spec, drift=0.25), policy, seed=2, horizons=[3, 10], scene=dots(env))
     return found, Pictures(found, dots(env), "stride")
 
 
@@ -39,8 +39,8 @@ def test_every_step_has_a_real_and_an_imagined_picture(drifting) -> None:
     assert len(pictures) == 11 == len(list(pictures.frames()))
     real, imagined = pictures[0]
     assert np.array_equal(real, imagined)
-    for course, picture in zip((found.real, found.imagined), pictures[10], strict=True):
-        assert picture[0, 0, 0] == int(np.clip(128 + 10 * course.state[10, 0], 0, 255))
+    for trajectory, picture in zip((found.real, found.imagined), pictures[10], strict=True):
+        assert picture[0, 0, 0] == int(np.clip(128 + 10 * trajectory.state[10, 0], 0, 255))
     shapes = {frame.shape for frame in pictures.frames()}
     assert len(shapes) == 1
 
@@ -56,8 +56,8 @@ def test_step_error_and_reward_stand_on_every_frame(drifting, written) -> None:
     assert real.caption[0] == f"reward {found.real.reward[3]:.3g}, sum {found.real.reward[:4].sum():.4g}"
     assert imagined.caption[0] == f"reward {found.imagined.reward[3]:.3g}, sum {found.imagined.reward[:4].sum():.4g}"
     assert real.caption[1] == f"x = {found.real.state[4, 0]:.2f}"
-    still = np.abs(found.real.state[4] - found.real.state[0]).mean()
-    assert imagined.caption[2] == f"error 1; had nothing changed {still:.3g}"
+    persistence = np.abs(found.real.state[4] - found.real.state[0]).mean()
+    assert imagined.caption[2] == f"error 1, persistence {persistence:.3g}"
     assert written[0][1][0].caption[0] == "start"
 
 
@@ -73,10 +73,10 @@ def test_a_strip_shows_a_few_steps_evenly(drifting, written) -> None:
     assert len(short) == 4
 
 
-def test_after_an_early_end_the_last_real_picture_stays(stride, believer, policy, dots, written) -> None:
+def test_after_an_early_end_the_last_real_picture_stays(stride, drifting_model, policy, dots, written) -> None:
     env = stride(goal=2.0)
-    found = beside(
-        env, believer(env.spec, 2.0), policy, seed=2, horizons=[6], acting="policy", start=0, scene=dots(env)
+    found = compare(
+        env, drifting_model(env.spec, 2.0), policy, seed=2, horizons=[6], actions="policy", start=0, scene=dots(env)
     )
     pictures, last = Pictures(found, dots(env), "stride"), len(found.real)
     assert last < 6
@@ -84,7 +84,7 @@ def test_after_an_early_end_the_last_real_picture_stays(stride, believer, policy
     pictures.frame(last)
     pictures.frame(last + 1)
     (_, (ending, _)), (_, (ended, imagined)) = written
-    assert ending.caption[1].endswith("the task ends here")
+    assert ending.caption[1].endswith("terminated")
     assert ended.caption[0] == f"ended after step {last}"
     assert imagined.caption[2] == ""
     assert len(ended.caption) == len(ending.caption) == len(imagined.caption)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import dima
+from dima.analysis.imagine.run import imagine_agent
 from dima.cli import main
 from dima.envs.render import headless
 from dima.errors import EnvError
+from dima.runtime.provenance import package_version
 from dima.storage.run_folder import RunFolder
 from dima.training.online import train
 from dima.training.run_config import build_config
@@ -74,12 +76,12 @@ def test_the_command_writes_film_strip_page_and_numbers(trained, command) -> Non
     assert out.splitlines()[-1] == f"page: {folder / 'imagination.html'}"
     assert {path.name for path in folder.iterdir()} == NAMES
     assert frames_of(folder / "imagination.mp4") == 7
-    told = json.loads((folder / "imagination.json").read_text())
-    assert (told["start"], told["acting"], told["unseen"]) == (2, "recorded", "")
-    assert [found["steps"] for found in told["horizons"]] == [4, 6]
-    assert told["run"]["task"] == "mpe/simple_spread" and told["run"]["steps"] == 75
-    assert len(told["steps"]["state_error"]) == 7 and told["steps"]["state_error"][0] == 0
-    assert set(told["steps"]["obs_error"]) == {"agent_0", "agent_1", "agent_2"}
+    written = json.loads((folder / "imagination.json").read_text())
+    assert (written["start"], written["actions"], written["no_pictures"]) == (2, "recorded", "")
+    assert [found["steps"] for found in written["horizons"]] == [4, 6]
+    assert written["run"]["task"] == "mpe/simple_spread" and written["run"]["steps"] == 75
+    assert len(written["steps"]["state_error"]) == 7 and written["steps"]["state_error"][0] == 0
+    assert set(written["steps"]["obs_error"]) == {"agent_0", "agent_1", "agent_2"}
     html = (folder / "imagination.html").read_text()
     names = ("film", "strip-4", "strip-6", "error-state", "error-state-summed", "error-observations", "reward")
     for name in (*names, "error-observations-summed", "sum-of-rewards"):
@@ -87,28 +89,29 @@ def test_the_command_writes_film_strip_page_and_numbers(trained, command) -> Non
 
 
 @pytest.mark.parametrize("act", ["recorded", "policy"])
-def test_the_numbers_are_what_the_library_says(trained, command, tmp_path: Path, act: str) -> None:
+def test_the_command_writes_the_library_s_numbers(trained, command, tmp_path: Path, act: str) -> None:
     run = trained("mpe/simple_spread")
     args = ("--horizon", 5, "--start", 1, "--seed", 7, "--act", act, "--width", 64)
     status, out, _ = command("imagine", run, "--out", tmp_path / "out", "--json", "--quiet", *args)
-    found = dima.load(run, "cpu").imagine([5], act, seed=7, start=1, width=64)
+    found = imagine_agent(dima.load(run, "cpu"), [5], act, seed=7, start=1, width=64)
     assert status == 0
     assert json.loads(out) == json.loads(json.dumps(found.to_dict()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
     real, imagined = found.pictures[0]
     assert real.shape == imagined.shape == (48, 64, 3)
-    gap = np.abs(found.beside.imagined.state - found.beside.real.state)
-    np.testing.assert_allclose(found.state_error, gap.mean(1))
-    assert found.horizons()[0].state_sum == pytest.approx(gap.mean(1).sum())
+    error = np.abs(found.comparison.imagined.state - found.comparison.real.state)
+    np.testing.assert_allclose(found.state_error, error.mean(1))
+    assert found.horizons[0].state_error_sum == pytest.approx(error.mean(1).sum())
     assert found.obs_error.shape == (6, 3)
 
 
 def test_padding_does_not_count_as_an_error(trained) -> None:
-    found = dima.load(trained("mpe/simple_speaker_listener"), "cpu").imagine([3], start=0, width=64)
-    gap = np.abs(found.beside.imagined.obs - found.beside.real.obs)
+    agent = dima.load(trained("mpe/simple_speaker_listener"), "cpu")
+    found = imagine_agent(agent, [3], start=0, width=64)
+    error = np.abs(found.comparison.imagined.obs - found.comparison.real.obs)
     assert found.spec.obs_sizes == (3, 11)
-    np.testing.assert_allclose(found.obs_error[:, 0], gap[:, 0, :3].mean(1))
-    np.testing.assert_allclose(found.obs_error[:, 1], gap[:, 1].mean(1))
+    np.testing.assert_allclose(found.obs_error[:, 0], error[:, 0, :3].mean(1))
+    np.testing.assert_allclose(found.obs_error[:, 1], error[:, 1].mean(1))
 
 
 def test_a_robot_is_shown_from_end_to_end(trained, command) -> None:
@@ -120,17 +123,17 @@ def test_a_robot_is_shown_from_end_to_end(trained, command) -> None:
     status, _, err = command("imagine", run, "--quiet", "--width", 64, "--horizon", 3)
     assert (status, err) == (0, "")
     assert frames_of(run / "imagination" / "imagination.mp4") == 4
-    told = json.loads((run / "imagination" / "imagination.json").read_text())
-    assert list(told["steps"]["measures"]) == ["x"]
-    assert set(told["steps"]["state_error_by_kind"]) > {"joint positions", "joint velocities"}
+    written = json.loads((run / "imagination" / "imagination.json").read_text())
+    assert list(written["steps"]["measures"]) == ["x"]
+    assert set(written["steps"]["state_error_by_kind"]) > {"joint positions", "joint velocities"}
     html = (run / "imagination" / "imagination.html").read_text()
     assert '<figure id="error-kinds">' in html and "x, imagined" in html
-    found = dima.load(run, "cpu").imagine([3], width=64)
+    found = imagine_agent(dima.load(run, "cpu"), [3], width=64)
     assert np.array_equal(*found.pictures[0])
     assert not np.array_equal(*found.pictures[3])
 
 
-def test_what_cannot_be_drawn_is_told_and_the_rest_is_made(trained, command) -> None:
+def test_without_a_scene_the_reason_is_shown_and_the_rest_is_made(trained, command) -> None:
     run = trained("toy/walk")
     folder = run / "imagination"
     folder.mkdir()
@@ -144,7 +147,7 @@ def test_what_cannot_be_drawn_is_told_and_the_rest_is_made(trained, command) -> 
     assert {path.name for path in folder.iterdir()} == {"imagination.json", "imagination.html"}
     html = (folder / "imagination.html").read_text()
     assert "There are no pictures" in html and '<figure id="error-state">' in html and "<video" not in html
-    assert "its states cannot be drawn" in json.loads((folder / "imagination.json").read_text())["unseen"]
+    assert "its states cannot be drawn" in json.loads((folder / "imagination.json").read_text())["no_pictures"]
 
 
 def test_without_a_renderer_the_rest_is_made(trained, command, monkeypatch, tmp_path: Path) -> None:
@@ -154,10 +157,11 @@ def test_without_a_renderer_the_rest_is_made(trained, command, monkeypatch, tmp_
     assert status == 0
     assert err.count("\n") == 1
     assert err.startswith("dima: no film and no strip: MUJOCO_GL = 'off' draws no pictures: unset it")
-    assert (tmp_path / "out" / "imagination.html").is_file()
+    page = (tmp_path / "out" / "imagination.html").read_text()
+    assert f"MuJoCo {package_version('mujoco')}" in page
 
 
-def test_a_run_goes_on_and_starts_again_with_its_imagination_beside_it(trained, command, tmp_path: Path) -> None:
+def test_resuming_keeps_the_results_and_overwriting_removes_them(trained, command, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained("mpe/simple_spread"), tmp_path / "run"))
     assert command("imagine", run, "--quiet", "--width", 64, "--start", 0, "--horizon", 2)[0] == 0
     (run / "videos").mkdir()
@@ -188,9 +192,9 @@ def test_its_captions_sum_up_to_the_episode_s_return(trained, monkeypatch, tmp_p
         captions.append((title, panels[0].name, panels[0].caption))
         return np.zeros((16, 16, 3), np.uint8)
 
-    monkeypatch.setattr("dima.analysis.imagine.episode.frame", keep)
+    monkeypatch.setattr("dima.analysis.imagine.pictures.frame", keep)
     agent = dima.load(trained("mpe/simple_spread", "mappo"), "cpu")
-    agent.film(tmp_path / "film.mp4", seed=5, width=64)
+    dima.film(agent, tmp_path / "film.mp4", seed=5, width=64)
     assert captions[0] == ("mpe/simple_spread", "step 0", ["start", ""])
     summed = re.search(r"sum (.*)", captions[-1][2][0])
     assert float(summed[1]) == pytest.approx(agent.evaluate(1, seed=5).mean, rel=1e-3)

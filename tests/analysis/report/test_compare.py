@@ -1,10 +1,10 @@
-"""What is averaged with what, where runs are compared, on which scale, and what a reader is warned of."""
+"""Grouping of runs, steps to compare at, normalisation, and warnings."""
 
 import numpy as np
 import pytest
 
 from dima.analysis.report.compare import compare
-from dima.analysis.report.protocols import notices, protocol_line
+from dima.analysis.report.protocols import heading, notices, protocol_line
 from dima.analysis.report.results import summarise
 from dima.analysis.report.runs import read_runs
 from dima.errors import ConfigError
@@ -34,12 +34,15 @@ class TestGroups:
         assert comparison.shared("dima", "mappo") == ["toy/walk"]
         assert len(comparison.runs) == 5
 
-    def test_another_presentation_is_another_task(self, make_run, arranged):
+    def test_other_environment_settings_are_another_task(self, make_run, arranged):
         make_run("a", [1.0])
         make_run("b", [1.0], env={"episode_limit": 20})
         comparison = arranged()
         assert comparison.tasks == ["toy/walk (episode_limit 20)", "toy/walk (episode_limit 30)"]
-        assert any("presented in 2 ways" in told and "episode_limit 20" in told for told in notices(comparison))
+        assert any(
+            "has 2 settings of its environment" in notice and "episode_limit 20" in notice
+            for notice in notices(comparison)
+        )
 
     def test_other_settings_are_another_algorithm(self, make_run, arranged):
         for seed in (0, 1):
@@ -72,14 +75,14 @@ class TestGroups:
         config.write_text(config.read_text().replace("learner:\n", "learner:\n  moonlight: true\n"))
         comparison = arranged()
         assert comparison.algorithms == ["mappo"]
-        assert any("lack moonlight" in told for told in notices(comparison))
+        assert any("lack moonlight" in notice for notice in notices(comparison))
 
-    def test_one_run_a_seed_the_one_that_got_furthest(self, make_run, tmp_path):
+    def test_of_runs_with_one_seed_the_longest_is_kept(self, make_run, tmp_path):
         short, long = make_run("a", [1.0, 2.0], steps=400), make_run("b", [1.0, 2.0, 3.0], steps=400)
-        comparison, dropped = compare(read_runs([tmp_path])[0])
+        comparison, duplicates = compare(read_runs([tmp_path])[0])
         assert [run.path for run in comparison.runs] == [long]
-        assert [problem.path for problem in dropped] == [short]
-        assert str(long) in dropped[0].why
+        assert [problem.path for problem in duplicates] == [short]
+        assert str(long) in duplicates[0].reason
 
 
 class TestScores:
@@ -87,14 +90,14 @@ class TestScores:
         make_run("m", [float(i) for i in range(1, 11)])
         make_run("d", [10.0] * 5, algorithm="dima", steps=1000)
         comparison = arranged()
-        assert comparison.at == {"toy/walk": 500}
+        assert comparison.compared_at == {"toy/walk": 500}
         assert comparison.scores("toy/walk", "mappo").tolist() == [5.0]
 
     def test_one_early_end_is_left_out_and_half_of_the_runs_are_not(self, make_run, arranged):
         for seed, length in enumerate((10, 10, 2)):
             make_run(f"m{seed}", [1.0] * length, seed=seed, steps=1000)
         comparison = arranged()
-        assert comparison.at["toy/walk"] == 1000
+        assert comparison.compared_at["toy/walk"] == 1000
         assert len(comparison.scored("toy/walk", "mappo")) == 2
         (row,) = summarise(comparison).scores
         assert (row.scored, row.runs, row.interval) == (2, 3, None)
@@ -103,7 +106,7 @@ class TestScores:
         for seed in range(3):
             make_run(f"m{seed}", [1.0] * 10, seed=seed, first=100 + 7 * seed)
         comparison = arranged()
-        assert comparison.at["toy/walk"] == 1000
+        assert comparison.compared_at["toy/walk"] == 1000
         assert len(comparison.scores("toy/walk", "mappo")) == 3
 
     def test_at_asked_steps(self, make_run, arranged):
@@ -122,7 +125,7 @@ class TestScores:
         make_run("m", [1.0, 2.0])
         make_run("d", [1.0], first=700, algorithm="dima")
         comparison = arranged()
-        assert comparison.at["toy/walk"] == 200
+        assert comparison.compared_at["toy/walk"] == 200
         assert comparison.scored("toy/walk", "dima") == []
 
     def test_the_scale_is_what_was_seen_or_what_was_given(self, make_run, arranged):
@@ -142,7 +145,7 @@ class TestScores:
     def test_a_task_without_evaluations_is_compared_nowhere(self, make_run, arranged):
         make_run("m", [None, None])
         comparison = arranged()
-        assert comparison.at == {}
+        assert comparison.compared_at == {}
         assert comparison.tasks == ["toy/walk"]
 
 
@@ -159,7 +162,7 @@ class TestResults:
         assert dima.interval[0] < 0.9 < dima.interval[1]
         assert mappo.iqm == pytest.approx(0.4)
         (pair,) = results.improvements
-        assert (pair.first, pair.second, pair.tasks, pair.runs, pair.chance) == ("dima", "mappo", 2, (6, 6), 1.0)
+        assert (pair.first, pair.second, pair.tasks, pair.runs, pair.probability) == ("dima", "mappo", 2, (6, 6), 1.0)
         reached = {(e.task, e.algorithm, e.share): (e.reached, e.fastest, e.median) for e in results.efficiencies}
         assert reached["toy/walk", "dima", 0.9] == (2, 200, 200)
         assert reached["toy/walk", "mappo", 0.5] == (0, None, None)
@@ -172,7 +175,7 @@ class TestResults:
             make_run(f"m{seed}", [9.0], seed=seed)
             make_run(f"d{seed}", [1.0], seed=seed, algorithm="dima")
         (pair,) = summarise(arranged()).improvements
-        assert (pair.first, pair.second, pair.chance) == ("mappo", "dima", 1.0)
+        assert (pair.first, pair.second, pair.probability) == ("mappo", "dima", 1.0)
 
     def test_asked_scores_are_team_returns(self, make_run, arranged):
         make_run("m", [0.0, 5.0, 10.0])
@@ -216,12 +219,34 @@ class TestProtocol:
         assert "episode_limit = 7 (toy/linear)" in line
         assert "seeds 0;" in line
 
+    def test_names_the_mujoco_versions_that_are_mixed(self, make_run, arranged):
+        ant = {"task": "mamujoco/ant-4x2"}
+        make_run("a", [1.0], protocol={"packages": {"mujoco": "4.0.0"}}, **ant)
+        make_run("b", [1.0], algorithm="dima", protocol={"packages": {"mujoco": "3.17.0"}}, **ant)
+        comparison = arranged()
+        assert heading(comparison, "mamujoco/ant-4x2").endswith("steps, MuJoCo 3.17.0 and 4.0.0")
+        (told,) = [one for one in notices(comparison) if "MuJoCo" in one]
+        assert (
+            "mix versions of MuJoCo and are not strictly comparable (3.17.0: dima-debug; 4.0.0: mappo-debug)." in told
+        )
+
+    def test_names_the_mujoco_versions_of_a_resumed_run(self, make_run, arranged):
+        stretches = {"packages": {"mujoco": "4.0.0"}, "resumed": [{"step": 50, "packages": {"mujoco": "3.17.0"}}]}
+        make_run("a", [1.0], task="mamujoco/ant-4x2", protocol=stretches)
+        comparison = arranged()
+        assert any("(4.0.0 and 3.17.0: mappo-debug)" in one for one in notices(comparison))
+        assert "mujoco 3.17.0 or 4.0.0" in protocol_line(comparison, comparison.tasks)
+
+    def test_of_other_tasks_says_nothing_of_mujoco(self, make_run, arranged):
+        make_run("a", [1.0], protocol={"packages": {"mujoco": "4.0.0"}})
+        assert "MuJoCo" not in heading(arranged(), "toy/walk")
+
     def test_of_nothing_is_nothing(self, make_run, arranged):
         make_run("a", [1.0])
         assert protocol_line(arranged(), []) == ""
 
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "notice"),
         [
             ({"protocol": {"packages": {"torch": "9.9"}}}, "different versions of torch"),
             ({"protocol": {"commit": {"id": "f" * 40, "dirty": False}}}, "different commits (0123456, fffffff)"),
@@ -231,12 +256,12 @@ class TestProtocol:
             ({"evaluation_episodes": 7}, "7 episodes"),
         ],
     )
-    def test_runs_of_one_name_under_different_conditions_are_told(self, make_run, arranged, changes, told):
+    def test_runs_of_one_name_under_different_conditions_are_told(self, make_run, arranged, changes, notice):
         make_run("a", [1.0], seed=0)
         assert notices(arranged()) == []
         make_run("b", [1.0], seed=1, **changes)
         found = notices(arranged())
-        assert any(told in sentence for sentence in found), found
+        assert any(notice in sentence for sentence in found), found
         assert all(sentence.startswith(("toy/walk: ", "mappo on toy/walk: ")) for sentence in found)
 
     def test_unequal_numbers_of_seeds_are_told(self, make_run, arranged):
@@ -244,4 +269,4 @@ class TestProtocol:
         make_run("b", [1.0], task="toy/linear")
         assert notices(arranged()) == []
         make_run("c", [1.0], task="toy/linear", seed=1)
-        assert any("weighs more" in told for told in notices(arranged()))
+        assert any("weighs more" in notice for notice in notices(arranged()))

@@ -72,7 +72,7 @@ class TestManyRuns:
             "Learning curves", "Scores", "Over tasks", "Probability of improvement", "Sample efficiency", "Time", "Runs"
         ):  # fmt: skip
             assert heading in text
-        for told in (
+        for part in (
             "toy/walk after 800 environment steps",
             "toy/linear: environment steps to a score",
             "Normalised return over tasks",
@@ -80,14 +80,14 @@ class TestManyRuns:
             "Wall-clock time and environment steps",
             "Time by phase",
             "Every run in this report",
-            "Not scored, because they were not evaluated up to there",
+            "Not scored, because they were not evaluated up to these steps",
             "failed: DivergenceError: learning diverged <here>",
             "no iteration finished",
             "broken is not a dima run folder",
             "nowhere does not exist",
         ):
-            assert told in text, told
-        assert text.count("Protocol: ") >= 9  # beside every table and beneath the curves
+            assert part in text, part
+        assert text.count("Protocol: ") >= 9  # at every table and below the curves
         assert text.count("commit 0123456") >= 9
 
     def test_every_run_is_in_the_table_of_runs_and_every_evaluation_in_the_csv(self, done):
@@ -97,11 +97,11 @@ class TestManyRuns:
         assert {row["folder"] for row in rows} == {str(run.path) for run in done.comparison.runs}
         for run in done.comparison.runs:
             assert f"{run.path.parent.name}/{run.path.name}" in text
-            told = [row for row in rows if row["folder"] == str(run.path)]
-            assert [row["team_return"] for row in told] == ([str(v) for v in run.returns] or [""])
-            assert [row["environment_steps"] for row in told] == ([str(int(v)) for v in run.evaluated] or [""])
-            assert {row["seed"] for row in told} == {str(run.seed)}
-            assert {row["variant"] for row in told} == {run.algorithm}
+            mine = [row for row in rows if row["folder"] == str(run.path)]
+            assert [row["team_return"] for row in mine] == ([str(v) for v in run.returns] or [""])
+            assert [row["environment_steps"] for row in mine] == ([str(int(v)) for v in run.evaluated] or [""])
+            assert {row["seed"] for row in mine} == {str(run.seed)}
+            assert {row["variant"] for row in mine} == {run.algorithm}
 
     def test_is_the_same_whenever_it_is_made(self, done, many, tmp_path):
         again = dima.report([many, many.parent / "nowhere"], tmp_path)
@@ -130,7 +130,7 @@ class TestManyRuns:
         make_run("new", [1.0], seed=2)
         done = dima.report(tmp_path / "runs", tmp_path / "out")
         assert list(done.comparison.algorithms) == ["mappo (moonlight 1)", "mappo (moonlight 2)", "mappo (without)"]
-        assert "moonlight 1 2 not there" in read(done.page)[1]
+        assert "moonlight 1 2 missing" in read(done.page)[1]
 
     def test_many_algorithms_keep_their_legends(self, make_run, tmp_path):
         for clip in np.linspace(0.1, 0.9, 9).round(2).tolist():
@@ -183,7 +183,7 @@ class TestFewRuns:
         make_run("a", [1.0, 2.0])
         make_run("b", [1.0, 2.0], algorithm="dima", task="toy/linear")
         _, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
-        assert "No task was scored with every algorithm" in text
+        assert "There is no task on which every algorithm was scored" in text
 
     def test_a_task_without_the_other_algorithm_is_left_out_of_the_aggregate(self, make_run, tmp_path):
         for seed in range(2):
@@ -210,10 +210,10 @@ class TestFewRuns:
         path = make_run("a", [1.0])
         (path / "metrics.jsonl").write_text('{"step": 100, "evaluate/return": 1.0}\n')
         done = dima.report(path, tmp_path / "out")
-        assert "did not log phases" in read(done.page)[1]
+        assert "did not log them" in read(done.page)[1]
         assert done.results.speeds[0].steps_per_second is None
 
-    def test_reference_returns_are_drawn_and_told(self, make_run, tmp_path):
+    def test_reference_returns_are_drawn_and_listed(self, make_run, tmp_path):
         for seed in range(2):
             make_run(f"m{seed}", [1.0, 2.0], seed=seed)
         _, text = read(dima.report(tmp_path / "runs", tmp_path / "out", reference={"toy/walk": (-5, 40)}).page)
@@ -232,14 +232,14 @@ class TestCommand:
     def test_prints_one_json_object(self, many, tmp_path, capsys):
         args = ["report", str(many), "--out", str(tmp_path / "out"), "--json", "--score", "10", "20", "--at", "400"]
         assert main(args) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["compared_at"] == {"toy/linear": 400, "toy/walk": 400}
-        assert {row["score"] for row in told["efficiencies"]} == {10, 20}
-        assert told["improvements"][0]["first"] == "dima"
-        assert [problem["why"] for problem in told["problems"]] == [
+        written = json.loads(capsys.readouterr().out)
+        assert written["compared_at"] == {"toy/linear": 400, "toy/walk": 400}
+        assert {row["score"] for row in written["efficiencies"]} == {10, 20}
+        assert written["improvements"][0]["first"] == "dima"
+        assert [problem["reason"] for problem in written["problems"]] == [
             "is not a dima run folder: it has no valid protocol.json"
         ]
-        assert len(told["runs"]) == 14
+        assert len(written["runs"]) == 14
 
     def test_reference_from_a_file(self, make_run, tmp_path, capsys):
         make_run("a", [1.0, 2.0])
@@ -258,7 +258,7 @@ class TestBadInput:
         [
             ([], "no run folder was given: write `dima report RUN...`"),
             (["nowhere"], "nowhere does not exist"),
-            (["nowhere", "empty"], "nowhere does not exist; empty holds no run"),
+            (["nowhere", "empty"], "nowhere does not exist; empty contains no run"),
             (["file"], "file is not a folder"),
             (["run", "--reference", "nofile"], "reference = nofile is not a file"),
             (

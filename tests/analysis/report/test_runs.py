@@ -1,4 +1,4 @@
-"""Run folders as records: what a run holds, how it ended, and what cannot be read."""
+"""Run folders read as records, and folders that cannot be read."""
 
 import json
 import shutil
@@ -66,11 +66,11 @@ class TestOneRun:
         ("returns", "steps", "event", "status", "outcome"),
         [
             ([1.0, 2.0], None, None, "finished", "finished"),
-            ([1.0], 500, None, "stopped", "killed, or still at work"),
+            ([1.0], 500, None, "stopped", "killed, or still running"),
             ([1.0], 500, {"event": "interrupted"}, "interrupted", "interrupted and saved"),
             ([1.0], 500, {"event": "failed", "error": "Boom: x"}, "failed", "failed: Boom: x"),
             ([1.0], 100, {"event": "failed", "error": "Disk: full"}, "failed", "failed: Disk: full"),
-            ([], 500, None, "empty", "no iteration finished: killed, or still at work"),
+            ([], 500, None, "empty", "no iteration finished: killed, or still running"),
             ([], 500, {"event": "failed", "error": "Boom: x"}, "empty", "no iteration finished: Boom: x"),
         ],
     )
@@ -93,7 +93,7 @@ class TestManyRuns:
         assert problems == []
         runs, problems = read_runs([paths[0], tmp_path / "runs" / "b" / ".." / "b" / "y"])
         assert len(runs) == 1
-        assert problems[0].why == "given twice, read once"
+        assert problems[0].reason == "given twice, read once"
 
     def test_nothing_inside_a_run_is_looked_at(self, make_run):
         path = make_run("a", [1.0])
@@ -101,7 +101,7 @@ class TestManyRuns:
         assert [run.path for run in read_runs([path])[0]] == [path]
 
     @pytest.mark.parametrize(
-        ("spoil", "why"),
+        ("spoil", "reason"),
         [
             (lambda path: (path / "protocol.json").write_text("{"), "is not a dima run folder"),
             (lambda path: (path / "protocol.json").unlink(), "is not a dima run folder"),
@@ -114,15 +114,15 @@ class TestManyRuns:
                 "metrics.jsonl cannot be read",
             ),
             (lambda path: shutil.rmtree(path), "does not exist"),
-            (lambda path: (shutil.rmtree(path), path.mkdir()), "holds no run"),
+            (lambda path: (shutil.rmtree(path), path.mkdir()), "contains no run"),
             (lambda path: (shutil.rmtree(path), path.write_text("")), "is not a folder"),
         ],
     )
-    def test_what_cannot_be_read_is_told_and_the_rest_is_read(self, make_run, spoil, why):
+    def test_unreadable_folders_are_reported_and_the_rest_is_read(self, make_run, spoil, reason):
         good, bad = make_run("good", [1.0]), make_run("bad", [1.0])
         spoil(bad)
         runs, problems = read_runs([bad, good])
         assert [run.path for run in runs] == [good]
         assert [problem.path for problem in problems] == [bad]
-        assert problems[0].why.startswith(why)
-        assert "\n" not in problems[0].why
+        assert problems[0].reason.startswith(reason)
+        assert "\n" not in problems[0].reason

@@ -1,14 +1,14 @@
-"""Writes tests/data/harl.json: what HARL makes of given numbers, as a second opinion on ours.
+"""Write harl.json: reference results of HARL on given inputs, for ``tests/parity/test_harl_*.py``.
 
 HARL (https://github.com/PKU-MARL/HARL, MIT licence) is the authors' implementation of HAPPO and HASAC, and has a MAPPO.
-Nothing of it is part of this library. ``tests/algorithms/test_harl_parity.py`` reads the numbers:
+Nothing of it is part of this library. Networks have HARL's published settings, input layer norm included, at test size:
 
     git clone https://github.com/PKU-MARL/HARL /tmp/harl
     git -C /tmp/harl checkout d539bad20f677bc4ce9fa200fa5de31b5f0b9d37
-    OMP_NUM_THREADS=1 .venv/bin/python tests/data/harl_reference.py --harl /tmp/harl
+    OMP_NUM_THREADS=1 .venv/bin/python tests/parity/data/harl_reference.py --harl /tmp/harl
 
-Only PyTorch, NumPy and PyYAML are needed: simulators and loggers that HARL imports are replaced by empty modules. Every
-number is a float32, written with as few digits as bring it back.
+Only PyTorch, NumPy and PyYAML are needed: simulators and loggers that HARL imports are replaced by empty modules.
+Numbers are float32, written with the fewest digits that restore them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
+import yaml
 
 UNUSED = ("absl", "gym", "pysc2", "pysc2.lib", "s2clientprotocol", "setproctitle", "tensorboardX", "uu")
 STEPS, ENVS, AGENTS = 9, 4, 3
@@ -84,14 +85,14 @@ SAC: dict[str, Any] = {
 
 
 class Box:
-    """What HARL asks of a space: its class's name, its shape, its bounds."""
+    """A space with what HARL reads of it: class name, shape and bounds."""
 
     def __init__(self, size: int) -> None:
         self.shape, self.high = (size,), np.ones(size, np.float32)
 
 
 def plain(value: Any) -> Any:
-    """Tensors and arrays as lists, float32 numbers with their shortest digits."""
+    """Convert tensors and arrays to lists, float32 numbers to their shortest decimals."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -106,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def blank(kind: type, **attributes: Any) -> Any:
-    """An object whose constructor, which would open environments and files, is not run."""
+    """Make an object without running its constructor, which would open environments and files."""
     made = object.__new__(kind)
     vars(made).update(attributes)
     return made
@@ -125,7 +126,7 @@ def normal(random: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def returns() -> list[dict[str, Any]]:
-    """Generalised advantages of the critic's buffer."""
+    """Returns (GAE) of the critic's buffer."""
     from harl.common.buffers.on_policy_critic_buffer_ep import OnPolicyCriticBufferEP
     from harl.common.valuenorm import ValueNorm
 
@@ -143,28 +144,28 @@ def returns() -> list[dict[str, Any]]:
             norm.update(seen)
         reward, value = normal(random, STEPS, ENVS, 1), normal(random, STEPS + 1, ENVS, 1)
         done, truncated = np.zeros((2, STEPS, ENVS, 1), bool)
-        # environment 0 goes on, 1 ends, 2 is cut, 3 is cut, ends, and is cut with the last step
+        # environment 0 continues, 1 terminates, 2 is truncated; 3: truncated, terminated, truncated at the last step
         for step, env, cut in [(3, 1, False), (8, 1, False), (4, 2, True), (1, 3, True), (5, 3, False), (8, 3, True)]:
             done[step, env], truncated[step, env] = True, cut
         buffer.rewards[:], buffer.value_preds[:-1] = reward, value[:-1]
         buffer.masks[1:], buffer.bad_masks[1:] = ~done, ~truncated
         buffer.compute_returns(value[-1], norm)
-        told = {"reward": reward, "value": value, "done": done, "truncated": truncated, "returns": buffer.returns[:-1]}
-        told = {key: entry[..., 0].swapaxes(0, 1) for key, entry in told.items()}
-        cases.append({"name": name, "proper": proper, "seen": seen[:, 0] if scaled else None} | told)
+        case = {"reward": reward, "value": value, "done": done, "truncated": truncated, "returns": buffer.returns[:-1]}
+        case = {key: entry[..., 0].swapaxes(0, 1) for key, entry in case.items()}
+        cases.append({"name": name, "proper": proper, "seen": seen[:, 0] if scaled else None} | case)
     return cases
 
 
 def value_norm() -> list[dict[str, Any]]:
-    """Its moments after each of several updates, and what it makes of a probe."""
+    """Moments of ValueNorm after each of several updates, and a normalised probe."""
     from harl.common.valuenorm import ValueNorm
 
     cases = []
-    for name, centre, spread in [("usual", 3.0, 2.0), ("small", 0.0, 0.01), ("far from zero", 10050.0, 3.0)]:
+    for name, centre, scale in [("usual", 3.0, 2.0), ("small", 0.0, 0.01), ("far from zero", 10050.0, 3.0)]:
         random, norm, updates = draws(2), ValueNorm(1), []
-        probe = (centre + spread * normal(random, 6)).astype(np.float32)
+        probe = (centre + scale * normal(random, 6)).astype(np.float32)
         for number in range(4):
-            batch = (centre + number * spread / 2 + spread * normal(random, 20)).astype(np.float32)
+            batch = (centre + number * scale / 2 + scale * normal(random, 20)).astype(np.float32)
             norm.update(batch[:, None])
             mean, var = norm.running_mean_var()
             updates.append({"batch": batch, "mean": mean[0], "var": var[0]})
@@ -175,12 +176,12 @@ def value_norm() -> list[dict[str, Any]]:
 
 
 def policy_loss() -> dict[str, Any]:
-    """One step of HARL's MAPPO and HAPPO actors on a batch whose old log-probabilities are far off."""
+    """Policy losses of MAPPO and HAPPO on a batch with old log-probabilities far from the current ones."""
     from harl.algorithms.actors.happo import HAPPO
     from harl.algorithms.actors.mappo import MAPPO
 
     rows = 24
-    told: dict[str, Any] = {"clip": PPO["clip_param"]}
+    case: dict[str, Any] = {"clip": PPO["clip_param"]}
     for name, kind in (("mappo", MAPPO), ("happo", HAPPO)):
         random = draws(4)
         torch.manual_seed(4)
@@ -192,13 +193,13 @@ def policy_loss() -> dict[str, Any]:
         factor = np.exp(0.3 * normal(random, rows, 1))
         sample = (obs, blind, action, alive, alive, old, advantage, None)
         loss, entropy, _, _ = agent.update(sample if name == "mappo" else (*sample, factor))
-        told |= {"log_prob": log_prob, "old_log_prob": old, "advantage": advantage[:, 0], "factor": factor[:, 0]}
-        told[name] = {"loss": loss, "entropy": entropy}
-    return told
+        case |= {"log_prob": log_prob, "old_log_prob": old, "advantage": advantage[:, 0], "factor": factor[:, 0]}
+        case[name] = {"loss": loss, "entropy": entropy}
+    return case
 
 
 def value_loss() -> dict[str, Any]:
-    """The clipped Huber loss of HARL's critic, row by row and averaged; errors on both sides of every bend."""
+    """Clipped Huber loss of the critic, by row and averaged; errors on both sides of each threshold."""
     from harl.algorithms.critics.v_critic import VCritic
 
     rows, random = 30, draws(5)
@@ -208,12 +209,12 @@ def value_loss() -> dict[str, Any]:
     target = value + 3 * normal(random, rows, 1)
 
     by_row = [critic.cal_value_loss(*map(torch.from_numpy, row)) for row in zip(value, old, target, strict=True)]
-    told = {"clip": 0.2, "delta": 1.5, "value": value[:, 0], "old_value": old[:, 0], "target": target[:, 0]}
-    return told | {"by_row": by_row, "loss": critic.cal_value_loss(*map(torch.from_numpy, (value, old, target)))}
+    case = {"clip": 0.2, "delta": 1.5, "value": value[:, 0], "old_value": old[:, 0], "target": target[:, 0]}
+    return case | {"by_row": by_row, "loss": critic.cal_value_loss(*map(torch.from_numpy, (value, old, target)))}
 
 
 def feeding(noise: list[np.ndarray]) -> Callable[..., torch.Tensor]:
-    """Stands in for PyTorch's source of standard normals; keeps what it gives."""
+    """Replacement of PyTorch's standard normals that records its samples."""
     random = draws(6)
 
     def standard_normal(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -224,7 +225,7 @@ def feeding(noise: list[np.ndarray]) -> Callable[..., torch.Tensor]:
 
 
 def tanh_gaussian() -> dict[str, Any]:
-    """Samples of HARL's squashed Gaussian policy and their log-probabilities; means and deviations vary widely."""
+    """Samples and log-probabilities of the squashed Gaussian policy; means and deviations vary widely."""
     from harl.models.policy_models.squashed_gaussian_policy import SquashedGaussianPolicy
 
     torch.manual_seed(7)
@@ -236,45 +237,45 @@ def tanh_gaussian() -> dict[str, Any]:
     torch.distributions.normal._standard_normal = feeding(noise)
     action, log_prob = policy(torch.from_numpy(obs))
     mode, _ = policy(torch.from_numpy(obs), stochastic=False)
-    told = {"weights": weights(policy), "obs": obs, "noise": noise[0], "action": action}
-    return told | {"log_prob": log_prob[:, 0], "mode": mode}
+    case = {"weights": weights(policy), "obs": obs, "noise": noise[0], "action": action}
+    return case | {"log_prob": log_prob[:, 0], "mode": mode}
 
 
 def n_step() -> list[dict[str, Any]]:
-    """Every stretch that HARL's off-policy buffer can draw. A row's state tells its environment and its moment."""
+    """All n-step samples of the off-policy buffer; a row's state is its environment and time step."""
     from harl.common.buffers.off_policy_buffer_ep import OffPolicyBufferEP
 
     cases = []
-    for name, capacity, moments in [
+    for name, capacity, steps in [
         ("unfinished", 60, 12),
         ("wrapped around", 24, 21),
         ("wrapped around, capacity not a multiple", 25, 21),
     ]:
         random, envs = draws(8), 3
-        settings = {"buffer_size": capacity, "batch_size": min(capacity, envs * moments), "n_step": 4, "gamma": 0.9}
+        settings = {"buffer_size": capacity, "batch_size": min(capacity, envs * steps), "n_step": 4, "gamma": 0.9}
         spaces = [Box(1)] * AGENTS
         buffer = OffPolicyBufferEP(settings | {"n_rollout_threads": envs}, Box(2), AGENTS, spaces, spaces)
-        reward = normal(random, moments, envs)
-        end, cut = np.zeros((2, moments, envs), bool)
-        for moment, env, limit in [(4, 0, False), (7, 1, True), (-6, 0, False), (-4, 1, True), (-1, 2, False)]:
-            end[moment, env], cut[moment, env] = True, limit
-        for moment in range(moments):
-            state = np.stack([np.arange(envs), np.full(envs, moment)], axis=1).astype(np.float32)
+        reward = normal(random, steps, envs)
+        end, cut = np.zeros((2, steps, envs), bool)
+        for step, env, limit in [(4, 0, False), (7, 1, True), (-6, 0, False), (-4, 1, True), (-1, 2, False)]:
+            end[step, env], cut[step, env] = True, limit
+        for step in range(steps):
+            state = np.stack([np.arange(envs), np.full(envs, step)], axis=1).astype(np.float32)
             after, own = state + np.array([0, 0.5]), [np.zeros((envs, 1), np.float32)] * AGENTS
-            column = np.s_[moment, :, None]
+            column = np.s_[step, :, None]
             ended = (end[column], [np.ones((envs, 1))] * AGENTS, (end & ~cut)[column])
             buffer.insert((state, own, own, None, reward[column], *ended, after, own, None))
         state, _, _, _, ret, _, _, term, next_state, _, _, gamma = buffer.sample()
         order = np.lexsort(state.T[::-1])
-        told = {"begin": state, "ret": ret[:, 0], "discount": gamma[:, 0], "term": term[:, 0], "end": next_state}
-        told = {key: entry[order] for key, entry in told.items()}
-        told |= {"reward": reward.T, "terminated": (end & ~cut).T, "boundary": end.T}
-        cases.append({"name": name, "capacity": capacity, "n_step": 4, "gamma": 0.9} | told)
+        case = {"begin": state, "ret": ret[:, 0], "discount": gamma[:, 0], "term": term[:, 0], "end": next_state}
+        case = {key: entry[order] for key, entry in case.items()}
+        case |= {"reward": reward.T, "terminated": (end & ~cut).T, "boundary": end.T}
+        cases.append({"name": name, "capacity": capacity, "n_step": 4, "gamma": 0.9} | case)
     return cases
 
 
 def on_policy(algorithm: str) -> dict[str, Any]:
-    """An iteration of HARL's runner for MAPPO (one shared policy) or HAPPO on a rollout: weights and factors."""
+    """One iteration of the runner of MAPPO (one shared policy) or HAPPO on a rollout: weights and factors."""
     from harl.algorithms.actors import ALGO_REGISTRY
     from harl.algorithms.critics.v_critic import VCritic
     from harl.common.buffers.on_policy_actor_buffer import OnPolicyActorBuffer
@@ -285,7 +286,7 @@ def on_policy(algorithm: str) -> dict[str, Any]:
     random, shared = draws(9), algorithm == "mappo"
     torch.manual_seed(9)
     members = [ALGO_REGISTRY[algorithm](PPO, Box(OBS), Box(ACTION)) for _ in range(1 if shared else AGENTS)]
-    critic = VCritic(PPO | {"use_feature_normalization": False}, Box(STATE))
+    critic = VCritic(PPO, Box(STATE))
     before = {"actors": [weights(member.actor) for member in members], "critic": weights(critic.critic)}
     team = members * AGENTS if shared else members
     central = OnPolicyCriticBufferEP(PPO, Box(STATE))
@@ -340,7 +341,7 @@ def on_policy(algorithm: str) -> dict[str, Any]:
 
 
 def hasac() -> dict[str, Any]:
-    """Two updates of HARL's HASAC runner on one batch: weights, temperatures, the critics' targets, the noise."""
+    """Two updates of HASAC's runner on one batch: weights, temperatures, critic targets, noise."""
     from harl.algorithms.actors.hasac import HASAC
     from harl.algorithms.critics.soft_twin_continuous_q_critic import SoftTwinContinuousQCritic
     from harl.runners.off_policy_ha_runner import OffPolicyHARunner
@@ -367,7 +368,7 @@ def hasac() -> dict[str, Any]:
         *(np.ones((AGENTS, rows, 1), np.float32), batch["term"], batch["next_state"], batch["next_obs"], None),
         batch["discount"],
     )
-    starts = [0.4, -0.3, 0.1, -0.6]  # of the agents' temperatures and the critic's, so that no two are alike
+    starts = [0.4, -0.3, 0.1, -0.6]  # log temperatures of the agents and the critic, all different
     log_alpha = [torch.full((1,), start, requires_grad=True) for start in starts[:AGENTS]]
     critic.log_alpha.data.fill_(starts[-1])
     critic.alpha = critic.log_alpha.detach().exp()
@@ -391,9 +392,9 @@ def hasac() -> dict[str, Any]:
         alpha=[value.detach().exp() for value in log_alpha],
         alpha_optimizer=[torch.optim.Adam([value], lr=SAC["alpha_lr"]) for value in log_alpha],
     )
-    # an update draws every agent's next action, its present one, and then in turn the one that it learns from and
-    # the one after. Noise of the second and third is made alike: HARL tunes the critic's temperature by the third, and
-    # we draw no third
+    # an update samples every agent's next action and its current one, and then in turn the one of its loss and the one
+    # after its step. The noise of the second and third is made equal: HARL tunes temperatures by the third, and we do
+    # not sample a third
     fresh = [[normal(random, rows, ACTION) for _ in range(4 * AGENTS)] for _ in range(2)]
     for update in fresh:
         update[2 * AGENTS :: 2] = update[AGENTS : 2 * AGENTS]
@@ -416,12 +417,12 @@ def hasac() -> dict[str, Any]:
     after |= {key: weights(net) for key, net in nets.items()}
     after["log_alpha"] = [float(value.detach()) for value in (*log_alpha, critic.log_alpha)]
     flat = {key: value[:, 0] if key in ("ret", "term", "discount") else value for key, value in batch.items()}
-    told = {"batch": flat, "noise": noise, "targets": [targets[0][:, 0], targets[2][:, 0]]}
-    return told | {"before": before, "after": after}
+    case = {"batch": flat, "noise": noise, "targets": [targets[0][:, 0], targets[2][:, 0]]}
+    return case | {"before": before, "after": after}
 
 
 def our_task(suite: str, theirs: str) -> tuple[str, str]:
-    """HARL's name of a task -> ours; and the kind of its actions, where it comes with either."""
+    """HARL's name of a task -> ours, and the kind of its actions where the name has it."""
     name = re.sub(r"[-_]v\d", "", theirs.lower())
     if suite == "mamujoco":
         return f"mamujoco/{name}", ""
@@ -430,18 +431,30 @@ def our_task(suite: str, theirs: str) -> tuple[str, str]:
 
 
 def tuned(folder: Path) -> list[dict[str, Any]]:
-    """The settings that HARL's authors found for each task, by our names of them."""
+    """HARL's tuned settings of each task, by our task names."""
     cases = []
     for suite in ("mamujoco", "pettingzoo_mpe"):
         for path in sorted((folder / "tuned_configs" / suite).glob("*/*/config.json")):
             algorithm, (task, actions) = path.parent.name, our_task(suite, path.parent.parent.name)
             if algorithm in ("mappo", "happo", "hasac"):
-                told = json.loads(path.read_text())["algo_args"]
-                settings = told["train"] | told["model"] | told["algo"]
+                sections = json.loads(path.read_text())["algo_args"]
+                settings = sections["train"] | sections["model"] | sections["algo"]
                 unset = {name for name, value in settings.items() if value is None}
                 settings = {name: settings[name] for name in sorted(settings.keys() - unset)}
                 name = " ".join([algorithm, task.partition("/")[2], actions]).strip()
                 cases.append({"name": name, "algorithm": algorithm, "task": task} | settings)
+    return cases
+
+
+def base(folder: Path) -> list[dict[str, Any]]:
+    """HARL's settings for tasks without tuned ones."""
+    cases = []
+    for algorithm in ("mappo", "happo"):
+        sections = yaml.safe_load((folder / "harl" / "configs" / "algos_cfgs" / f"{algorithm}.yaml").read_text())
+        settings = sections["train"] | sections["model"] | sections["algo"]
+        settings = {name: settings[name] for name in sorted(settings) if settings[name] is not None}
+        case = {"name": algorithm, "algorithm": algorithm, "eval_episodes": sections["eval"]["eval_episodes"]}
+        cases.append(case | settings)
     return cases
 
 
@@ -454,7 +467,7 @@ def main() -> None:
     sys.path.insert(0, str(args.harl))
     sys.modules.update({name: MagicMock(name=name) for name in UNUSED})
     commit = subprocess.check_output(["git", "-C", args.harl, "rev-parse", "HEAD"], text=True).strip()
-    told = {
+    results = {
         "origin": {"repository": "https://github.com/PKU-MARL/HARL", "licence": "MIT", "commit": commit},
         "ppo": PPO,
         "sac": SAC,
@@ -468,8 +481,9 @@ def main() -> None:
         "happo": on_policy("happo"),
         "hasac": hasac(),
         "tuned": tuned(args.harl),
+        "base": base(args.harl),
     }
-    lines = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in told.items()]
+    lines = [f" {json.dumps(key)}: {json.dumps(plain(value))}" for key, value in results.items()]
     args.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
