@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
+from dima.config import count
 from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
@@ -236,8 +237,8 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None) -> A
     with reading(f"{run}:", MISFIT), within(limit, f"{run}: {TOO_LARGE}"):
         algorithm = _build(config, env, where)
         algorithm.restore(saved.tree["algorithm"], None)
-        earlier = {int(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
-        steps = int(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
+        earlier = {count(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
+        steps = count(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
     return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier, facts)
 
 

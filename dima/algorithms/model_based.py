@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.config import Count, Range, Whole
+from dima.config import Count, Range, Whole, count
 from dima.data import EnvSpec, Episode, Rollout
 from dima.experience.collector import Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
@@ -179,7 +179,7 @@ class ModelBased(Algorithm):
         self.ppo.restore(saved["ppo"])
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
-        self.iterations = saved["iterations"]
+        self.iterations = count(saved["iterations"])
 
 
 def _stages(part: nn.Module) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dima.config import Config, Count, Whole, checked_fields, shown
-from dima.data import EnvSpec, Episode
+from dima.data import EnvSpec, Episode, check_episode
 from dima.envs.consent import FromFile
 from dima.errors import ConfigError, RunFolderError
 from dima.storage.atomic import reading
@@ -124,20 +124,8 @@ def check_chunk(chunk: Tree, spec: EnvSpec, episodes: int, steps: int) -> None:
         raise ValueError("a seed is no whole number")
     if sum(lengths) != steps:
         raise ValueError(f"it does not hold the {steps} steps that it is said to hold")
-    agents, rows = spec.n_agents, steps + episodes
-    shapes = {
-        "state": (rows, spec.state_dim),
-        "obs": (rows, agents, spec.obs_dim),
-        "action_mask": (rows, agents, spec.action_dim),
-        "action": (steps, agents, spec.action_dim),
-        "reward": (steps,),
-        "terminated": (steps,),
-        "truncated": (steps,),
-    }
-    for name, shape in shapes.items():
-        truth = name in ("action_mask", "terminated", "truncated")
-        if chunk[name].dtype is not (torch.bool if truth else torch.float32) or tuple(chunk[name].shape) != shape:
-            raise ValueError(f"{name} is not of the task's sizes")
+    for _, episode in unpack(chunk):
+        check_episode(episode, spec)
 
 
 def listing(manifest: Manifest) -> Listing:

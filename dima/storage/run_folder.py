@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.config import read_text, read_yaml, shown, yaml_text
+from dima.config import count, read_text, read_yaml, yaml_text
 from dima.errors import RunFolderError
 from dima.runtime.provenance import check_protocol, protocol, resumed, uncommitted_diff
 from dima.storage.atomic import disk_errors, reading, refuse_links, write_text
@@ -355,8 +355,7 @@ def _checked(content: Tree, folder: Path) -> Tree:
         if not isinstance(content["run"], dict):
             raise ValueError("the run's state is no object")
         for name in ("next_chunk", "metrics_bytes"):
-            if type(content[name]) is not int or not 0 <= content[name] < 2**63:
-                raise ValueError(f"{name} = {shown(content[name])} is no count")
+            count(content[name])
     return content
 
 

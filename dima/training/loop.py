@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
+from dima.config import count
 from dima.data import EnvSpec
 from dima.errors import ConfigError, DivergenceError, RunFolderError
 from dima.runtime.machine import free_memory, keep_freed_memory
@@ -179,8 +180,8 @@ class TrainingLoop(ABC):
                 self.load_state(tree, saved.chunks)
             except ConfigError as error:
                 raise ValueError(str(error)) from error
-            self.iterations = int(tree["iterations"])
-            self.evaluations = [(int(step), float(score)) for step, score in tree["evaluations"]]
+            self.iterations = count(tree["iterations"])
+            self.evaluations = [(count(step), float(score)) for step, score in tree["evaluations"]]
             self.progress.seconds.update({str(name): float(seconds) for name, seconds in tree["seconds"].items()})
             self.wall = float(tree["wall"])
             set_rng_state(tree["rng"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.base import Metrics
+from dima.config import count
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
@@ -241,7 +242,7 @@ class Trainer(TrainingLoop):
     def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
-        self.earlier = [(int(step), dict(weights)) for step, weights in tree["earlier"]]
+        self.earlier = [(count(step), dict(weights)) for step, weights in tree["earlier"]]
         self.evaluation_pending = bool(tree["evaluation_pending"])
 
     def summary(self, folder: Path, finished: bool) -> Summary:
