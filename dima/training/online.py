@@ -25,7 +25,8 @@ from dima.runtime.progress import Progress
 from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
-from dima.storage.run_folder import RunFolder
+from dima.storage.atomic import reading
+from dima.storage.run_folder import MISFIT, RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
@@ -106,11 +107,12 @@ def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None
     if wanted == kept or not folder.has_checkpoint:
         return
     tree = folder.load().tree
-    if isinstance(wanted, OfflineConfig):
-        unit, asked, made = "iterations", wanted.iterations, tree["iterations"]
-    else:
-        assert isinstance(wanted, TrainConfig)
-        unit, asked, made = "steps", wanted.steps, tree["collector"]["steps"]
+    with reading(f"{folder.path}:", MISFIT):
+        if isinstance(wanted, OfflineConfig):
+            unit, asked, made = "iterations", wanted.iterations, count(tree["iterations"])
+        else:
+            assert isinstance(wanted, TrainConfig)
+            unit, asked, made = "steps", wanted.steps, count(tree["collector"]["steps"])
     if asked < made:
         raise ConfigError(
             f"{unit} = {asked} is less than the {made} that {folder.path} has made already: "
