@@ -60,14 +60,14 @@ class Turns:
 
 
 def ours(pipe: Connection, args: argparse.Namespace) -> None:
-    """TrainingLoop of the library."""
+    """Iterations of the library."""
     torch.set_num_threads(args.threads)
     config = build_config(args.task, args.algorithm, "published", {"threads": args.threads, "steps": FOREVER})
     with seeded(config, torch.device("cpu")), Trainer(config, torch.device("cpu"), Progress()) as trainer:
         turns = Turns(pipe)
         while True:
             turns.begin()
-            trainer.live()
+            trainer.learn()
             turns.end(trainer.step)
             replay = trainer.algorithm.replay
             if args.full_replay and isinstance(replay, Transitions) and replay.kept < replay.moments:
@@ -77,7 +77,7 @@ def ours(pipe: Connection, args: argparse.Namespace) -> None:
 
 
 def harls(pipe: Connection, args: argparse.Namespace) -> None:
-    """TrainingLoop of HARL."""
+    """Iterations of HARL."""
     torch.set_num_threads(args.threads)
     run = HarlRun(args.harl, args.task, args.algorithm, seed=0, steps=FOREVER, processes=not args.harl_in_process)
     turns = Turns(pipe)

@@ -40,7 +40,7 @@ class PlainLearner:
     replay: Replay
 
     def act(self, view: View) -> tuple[Tensor, Tensor]:
-        return self.ppo.act(view.obs, view.action_mask)
+        return self.ppo.actor.act(view)
 
 
 Learner = ModelBased | PlainLearner
@@ -63,7 +63,7 @@ def build(config: TrainConfig, device: str = "cpu") -> ModelBased:
 
 def fill(learner: ModelBased) -> None:
     """Add random experience to the replay and the running statistics."""
-    learner.update_statistics([random_episode(learner.spec) for _ in range(EPISODES)])
+    learner.add([random_episode(learner.spec) for _ in range(EPISODES)])
 
 
 def plain(learner: ModelBased) -> PlainLearner:

@@ -93,7 +93,7 @@ def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> d
     costs: dict[str, Cost] = {}
     places = [
         ("start", model, "start"),
-        ("policy", learner.ppo, "act"),
+        ("policy", learner.policy, "act"),
         ("condition", model.denoiser, "encode_actions"),
         ("U-Net", model.denoiser, "denoise"),
         ("sampler", model, "next_state"),

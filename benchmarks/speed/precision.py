@@ -21,7 +21,7 @@ from dima.agent import Agent, load
 from dima.datasets.reader import Dataset
 from dima.runtime.device import Precision, multiplying, require_precision
 from dima.runtime.provenance import protocol
-from dima.training.validation import HeldOut, spread
+from dima.training.validation import HeldOut, state_std
 
 ALLOWED = 0.01  # relative change of a one-step error
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
@@ -31,7 +31,7 @@ def judge(agent: Agent, dataset: Dataset, horizon: int, segments: int) -> dict[s
     """Errors in each precision, and how far those of one step are apart."""
     model, device = agent.world_model, agent.device
     require_precision(device, "bf16")
-    scale = spread(dataset.episodes("train"), dataset.spec)
+    scale = state_std(dataset.episodes("train"), dataset.spec)
     held_out = HeldOut(dataset.episodes("held-out"), scale, dataset.spec, model.context, horizon, segments, device)
     errors: dict[str, dict[str, float]] = {}
     for precision in PRECISIONS:

@@ -120,19 +120,19 @@ def living_units(config: TrainConfig, device: torch.device, folder: Path) -> Ite
         assert isinstance(learner, ModelBased)
         fill(learner)
         run = held.enter_context(RunFolder.create(folder, config.to_dict(), device=str(device)))
-        run.save({"algorithm": learner.checkpoint()}, trainer.gained()[0])  # an iteration saves only what is new
+        run.save({"algorithm": learner.checkpoint()}, trainer.new_chunks()[0])  # an iteration saves only what is new
         steps = [0]
         settings, new_steps = learner.config, steps_of_a_iteration(config, learner.spec)
 
         def collect() -> None:
-            learner.collect(trainer.collector, settings.iteration_steps)
+            trainer.collector.play(learner.policy, settings.iteration_steps, settings.episode_steps)
 
         def gain() -> None:
             learner.replay.add(random_episode(learner.spec, new_steps))
 
         def save() -> None:
-            chunks, first = trainer.gained()
-            tree = trainer.saved() | {"algorithm": learner.checkpoint()}
+            chunks, first = trainer.new_chunks()
+            tree = trainer.state() | {"algorithm": learner.checkpoint()}
             run.save(tree, chunks, drop_before=first)
 
         def log() -> None:

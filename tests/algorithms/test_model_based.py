@@ -68,6 +68,15 @@ def build(envs: VectorEnv, **changes: Any) -> ModelBased:
     return DEBUG.override(changes).build(envs.spec, "cpu")
 
 
+def iterate(algorithm: ModelBased, collector: Collector, progress: Progress, done: float) -> dict[str, Any]:
+    """One iteration, as the training loop makes it."""
+    metrics = algorithm.collect(collector, progress)
+    with algorithm.collect_ahead(collector, progress):
+        metrics |= algorithm.fit(progress)
+        metrics |= algorithm.update_policy(progress, done)
+    return metrics
+
+
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
@@ -84,7 +93,7 @@ def test_dima_learns_toy_walk_in_imagination(seed: int) -> None:
         dima = DEBUG.override(QUICK).build(envs.spec, "cpu")
         act = partial(dima.act, mode=True)
         before = evaluate(test_envs, act, 10, seed).mean
-        metrics = dima.iteration(Collector(envs, seed), Progress(), 0.0)
+        metrics = iterate(dima, Collector(envs, seed), Progress(), 0.0)
         after = evaluate(test_envs, act, 10, seed).mean
     assert after > 0.6 * before, (before, after, metrics)
 
@@ -94,7 +103,7 @@ def test_it_learns_after_the_first_steps_then_every_iteration_steps() -> None:
         dima, collector = build(envs, learn_after=100, iteration_steps=40, imaginations=1), Collector(envs, 0)
         steps = []
         for _ in range(3):
-            dima.iteration(collector, Progress(), 0.0)
+            iterate(dima, collector, Progress(), 0.0)
             steps.append(collector.steps)
     assert steps == [120, 180, 240]
     assert dima.replay.steps == 240
@@ -103,7 +112,7 @@ def test_it_learns_after_the_first_steps_then_every_iteration_steps() -> None:
 def test_collected_episodes_can_be_truncated() -> None:
     with environments() as envs:  # episodes of 30 steps
         dima, collector = build(envs, iteration_steps=40, episode_steps=20, learn_after=1), Collector(envs, 0)
-        metrics = dima.iteration(collector, Progress(), 0.0)
+        metrics = iterate(dima, collector, Progress(), 0.0)
     assert collector.steps == 40 and metrics["collect/length"] == 20
     assert not dima.replay.store["terminated"].any()
     assert int(dima.replay.store["truncated"].sum()) == 2
@@ -114,11 +123,11 @@ def test_the_policy_is_updated_after_policy_after_iterations() -> None:
         dima, collector = build(envs, policy_after=2), Collector(envs, 0)
         actor, world = weights(dima.ppo), weights(dima.world_model)
         for _ in range(2):
-            metrics = dima.iteration(collector, Progress(), 0.0)
+            metrics = iterate(dima, collector, Progress(), 0.0)
             assert not moved(dima.ppo, actor)
             assert not any("policy_loss" in name for name in metrics)
         assert moved(dima.world_model, world)
-        metrics = dima.iteration(collector, Progress(), 0.0)
+        metrics = iterate(dima, collector, Progress(), 0.0)
     assert moved(dima.ppo.actor, {name[6:]: value for name, value in actor.items() if name.startswith("actor.")})
     assert any("policy_loss" in name for name in metrics)
 
@@ -126,8 +135,8 @@ def test_the_policy_is_updated_after_policy_after_iterations() -> None:
 def test_policy_updates_leave_the_world_model_unchanged() -> None:
     """Neither its weights and statistics nor its gradients are touched."""
     with environments() as envs:
-        dima = build(envs, policy_after=9)
-        dima.iteration(Collector(envs, 0), Progress(), 0.0)
+        dima = build(envs, policy_after=0)
+        iterate(dima, Collector(envs, 0), Progress(), 0.0)
         dima.world_model.zero_grad(set_to_none=True)
         state = {name: value.clone() for name, value in dima.world_model.state_dict().items()}
         actor = weights(dima.ppo)
@@ -140,8 +149,8 @@ def test_policy_updates_leave_the_world_model_unchanged() -> None:
 def test_policy_metrics_are_averages_over_rollouts() -> None:
     """A policy whose weights hardly change has the same entropy in each of them."""
     with environments() as envs:
-        dima = build(envs, ppo={"lr": 1e-30, "critic_lr": 1e-30}, policy_after=9)
-        dima.iteration(Collector(envs, 0), Progress(), 0.0)
+        dima = build(envs, ppo={"lr": 1e-30, "critic_lr": 1e-30}, policy_after=0)
+        iterate(dima, Collector(envs, 0), Progress(), 0.0)
         with torch.no_grad():
             policy = dima.ppo.actor(torch.zeros(1, 2, 2), torch.ones(1, 2, 1, dtype=torch.bool))
         metrics = dima.update_policy(Progress(), 0.0)
@@ -155,16 +164,16 @@ def test_a_restored_algorithm_continues_exactly(task: str) -> None:
         dima, collector = build(envs), Collector(envs, 0)
         chunks = []
         for _ in range(2):
-            dima.iteration(collector, Progress(), 0.0)
+            iterate(dima, collector, Progress(), 0.0)
             chunks.append(dima.replay.chunk())
         torch.manual_seed(77)
         other, fresh = DEBUG.build(others.spec, "cpu"), Collector(others, 0)
         other.restore(dima.checkpoint(), chunks)
         fresh.restore(collector.checkpoint())
         state = torch.get_rng_state()
-        expected = dima.iteration(collector, Progress(), 0.5)
+        expected = iterate(dima, collector, Progress(), 0.5)
         torch.set_rng_state(state)
-        got = other.iteration(fresh, Progress(), 0.5)
+        got = iterate(other, fresh, Progress(), 0.5)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
     for name, weight in dima.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name
@@ -173,7 +182,7 @@ def test_a_restored_algorithm_continues_exactly(task: str) -> None:
 def test_restored_for_acting_it_acts_alike_with_an_empty_replay() -> None:
     with environments() as envs:
         dima = build(envs)
-        dima.iteration(Collector(envs, 0), Progress(), 0.0)
+        iterate(dima, Collector(envs, 0), Progress(), 0.0)
         other = DEBUG.for_acting().build(envs.spec, "cpu")
         other.restore(dima.checkpoint(), None)
         assert other.replay.steps == 0
@@ -190,7 +199,7 @@ def test_results_do_not_depend_on_the_number_of_workers(two_threads) -> None:
         with environments() as envs:
             algorithm = build(envs, workers=2, **changes)
             collector, progress = Collector(envs, seed=0), Progress()
-            metrics.append([algorithm.iteration(collector, progress, 0.0) for _ in range(2)][-1])
+            metrics.append([iterate(algorithm, collector, progress, 0.0) for _ in range(2)][-1])
         found.append(algorithm)
         assert progress.seconds.keys() >= {"decoder", "denoiser", "reward", "imagine and update"}
         assert progress.lap()["updates/reward"] == 8
@@ -206,7 +215,7 @@ def test_results_do_not_depend_on_the_number_of_workers(two_threads) -> None:
 def test_rollouts_are_divided_among_workers(two_threads) -> None:
     with environments() as envs:
         algorithm = build(envs, workers=3)
-        algorithm.update_statistics(Collector(envs, seed=0).play(algorithm.act, 60))
+        algorithm.add(Collector(envs, seed=0).play(algorithm.policy, 60))
     start = algorithm.replay.gather(algorithm.replay.recent(7), algorithm.world_model.context - 1, 0)
     rollout = algorithm.imagine(start)
     assert rollout.reward.shape == (7, 5)

@@ -159,7 +159,7 @@ def _compare(model: DimaWorldModel, plain: PlainModel, replay: Replay, spec: Env
 
 
 def _act(ppo: PPO, view: View) -> tuple[Tensor, Tensor]:
-    return ppo.act(view.obs, view.action_mask)
+    return ppo.actor.act(view)
 
 
 def _loss(objective: Objective, replay: Replay) -> Tensor:

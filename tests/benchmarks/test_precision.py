@@ -29,7 +29,7 @@ def learner(monkeypatch, one_thread):
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     torch.manual_seed(0)
     learner = DEBUG.override({"precision": "bf16"}).build(SPEC, "cpu")
-    learner.update_statistics(draw_episodes(SPEC, (40, 30, 20)))
+    learner.add(draw_episodes(SPEC, (40, 30, 20)))
     return learner
 
 

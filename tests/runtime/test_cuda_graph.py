@@ -123,7 +123,7 @@ def trained(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
             changes = {"run": str(tmp_path), "learner": changes | {"policy_after": 0} | learner}
             config = build_config(task, algorithm, "debug", changes)
             trainer = held.enter_context(Trainer(config, pick_device(device), Progress()))
-            trainer.live()
+            trainer.learn()
             assert isinstance(trainer.algorithm, ModelBased)
             return trainer.algorithm
 
@@ -141,7 +141,7 @@ def test_a_captured_rollout_equals_an_eager_one(
     torch.manual_seed(1)
     captured = [learner.graph(start).clone() for _ in range(2)]
     torch.manual_seed(1)
-    eager = [learner._imagined(start) for _ in range(2)]
+    eager = [learner._imagine(start) for _ in range(2)]
     for one, other in zip(captured, eager, strict=True):
         torch.testing.assert_close(one.state, other.state)
         torch.testing.assert_close(one.reward, other.reward)
@@ -213,7 +213,7 @@ def test_the_warm_up_compiles_everything_and_changes_nothing(tiny, compiled: lis
     with Trainer(config, pick_device("cpu"), Progress()) as trainer:
         learner = trainer.algorithm
         assert isinstance(learner, ModelBased)
-        learner.update_statistics(trainer.collector.play(learner.act, 200))
+        learner.add(trainer.collector.play(learner.policy, 200))
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         visits = {name: counts.clone() for name, counts in learner.replay.visits.items()}
         learner.warm_up(Progress())
