@@ -21,7 +21,7 @@ _ELSEWHERE = "choose another folder (what was saved before is kept)"
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
+def write_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
     """Turn what the operating system says while ``path`` is written into one line for the user.
 
     Args:
@@ -40,7 +40,7 @@ def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
 
 
 @contextmanager
-def reading(what: object, trouble: str = "is damaged") -> Iterator[None]:
+def read_errors(what: object, trouble: str = "is damaged") -> Iterator[None]:
     """Turn whatever goes wrong while a file of a stranger is taken in into one line for the user.
 
     Args:
@@ -71,7 +71,7 @@ def refuse_links(folder: Path) -> None:
                 raise RunFolderError(f"{path} is a symbolic link, and what is written here must stay here: remove it")
 
 
-def inside(folder: Path, name: str) -> Path:
+def results_folder(folder: Path, name: str) -> Path:
     """The place of results within a folder of ours; errors as for :func:`refuse_links`."""
     path = folder / name
     if path.is_symlink():
@@ -80,7 +80,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def require_place(folder: Path, remedy: str = _ELSEWHERE) -> None:
+def require_writable(folder: Path, remedy: str = _ELSEWHERE) -> None:
     """Refuse a folder that could not be written, before work is done whose results are to go there. Changes nothing.
 
     Raises:

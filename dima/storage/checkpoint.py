@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from dima.config import read_text
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors, fingerprint, reading, sync, verify
-from dima.storage.manifest import JSON_BYTES, check_format, read_sealed, sealed
+from dima.storage.atomic import fingerprint, read_errors, sync, verify, write_errors
+from dima.storage.manifest import JSON_BYTES, check_format, manifest_text, read_verified
 from dima.storage.serialization import Tree, decode, encode
 from dima.version import __version__
 
@@ -36,7 +36,7 @@ def save_tree(folder: Path, tree: Tree) -> None:
         TypeError: the tree holds something that is neither a tensor nor plain data.
     """
     text, tensors = encode(tree)
-    with disk_errors(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True)
         save_file(tensors, folder / TENSORS)
         (folder / TREE).write_text(text, encoding="utf-8")
@@ -45,7 +45,7 @@ def save_tree(folder: Path, tree: Tree) -> None:
             "dima": __version__,
             "files": {name: fingerprint(folder / name) for name in (TENSORS, TREE)},
         }
-        (folder / MANIFEST).write_text(sealed(body), encoding="utf-8")
+        (folder / MANIFEST).write_text(manifest_text(body), encoding="utf-8")
         for name in (TENSORS, TREE, MANIFEST):
             sync(folder / name)
         sync(folder)
@@ -61,7 +61,7 @@ def load_tree(folder: Path) -> Tree:
     files = read_manifest(folder)["files"]
     for name in (TENSORS, TREE):
         verify(folder / name, files[name])
-    with reading(folder):
+    with read_errors(folder):
         tree: Tree = decode(read_text(folder / TREE, JSON_BYTES), load_file(folder / TENSORS))
         if not isinstance(tree, dict):
             raise ValueError(f"{TREE} holds no object")
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunFolderError: it is missing, damaged, or of a format this version does not read.
     """
     path = folder / MANIFEST
-    manifest = read_sealed(path)
+    manifest = read_verified(path)
     check_format(path, manifest, FORMAT)
     files = manifest.get("files")
     if not isinstance(files, dict) or files.keys() != {TENSORS, TREE} or not all(map(_is_fingerprint, files.values())):
@@ -96,7 +96,7 @@ def replace_checkpoint(path: Path, tree: Tree) -> None:
         RunFolderError: the disk is full or read-only; the earlier checkpoint still loads.
     """
     new, old = _new(path), _old(path)
-    with disk_errors(path):
+    with write_errors(path):
         settle_checkpoint(path)
         try:
             save_tree(new, tree)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dima.storage.atomic import commit, disk_errors, fingerprint, reading, verify
+from dima.storage.atomic import commit, fingerprint, read_errors, verify, write_errors
 from dima.storage.serialization import Tree, load_tree_file, save_tree_file
 
 Listing = dict[int, dict[str, Any]]  # fingerprints of the chunks a checkpoint counts on, by number
@@ -19,7 +19,7 @@ def write_chunks(folder: Path, first: int, chunks: Sequence[Tree]) -> Listing:
         RunFolderError: the disk is full or read-only.
     """
     written = {}
-    with disk_errors(folder):
+    with write_errors(folder):
         folder.mkdir(exist_ok=True)
         for number, chunk in enumerate(chunks, first):
             path = _path(folder, number)
@@ -39,7 +39,7 @@ def read_chunks(folder: Path, listing: Listing) -> Iterator[tuple[int, Tree]]:
     for number in sorted(listing):
         path = _path(folder, number)
         verify(path, listing[number])
-        with reading(path):
+        with read_errors(path):
             chunk = load_tree_file(path)
         yield number, chunk
 
@@ -60,7 +60,7 @@ def check_listing(listing: object) -> Listing:
 def keep_chunks(folder: Path, listing: Listing) -> None:
     """Remove every file that the listing does not name."""
     names = {_path(folder, number).name for number in listing}
-    with disk_errors(folder):
+    with write_errors(folder):
         for path in folder.glob("*.safetensors*"):
             if path.name not in names:
                 path.unlink()

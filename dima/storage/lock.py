@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors
+from dima.storage.atomic import write_errors
 
 NAME = "run.lock"
 
@@ -21,7 +21,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
-        with disk_errors(path):
+        with write_errors(path):
             self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -31,7 +31,7 @@ class FolderLock:
             raise RunFolderError(
                 f"{folder} is being written by another process (id {holder}): wait for it, or choose another folder"
             ) from None
-        with disk_errors(path):
+        with write_errors(path):
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, str(os.getpid()).encode())
         os.register_at_fork(after_in_child=self._drop)

@@ -15,25 +15,25 @@ from dima.version import __version__
 JSON_BYTES = 1 << 25  # of a file; parsed, it takes up to thirty times as much memory
 
 
-def sealed(body: Mapping[str, Any]) -> str:
-    """The text of a JSON object, to be read back by :func:`read_sealed`."""
-    return json.dumps({**body, "sha256": seal(body)}, indent=1)
+def manifest_text(body: Mapping[str, Any]) -> str:
+    """The text of a JSON object, to be read back by :func:`read_verified`."""
+    return json.dumps({**body, "sha256": digest(body)}, indent=1)
 
 
-def seal(body: Mapping[str, Any]) -> str:
+def digest(body: Mapping[str, Any]) -> str:
     """The SHA-256 of an object, however its entries are ordered."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """The object that :func:`sealed` was given.
+def read_verified(path: Path) -> dict[str, Any]:
+    """The object that :func:`manifest_text` was given.
 
     Raises:
         RunFolderError: the file is missing or damaged.
     """
     try:
         body = json.loads(read_text(path, JSON_BYTES))
-        whole = body.pop("sha256") == seal(body)
+        whole = body.pop("sha256") == digest(body)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: the folder is damaged") from None
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):

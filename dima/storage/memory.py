@@ -14,13 +14,13 @@ from dima.errors import ConfigError
 
 _SIZED = ("empty", "zeros", "ones", "full", "rand", "randn", "empty_strided")  # make tensors of the size given first
 _SIZED_LIKE = ("new_empty", "new_zeros", "new_ones", "new_full")  # likewise, after the tensor they are methods of
-INITIAL = 4  # times the bytes of a checkpoint: its networks, and what they are initialised with
+INIT_FACTOR = 4  # times the bytes of a checkpoint: its networks, and what they are initialised with
 _PIECE = 1 << 16  # bytes counted at least for a tensor and the module around it
 _SLACK = 1 << 27  # bytes that nothing needs to account for
 
 
 @contextmanager
-def within(limit: int, what: str) -> Iterator[None]:
+def memory_limit(limit: int, what: str) -> Iterator[None]:
     """Refuse tensors that would take more than ``limit`` bytes (and a little) together, before they are made.
 
     Args:

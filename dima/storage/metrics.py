@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors
+from dima.storage.atomic import write_errors
 
 Metrics = dict[str, Any]
 _LONGEST = 1 << 20  # bytes of a line; those of an iteration have some 5,000
@@ -29,7 +29,7 @@ def append_metrics(path: Path, record: Metrics) -> None:
         RunFolderError: the disk is full or read-only.
     """
     line = json.dumps(record, allow_nan=False)
-    with disk_errors(path), path.open("a", encoding="utf-8") as file:
+    with write_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
@@ -39,7 +39,7 @@ def sync_metrics(path: Path) -> int:
     Raises:
         RunFolderError: the disk is full or read-only.
     """
-    with disk_errors(path), path.open("ab") as file:
+    with write_errors(path), path.open("ab") as file:
         os.fsync(file.fileno())
         return file.tell()
 
@@ -54,7 +54,7 @@ def truncate_metrics(path: Path, length: int) -> None:
     if found < length:
         raise RunFolderError(f"{path} is truncated: it has {found} bytes and had {length} at the last checkpoint")
     if found > length:
-        with disk_errors(path):
+        with write_errors(path):
             os.truncate(path, length)
 
 

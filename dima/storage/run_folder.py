@@ -27,7 +27,7 @@ from typing import Any
 from dima.config import read_text, read_yaml, shown, yaml_text
 from dima.errors import RunFolderError
 from dima.runtime.provenance import check_protocol, protocol, resumed, uncommitted_diff
-from dima.storage.atomic import disk_errors, reading, refuse_links, write_text
+from dima.storage.atomic import read_errors, refuse_links, write_errors, write_text
 from dima.storage.checkpoint import (
     FORMAT,
     TENSORS,
@@ -41,7 +41,7 @@ from dima.storage.chunks import Listing, check_listing, keep_chunks, read_chunks
 from dima.storage.dashboards import Dashboard, open_dashboards
 from dima.storage.lock import NAME as LOCK
 from dima.storage.lock import FolderLock
-from dima.storage.manifest import check_format, seal
+from dima.storage.manifest import check_format, digest
 from dima.storage.metrics import (
     Metrics,
     append_metrics,
@@ -53,7 +53,7 @@ from dima.storage.metrics import (
 from dima.storage.serialization import Tree
 
 KIND = "dima run folder"
-MISFIT = "its checkpoint does not fit its config.yaml"  # what is wrong with a folder that cannot be taken up
+MISMATCH = "its checkpoint does not fit its config.yaml"  # what is wrong with a folder that cannot be taken up
 TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # likewise
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
@@ -70,7 +70,7 @@ class Saved:
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
-    seal: str  # SHA-256 that tells this state from any other
+    digest: str  # SHA-256 that tells this state from any other
     size: int  # bytes of its tensors without the chunks
 
 
@@ -102,11 +102,11 @@ class RunFolder:
         """
         path = Path(path)
         ours = _refuse_taken(path, overwrite)
-        with disk_errors(path):
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)
         try:
-            with disk_errors(path):
+            with write_errors(path):
                 if ours:
                     _remove_results(path)
                 facts = {"kind": KIND, "format": FORMAT} | protocol(device)
@@ -141,7 +141,7 @@ class RunFolder:
             refuse_links(path)
         lock = FolderLock(path) if write else None
         if lock is not None:
-            with disk_errors(path):
+            with write_errors(path):
                 settle_checkpoint(path / CHECKPOINT)
         return cls(path, lock)
 
@@ -162,14 +162,14 @@ class RunFolder:
         Raises:
             RunFolderError: the disk is full or read-only; the configuration before stands.
         """
-        with disk_errors(self.path):
+        with write_errors(self.path):
             self._write_config(config)
 
     def protocol(self) -> dict[str, Any]:
         """Versions, commit and class of machine of the run's start; ``resumed``: likewise of resumes under others."""
         return _check_ours(self.path)
 
-    def go_on(self, step: int, device: str) -> None:
+    def record_resume(self, step: int, device: str) -> None:
         """Record that the run goes on from a step under today's versions, commit and machine, if they differ.
 
         Raises:
@@ -178,7 +178,7 @@ class RunFolder:
         before = self.protocol()
         after = resumed(before, step, protocol(device))
         if after != before:
-            with disk_errors(self.path):
+            with write_errors(self.path):
                 write_text(self.path / PROTOCOL, json.dumps(after, indent=1) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -194,7 +194,7 @@ class RunFolder:
         if step is None:
             return
         numbers = {k: v for k, v in plain.items() if isinstance(v, int | float) and k != "step"}
-        with disk_errors(self.path):
+        with write_errors(self.path):
             if self._dashboards is None:
                 self._dashboards = open_dashboards(self.path, self.config(), purge_step=max(kept, default=-1) + 1)
             for dashboard in self._dashboards:
@@ -310,7 +310,7 @@ class RunFolder:
             before = _identity(folder)
             try:
                 content, manifest = _checked(load_tree(folder), folder), read_manifest(folder)
-                return content, seal(manifest), _tensor_bytes(manifest)
+                return content, digest(manifest), _tensor_bytes(manifest)
             except RunFolderError:
                 if _identity(folder) == before or attempt == _READ_ATTEMPTS - 1:
                     raise
@@ -343,14 +343,14 @@ def _check_ours(path: Path) -> dict[str, Any]:
     if facts is None:
         raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
     check_format(path, facts, FORMAT)
-    with reading(path / PROTOCOL):
+    with read_errors(path / PROTOCOL):
         check_protocol(facts)
     return facts
 
 
 def _checked(content: Tree, folder: Path) -> Tree:
     """What :meth:`RunFolder.save` writes, whoever wrote it."""
-    with reading(folder):
+    with read_errors(folder):
         check_listing(content["chunks"])
         if not isinstance(content["run"], dict):
             raise ValueError("the run's state is no object")

@@ -92,7 +92,7 @@ def resume(
                 folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
             if run.step < run.target:
                 before = folder.protocol()
-                folder.go_on(run.step, str(device))
+                folder.record_resume(run.step, str(device))
                 if isinstance(run, Trainer):
                     run.warn_of_another_simulator(before, folder.protocol())
             return run.run(folder, stop)
