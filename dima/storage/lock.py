@@ -1,4 +1,4 @@
-"""A lock on a folder: one process writes, others are told so."""
+"""Lock on a folder: one writing process at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "run.lock"
 
 
 class FolderLock:
-    """Held until closed or until the process ends, however it ends; processes forked meanwhile do not hold it.
+    """Exclusive lock, held until closed or until the process ends; forked children do not hold it.
 
     Raises:
         RunFolderError: another process holds the lock, or the folder cannot be written.
@@ -37,7 +37,7 @@ class FolderLock:
         os.register_at_fork(after_in_child=self._drop)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self._drop()

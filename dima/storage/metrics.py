@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, appended as things happen; the truth about a run."""
+"""Read and append ``metrics.jsonl``: one JSON object per line, the primary record of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dima.errors import RunFolderError
 from dima.storage.atomic import write_errors
 
 Metrics = dict[str, Any]
-_LONGEST = 1 << 20  # bytes of a line; those of an iteration have some 5,000
+_MAX_LINE_BYTES = 1 << 20  # typically 5,000
 
 
 def plain_metrics(record: Mapping[str, Any]) -> Metrics:
-    """Plain Python values; zero-dimensional tensors and arrays become numbers, undefined numbers become None."""
+    """Convert to plain Python values: scalar tensors to numbers, infinite and undefined numbers to None."""
     return {name: _plain(value) for name, value in record.items()}
 
 
 def append_metrics(path: Path, record: Metrics) -> None:
-    """Add one line.
+    """Append one line.
 
     Raises:
         RunFolderError: the disk is full or read-only.
@@ -34,7 +34,7 @@ def append_metrics(path: Path, record: Metrics) -> None:
 
 
 def sync_metrics(path: Path) -> int:
-    """Wait until every line is on disk; the file's length in bytes.
+    """Flush the file to disk; returns its length in bytes.
 
     Raises:
         RunFolderError: the disk is full or read-only.
@@ -45,7 +45,7 @@ def sync_metrics(path: Path) -> int:
 
 
 def truncate_metrics(path: Path, length: int) -> None:
-    """Drop what was written after the file had this length.
+    """Cut the file to an earlier length in bytes.
 
     Raises:
         RunFolderError: the file is shorter than that, or cannot be written.
@@ -59,10 +59,10 @@ def truncate_metrics(path: Path, length: int) -> None:
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """Every complete line; none when there is no file. A last line cut off by a crash is left out.
+    """Read all complete lines; an incomplete last line, left by a crash, is skipped.
 
     Raises:
-        RunFolderError: the file cannot be read, or a line is not a JSON object or longer than a record can be.
+        RunFolderError: the file cannot be read, or a line is too long or not a JSON object.
     """
     if not path.exists():
         return []
@@ -71,8 +71,8 @@ def read_metrics(path: Path) -> list[Metrics]:
     records = []
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(partial(file.readline, _LONGEST), b""), 1):
-                if line.endswith(b"\n") or len(line) == _LONGEST:
+            for number, line in enumerate(iter(partial(file.readline, _MAX_LINE_BYTES), b""), 1):
+                if line.endswith(b"\n") or len(line) == _MAX_LINE_BYTES:
                     records.append(_record(path, number, line))
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error

@@ -1,4 +1,4 @@
-"""An object that holds its own SHA-256: every change shows, whatever the order of its entries."""
+"""Manifests: every change is detected, the order of keys does not matter."""
 
 import json
 
@@ -10,14 +10,14 @@ from dima.storage.manifest import check_format, digest, manifest_text, read_veri
 BODY = {"format": 1, "name": "café", "numbers": [1, 2.5, None]}
 
 
-def test_there_and_back(tmp_path):
+def test_round_trip(tmp_path):
     (tmp_path / "a.json").write_text(manifest_text(BODY))
     assert read_verified(tmp_path / "a.json") == BODY
     assert digest(BODY) == digest(dict(reversed(BODY.items()))) != digest(BODY | {"format": 2})
 
 
 @pytest.mark.parametrize("changed", [BODY | {"format": 2}, {**BODY, "more": 1}, {"format": 1}, [], None, 3])
-def test_a_change_by_hand_is_noticed(tmp_path, changed):
+def test_a_change_is_detected(tmp_path, changed):
     content = json.loads(manifest_text(BODY))
     if isinstance(changed, dict):
         changed = changed | {"sha256": content["sha256"]}
@@ -26,7 +26,7 @@ def test_a_change_by_hand_is_noticed(tmp_path, changed):
         read_verified(tmp_path / "a.json")
 
 
-def test_what_is_not_there_or_not_text(tmp_path):
+def test_missing_and_binary_files(tmp_path):
     with pytest.raises(RunFolderError, match=r"a\.json is missing"):
         read_verified(tmp_path / "a.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe")
