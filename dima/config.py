@@ -55,7 +55,7 @@ class NonEmpty:
 
 Count = Annotated[int, Range(1)]  # a number of things: 1, 2, 3, ...
 EpisodeSteps = Annotated[int, Range(1, 10**5)]  # of an environment's episode: its rows are kept until it ends
-Few = Annotated[int, Range(1, 1000)]  # of what is built one by one, such as layers
+SmallCount = Annotated[int, Range(1, 1000)]  # of what is built one by one, such as layers
 Whole = Annotated[int, Range(0)]  # a number of things that may be none
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]

@@ -124,8 +124,8 @@ def _film(agent: Agent, options: EvaluateOptions) -> Path:
     """Film the first episode into the run folder."""
     from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
-    from dima.storage.atomic import inside
+    from dima.storage.atomic import results_folder
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    path = inside(agent.folder, "videos") / name
+    path = results_folder(agent.folder, "videos") / name
     return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

@@ -25,8 +25,8 @@ from dima.runtime.progress import Progress
 from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
-from dima.storage.atomic import reading
-from dima.storage.run_folder import MISFIT, RunFolder
+from dima.storage.atomic import read_errors
+from dima.storage.run_folder import MISMATCH, RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
@@ -94,7 +94,7 @@ def resume(
                 folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
             if run.step < run.target:
                 before = folder.protocol()
-                folder.go_on(run.step, str(device))
+                folder.record_resume(run.step, str(device))
                 if isinstance(run, Trainer):
                     run.warn_of_another_simulator(before, folder.protocol())
             return run.run(folder, stop)
@@ -107,7 +107,7 @@ def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None
     if wanted == kept or not folder.has_checkpoint:
         return
     tree = folder.load().tree
-    with reading(f"{folder.path}:", MISFIT):
+    with read_errors(f"{folder.path}:", MISMATCH):
         if isinstance(wanted, OfflineConfig):
             unit, asked, made = "iterations", wanted.iterations, count(tree["iterations"])
         else:

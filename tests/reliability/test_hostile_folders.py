@@ -33,14 +33,13 @@ from hypothesis import strategies as st
 import dima
 from dima.cli import main
 from dima.config import read_yaml
-from dima.datasets.describe import describe
-from dima.datasets.reader import Dataset
+from dima.datasets.reader import Dataset, describe
 from dima.envs import all_tasks, make_env
 from dima.envs.consent import FromFile
 from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError, EnvError, UserError
 from dima.storage.checkpoint import MANIFEST, TENSORS, TREE
-from dima.storage.manifest import seal
+from dima.storage.manifest import digest
 from dima.storage.serialization import load_tree_file, save_tree_file
 
 TINY = {"device": "cpu", "threads": 1, "tensorboard": False, "steps": 40, "evaluation_episodes": 1}
@@ -109,7 +108,7 @@ def change(folder: Path, file: str, edit: Callable[[Any], Any]) -> None:
     if file in ("dataset.json", f"checkpoint/{MANIFEST}"):
         content.pop("sha256")
         content = edit(content)
-        content = {**content, "sha256": seal(content)} if isinstance(content, dict) else content
+        content = {**content, "sha256": digest(content)} if isinstance(content, dict) else content
     else:
         content = edit(content)
     path.write_text(json.dumps(content, indent=1))

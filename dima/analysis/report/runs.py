@@ -14,8 +14,9 @@ from dima.algorithms import algorithm_config, algorithm_names
 from dima.analysis.report.statistics import Array
 from dima.config import shown
 from dima.errors import UserError
+from dima.storage.layout import METRICS, PROTOCOL
 from dima.storage.metrics import Metrics
-from dima.storage.run_folder import METRICS, PROTOCOL, RunFolder
+from dima.storage.run_folder import RunFolder
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "empty"]
 _SPEED_SETTINGS = ("compile", "cuda_graphs")  # change speed and rounding only
