@@ -17,6 +17,7 @@ Whatever was logged or written after the last :meth:`RunFolder.save` belongs to 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,9 @@ from typing import Any
 
 from dima.config import read_text, read_yaml, shown, yaml_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import check_protocol, protocol, resumed, uncommitted_diff
+from dima.runtime.provenance import check_protocol, protocol, protocol_history, resumed, uncommitted_diff
 from dima.storage.atomic import disk_errors, reading, refuse_links, write_text
 from dima.storage.checkpoint import (
-    FORMAT,
     TENSORS,
     current_checkpoint,
     load_tree,
@@ -52,7 +52,7 @@ from dima.storage.metrics import (
 )
 from dima.storage.serialization import Tree
 
-KIND = "dima run folder"
+KIND, FORMAT = "dima run folder", 1  # the format of everything but the checkpoint, whose own is newer
 MISFIT = "its checkpoint does not fit its config.yaml"  # what is wrong with a folder that cannot be taken up
 TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # likewise
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
@@ -66,7 +66,7 @@ _READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
 
 @dataclass
 class Saved:
-    """What a run folder holds of the last saved iteration."""
+    """The state after the last saved iteration."""
 
     tree: Tree
     chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
@@ -248,7 +248,7 @@ class RunFolder:
             RunFolderError: the checkpoint is damaged.
         """
         folder = current_checkpoint(self.path / CHECKPOINT)
-        return None if folder is None else _tensor_bytes(read_manifest(folder))
+        return None if folder is None else _tensor_bytes(read_manifest(folder, self._written_by))
 
     def load(self) -> Saved:
         """The state after the last saved iteration. A writable folder is first rewound to that moment.
@@ -267,7 +267,7 @@ class RunFolder:
         """Remove what a first iteration left that was never saved, to begin the run again.
 
         Raises:
-            RunFolderError: more iterations than that were lived, or the disk is read-only.
+            RunFolderError: more iterations than that were made, or the disk is read-only.
         """
         if self._iterations > 1:
             raise self._no_checkpoint()
@@ -293,6 +293,13 @@ class RunFolder:
         """How many iterations were logged; the first is saved before the second begins."""
         return max((record.get("iteration", 0) for record in self.records()), default=0)
 
+    @property
+    def _written_by(self) -> str:
+        """The commit that wrote the checkpoint, abbreviated; empty where unknown."""
+        commit = protocol_history(self.protocol())[-1].get("commit")
+        found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*", str(commit.get("id"))) if isinstance(commit, dict) else None
+        return found[1] if found else ""
+
     def _no_checkpoint(self) -> RunFolderError:
         if self._iterations > 1:
             lost = f"its checkpoint was removed or not kept, though {self._iterations} iterations were logged"
@@ -309,7 +316,7 @@ class RunFolder:
                 raise self._no_checkpoint()
             before = _identity(folder)
             try:
-                content, manifest = _checked(load_tree(folder), folder), read_manifest(folder)
+                content, manifest = _checked(load_tree(folder, self._written_by), folder), read_manifest(folder)
                 return content, seal(manifest), _tensor_bytes(manifest)
             except RunFolderError:
                 if _identity(folder) == before or attempt == _READ_ATTEMPTS - 1:

@@ -15,7 +15,7 @@ import torch
 
 from dima.errors import ConfigError
 from dima.runtime.failure import JobError
-from dima.runtime.fork import ForkedJob, can_copy, one_thread, parallel_map
+from dima.runtime.fork import ForkedJob, can_fork, one_thread, parallel_map
 from dima.runtime.rng import drawn_from
 
 
@@ -44,7 +44,7 @@ def test_a_copy_takes_what_is_left(two_threads) -> None:
 
 
 def test_without_threads_to_spare_everything_happens_here(one_thread) -> None:
-    assert not can_copy()
+    assert not can_fork()
     assert {process for *_, process in parallel_map([partial(draw, 0)] * 3, 3)} == {os.getpid()}
 
 

@@ -54,7 +54,7 @@ class TestStretches:
         assert record == OLD | {"resumed": [{"step": 100, **NOW}]}
         assert provenance.resumed(record, 200, NOW) == record
         back = provenance.resumed(record, 200, NOW | {"packages": {"mujoco": "4.0.0"}})
-        assert [one["packages"]["mujoco"] for one in provenance.stretches(back)] == ["4.0.0", "3.17.0", "4.0.0"]
+        assert [one["packages"]["mujoco"] for one in provenance.protocol_history(back)] == ["4.0.0", "3.17.0", "4.0.0"]
         assert provenance.mujoco_versions("mamujoco/ant-4x2", back) == ["4.0.0", "3.17.0"]
 
     def test_a_stretch_of_which_nothing_was_saved_is_forgotten(self):

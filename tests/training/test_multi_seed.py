@@ -13,7 +13,7 @@ import pytest
 
 from dima.cli import main
 from dima.errors import ConfigError
-from dima.runtime.progress import Together, TogetherBars, TogetherLines
+from dima.runtime.progress import RunsBars, RunsLines, RunsProgress
 from dima.storage.run_folder import RunFolder
 from dima.training.multi_seed import train_seeds
 from dima.training.online import train
@@ -25,7 +25,7 @@ def numbers(path: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in one.items() if not name.startswith("time/")} for one in records]
 
 
-class Watch(Together):
+class Watch(RunsProgress):
     def __init__(self) -> None:
         self.seen: list[tuple[str, int]] = []
 
@@ -114,12 +114,12 @@ def test_all_stop_together_and_save(tmp_path) -> None:
 
 def test_views() -> None:
     lines = io.StringIO()
-    view = TogetherLines(lines)
-    with view.watching(["a", "b"]):
+    view = RunsLines(lines)
+    with view.displaying(["a", "b"]):
         view.show("b", 10, 40, {"collected_return": 1.5}, 3.0)
     assert lines.getvalue() == "b: step 10 of 40  collected return 1.5  3.0 s left\n"
     drawn = io.StringIO()
-    bars = TogetherBars(drawn)
-    with bars.watching(["a", "b"]):
+    bars = RunsBars(drawn)
+    with bars.displaying(["a", "b"]):
         bars.show("b", 10, 40, {}, None)
     assert "a" in drawn.getvalue() and "begins" in drawn.getvalue() and "step 10 of 40" in drawn.getvalue()

@@ -28,7 +28,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 @pytest.fixture(params=[True, False], ids=["copies", "alone"])
 def copies(request, monkeypatch) -> bool:
     """Whether this process makes copies of itself."""
-    monkeypatch.setattr(fork, "can_copy", lambda gpu=False: request.param)
+    monkeypatch.setattr(fork, "can_fork", lambda gpu=False: request.param)
     return bool(request.param)
 
 
@@ -41,7 +41,7 @@ def run_of(algorithm: str, folder: Path, **changes: Any) -> RunConfig:
 def test_results_do_not_depend_on_who_works(algorithm: str, tmp_path: Path, monkeypatch) -> None:
     told = []
     for copies in (True, False):
-        monkeypatch.setattr(fork, "can_copy", lambda gpu=False, copies=copies: copies)
+        monkeypatch.setattr(fork, "can_fork", lambda gpu=False, copies=copies: copies)
         config = run_of(algorithm, tmp_path / str(copies))
         assert train(config).finished
         with RunFolder.open(config.folder) as folder:
