@@ -176,7 +176,7 @@ class Trainer(TrainingLoop):
         if old != new and self.step:
             self.progress.message(
                 f"dima: MuJoCo {old[0] if old else 'of an unknown version'} simulated the first {self.step:,} steps, "
-                f"{new[0]} goes on: returns may differ; protocol.json keeps both"
+                f"{new[0]} simulates the rest: returns may differ; protocol.json records both"
             )
 
     def learn(self) -> Metrics:

@@ -1,4 +1,4 @@
-"""Imaginations that are compiled, or recorded as a CUDA graph: the same numbers, and nothing that would wait."""
+"""CUDA graphs and compiled modules: the same numbers as eager execution, and no synchronisation with the device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +73,12 @@ every = pytest.mark.parametrize(("algorithm", "changes"), VARIANTS.values(), ids
 @every
 @pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
 def test_an_imagination_never_waits_for_the_device(task: str, algorithm: str, changes: dict[str, Any]) -> None:
-    """Tensors without content cannot be looked at; a CUDA graph can hold only what never looks."""
+    """Meta tensors have no values; a CUDA graph can capture only what never reads any."""
     learner = on_meta(task, algorithm, changes)
     given = starts(learner.spec, 6, learner.world_model.context, "meta")
-    told = imagine(learner.world_model, learner.act, given, 3)
-    assert told.reward.shape == (6, 3)
-    assert {column.device.type for column in vars(told).values()} == {"meta"}
+    rollout = imagine(learner.world_model, learner.act, given, 3)
+    assert rollout.reward.shape == (6, 3)
+    assert {column.device.type for column in vars(rollout).values()} == {"meta"}
 
 
 @every
@@ -88,12 +87,12 @@ def test_a_gradient_never_waits_for_the_device(task: str, algorithm: str, change
     learner = on_meta(task, algorithm, changes)
     model = learner.world_model.train()
     windows = {"denoiser": (6, 6), "reward": (6, 7), "decoder": (6, 1), "dynamics": (5 * 4, 2)}
-    for name, objective in model.losses().items():
+    for name, objective in model.objectives().items():
         loss, _ = objective.loss(starts(learner.spec, *windows[name], "meta"))
         loss.backward()
-        slopes = [weight.grad for weight in model.get_submodule(name).parameters() if weight.grad is not None]
-        assert slopes
-        assert {slope.device.type for slope in slopes} == {"meta"}
+        gradient = [weight.grad for weight in model.get_submodule(name).parameters() if weight.grad is not None]
+        assert gradient
+        assert {slope.device.type for slope in gradient} == {"meta"}
 
 
 def on_meta(task: str, algorithm: str, changes: dict[str, Any]) -> ModelBased:
@@ -101,18 +100,12 @@ def on_meta(task: str, algorithm: str, changes: dict[str, Any]) -> ModelBased:
     return config.learner.build(make_env(task).spec, "cpu").to("meta")
 
 
-def test_elsewhere_than_on_a_gpu_the_function_is_called() -> None:
+def test_on_the_cpu_the_function_is_called() -> None:
     calls = []
     graph = CudaGraph(lambda rows: calls.append(rows) or rows)
     given = starts(make_env("toy/walk").spec, 2, 2, "cpu")
     assert graph(given) is given
     assert calls == [given]
-
-
-def test_a_copy_of_a_world_model_follows_gradients_of_its_own() -> None:
-    learner = build_config("toy/walk", "dima", "debug").learner.build(make_env("toy/walk").spec, "cpu")
-    learner.world_model._graphs["denoiser", "float32"] = CudaGraph(lambda rows: rows)
-    assert not deepcopy(learner.world_model)._graphs
 
 
 def on(device: str, *more: str) -> Any:
@@ -122,15 +115,15 @@ def on(device: str, *more: str) -> Any:
 
 
 @pytest.fixture
-def lived(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
-    """Builds learners that have lived for an iteration, on a GPU with recorded gradients and imaginations."""
-    with ExitStack() as held:
+def trained(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
+    """Builds learners after an iteration, on a GPU with captured gradients and imaginations."""
+    with ExitStack() as cleanup:
 
         def build(device: str, task: str, algorithm: str, changes: dict[str, Any], **learner: Any) -> ModelBased:
             changes = {"run": str(tmp_path), "learner": changes | {"policy_after": 0} | learner}
             config = build_config(task, algorithm, "debug", changes)
-            trainer = held.enter_context(Trainer(config, pick_device(device), Progress()))
-            trainer.live()
+            trainer = cleanup.enter_context(Trainer(config, pick_device(device), Progress()))
+            trainer.learn()
             assert isinstance(trainer.algorithm, ModelBased)
             return trainer.algorithm
 
@@ -140,16 +133,16 @@ def lived(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
 @pytest.mark.parametrize("device", [on("cpu"), on("cuda")])
 @every
 @pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
-def test_a_recorded_imagination_equals_a_played_one(
-    device: str, task: str, algorithm: str, changes: dict[str, Any], lived: Callable[..., ModelBased]
+def test_a_captured_imagination_equals_an_eager_one(
+    device: str, task: str, algorithm: str, changes: dict[str, Any], trained: Callable[..., ModelBased]
 ) -> None:
-    learner = lived(device, task, algorithm, changes)
+    learner = trained(device, task, algorithm, changes)
     start = learner.replay.gather(learner.replay.recent(24), learner.world_model.context - 1, 0)
     torch.manual_seed(1)
-    told = [learner.graph(start).clone() for _ in range(2)]
+    captured = [learner.graph(start).clone() for _ in range(2)]
     torch.manual_seed(1)
-    real = [learner._imagined(start) for _ in range(2)]
-    for one, other in zip(told, real, strict=True):
+    eager = [learner._imagine(start) for _ in range(2)]
+    for one, other in zip(captured, eager, strict=True):
         torch.testing.assert_close(one.state, other.state)
         torch.testing.assert_close(one.reward, other.reward)
 
@@ -157,28 +150,28 @@ def test_a_recorded_imagination_equals_a_played_one(
 @pytest.mark.parametrize(("device", "precision"), [on("cpu", "float32"), on("cuda", "float32"), on("cuda", "bf16")])
 @every
 @pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
-def test_recorded_gradients_equal_played_ones(
+def test_captured_gradients_equal_eager_ones(
     device: str,
     precision: str,
     task: str,
     algorithm: str,
     changes: dict[str, Any],
-    lived: Callable[..., ModelBased],
+    trained: Callable[..., ModelBased],
 ) -> None:
-    learner = lived(device, task, algorithm, changes, precision=precision)
-    model = learner.world_model
-    for name, objective in model.losses().items():
-        part, rows = model.get_submodule(name).train(), objective.draw(learner.replay)
+    learner = trained(device, task, algorithm, changes, precision=precision)
+    model, fitter = learner.world_model, learner.fitter
+    for name, objective in model.objectives().items():
+        part, rows = model.get_submodule(name).train(), objective.sample(learner.replay)
         before = {key: value.clone() for key, value in part.state_dict().items()}
-        told = []
-        for as_graph in (True, False, True):
+        found = []
+        for fitter.cuda_graphs in (True, False, True):
             part.load_state_dict(before)
             torch.manual_seed(1)
-            slopes, _ = model._gradient(name, precision, as_graph)(rows)
-            told.append([x.clone() for x in (*slopes, *part.buffers()) if x is not None])  # buffers, too: codes move
-        assert any(x.any() for x in told[0])
-        for again in told[1:]:
-            torch.testing.assert_close(again, told[0], rtol=1e-3, atol=1e-5)
+            gradient, _ = fitter._gradient_of(name, learner.replay)(rows)
+            found.append([x.clone() for x in (*gradient, *part.buffers()) if x is not None])  # the codebook moves, too
+        assert any(x.any() for x in found[0])
+        for again in found[1:]:
+            torch.testing.assert_close(again, found[0], rtol=1e-3, atol=1e-5)
 
 
 def losses(config: Any) -> list[dict[str, float]]:
@@ -190,7 +183,7 @@ def losses(config: Any) -> list[dict[str, float]]:
 
 @pytest.fixture
 def compiled(monkeypatch) -> list[str]:
-    """Notes every graph that is compiled, up to the last step, the generation of code."""
+    """The graphs that were compiled, except for code generation."""
     noted: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -214,12 +207,12 @@ def test_compiled_modules_learn_the_same(tiny, task: str, compiled: list[str]) -
         assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
 
 
-def test_everything_is_compiled_before_the_first_iteration_and_nothing_has_changed(tiny, compiled: list[str]) -> None:
+def test_warm_up_compiles_everything_and_changes_nothing(tiny, compiled: list[str]) -> None:
     config = tiny("toy/uneven", learner={"policy_after": 0, "compile": True, "imagination_batch": 25, "workers": 2})
     with Trainer(config, pick_device("cpu"), Progress()) as trainer:
         learner = trainer.algorithm
         assert isinstance(learner, ModelBased)
-        learner.update_statistics(trainer.collector.play(learner.act, 200))
+        learner.add(trainer.collector.play(learner.policy, 200))
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         visits = {name: counts.clone() for name, counts in learner.replay.visits.items()}
         learner.warm_up(Progress())
@@ -233,7 +226,7 @@ def test_everything_is_compiled_before_the_first_iteration_and_nothing_has_chang
     assert len(compiled) == known > 0
 
 
-def test_a_compiled_run_goes_on_exactly(tiny, compiled: list[str]) -> None:
+def test_a_compiled_run_resumes_exactly(tiny, compiled: list[str]) -> None:
     learner = {"policy_after": 0, "compile": True}
     whole = tiny("toy/uneven", run="whole", steps=300, learner=learner)
     assert train(whole).finished
@@ -257,7 +250,7 @@ def test_generated_code_computes_the_same() -> None:
     torch.testing.assert_close(encoder(action, visible), before, atol=1e-5, rtol=1e-5)
 
 
-def test_without_a_compiler_it_says_so(monkeypatch) -> None:
+def test_without_a_compiler_there_is_one_clear_error(monkeypatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
         compile_parts([], "cpu")
