@@ -67,10 +67,10 @@ def train(args: Sequence[str]) -> int:
 
 
 def _train_seeds(options: TrainOptions) -> int:
-    from dima.runtime.progress import choose_together
+    from dima.runtime.progress import choose_runs_progress
     from dima.training.multi_seed import train_seeds
 
-    together = choose_together(options.quiet)
+    together = choose_runs_progress(options.quiet)
     outcomes = train_seeds(options.config, options.seeds, overwrite=options.overwrite, progress=together)
     print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
     for outcome in outcomes:

@@ -24,7 +24,7 @@ from dima.storage.manifest import JSON_BYTES, check_format, manifest_text, read_
 from dima.storage.serialization import Tree, decode, encode
 from dima.version import __version__
 
-FORMAT = 1  # of checkpoints and run folders; raised whenever an older reader would misread a newer one
+FORMAT = 2  # of checkpoints; raised whenever a checkpoint of another version cannot be read, 2: today's parameter names
 TENSORS, TREE, MANIFEST = "tensors.safetensors", "tree.json", "manifest.json"
 
 
@@ -52,13 +52,17 @@ def save_tree(folder: Path, tree: Tree) -> None:
         sync(folder.parent)
 
 
-def load_tree(folder: Path) -> Tree:
+def load_tree(folder: Path, written_by: str = "") -> Tree:
     """Read a tree after verifying its files against the manifest.
+
+    Args:
+        folder: of the checkpoint.
+        written_by: the commit that wrote it, where known, for messages.
 
     Raises:
         RunFolderError: a file is missing, truncated or changed, or of a format this version does not read.
     """
-    files = read_manifest(folder)["files"]
+    files = read_manifest(folder, written_by)["files"]
     for name in (TENSORS, TREE):
         verify(folder / name, files[name])
     with read_errors(folder):
@@ -68,7 +72,7 @@ def load_tree(folder: Path) -> Tree:
     return tree
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, written_by: str = "") -> dict[str, Any]:
     """Read and check the manifest of a checkpoint.
 
     Raises:
@@ -76,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     manifest = read_verified(path)
-    check_format(path, manifest, FORMAT)
+    check_format(path, manifest, FORMAT, written_by, "use that version, or train again")
     files = manifest.get("files")
     if not isinstance(files, dict) or files.keys() != {TENSORS, TREE} or not all(map(_is_fingerprint, files.values())):
         raise RunFolderError(f"{path} is damaged: expected the fingerprints of {TENSORS} and {TREE} under files")

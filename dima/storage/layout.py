@@ -11,11 +11,11 @@ from dima.config import read_text
 from dima.errors import RunFolderError
 from dima.runtime.provenance import check_protocol
 from dima.storage.atomic import read_errors
-from dima.storage.checkpoint import FORMAT, current_checkpoint
+from dima.storage.checkpoint import current_checkpoint
 from dima.storage.lock import NAME as LOCK
 from dima.storage.manifest import check_format
 
-KIND = "dima run folder"
+KIND, FORMAT = "dima run folder", 1  # the format of everything but the checkpoint, whose own is newer
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),

@@ -46,15 +46,28 @@ def read_verified(path: Path) -> dict[str, Any]:
     return dict(body)
 
 
-def check_format(path: Path, facts: Mapping[str, Any], known: int) -> None:
+def check_format(
+    path: Path,
+    facts: Mapping[str, Any],
+    known: int,
+    commit: str = "",
+    advice: str = "use the version that wrote it",
+) -> None:
     """Refuse files in a format of another version of the library.
+
+    Args:
+        path: of the file.
+        facts: its content.
+        known: the format that this version reads.
+        commit: of the library that wrote it, where known.
+        advice: what to do instead.
 
     Raises:
         RunFolderError: the format differs.
     """
     if facts.get("format") != known:
-        writer = str(facts.get("dima", "unknown"))[:20]
+        writer = str(facts.get("dima", "unknown"))[:20] + (f" (commit {commit})" if commit else "")
         raise RunFolderError(
             f"{path} has format {shown(facts.get('format'))}, written by dima {writer}; this is dima "
-            f"{__version__}, which reads format {known}: use the version that wrote it"
+            f"{__version__}, which reads format {known}: {advice}"
         )

@@ -14,6 +14,18 @@ from dima.errors import RunFolderError
 from dima.storage.atomic import write_errors
 
 Metrics = dict[str, Any]
+OLD_NAMES = {  # of metrics in runs of earlier versions
+    "round": "iteration",
+    "time/round": "time/iteration",
+    "time/improve": "time/update",
+    "updates/improve": "updates/update",
+    "time/imagine_and_improve": "time/imagine_and_update",
+    "updates/imagine_and_improve": "updates/imagine_and_update",
+    "reward_model/proceed": "reward_model/continuation",
+    "dynamics/proceed": "dynamics/continuation",
+    "held_out/proceed": "held_out/continuation",
+}
+OLD_PREFIXES = {"held_out/still_": "held_out/persistence_"}  # likewise; a horizon follows
 _MAX_LINE_BYTES = 1 << 20  # typically 5,000
 
 
@@ -59,7 +71,7 @@ def truncate_metrics(path: Path, length: int) -> None:
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """Read all complete lines; an incomplete last line, left by a crash, is skipped.
+    """Read all complete lines in today's names; an incomplete last line, left by a crash, is skipped.
 
     Raises:
         RunFolderError: the file cannot be read, or a line is too long or not a JSON object.
@@ -86,7 +98,14 @@ def _record(path: Path, number: int, line: bytes) -> Metrics:
         record = None
     if not isinstance(record, dict):
         raise RunFolderError(f"{path} is damaged: line {number} is not a JSON object")
-    return record
+    return {_current_name(name): value for name, value in record.items()}
+
+
+def _current_name(name: str) -> str:
+    for old, new in OLD_PREFIXES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return OLD_NAMES.get(name, name)
 
 
 def _plain(value: Any) -> Any:

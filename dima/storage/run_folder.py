@@ -17,6 +17,7 @@ Everything logged or written after the last :meth:`RunFolder.save` belongs to it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +25,15 @@ from typing import Any
 
 from dima.config import read_yaml, yaml_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import protocol, resumed, uncommitted_diff
+from dima.runtime.provenance import protocol, protocol_history, resumed, uncommitted_diff
 from dima.storage.atomic import refuse_links, write_errors, write_text
-from dima.storage.checkpoint import FORMAT, current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
+from dima.storage.checkpoint import current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
 from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
 from dima.storage.dashboards import Dashboard, open_dashboards
 from dima.storage.layout import (
     CHECKPOINT,
     CONFIG,
+    FORMAT,
     KIND,
     METRICS,
     PROTOCOL,
@@ -223,7 +225,7 @@ class RunFolder:
             RunFolderError: the checkpoint is damaged.
         """
         folder = current_checkpoint(self.path / CHECKPOINT)
-        return None if folder is None else tensor_bytes(read_manifest(folder))
+        return None if folder is None else tensor_bytes(read_manifest(folder, self._written_by))
 
     def load(self) -> Saved:
         """Load the last saved state. A writable folder is first rewound to that state.
@@ -231,7 +233,7 @@ class RunFolder:
         Raises:
             RunFolderError: no iteration was saved, or a file is missing, truncated or changed.
         """
-        found = read_checkpoint(self.path / CHECKPOINT)
+        found = read_checkpoint(self.path / CHECKPOINT, self._written_by)
         if found is None:
             raise self._no_checkpoint()
         content, digest, size = found
@@ -270,6 +272,13 @@ class RunFolder:
     def _iterations(self) -> int:
         """Number of logged iterations; the first is saved before the second begins."""
         return max((record.get("iteration", 0) for record in self.records()), default=0)
+
+    @property
+    def _written_by(self) -> str:
+        """The commit that wrote the checkpoint, abbreviated; empty where unknown."""
+        commit = protocol_history(self.protocol())[-1].get("commit")
+        found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*", str(commit.get("id"))) if isinstance(commit, dict) else None
+        return found[1] if found else ""
 
     def _no_checkpoint(self) -> RunFolderError:
         if self._iterations > 1:

@@ -28,11 +28,12 @@ class Saved:
     size: int  # bytes of its tensors without the chunks
 
 
-def read_checkpoint(path: Path) -> tuple[Tree, str, int] | None:
+def read_checkpoint(path: Path, written_by: str = "") -> tuple[Tree, str, int] | None:
     """Load and check the newest checkpoint.
 
     Args:
         path: the checkpoint folder, which another process may be replacing.
+        written_by: the commit that wrote it, where known, for messages.
 
     Returns:
         Its content, its digest and the bytes of its tensors; None if there is no checkpoint.
@@ -46,7 +47,7 @@ def read_checkpoint(path: Path) -> tuple[Tree, str, int] | None:
             return None
         inode = _inode(folder)
         try:
-            content, manifest = _checked(load_tree(folder), folder), read_manifest(folder)
+            content, manifest = _checked(load_tree(folder, written_by), folder), read_manifest(folder)
             return content, digest(manifest), tensor_bytes(manifest)
         except RunFolderError:
             if _inode(folder) == inode or attempt == _READ_ATTEMPTS - 1:

@@ -179,7 +179,7 @@ class Trainer(TrainingLoop):
         if old != new and self.step:
             self.progress.message(
                 f"dima: MuJoCo {old[0] if old else 'of an unknown version'} simulated the first {self.step:,} steps, "
-                f"{new[0]} goes on: returns may differ; protocol.json keeps both"
+                f"{new[0]} simulates the rest: returns may differ; protocol.json records both"
             )
 
     def learn(self) -> Metrics:
@@ -187,7 +187,7 @@ class Trainer(TrainingLoop):
         before, done = self.step, min(1.0, self.step / self.target)
         with self._evaluating_in_background():
             metrics = algorithm.collect(collector, progress)
-            with algorithm.collect_ahead(collector, progress):
+            with algorithm.collect_in_background(collector, progress):
                 metrics |= algorithm.fit(progress)
                 metrics |= algorithm.update_policy(progress, done)
         self._keep_policy(before)

@@ -56,12 +56,13 @@ def test_missing(folder, name):
 
 
 def test_another_format_names_the_version_that_wrote_it(folder, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", 2)
+    monkeypatch.setattr(module, "FORMAT", 7)
     monkeypatch.setattr("dima.storage.manifest.__version__", "9.9")
-    with pytest.raises(
-        RunFolderError, match=r"has format 1, written by dima .*this is dima 9\.9, which reads format 2"
-    ):
+    said = r"has format 2, written by dima \d.*this is dima 9\.9, which reads format 7: use that version, or train"
+    with pytest.raises(RunFolderError, match=said):
         load_tree(folder)
+    with pytest.raises(RunFolderError, match=r"written by dima \S+ \(commit 0123456789ab\); this is"):
+        load_tree(folder, "0123456789ab")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "{", '{"sha256": 3}', '"text"'])

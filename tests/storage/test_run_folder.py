@@ -428,7 +428,7 @@ class TestReaders:
         real = dima.storage.saved.load_tree
         overtaken = []
 
-        def load(folder):
+        def load(folder, written_by=""):
             if not overtaken:
                 overtaken.append(True)
                 with RunFolder.open(run, write=True) as writer:
@@ -437,7 +437,7 @@ class TestReaders:
                     monkeypatch.setattr(dima.storage.saved, "load_tree", load)
                     writer.save(state(4))
                 raise RunFolderError("gone")
-            return real(folder)
+            return real(folder, written_by)
 
         monkeypatch.setattr(dima.storage.saved, "load_tree", load)
         assert RunFolder.open(run).load().tree["iteration"] == 4
