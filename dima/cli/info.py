@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,10 @@ def algorithms(args: Sequence[str]) -> int:
     from dima.presets import preset_names
 
     for name in algorithm_names():
-        print(f"{name:<8}  {algorithm_summary(name)}\n{'':<8}  presets: {', '.join(preset_names(name))}")
+        try:
+            print(f"{name:<8}  {algorithm_summary(name)}\n{'':<8}  presets: {', '.join(preset_names(name))}")
+        except ConfigError as error:  # of a package whose modules fail
+            print(f"dima: {error}", file=sys.stderr)
     return 0
 
 

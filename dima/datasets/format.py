@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from dima.config import Config, Count, Whole, checked_fields, shown
+from dima.config import Config, Count, Range, Whole, checked_fields, shown
 from dima.data import EnvSpec, Episode
-from dima.envs.consent import FromFile
 from dima.errors import ConfigError, RunFolderError
+from dima.registry import FromFile
 from dima.storage.atomic import reading
 from dima.storage.chunks import Listing
 from dima.storage.manifest import check_format, read_sealed
@@ -30,6 +30,7 @@ MANIFEST, EPISODES = "dataset.json", "episodes"
 _ROWS = ("state", "obs", "action_mask")  # of an episode, one more than steps
 _STEPS = ("action", "reward", "terminated", "truncated")
 Manifest = dict[str, Any]
+HeldOutShare = Annotated[float, Range(0, 0.9)]  # share of episodes kept from training
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ SHORT: dict[str, dict[str, Any]] = {
 LISTS = [
     (algorithm, name.replace("-", "_"))
     for algorithm in algorithm_names()
-    for name, kind in flags(type(algorithm_config(algorithm)))
+    for name, kind in flags(algorithm_config(algorithm))
     if get_origin(kind) is tuple
 ]
 REFUSED = {"world_model.denoiser.channels", "world_model.decoder.fsq_levels"}  # nothing is left without them

@@ -36,9 +36,9 @@ from dima.config import read_yaml
 from dima.datasets.describe import describe
 from dima.datasets.reader import Dataset
 from dima.envs import all_tasks, make_env
-from dima.envs.consent import FromFile
 from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError, EnvError, UserError
+from dima.registry import FromFile
 from dima.storage.checkpoint import MANIFEST, TENSORS, TREE
 from dima.storage.manifest import seal
 from dima.storage.serialization import load_tree_file, save_tree_file
