@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from dima.cli.options import parse
 from dima.cli.positional import EXAMPLE, choose, the_task
 from dima.config import Config
-from dima.datasets.minari import ImportConfig, import_config
 from dima.errors import ConfigError, nearest
-from dima.recording.config import RecordConfig, record_config
-from dima.runtime.summary import settings_line
+from dima.recording.config import ImportConfig, RecordConfig, import_config, record_config
 from dima.training.run_config import OfflineConfig, offline_config
 
-_APART = ("policy", "recorded", "checkpoint")  # entries of a source that are no settings
 _DATASET = {  # the commands of `dima dataset`
     "record": "play policies and keep their episodes: dima dataset record TASK --sources random RUN,mode",
     "info": "what a dataset holds, after checking every byte of it",
@@ -90,33 +87,12 @@ def _record(args: Sequence[str]) -> int:
 def _info(args: Sequence[str]) -> int:
     options = parse(InfoOptions, args, "dima dataset info")
 
-    from dima.datasets.describe import describe
+    from dima.datasets.describe import describe, table
     from dima.datasets.reader import Dataset
 
     told = describe(Dataset.open(options.dataset))
     print(json.dumps(told) if options.json else table(told))
     return 0
-
-
-def table(facts: Mapping[str, Any]) -> str:
-    """The facts of a dataset, :func:`dima.datasets.describe.describe`, as a table."""
-    from dima.recording.policies import Source
-
-    usual = Source().to_dict()
-    lines = [f"{facts['task']} ({settings_line(facts['env'])})" if facts["env"] else facts["task"], ""]
-    lines.append(f"{'episodes':>10}  {'steps':>10}  {'team return':>20}  {'terminated':>10}  source")
-    for source in facts["sources"]:
-        told = source["recorded"]
-        spread = f"{told['return']['mean']:,.1f} ± {told['return']['std']:,.1f}" if "return" in told else "-"
-        ended = f"{told['terminated']:.0%}" if "terminated" in told else "-"
-        rest = {name: value for name, value in source.items() if name not in _APART and usual.get(name) != value}
-        name = f"{source['policy']} ({settings_line(rest)})" if rest else source["policy"]
-        lines.append(f"{told['episodes']:>10,}  {told['steps']:>10,}  {spread:>20}  {ended:>10}  {name}")
-    lines.append("")
-    for part, told in facts["parts"].items():
-        lines.append(f"{part:<8}  {told['episodes']:,} episodes, {told['steps']:,} steps")
-    lines += ["", f"every byte is as it was written; SHA-256 {facts['seal']}", f"dataset: {facts['dataset']}"]
-    return "\n".join(lines)
 
 
 def _import(args: Sequence[str]) -> int:

@@ -1,12 +1,17 @@
-"""Facts of a dataset; every byte is checked on the way."""
+"""What a dataset holds, in numbers and in words; every byte is checked on the way."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dima.datasets.reader import Dataset
+from dima.recording.policies import Source
+from dima.runtime.summary import settings_line
+
+_ELSEWHERE = ("policy", "recorded", "checkpoint")  # of a source, told apart from its settings or not worth a glance
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -44,3 +49,22 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "parts": parts,
         "protocol": dataset.protocol,
     }
+
+
+def table(facts: Mapping[str, Any]) -> str:
+    """The facts as a few lines for a person."""
+    usual = Source().to_dict()
+    lines = [f"{facts['task']} ({settings_line(facts['env'])})" if facts["env"] else facts["task"], ""]
+    lines.append(f"{'episodes':>10}  {'steps':>10}  {'team return':>20}  {'terminated':>10}  source")
+    for source in facts["sources"]:
+        told = source["recorded"]
+        spread = f"{told['return']['mean']:,.1f} ± {told['return']['std']:,.1f}" if "return" in told else "-"
+        ended = f"{told['terminated']:.0%}" if "terminated" in told else "-"
+        rest = {name: value for name, value in source.items() if name not in _ELSEWHERE and usual.get(name) != value}
+        name = f"{source['policy']} ({settings_line(rest)})" if rest else source["policy"]
+        lines.append(f"{told['episodes']:>10,}  {told['steps']:>10,}  {spread:>20}  {ended:>10}  {name}")
+    lines.append("")
+    for part, told in facts["parts"].items():
+        lines.append(f"{part:<8}  {told['episodes']:,} episodes, {told['steps']:,} steps")
+    lines += ["", f"every byte is as it was written; SHA-256 {facts['seal']}", f"dataset: {facts['dataset']}"]
+    return "\n".join(lines)

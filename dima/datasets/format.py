@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 
-from dima.config import Config, Count, Range, Whole, checked_fields, shown
+from dima.config import Config, Count, Whole, checked_fields, shown
 from dima.data import EnvSpec, Episode
 from dima.errors import ConfigError, RunFolderError
 from dima.registry import FromFile
@@ -30,7 +30,6 @@ MANIFEST, EPISODES = "dataset.json", "episodes"
 _ROWS = ("state", "obs", "action_mask")  # of an episode, one more than steps
 _STEPS = ("action", "reward", "terminated", "truncated")
 Manifest = dict[str, Any]
-HeldOutShare = Annotated[float, Range(0, 0.9)]  # share of episodes kept from training
 
 
 @dataclass(frozen=True)

@@ -15,50 +15,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from dima.config import Config, Range
 from dima.data import Episode
-from dima.datasets.format import Header, HeldOutShare
+from dima.datasets.format import Header
 from dima.datasets.minari_forms import Agents, Form, Joint
 from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter
-from dima.envs import agreed_task, make_env, suite_config
+from dima.envs import agreed_task, make_env
 from dima.envs.base import JointEnv
 from dima.errors import ConfigError, DatasetError, EnvError
+from dima.recording.config import ImportConfig
 from dima.runtime.provenance import protocol
 
 CHUNK_STEPS = 10_000  # environment steps of a chunk of what is taken over, at least
 FORMS: dict[str, type[Form]] = {"agents": Agents, "joint": Joint}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig(Config):
-    """What is taken over from Minari."""
-
-    task: str  # the environment that the episodes are taken to be of (see `dima tasks`)
-    minari: str = ""  # Minari's name of the dataset, such as mujoco/halfcheetah/expert-v0, or its folder
-    held_out: HeldOutShare = 0.2  # share of the episodes kept from training
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of the split
-    out: str | None = None  # the dataset's folder; default datasets/<Minari's name>
-    env: Config  # how the environment is presented; fields depend on the task's suite
-
-    @property
-    def folder(self) -> Path:
-        """Where the dataset is kept."""
-        return Path(self.out or f"datasets/{self.minari}")
-
-
-def import_config(task: str) -> ImportConfig:
-    """The defaults for a task.
-
-    Raises:
-        ConfigError: there is no such suite.
-    """
-    return ImportConfig(task=task, env=suite_config(task)())
 
 
 def export_minari(dataset: Dataset, name: str, form: str = "agents", *, task: str | None = None) -> Path:

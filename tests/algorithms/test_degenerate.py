@@ -47,7 +47,7 @@ def play(task: str, algorithm: str, learner: dict[str, Any]) -> None:
     torch.manual_seed(0)
     with Trainer(config, torch.device("cpu"), Progress()) as run:
         for _ in range(2):
-            numbers = _to_numbers(run.live())
+            numbers = _to_numbers(run.learn())
             _require_finite(numbers, run.algorithm, run.step)
         assert any(name.startswith("policy/") for name in numbers)
         assert len(run._play(run.algorithm).returns) == 1

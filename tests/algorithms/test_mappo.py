@@ -111,7 +111,7 @@ def test_learning_rates_of_k_iterations_decay_from_1_to_1_over_k(monkeypatch) ->
     config = build_config("toy/walk", "mappo", "debug", changes | {"learner": learner})
     with Trainer(config, torch.device("cpu"), Progress()) as trainer:
         while trainer.step < trainer.target:
-            trainer.live()
+            trainer.learn()
     assert rates == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3])
 
 

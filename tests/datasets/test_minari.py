@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from dima.cli import main
-from dima.datasets.minari import ImportConfig, import_config
 from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter
 from dima.envs import make_env
 from dima.errors import ConfigError, DatasetError, RunFolderError
+from dima.recording.config import ImportConfig, import_config
 from dima.recording.record import record
 
 pytest.importorskip("h5py")

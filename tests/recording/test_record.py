@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import dima
-from dima.cli.datasets import table
 from dima.data import EnvSpec, View
-from dima.datasets.describe import describe
+from dima.datasets.describe import describe, table
 from dima.datasets.reader import Dataset
 from dima.envs.toy import ToyConfig
 from dima.errors import ConfigError, DatasetError, EnvError

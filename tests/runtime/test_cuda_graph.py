@@ -130,7 +130,7 @@ def lived(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
             changes = {"run": str(tmp_path), "learner": changes | {"policy_after": 0} | learner}
             config = build_config(task, algorithm, "debug", changes)
             trainer = held.enter_context(Trainer(config, pick_device(device), Progress()))
-            trainer.live()
+            trainer.learn()
             assert isinstance(trainer.algorithm, ModelBased)
             return trainer.algorithm
 

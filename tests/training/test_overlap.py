@@ -75,7 +75,7 @@ def test_episodes_played_ahead_count_once_they_are_taken_in(tmp_path: Path, copi
     with Trainer(config, torch.device("cpu"), Progress()) as trainer:  # type: ignore[arg-type]
         steps = [trainer.step]
         for _ in range(3):
-            trainer.live()
+            trainer.learn()
             steps.append(trainer.step)
             ahead = trainer.algorithm.ahead  # type: ignore[attr-defined]
             assert ahead.steps - trainer.step == sum(map(len, ahead.episodes))
