@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any, Generic, Literal, TypeVar
 
 from dima.config import read_yaml, shown
-from dima.errors import ConfigError, UserError, in_words, nearest
+from dima.errors import ConfigError, UserError, nearest, one_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,7 +96,7 @@ class Registry(Generic[T]):
             found = installed[name].load()
         except Exception as error:  # whatever a package of somebody else raises when it is imported
             raise ConfigError(
-                f"the {self.kind} {name!r}, {installed[name].value}, cannot be loaded: {in_words(error)}"
+                f"the {self.kind} {name!r}, {installed[name].value}, cannot be loaded: {one_line(error)}"
             ) from error
         return self._registered.get(name, found)  # a decorator there may know more of it
 
@@ -141,7 +141,7 @@ def load_module(path: str, name: str, error: type[UserError] = ConfigError) -> M
             raise error(f"{name}: there is no module {missing.name!r}: {_siblings(missing.name)}") from missing
         raise error(f"{name}: {path} needs the module {missing.name!r}, which is not installed") from missing
     except Exception as raised:
-        raise error(f"{name}: importing {path} raised {in_words(raised)}: mend the module") from raised
+        raise error(f"{name}: importing {path} raised {one_line(raised)}: mend the module") from raised
 
 
 def load_attribute(module: ModuleType, attribute: str, name: str, error: type[UserError] = ConfigError) -> Any:

@@ -16,7 +16,7 @@ from dima.config import Config, shown
 from dima.envs.base import JointEnv, TaskInfo
 from dima.envs.pettingzoo import RegisteredTask
 from dima.envs.render.scene import Scene
-from dima.errors import ConfigError, EnvError, in_words, nearest
+from dima.errors import ConfigError, EnvError, nearest, one_line
 from dima.registry import Registry, agreed
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -156,7 +156,7 @@ def all_tasks() -> list[TaskInfo]:
         except Exception as error:  # whatever a package of somebody else raises
             if name in TASKS.library:
                 raise
-            why = str(error) if isinstance(error, ConfigError) else in_words(error)
+            why = str(error) if isinstance(error, ConfigError) else one_line(error)
             print(f"dima: the tasks of {name} are left out: {why}", file=sys.stderr)
         else:
             found += tasks

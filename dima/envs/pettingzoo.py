@@ -21,7 +21,7 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from dima.config import Config, shown
 from dima.envs.base import TaskInfo
 from dima.envs.render.scene import Scene
-from dima.errors import ConfigError, EnvError, UserError, in_words, nearest
+from dima.errors import ConfigError, EnvError, UserError, nearest, one_line
 from dima.registry import load_attribute, load_module, load_name
 
 _ITS_OWN = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # environments, of all its modules
@@ -121,7 +121,7 @@ def _call(
     except Exception as error:
         shown_arguments = ", ".join([*map(repr, given), *(f"{name}={value!r}" for name, value in keywords.items())])
         raise EnvError(
-            f"{task}: {attribute}({shown_arguments}) raised {in_words(error)}: mend the factory or its arguments"
+            f"{task}: {attribute}({shown_arguments}) raised {one_line(error)}: mend the factory or its arguments"
         ) from error
     if isinstance(env, AECEnv):
         try:
@@ -129,7 +129,7 @@ def _call(
             return converted
         except Exception as error:
             raise EnvError(
-                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({in_words(error)}): "
+                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({one_line(error)}): "
                 "only environments whose metadata say is_parallelizable can"
             ) from error
     if isinstance(env, ParallelEnv) or _quacks(env):
