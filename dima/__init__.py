@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dima.agent import Agent as Agent
     from dima.agent import evaluate as evaluate
     from dima.agent import load as load
+    from dima.algorithms import register_algorithm as register_algorithm
     from dima.analysis.diagnose.config import DiagnosisConfig as DiagnosisConfig
     from dima.analysis.diagnose.run import diagnose as diagnose
     from dima.analysis.imagine.run import film as film
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dima.datasets.reader import Dataset as Dataset
     from dima.envs import all_tasks as all_tasks
     from dima.envs import make_env as make_env
+    from dima.envs import register_task as register_task
     from dima.errors import UserError as UserError
     from dima.recording.config import RecordConfig as RecordConfig
     from dima.recording.config import record_config as record_config
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from dima.training.online import train as train
     from dima.training.run_config import RunConfig as RunConfig
     from dima.training.run_config import build_config as build_config
+    from dima.world_models import register_world_model as register_world_model
 
 _HOME = {
     "Agent": "dima.agent",
@@ -57,6 +60,9 @@ _HOME = {
     "make_env": "dima.envs",
     "record": "dima.recording.record",
     "record_config": "dima.recording.config",
+    "register_algorithm": "dima.algorithms",
+    "register_task": "dima.envs",
+    "register_world_model": "dima.world_models",
     "report": "dima.analysis.report.build",
     "resume": "dima.training.online",
     "train": "dima.training.online",

@@ -216,30 +216,31 @@ class Agent:
         return ReplayInitialStates(Replay.of(dataset.episodes(), env.spec, self.device), context)
 
 
-def load(run: str | Path, device: str = "auto", *, task: str | None = None) -> Agent:
+def load(run: str | Path, device: str = "auto", *, task: str | None = None, algorithm: str | None = None) -> Agent:
     """Load the trained agents of a run folder.
 
     Args:
         run: the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
 
     Raises:
-        UserError: the folder is missing, damaged or not ours, its environment cannot be built, or its task is code
-            of somebody's own that the user has not agreed to.
+        UserError: the folder is missing, damaged or not ours, its environment cannot be built, or its task or
+            algorithm is code of somebody's own that the user has not agreed to.
     """
     where = pick_device(device)
     with RunFolder.open(run) as folder:
-        config, facts = RunConfig.from_dict(folder.config()).agreed(task, run), folder.protocol()
-        saved = folder.load()
+        config = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=run).agreed(task, run)
+        facts, saved = folder.protocol(), folder.load()
     env = make_env(config.task, config.env)
     limit = INIT_FACTOR * saved.size
     with read_errors(f"{run}:", MISMATCH), memory_limit(limit, f"{run}: {TOO_LARGE}"):
-        algorithm = _build(config, env, where)
-        algorithm.restore(saved.tree["algorithm"], None)
+        learner = _build(config, env, where)
+        learner.restore(saved.tree["algorithm"], None)
         earlier = {count(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
         steps = count(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, algorithm, where, Path(run), steps, saved.digest, earlier, facts)
+    return Agent(config, env, learner, where, Path(run), steps, saved.digest, earlier, facts)
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
@@ -258,7 +259,13 @@ def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
 
 
 def evaluate(
-    run: str | Path, episodes: int = 20, seed: int | None = None, device: str = "auto", *, task: str | None = None
+    run: str | Path,
+    episodes: int = 20,
+    seed: int | None = None,
+    device: str = "auto",
+    *,
+    task: str | None = None,
+    algorithm: str | None = None,
 ) -> Evaluation:
     """Evaluate the policy of a run folder, see :func:`load` and :meth:`Agent.evaluate`."""
-    return load(run, device, task=task).evaluate(episodes, seed)
+    return load(run, device, task=task, algorithm=algorithm).evaluate(episodes, seed)

@@ -42,3 +42,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return "choose one of: " + ", ".join(known) if known else "none is available"
+
+
+def one_line(error: Exception) -> str:
+    """An exception as one line: its kind and message."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

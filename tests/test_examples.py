@@ -1,15 +1,47 @@
-"""The example runs, and says what it needs where that is missing."""
+"""The examples run, as scripts and on the command line, and say what they need where that is missing."""
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_in_imagination.py"
+import dima
+from dima.algorithms import ALGORITHMS
+from dima.cli import main
+from dima.config import read_yaml
+from dima.world_models import WORLD_MODELS
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE = EXAMPLES / "train_in_imagination.py"
+OWN = {"own_world_model": "own_world_model:MlpModelConfig", "own_algorithm": "own_algorithm:CemConfig"}
+REGISTERED = {"own_world_model": "mlp", "own_algorithm": "cem"}
+FIXED = ("--quiet", "--device", "cpu", "--threads", "1", "--no-tensorboard", "--checkpoint-budget", "1")
+SHORT = {
+    "own_world_model": (*FIXED, "--preset", "debug", "--learner.world-model.network-fit.updates", "10"),
+    "own_algorithm": (*FIXED, "--preset", "small", "--learner.population", "2", "--evaluate-every", "60"),
+}
+FEW = ("--episodes", "2", "--segments", "4", "--horizon", "3", "--samples", "3", "--starts", "2")
+
+
+@pytest.fixture
+def on_the_path(monkeypatch) -> Iterator[None]:
+    """The examples can be imported; afterwards nobody knows of them."""
+    before = [(registry, dict(registry._registered)) for registry in (ALGORITHMS, WORLD_MODELS)]
+    monkeypatch.syspath_prepend(EXAMPLES)
+    yield
+    for registry, names in before:
+        registry._registered = names
+    for name in OWN:
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -25,3 +57,115 @@ def test_without_the_other_library_it_is_asked_for():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "this example trains with Stable-Baselines3: pip install stable-baselines3"
+
+
+# -- an own world model and an own algorithm --------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread", "on_the_path")
+@pytest.mark.parametrize("example", OWN)
+def test_own_code_on_the_command_line(tmp_path, capsys, example):
+    own, run, whole = OWN[example], tmp_path / "run", tmp_path / "whole"
+    train = ("train", "toy/walk", "--algorithm", own, *SHORT[example])
+    assert main([*train, "--run", str(whole), "--steps", "240"]) == 0
+    assert main([*train, "--run", str(run), "--steps", "120"]) == 0
+    assert read_yaml(run / "config.yaml")["algorithm"] == own
+    capsys.readouterr()
+    for command in ("resume", "evaluate", "diagnose"):
+        assert main([command, str(run)]) == 2
+        assert f"repeat it, --algorithm {own}" in capsys.readouterr().err
+    assert main(["resume", str(run), "--quiet", "--steps", "240", "--algorithm", own]) == 0
+    assert metrics(run)[-1] == metrics(whole)[-1]  # another end, as only the last step is never evaluated early
+    assert main(["evaluate", str(run), "--episodes", "1", "--algorithm", own]) == 0
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    assert own in (tmp_path / "report" / "report.html").read_text()
+    capsys.readouterr()
+    diagnose = ("diagnose", str(run), "--algorithm", own, "--also", str(whole), "--quiet", "--device", "cpu", *FEW)
+    status, told = main([*diagnose]), capsys.readouterr()
+    if example == "own_world_model":
+        assert status == 0 and "State: " in told.out
+    else:
+        assert status == 2 and "learns no world model" in told.err
+
+
+@pytest.mark.usefixtures("on_the_path")
+@pytest.mark.parametrize(
+    ("example", "flag", "meaning"),
+    [
+        ("own_world_model", "--learner.world-model.hidden", "widths of the MLP's hidden layers"),
+        ("own_algorithm", "--learner.population", "policies tried in an iteration"),
+    ],
+)
+def test_own_fields_are_flags(capsys, example, flag, meaning):
+    train = ("train", "toy/walk", "--algorithm", OWN[example])
+    with pytest.raises(SystemExit):
+        main([*train, "--help"])
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert flag in told and meaning in told
+    for wrong, expected in (
+        ((f"{flag}x", "3"), f"there is no option {flag}x: did you mean {flag}?"),
+        ((flag, "-1"), "out of range"),
+        (("--preset", "smal"), "did you mean 'small'?"),
+    ):
+        assert main([*train, *wrong]) == 2
+        assert expected in capsys.readouterr().err
+    assert main(["algorithms"]) == 0  # now that it is imported, its short name is known, too
+    assert f"\n{REGISTERED[example]}  " in "\n" + capsys.readouterr().out
+    assert dima.build_config("toy/walk", REGISTERED[example], "small").steps in (15_000, 20_000)
+
+
+@pytest.mark.parametrize(
+    ("example", "args", "run"),
+    [
+        ("own_world_model", ("--steps", "1000", "--iterations", "1"), "train"),
+        ("own_algorithm", ("--steps", "700"), "."),
+    ],
+)
+def test_own_code_as_a_script(tmp_path, example, args, run):
+    """Its run folder has the name that the script registered; who names the class consents."""
+    script = [sys.executable, str(EXAMPLES / f"{example}.py"), "--folder", str(tmp_path / "runs"), *args]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert f"{REGISTERED[example]} on toy/walk" in done.stdout
+    evaluate = [sys.executable, "-m", "dima", "evaluate", str(tmp_path / "runs" / run), "--episodes", "1"]
+    refused = subprocess.run(evaluate, capture_output=True, text=True, env=environment(EXAMPLES))
+    assert refused.returncode == 2 and f"there is no algorithm '{REGISTERED[example]}'" in refused.stderr
+    named = [*evaluate, "--algorithm", OWN[example]]
+    done = subprocess.run(named, capture_output=True, text=True, env=environment(EXAMPLES))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("one_thread", "on_the_path")
+@pytest.mark.parametrize("task", ["toy/uneven", "toy/switches"])
+@pytest.mark.parametrize("example", OWN)
+def test_own_code_on_other_tasks(tmp_path, task, example):
+    """Agents of different sizes; discrete actions with masks, which the world model refuses."""
+    args = ["train", task, "--algorithm", OWN[example], *SHORT[example], "--run", str(tmp_path / "run")]
+    masked = (task, example) == ("toy/switches", "own_world_model")
+    assert main([*args, "--steps", "120"]) == (2 if masked else 0)
+
+
+@pytest.mark.usefixtures("one_thread", "on_the_path")
+def test_the_own_algorithm_learns(tmp_path):
+    assert import_module("own_algorithm").main(tmp_path / "run", steps=5_000) > -5  # random actions: about -20
+
+
+@pytest.mark.usefixtures("one_thread", "on_the_path")
+def test_the_policy_learns_in_the_own_world_model(tmp_path):
+    assert import_module("own_world_model").main(tmp_path, steps=3_500, iterations=2) > -5
+
+
+def environment(*path: Path) -> dict[str, str]:
+    paths = (str(Path(__file__).parents[1]), *map(str, path))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, apart from clocks and events."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("time/", "wall", "seconds")
+    return [
+        {name: value for name, value in line.items() if not name.startswith(clocks)}
+        for line in lines
+        if "event" not in line
+    ]

@@ -4,20 +4,23 @@ Read ``base`` (the training loop's interface), ``objectives`` (returns and losse
 ``mappo`` and ``happo``, ``hasac``, and ``model_based``: MAPPO in the rollouts of a world model.
 
 An algorithm of your own is a config class that builds it, registered by :func:`register_algorithm` or by an entry point
-``dima.algorithms``. The name of every world model is an algorithm, too.
+``dima.algorithms``, or named ``package.module:Name``. Every world model is an algorithm, too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from dima.config import shown
 from dima.errors import ConfigError, nearest
-from dima.registry import Registry
+from dima.registry import Registry, agreed, load_name
 from dima.world_models import WORLD_MODELS
 
 if TYPE_CHECKING:
     from dima.algorithms.base import AlgorithmConfig
+    from dima.world_models.base import WorldModelConfig
 
 C = TypeVar("C")
 
@@ -38,30 +41,85 @@ def register_algorithm(name: str) -> Callable[[type[C]], type[C]]:
     Raises:
         ConfigError: the name is taken.
     """
+    if name in WORLD_MODELS:
+        raise ConfigError(f"there is a world model {name!r}, which is an algorithm already: choose another name")
     return ALGORITHMS.register(name)
 
 
 def algorithm_names() -> list[str]:
-    """Every algorithm, the world models among them."""
+    """Every algorithm that has a name, the world models among them."""
     return sorted({*ALGORITHMS.names(), *WORLD_MODELS.names()})
 
 
-def algorithm_config(name: str) -> AlgorithmConfig:
-    """The default settings of an algorithm.
+def algorithm_class(name: str) -> type[AlgorithmConfig] | type[WorldModelConfig]:
+    """The settings class of an algorithm, or of the world model that it learns in.
+
+    Args:
+        name: a registered one, or ``package.module:Name``; where that stands in a file, consent is asked for first.
 
     Raises:
-        ConfigError: there is no such algorithm, or its package cannot be imported.
+        ConfigError: there is no such algorithm, it cannot be imported, is no settings class, or the user has not agreed
+            to a name that stands in a file.
     """
+    name = agreed("algorithm", name)
+    if ":" in name:
+        return _checked_class(name, load_name(name))
     if name in ALGORITHMS:
-        return ALGORITHMS.get(name)()
+        return _checked_class(name, ALGORITHMS.get(name))
     if name in WORLD_MODELS:
-        from dima.algorithms.model_based import ModelBasedConfig
+        return _checked_class(name, WORLD_MODELS.get(name))
+    raise ConfigError(
+        f"there is no algorithm {shown(name)}: {nearest(name, algorithm_names())} "
+        "(one of your own: package.module:Name)"
+    )
 
-        return ModelBasedConfig(world_model=WORLD_MODELS.get(name)())
-    raise ConfigError(f"there is no algorithm {name!r}: {nearest(name, algorithm_names())}")
+
+def agreed_algorithm(name: str, typed: str | None = None, where: object = "the file") -> str:
+    """The name of an algorithm that may be built, see :func:`dima.registry.agreed`.
+
+    Args:
+        name: as it stands in a file.
+        typed: the name that the user typed beside the file, if any: the same one, or ``package.module:Name`` of the
+            class that is registered under it, which is then imported.
+        where: what the name stands in, for messages.
+
+    Raises:
+        ConfigError: the user has not agreed to the algorithm, or named another.
+    """
+    if typed is not None and typed != name and ":" in typed and ":" not in name:
+        own = algorithm_class(typed)
+        if any(name in registry and registry.get(name) is own for registry in (ALGORITHMS, WORLD_MODELS)):
+            return str(name)
+    return agreed("algorithm", name, typed, where)
+
+
+def algorithm_config(name: str) -> AlgorithmConfig:
+    """The default settings of an algorithm; arguments and errors as for :func:`algorithm_class`."""
+    from dima.algorithms.base import AlgorithmConfig
+    from dima.algorithms.model_based import ModelBasedConfig
+
+    kind = algorithm_class(name)
+    try:
+        defaults = kind()
+    except TypeError as error:
+        raise ConfigError(f"{name}: {kind.__name__} has no defaults for all of its fields ({error})") from error
+    return defaults if isinstance(defaults, AlgorithmConfig) else ModelBasedConfig(world_model=defaults)
 
 
 def algorithm_summary(name: str) -> str:
     """One line on an algorithm: the first of its config's docstring."""
-    kind = ALGORITHMS.get(name) if name in ALGORITHMS else WORLD_MODELS.get(name)
-    return (kind.__doc__ or "").strip().splitlines()[0]
+    return (algorithm_class(name).__doc__ or "").strip().partition("\n")[0]
+
+
+def _checked_class(name: str, found: Any) -> type[AlgorithmConfig] | type[WorldModelConfig]:
+    """Refuse what is no settings class, or has fields that are none."""
+    from dima.algorithms.base import AlgorithmConfig
+    from dima.world_models.base import WorldModelConfig
+
+    if not (isinstance(found, type) and issubclass(found, AlgorithmConfig | WorldModelConfig)):
+        raise ConfigError(f"{name} is no algorithm: expected a class derived from AlgorithmConfig or WorldModelConfig")
+    known, decorated = {field.name for field in dataclasses.fields(found)}, "__dataclass_fields__" in vars(found)
+    bare = [field for field in vars(found).get("__annotations__", {}) if field not in known]
+    if bare and not decorated:
+        raise ConfigError(f"{name}: {bare[0]} is not a field: put @dataclass(frozen=True) above {found.__name__}")
+    return found

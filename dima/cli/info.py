@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,15 @@ def algorithms(args: Sequence[str]) -> int:
     from dima.algorithms import algorithm_names, algorithm_summary
     from dima.presets import preset_names
 
-    for name in algorithm_names():
-        print(f"{name:<8}  {algorithm_summary(name)}\n{'':<8}  presets: {', '.join(preset_names(name))}")
+    names = algorithm_names()
+    width = max(map(len, names))
+    for name in names:
+        try:
+            summary, presets = algorithm_summary(name), ", ".join(preset_names(name))
+        except ConfigError as error:  # of a package whose modules fail
+            print(f"dima: {error}", file=sys.stderr)
+        else:
+            print(f"{name:<{width}}  {summary}\n{'':<{width}}  presets: {presets}")
     return 0
 
 

@@ -28,6 +28,7 @@ class ImagineOptions(Config):
     width: Annotated[int, Range(64, 1920)] = 320  # pixels of each picture
     fps: Annotated[int, Range(1, 60)] = 10  # frames a second of the film
     task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
     device: Device = "auto"  # where the world model computes
     quiet: bool = False  # no progress bar
     json: bool = False  # print everything as one JSON object
@@ -39,6 +40,7 @@ class DiagnoseOptions(Config):
     config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
     also: tuple[str, ...] = ()  # folders of other runs on the task whose policies play, too
     task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
     out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
     device: Device = "auto"  # where everything is computed
     quiet: bool = False  # no progress bars
@@ -77,6 +79,7 @@ def imagine(args: Sequence[str]) -> int:
         out=out,
         device=options.device,
         task=options.task,
+        algorithm=options.algorithm,
         progress=choose_progress(options.quiet),
     )
     if found.no_pictures:
@@ -102,6 +105,7 @@ def diagnose(args: Sequence[str]) -> int:
         out=out,
         device=options.device,
         task=options.task,
+        algorithm=options.algorithm,
         progress=choose_progress(options.quiet),
     )
     print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))

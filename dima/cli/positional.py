@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from dima.algorithms import algorithm_config
 from dima.cli.options import SAID, flags, name_of
-from dima.envs import SUITES, suite_config
-from dima.errors import ConfigError, EnvError
+from dima.envs import TASKS, suite_config
+from dima.errors import ConfigError, UserError
 from dima.training.run_config import RunConfig
 
 EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
@@ -78,9 +78,9 @@ def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[st
     if algorithm is not None:
         known |= flags(algorithm_config(algorithm), "learner.")
     if any(arg.startswith("--env.") for arg in args):  # simulators are heavy
-        for suite in SUITES:
-            with suppress(EnvError):  # not to be used here: if it is the task's, that is told later
-                known |= flags(suite_config(f"{suite}/"), "env.")
+        for name in TASKS.names():
+            with suppress(UserError):  # it cannot be used here: if it is the task's, the error comes later
+                known |= flags(suite_config(name if "/" in name else f"{name}/"), "env.")
     return known
 
 

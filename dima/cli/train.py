@@ -35,6 +35,7 @@ class ResumeOptions(Config):
     steps: Count | None = None  # go on to this many environment steps; default: as the run was started
     iterations: Count | None = None  # likewise for a run of `dima fit`
     task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
     quiet: bool = False  # one plain line an iteration instead of progress bars
 
 
@@ -44,6 +45,7 @@ class EvaluateOptions(Config):
     episodes: Count = 20  # episodes to play with the policy's mode
     seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
     task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
     device: Device = "auto"  # where the policy computes
     video: bool = False  # also film the first episode: into videos/ in the run folder
     json: bool = False  # print one JSON object
@@ -88,7 +90,14 @@ def resume(args: Sequence[str]) -> int:
     from dima.training.online import resume as run
 
     progress = choose_progress(options.quiet)
-    summary = run(options.run, steps=options.steps, iterations=options.iterations, task=options.task, progress=progress)
+    summary = run(
+        options.run,
+        steps=options.steps,
+        iterations=options.iterations,
+        task=options.task,
+        algorithm=options.algorithm,
+        progress=progress,
+    )
     print(summary.table())
     return 0 if summary.finished else 130
 
@@ -98,7 +107,7 @@ def evaluate(args: Sequence[str]) -> int:
 
     from dima.agent import load
 
-    agent = load(options.run, options.device, task=options.task)
+    agent = load(options.run, options.device, task=options.task, algorithm=options.algorithm)
     video = _film(agent, options) if options.video else None
     result = agent.evaluate(options.episodes, options.seed)
     config = agent.config

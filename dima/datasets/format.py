@@ -18,8 +18,8 @@ import torch
 
 from dima.config import Config, Count, NonNegative, Positive, Range, Whole, checked_fields, shown
 from dima.data import EnvSpec, Episode, check_episode
-from dima.envs.consent import FromFile
 from dima.errors import ConfigError, RunFolderError
+from dima.registry import FromFile
 from dima.storage.atomic import read_errors
 from dima.storage.chunks import Listing
 from dima.storage.manifest import check_format, read_verified

@@ -26,9 +26,8 @@ from dima.datasets.format import Header, HeldOutShare
 from dima.datasets.minari_forms import Agents, Form, Joint
 from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter
-from dima.envs import make_env, suite_config
+from dima.envs import agreed_task, make_env, suite_config
 from dima.envs.base import JointEnv
-from dima.envs.consent import agreed
 from dima.errors import ConfigError, DatasetError, EnvError
 from dima.runtime.provenance import protocol
 
@@ -79,7 +78,7 @@ def export_minari(dataset: Dataset, name: str, form: str = "agents", *, task: st
             task is third-party code that the user has not consented to.
     """
     minari = _minari()
-    env = make_env(agreed(dataset.task, dataset.header.env, task, dataset.path), dataset.env)
+    env = make_env(agreed_task(dataset.task, dataset.header.env, task, dataset.path), dataset.env)
     dataset.require(dataset.task, dataset.env, env.spec)
     converter = FORMS[form](env)
     recorded = list(dataset.recorded())

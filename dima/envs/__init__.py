@@ -1,29 +1,73 @@
 """Environments: ``make_env("suite/name")`` gives any of them as one team, a :class:`~dima.envs.base.JointEnv`.
 
-A suite is a module with ``CONFIG`` (its settings class), ``make(task, config, render_mode)``, ``tasks()`` and, where
-its states can be drawn, ``scene(parallel_env, width, height)``; a new one is a file here and a row in ``SUITES``.
-``package.module:factory`` names an environment of the user's own. A name that stands in a file is data until the user
-agrees, see :mod:`dima.envs.consent`.
+A suite is a module or an object with ``CONFIG`` (its settings class), ``make(name, config, render_mode)``, ``tasks()``
+and, where its states can be drawn, ``scene(parallel_env, width, height)``; a new one is a row in ``TASKS``, or an entry
+point ``dima.tasks`` of a package. :func:`register_task` names a single environment. ``package.module:factory`` is an
+environment of the user's own without a name; in a file that is data until the user agrees, see :mod:`dima.registry`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from dima.config import Config, shown
 from dima.envs.base import JointEnv, TaskInfo
-from dima.envs.consent import agreed
+from dima.envs.pettingzoo import RegisteredTask
 from dima.envs.render.scene import Scene
-from dima.errors import ConfigError, EnvError, nearest
+from dima.errors import ConfigError, EnvError, nearest, one_line
+from dima.registry import Registry, agreed
 
-SUITES = {  # imported when first used: simulators are heavy
-    "mamujoco": "dima.envs.mujoco.env",
-    "mpe": "dima.envs.mpe",
-    "pettingzoo": "dima.envs.pettingzoo",
-    "toy": "dima.envs.toy",
-}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Suite(Protocol):
+    """Tasks of one kind; a module will do."""
+
+    CONFIG: type[Config]  # the settings of its environments
+
+    def make(self, name: str, config: Any, render_mode: str | None) -> Any:
+        """The PettingZoo environment of a task, whose name is that behind the slash."""
+
+    def tasks(self) -> list[TaskInfo]:
+        """Its tasks, for `dima tasks`."""
+
+
+TASKS: Registry[Suite] = Registry(  # imported when first used: simulators are heavy
+    "suite",
+    "dima.tasks",
+    {
+        "mamujoco": "dima.envs.mujoco.env",
+        "mpe": "dima.envs.mpe",
+        "pettingzoo": "dima.envs.pettingzoo",
+        "toy": "dima.envs.toy",
+    },
+)
+
+
+def register_task(name: str, *, config: type[Config] | None = None) -> Callable[[F], F]:
+    """Decorator that registers a function or class that makes a PettingZoo environment.
+
+    Args:
+        name: of the task, such as ``lab/maze``.
+        config: a settings class, whose fields become flags (``--env.size 3``). The factory is called with an instance
+            of it; without one, with nothing. It is also given ``render_mode`` if it takes that.
+
+    Raises:
+        ConfigError: the name is taken, or is not of the form suite/name.
+    """
+    suite, _, rest = name.partition("/")
+    if not (suite and rest):
+        raise ConfigError(f"task {name!r} is not of the form suite/name")
+    if suite in TASKS.library:
+        raise ConfigError(f"task {name!r}: the suite {suite!r} is the library's: choose another")
+
+    def decorate(factory: F) -> F:
+        TASKS.register(name)(RegisteredTask(name, factory, config))
+        return factory
+
+    return decorate
 
 
 def make_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> JointEnv:
@@ -44,16 +88,32 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
 
 def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:
     """The PettingZoo ``ParallelEnv`` of a task, before any adaptation; arguments as for :func:`make_env`."""
-    suite, name = _split(task)
-    module = _module(suite)
-    if config is not None and not isinstance(config, module.CONFIG):
+    suite, name = _find(task)
+    if config is not None and not isinstance(config, suite.CONFIG):
         raise ConfigError(
-            f"{task} takes settings of type {module.CONFIG.__name__}, not {type(config).__name__}: "
+            f"{task} takes settings of type {suite.CONFIG.__name__}, not {type(config).__name__}: "
             "see dima.envs.suite_config"
         )
-    config = module.CONFIG() if config is None else config
-    agreed(task, config.to_dict())
-    return module.make(name, config, render_mode)
+    config = suite.CONFIG() if config is None else config
+    agreed_task(task, config.to_dict())
+    return suite.make(name, config, render_mode)
+
+
+def agreed_task(task: str, env: Mapping[str, object], typed: str | None = None, where: object = "the file") -> str:
+    """The name of a task whose environment may be built, see :func:`dima.registry.agreed`.
+
+    Args:
+        task: the name.
+        env: settings of its environment, out of the same file.
+        typed: the name that the user typed beside the file, if any.
+        where: what the name stands in, for messages.
+
+    Raises:
+        ConfigError: the user has not agreed to it. Nothing was imported.
+    """
+    passes_arguments = ":" in task or task.startswith("pettingzoo/")
+    arguments = str(env.get("arguments", "{}")) if passes_arguments else "{}"
+    return agreed("task", task, typed, where, arguments)
 
 
 def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) -> Scene[Any]:
@@ -68,8 +128,8 @@ def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) ->
     Raises:
         EnvError: its states cannot be drawn, or this machine has nothing to draw with.
     """
-    module = _module(_split(task)[0])
-    scene: Scene[Any] | None = module.scene(env.parallel_env, width, height) if hasattr(module, "scene") else None
+    suite = _find(task)[0]
+    scene: Scene[Any] | None = suite.scene(env.parallel_env, width, height) if hasattr(suite, "scene") else None
     if scene is None:
         raise EnvError(f"{task}: its states cannot be drawn: give its environment a method scene(width, height)")
     return scene
@@ -81,38 +141,63 @@ def suite_config(task: str) -> type[Config]:
     Raises:
         ConfigError: there is no such suite.
     """
-    kind: type[Config] = _module(_split(task)[0]).CONFIG
-    return kind
+    return _find(task)[0].CONFIG
 
 
 def all_tasks() -> list[TaskInfo]:
-    """Every task that has a name here. PettingZoo's own and the user's are beyond counting."""
-    return [info for suite in SUITES for info in _module(suite).tasks()]
+    """Every task that has a name here. PettingZoo's own and the user's are beyond counting.
 
-
-def _module(suite: str) -> ModuleType:
-    """A suite's module.
-
-    Raises:
-        EnvError: its simulator cannot be imported, such as MuJoCo where ``MUJOCO_GL`` asks for what is not there.
+    A package whose suite fails is left out, with a line on standard error.
     """
-    try:
-        return import_module(SUITES[suite])
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        raise EnvError(f"the tasks {suite}/... cannot be used here: {why}") from error
+    found: list[TaskInfo] = []
+    for name in TASKS.names():
+        try:
+            tasks = [info for info in _load(name).tasks() if isinstance(info, TaskInfo)]
+        except Exception as error:  # whatever a package of somebody else raises
+            if name in TASKS.library:
+                raise
+            why = str(error) if isinstance(error, ConfigError) else one_line(error)
+            print(f"dima: the tasks of {name} are left out: {why}", file=sys.stderr)
+        else:
+            found += tasks
+    return found
 
 
-def _split(task: str) -> tuple[str, str]:
-    """The suite of a task, and its name within the suite."""
+def _find(task: str) -> tuple[Suite, str]:
+    """The suite of a task, and the task's name within it."""
     if ":" in task:
-        return "pettingzoo", str(task)
+        return _load("pettingzoo"), str(task)
     suite, slash, name = task.partition("/")
+    if slash and suite not in TASKS.library and task in TASKS:  # registered by itself
+        return _load(str(task)), name
     if not slash:
         known = [info.name for info in all_tasks()]
         raise ConfigError(
             f"task {shown(str(task))} is neither suite/name nor package.module:factory: {nearest(task, known)}"
         )
-    if suite not in SUITES:
-        raise ConfigError(f"task {shown(str(task))}: no suite {shown(suite)}: {nearest(suite, SUITES)}")
-    return suite, name
+    if suite not in TASKS:
+        raise ConfigError(f"task {shown(str(task))}: no suite {shown(suite)}: {nearest(suite, _suites())}")
+    return _load(suite), name
+
+
+def _suites() -> set[str]:
+    return {name.partition("/")[0] for name in TASKS.names()}
+
+
+def _load(name: str) -> Suite:
+    """What a registered name stands for.
+
+    Raises:
+        ConfigError: a package's suite cannot be imported, or is none.
+        EnvError: a simulator cannot be imported, such as MuJoCo where ``MUJOCO_GL`` asks for what is not there.
+    """
+    try:
+        suite = TASKS.get(name)
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise EnvError(f"the tasks {name}/... cannot be used here: {why}") from error
+    if "/" in name and callable(suite):  # an entry point that names a factory
+        return RegisteredTask(name, suite)
+    if missing := [part for part in ("CONFIG", "make", "tasks") if not hasattr(suite, part)]:
+        raise ConfigError(f"the suite {name!r} has no {' and no '.join(missing)}: see dima.envs")
+    return suite

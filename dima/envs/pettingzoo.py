@@ -1,16 +1,17 @@
-"""Any PettingZoo environment: ``pettingzoo/<family>.<module>`` or the user's own ``package.module:factory``."""
+"""Any PettingZoo environment: ``pettingzoo/<family>.<module>``, or what a factory of the user's own makes.
+
+A factory is named ``package.module:factory``, or registered under a task's name.
+"""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
 import pkgutil
 import re
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import pettingzoo
@@ -19,9 +20,9 @@ from pettingzoo.utils.conversions import aec_to_parallel
 
 from dima.config import Config, shown
 from dima.envs.base import TaskInfo
-from dima.envs.checked import told
 from dima.envs.render.scene import Scene
-from dima.errors import ConfigError, EnvError, UserError, nearest
+from dima.errors import ConfigError, EnvError, UserError, nearest, one_line
+from dima.registry import load_attribute, load_module, load_name
 
 _ITS_OWN = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # environments, of all its modules
 
@@ -60,25 +61,67 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         EnvError: it cannot be imported (the nearest right name is told), raises, or returns something else.
     """
     if ":" in task:
-        path, _, attribute = task.partition(":")
-        _look_here()
-        module = _module(path, task)
+        attribute = task.partition(":")[2]
+        factory = load_name(task, EnvError)
     else:
         path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
         _require_its_own(path, task)
-        module = _module(path, task)
+        module = load_module(path, task, EnvError)
         attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
-    factory = _attribute(module, attribute, task)
-    keywords = config.keywords()
+        factory = load_attribute(module, attribute, task, EnvError)
+    return _call(task, attribute, factory, (), config.keywords(), render_mode)
+
+
+@dataclass(frozen=True)
+class NoSettings(Config):
+    """The settings of a task that has none."""
+
+
+class RegisteredTask:
+    """A suite of one task, whose environment a registered factory makes.
+
+    Args:
+        name: of the task, ``suite/name``.
+        factory: called with an instance of ``config``, or with nothing where that is None.
+        config: a settings class.
+    """
+
+    def __init__(self, name: str, factory: Callable[..., Any], config: type[Config] | None = None) -> None:
+        self.name, self.factory = name, factory
+        self.CONFIG: type[Config] = config or NoSettings
+        self.__qualname__ = getattr(factory, "__qualname__", repr(factory))  # says whether two are the same
+        self.scene = scene
+
+    def make(self, name: str, config: Config, render_mode: str | None = None) -> ParallelEnv[Any, Any, Any]:
+        """The environment; errors as for those without a name."""
+        given = () if self.CONFIG is NoSettings else (config,)
+        return _call(self.name, self.__qualname__, self.factory, given, {}, render_mode)
+
+    def tasks(self) -> list[TaskInfo]:
+        """The one task, with the first line of the factory's docstring."""
+        note = (inspect.getdoc(self.factory) or "").partition("\n")[0].rstrip(".")
+        return [TaskInfo(self.name, None, note)]
+
+
+def _call(
+    task: str,
+    attribute: str,
+    factory: Callable[..., Any],
+    given: tuple[Any, ...],
+    keywords: dict[str, Any],
+    render_mode: str | None,
+) -> ParallelEnv[Any, Any, Any]:
+    """The environment that a factory makes."""
     if render_mode is not None and _takes(factory, "render_mode"):
         keywords.setdefault("render_mode", render_mode)
     try:
-        env = factory(**keywords)
+        env = factory(*given, **keywords)
     except UserError:
         raise
     except Exception as error:
+        shown_arguments = ", ".join([*map(repr, given), *(f"{name}={value!r}" for name, value in keywords.items())])
         raise EnvError(
-            f"{task}: {attribute}({_shown(keywords)}) raised {told(error)}: mend the factory or its arguments"
+            f"{task}: {attribute}({shown_arguments}) raised {one_line(error)}: mend the factory or its arguments"
         ) from error
     if isinstance(env, AECEnv):
         try:
@@ -86,7 +129,7 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
             return converted
         except Exception as error:
             raise EnvError(
-                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({told(error)}): "
+                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({one_line(error)}): "
                 "only environments whose metadata say is_parallelizable can"
             ) from error
     if isinstance(env, ParallelEnv) or _quacks(env):
@@ -127,45 +170,6 @@ def _require_its_own(path: str, task: str) -> None:
         raise EnvError(f"{task}: there is no module {path!r} of an environment: {hint}")
 
 
-def _look_here() -> None:
-    """Let the user's own modules be found in the working directory, too."""
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-
-
-def _module(path: str, task: str) -> ModuleType:
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and (path == error.name or path.startswith(error.name + ".")):
-            raise EnvError(f"{task}: there is no module {error.name!r}: {_neighbours(error.name)}") from error
-        raise EnvError(f"{task}: {path} needs the module {error.name!r}, which is not installed") from error
-    except Exception as error:
-        raise EnvError(f"{task}: importing {path} raised {told(error)}: mend the module") from error
-
-
-def _neighbours(path: str) -> str:
-    """A hint at modules beside a missing one."""
-    parent, _, name = path.rpartition(".")
-    if not parent:
-        return "install it, or run from the folder it lies in"
-    package = importlib.import_module(parent)
-    return nearest(name, (info.name for info in pkgutil.iter_modules(getattr(package, "__path__", []))))
-
-
-def _attribute(module: ModuleType, attribute: str, task: str) -> Any:
-    factory: Any = module
-    for part in attribute.split("."):
-        if not hasattr(factory, part):
-            known = [name for name in dir(factory) if callable(getattr(factory, name)) and not name.startswith("_")]
-            raise EnvError(f"{task}: {module.__name__} has no {attribute!r}: {nearest(part, known)}")
-        factory = getattr(factory, part)
-    if not callable(factory):
-        raise EnvError(f"{task}: {attribute} is a {type(factory).__name__}: expected a function or class")
-    return factory
-
-
 def _takes(factory: Any, keyword: str) -> bool:
     try:
         parameters = inspect.signature(factory).parameters.values()
@@ -177,7 +181,3 @@ def _takes(factory: Any, keyword: str) -> bool:
 def _quacks(env: Any) -> bool:
     """PettingZoo's wrappers in other packages may not derive from its class."""
     return all(hasattr(env, name) for name in ("possible_agents", "reset", "step", "observation_space", "action_space"))
-
-
-def _shown(keywords: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in keywords.items())

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dima.algorithms import ALGORITHMS
+from dima.algorithms import algorithm_class
 from dima.config import read_yaml
 from dima.errors import ConfigError, nearest
 from dima.world_models import WORLD_MODELS
+from dima.world_models.base import WorldModelConfig
 
 PUBLISHED = "published"
 MODEL_BASED = "model_based"
@@ -59,10 +60,11 @@ def read_preset(algorithm: str, preset: str) -> list[Mapping[str, Any]]:
 
 
 def _folders(algorithm: str) -> list[str]:
+    if ":" in algorithm:  # files are for names
+        return [MODEL_BASED] if issubclass(algorithm_class(algorithm), WorldModelConfig) else []
     return [MODEL_BASED, algorithm] if algorithm in WORLD_MODELS else [algorithm]
 
 
 def _own(algorithm: str) -> Mapping[str, Mapping[str, Any]]:
-    """What the registered config class brings itself."""
-    registry: Any = ALGORITHMS if algorithm in ALGORITHMS else WORLD_MODELS
-    return getattr(registry.get(algorithm), "presets", {}) if algorithm in registry else {}
+    """The presets that the config class brings itself."""
+    return getattr(algorithm_class(algorithm), "presets", {})

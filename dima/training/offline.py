@@ -12,8 +12,7 @@ import torch
 from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.datasets.reader import Dataset
-from dima.envs import make_env
-from dima.envs.consent import agreed
+from dima.envs import agreed_task, make_env
 from dima.errors import ConfigError, DatasetError
 from dima.presets import preset_changes
 from dima.runtime.device import pick_device
@@ -52,7 +51,7 @@ def fit_config(
             code of somebody's own that the user has not agreed to.
     """
     data = Dataset.open(dataset)
-    name = agreed(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
+    name = agreed_task(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
     config = offline_config(str(Path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")

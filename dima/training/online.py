@@ -57,6 +57,7 @@ def resume(
     steps: int | None = None,
     iterations: int | None = None,
     task: str | None = None,
+    algorithm: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Go on with a run from its last saved iteration.
@@ -66,18 +67,19 @@ def resume(
         steps: carry a run in the environment to this many steps instead of as many as it was started for.
         iterations: likewise for a run that learns from a dataset.
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
         progress: told of each phase and iteration; silent by default.
 
     Raises:
         UserError: as :func:`train`; or the folder is missing, damaged or not ours, the run is past ``steps`` or
-            ``iterations`` already, or its task is code of somebody's own that the user has not agreed to: then
-            nothing in the folder is touched.
+            ``iterations`` already, or its task or algorithm is code of somebody's own that the user has not
+            agreed to: then nothing in the folder is touched.
     """
     if steps is not None or iterations is not None:
         with RunFolder.open(path) as folder:  # before a writable one tidies up
-            _refuse_shorter(folder, steps, iterations)
+            _refuse_shorter(folder, steps, iterations, algorithm)
     with RunFolder.open(path, write=True) as folder:
-        kept = RunConfig.from_dict(folder.config()).agreed(task, path)
+        kept = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=path).agreed(task, path)
         wanted = _longer(kept, steps, iterations)
         config = wanted.override({"run": str(path)})
         device = pick_device(config.device)
@@ -100,9 +102,9 @@ def resume(
             return run.run(folder, stop)
 
 
-def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None) -> None:
+def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None, algorithm: str | None) -> None:
     """Raise ConfigError where a run is past the end that is asked for; its own end is never refused."""
-    kept = RunConfig.from_dict(folder.config())
+    kept = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=folder.path)
     wanted = _longer(kept, steps, iterations)
     if wanted == kept or not folder.has_checkpoint:
         return

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from dima.algorithms import algorithm_config
+from dima.algorithms import agreed_algorithm, algorithm_config
 from dima.config import Config, Count, Fraction, Range, Whole, shown
-from dima.envs import suite_config
-from dima.envs.consent import FromFile, agreed
+from dima.envs import agreed_task, suite_config
 from dima.errors import ConfigError
 from dima.presets import preset_changes
+from dima.registry import FromFile
 from dima.training.old_names import modernise
 
 R = TypeVar("R", bound="RunConfig")
@@ -41,26 +41,35 @@ class RunConfig(Config):
         return Path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
+    def from_dict(
+        cls, content: Mapping[str, Any], *, algorithm: str | None = None, where: object = "the file"
+    ) -> RunConfig:
         """Inverse of :meth:`to_dict` for both kinds of runs, also of earlier versions; the task is a ``FromFile``.
 
+        Args:
+            content: what stands in a file.
+            algorithm: the name that the user typed beside the file, if any.
+            where: the run folder, for messages.
+
         Raises:
-            ConfigError: a field does not exist or a value does not fit.
+            ConfigError: a field does not exist, a value does not fit, or the algorithm is code of somebody's own that
+                the user has not agreed to: then nothing was imported.
         """
         if "task" not in content:
             raise ConfigError("the config names no task")
         for name in ("task", "algorithm", "dataset"):
             if not isinstance(content.get(name, ""), str):
                 raise ConfigError(f"{name} = {shown(content[name])} does not fit: expected a value of type str")
-        task, algorithm = FromFile(content["task"]), content.get("algorithm", cls.algorithm)
-        content = {**content, "task": task}
+        task, name = FromFile(content["task"]), FromFile(content.get("algorithm", cls.algorithm))
+        name = agreed_algorithm(name, algorithm, where)
+        content = {**content, "task": task, "algorithm": name}
         content = modernise(content)
         if "dataset" in content:
-            return offline_config(content["dataset"], task, algorithm).override(content)
-        return default_config(task, algorithm).override(content)
+            return offline_config(content["dataset"], task, name).override(content)
+        return default_config(task, name).override(content)
 
     def agreed(self: R, task: str | None, where: str | Path) -> R:
-        """The same config with a task that may be built, see :func:`dima.envs.consent.agreed`.
+        """The same config with a task that may be built, see :func:`dima.envs.agreed_task`.
 
         Args:
             task: the name that the user typed, if any.
@@ -69,7 +78,7 @@ class RunConfig(Config):
         Raises:
             ConfigError: the user has not agreed to the task, or named another.
         """
-        return self.override({"task": agreed(self.task, self.env.to_dict(), task, where)})
+        return self.override({"task": agreed_task(self.task, self.env.to_dict(), task, where)})
 
 
 @dataclass(frozen=True, kw_only=True)

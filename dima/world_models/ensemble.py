@@ -21,7 +21,7 @@ from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import Normalizer
 from dima.nn.optim import FitConfig
-from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits, select_rows
+from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
 from dima.world_models.state_based import StateModel
 
@@ -210,11 +210,3 @@ class EnsembleWorldModel(StateModel[Latent]):
         if self.config.draw == "mean":
             return predicted.mean(0)
         return predicted[member, torch.arange(len(member), device=member.device)]
-
-    def reset_rows(self, latent: Latent, fresh: Latent, rows: Tensor) -> Latent:
-        return Latent(
-            state=select_rows(rows, fresh.state, latent.state),
-            member=select_rows(rows, fresh.member, latent.member),
-            action_mask=select_rows(rows, fresh.action_mask, latent.action_mask),
-            previous_action=select_rows(rows, fresh.previous_action, latent.previous_action),
-        )

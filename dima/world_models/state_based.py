@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, Episode
+from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import Normalizer
-from dima.world_models.base import Loss, WorldModel
+from dima.world_models.base import Loss, WorldModel, select_rows
 from dima.world_models.observation_decoder import ObservationDecoder
 
 L = TypeVar("L")
@@ -51,3 +52,13 @@ class StateModel(WorldModel[L]):
     def decode(self, state: Tensor) -> Tensor:
         """Normalised states (..., S) -> every agent's observation (..., N, O) in the environment's units."""
         return self.obs_scale.denormalize(self.decoder(state)) * self.decoder.valid
+
+    def view(self, state: Tensor, action_mask: Tensor, previous_action: Tensor) -> View:
+        """The team's view of states (B, S) in the environment's units."""
+        return View(self.decode(self.state_scale.normalize(state)), state, action_mask, previous_action)
+
+    def reset_rows(self, latent: L, fresh: L, rows: Tensor) -> L:
+        """Replace the selected rows; for latents that are dataclasses of tensors (B, ...)."""
+        old, new = (vars(one) for one in (latent, fresh))
+        selected: dict[str, Any] = {f.name: select_rows(rows, new[f.name], old[f.name]) for f in fields(latent)}  # type: ignore[arg-type]
+        return replace(latent, **selected)  # type: ignore[type-var]

@@ -31,13 +31,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import dima
+from dima.algorithms import algorithm_config
 from dima.cli import main
 from dima.config import read_yaml
 from dima.datasets.reader import Dataset, describe
 from dima.envs import all_tasks, make_env
-from dima.envs.consent import FromFile
 from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError, EnvError, UserError
+from dima.presets import preset_names
+from dima.registry import FromFile
 from dima.storage.checkpoint import MANIFEST, TENSORS, TREE
 from dima.storage.manifest import digest
 from dima.storage.serialization import load_tree_file, save_tree_file
@@ -45,14 +47,19 @@ from dima.storage.serialization import load_tree_file, save_tree_file
 TINY = {"device": "cpu", "threads": 1, "tensorboard": False, "steps": 40, "evaluation_episodes": 1}
 CANARY = """
 from pathlib import Path
+from dima.algorithms.mappo import MappoConfig
 from dima.envs.toy import ToyConfig, WORLDS
 
 Path(__file__).with_name("ran").touch()
 
 def make():
     return WORLDS["walk"](ToyConfig(episode_limit=10))
+
+class Mappo(MappoConfig):
+    pass
 """
 OWN = "canary:make"
+OWN_ALGORITHM = "canary:Mappo"
 
 pytestmark = pytest.mark.usefixtures("one_thread", "canary")
 
@@ -329,6 +336,83 @@ def test_a_task_that_is_repeated_or_allowed_is_used(copy, canary, capsys, tmp_pa
     assert dima.load(run, "cpu", task=OWN).evaluate(1, seed=0).returns
     source = ("--sources", str(run), "--steps", "10", "--quiet", "--out", str(tmp_path / "more"))
     assert main(["dataset", "record", OWN, *source]) == 0  # what is recorded was typed, so are the runs that play
+
+
+@pytest.mark.parametrize("algorithm", [OWN_ALGORITHM, "os:system", "builtins:exec"])
+@pytest.mark.parametrize("command", RUN_COMMANDS)
+def test_an_algorithm_that_stands_in_a_folder_is_not_run(copy, canary, capsys, command, algorithm) -> None:
+    places = {"run": copy("dima"), "healthy": copy("fit")}
+    change(places["run"], "config.yaml", lambda config: config | {"algorithm": algorithm})
+    before = {name: state(folder) for name, folder in places.items()}
+    modules = set(sys.modules)
+    args = [part.format(**places) for part in RUN_COMMANDS[command]]
+    line = refused(capsys, *args)
+    assert f"names the algorithm {algorithm}" in line
+    assert f"--algorithm {algorithm}" in line
+    assert "is of '" in refused(capsys, *args, "--algorithm", "mappo") or command == "also"
+    assert not canary()
+    assert "canary" not in set(sys.modules) - modules
+    assert {name: state(folder) for name, folder in places.items()} == before
+
+
+@pytest.mark.parametrize("algorithm", [OWN_ALGORITHM, "os:system"])
+def test_nor_is_it_in_python(copy, canary, tmp_path, algorithm) -> None:
+    run = copy("fit")
+    change(run, "config.yaml", lambda config: config | {"algorithm": algorithm})
+    content = read_yaml(run / "config.yaml")
+    calls: list[Callable[[], Any]] = [
+        partial(dima.load, run),
+        partial(dima.evaluate, run),
+        partial(dima.resume, run),
+        partial(dima.resume, run, iterations=2),
+        partial(dima.imagine, run),
+        partial(dima.diagnose, run),
+        partial(dima.RunConfig.from_dict, content),
+        partial(algorithm_config, FromFile(algorithm)),
+        partial(preset_names, pickle.loads(pickle.dumps(FromFile(algorithm)))),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match=f"names the algorithm {algorithm}"):
+            call()
+    mappo = copy("mappo")
+    change(mappo, "config.yaml", lambda config: config | {"algorithm": algorithm})
+    done = dima.report([mappo], tmp_path / "report")  # what is only drawn needs no code
+    assert not done.problems
+    assert algorithm in done.page.read_text()
+    assert not canary()
+
+
+@pytest.mark.parametrize("algorithm", ["canary", "canary:", ":Mappo", "a/b:c", "canary:Mappo()", "../mappo", ""])
+def test_an_algorithm_s_name_of_another_form_is_none(copy, canary, capsys, algorithm) -> None:
+    run = copy("mappo")
+    change(run, "config.yaml", lambda config: config | {"algorithm": algorithm})
+    line = refused(capsys, "evaluate", run)
+    assert "is not of the form package.module:Name" in line or f"there is no algorithm {algorithm!r}" in line
+    refused(capsys, "train", "toy/walk", "--algorithm", algorithm)
+    assert not canary()
+
+
+def test_an_algorithm_that_is_repeated_or_allowed_is_used(copy, canary, capsys, tmp_path) -> None:
+    run = copy("mappo")
+    change(run, "config.yaml", lambda config: config | {"algorithm": OWN_ALGORITHM})
+    allowed = tmp_path / "config" / "dima" / "config.yaml"
+    allowed.parent.mkdir(parents=True)
+    allowed.write_text(yaml.safe_dump({"allow_tasks": [OWN_ALGORITHM]}))  # tasks are another matter
+    assert "allow_algorithms" in refused(capsys, "evaluate", run)
+    allowed.write_text(yaml.safe_dump({"allow_algorithms": OWN_ALGORITHM}))
+    assert "expected a list of names" in refused(capsys, "evaluate", run)
+    assert "algorithm = 'canary:Other' does not fit" in refused(capsys, "evaluate", run, "--algorithm", "canary:Other")
+    assert not canary()
+    allowed.write_text(yaml.safe_dump({"allow_algorithms": ["canary:*"]}))
+    source = ("--sources", str(run), "--steps", "10", "--quiet", "--env.episode-limit", "10")
+    assert main(["dataset", "record", "toy/walk", *source, "--out", str(tmp_path / "more")]) == 0
+    allowed.unlink()
+    assert canary()
+    assert main(["evaluate", str(run), "--episodes", "1", "--algorithm", OWN_ALGORITHM]) == 0
+    assert main(["resume", str(run), "--quiet", "--steps", "60", "--algorithm", OWN_ALGORITHM]) == 0
+    assert read_yaml(run / "config.yaml")["algorithm"] == OWN_ALGORITHM
+    assert dima.load(run, "cpu", algorithm=OWN_ALGORITHM).evaluate(1, seed=0).returns
+    refused(capsys, "diagnose", copy("fit"), "--also", run, "--quiet")
 
 
 def test_what_the_user_types_needs_no_more() -> None:

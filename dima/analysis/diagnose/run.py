@@ -47,6 +47,7 @@ def diagnose(
     out: str | Path | None = None,
     device: str = "auto",
     task: str | None = None,
+    algorithm: str | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Measure the errors of a run's world model, and write ``diagnosis.json`` and ``diagnosis.html``.
@@ -59,13 +60,15 @@ def diagnose(
         out: folder for the results; ``diagnosis/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``; for folders that are loaded here.
         task: the runs' task, repeated: consent to import it, where it is ``package.module:factory``.
+        algorithm: likewise the run's algorithm, where it is ``package.module:Name``; also of other runs that name it.
         progress: shows each phase; silent by default.
 
     Raises:
         UserError: a folder is missing or damaged, has no checkpoint or no world model, is of another task, or the
             horizon is longer than any episode; as :func:`dima.load`.
     """
-    agent, *others = (one if isinstance(one, Agent) else load(one, device, task=task) for one in (run, *also))
+    agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
+    others = [one if isinstance(one, Agent) else _load_other(one, device, task, algorithm) for one in also]
     out = results_folder(agent.folder, FOLDER) if out is None else Path(out)
     require_writable(out, "choose another --out")
     diagnosis = diagnose_agent(agent, settings, also=others, progress=progress)
@@ -140,6 +143,13 @@ def diagnose_agent(
         denoising=denoising,
         influence=influences,
     )
+
+
+def _load_other(run: str | Path, device: str, task: str | None, algorithm: str | None) -> Agent:
+    """Load another run, whose algorithm the user agreed to if it is the one that was typed."""
+    with RunFolder.open(run) as folder:
+        named = folder.config().get("algorithm")
+    return load(run, device, task=task, algorithm=algorithm if algorithm == named else None)
 
 
 def _policies(agent: Agent, also: Sequence[Agent]) -> Mapping[str, Act]:

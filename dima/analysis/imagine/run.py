@@ -38,6 +38,7 @@ def imagine(
     out: str | Path | None = None,
     device: str = "auto",
     task: str | None = None,
+    algorithm: str | None = None,
     progress: Progress | None = None,
 ) -> Imagination:
     """Compare an imagined trajectory with the real one, and write numbers, page, film and filmstrip.
@@ -54,6 +55,7 @@ def imagine(
         out: folder for the files; ``imagination/`` or ``imagination-policy/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
         progress: shows the frames drawn; silent by default.
 
     Raises:
@@ -61,7 +63,7 @@ def imagine(
         DivergenceError: the imagined trajectory has NaN or infinite numbers.
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
-    agent = run if isinstance(run, Agent) else load(run, device, task=task)
+    agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     out = results_folder(agent.folder, FOLDERS[actions]) if out is None else Path(out)
     require_writable(out, "choose another --out")
     imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width)

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dima.algorithms import algorithm_config, algorithm_names
+from dima.algorithms import algorithm_config
 from dima.analysis.report.statistics import Array
 from dima.config import shown
-from dima.errors import UserError
+from dima.errors import ConfigError, UserError
+from dima.registry import FromFile
 from dima.storage.layout import METRICS, PROTOCOL
 from dima.storage.metrics import Metrics
 from dima.storage.run_folder import RunFolder
@@ -219,7 +220,10 @@ def _phases(iterations: Sequence[Metrics]) -> dict[str, Phase]:
 
 
 def _defaults(algorithm: str) -> dict[str, Any]:
-    return _flat(algorithm_config(algorithm).to_dict()) if algorithm in algorithm_names() else {}
+    try:
+        return _flat(algorithm_config(FromFile(algorithm)).to_dict())
+    except ConfigError:  # code of somebody's own that is not here, or that nobody agreed to
+        return {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
