@@ -1,4 +1,4 @@
-"""Command line: one function per command, errors as one line and an exit status.
+"""Command line: one function per command, one line per error.
 
 Read this file first (dispatch, errors), then ``options`` (flags from dataclasses), ``positional`` (task, algorithm and
 preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``inspect`` (imagine, diagnose,

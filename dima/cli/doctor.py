@@ -41,7 +41,7 @@ _MEMORY_NEEDED = 4 * 2**30  # enough for the small preset
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``fatal`` if the library cannot work, ``risky`` if it may break later."""
+    """One line of the report: ``fatal`` breaks the library now, ``risky`` may later."""
 
     name: str
     text: str
@@ -85,7 +85,10 @@ def _package(name: str, module: str, needed: bool) -> Finding:
 
 
 def _mujoco() -> Finding:
-    """MuJoCo, whose files pip silently loses or mixes when it replaces version 3 by 4 in place, or 4 by 3."""
+    """Check MuJoCo.
+
+    pip silently loses or mixes its files when it replaces version 3 by 4 in place, or 4 by 3.
+    """
     found, version = _package("mujoco", "mujoco", needed=True), package_version("mujoco")
     if version is None:
         return found

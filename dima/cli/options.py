@@ -70,7 +70,7 @@ def _one_line(text: str) -> str:
 
 
 def _with_flag(message: str, args: Sequence[str]) -> str:
-    """Replace a field such as ``clip`` in an error by its flag, ``--learner.ppo.clip``, if that was given."""
+    """Name the given flag, ``--learner.ppo.clip``, in an error about ``clip``."""
     field = re.split(r"\W", message, maxsplit=1)[0]
     given = [arg.split("=")[0] for arg in args if arg.startswith("--")]
     flags = [flag for flag in given if flag.replace("-", "_").rsplit(".", 1)[-1].lstrip("_") == field]
@@ -100,7 +100,10 @@ def name_of(flag: str) -> str:
 
 
 def flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and type of each flag of a dataclass, or of an instance, whose nested configs are known."""
+    """Name and type of each flag of a dataclass.
+
+    An instance also has the flags of nested configs that its class leaves open.
+    """
     hints = get_type_hints(options if isinstance(options, type) else type(options))
     for field in dataclasses.fields(options):
         value, name = getattr(options, field.name, None), prefix + field.name.replace("_", "-")

@@ -73,7 +73,7 @@ def the_task(choice: Choice, args: Sequence[str], command: str) -> str:
 
 
 def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[str, Any]:
-    """Types of all flags of a command by name, with the environment flags of every suite."""
+    """Types of a command's flags by name, with those of every suite."""
     known = dict(flags(options))
     if algorithm is not None:
         known |= flags(algorithm_config(algorithm), "learner.")
@@ -85,7 +85,7 @@ def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[st
 
 
 def _is_value(word: str, flag: str, known: Mapping[str, Any]) -> bool:
-    """Whether a word after a flag is its value, by the flag's type; an unknown flag has one value."""
+    """Whether a word is the value of the flag before it, by type."""
     name = name_of(flag)
     if not flag.startswith("--") or "=" in flag or name.split(".")[-1].startswith("no-"):
         return False
