@@ -1,9 +1,9 @@
-"""Frozen configuration dataclasses: checked when built, written to YAML, read back equal.
+"""Frozen configuration dataclasses: validated when built, stored as YAML.
 
-Every settings class of the library derives from :class:`Config`. Types are the documentation: a field's
-annotation says what it accepts, ``Annotated[int, Range(1)]`` says which values, ``Annotated[tuple[...], NonEmpty()]``
-that there must be some, and a wrong value raises :class:`~dima.errors.ConfigError` that names the field, the value and
-what was expected.
+Every settings class of the library derives from :class:`Config`. A field's annotation is its validation:
+``Annotated[int, Range(1)]`` limits the values, ``Annotated[tuple[...], NonEmpty()]`` requires at least one. A wrong
+value raises :class:`~dima.errors.ConfigError` with the field, the value and what was expected. A config that is
+written to YAML and read again is equal.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dima.errors import ConfigError, nearest
 
 C = TypeVar("C", bound="Config")
 K = TypeVar("K")
-_YAML_BYTES = 1 << 17  # of a config; the largest has 4 kB
-_YAML_NODES = 1 << 16  # of a config, were its aliases written out
-_WHOLE = 2**63  # integers lie within plus and minus this: what tensors, files and clocks can count
+_MAX_YAML_BYTES = 1 << 17  # typically at most 4 kB
+_MAX_YAML_NODES = 1 << 16  # with aliases expanded
+_INT_LIMIT = 2**63  # of the absolute value of integers, as in tensors
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values a number may take: ``low <= value <= high`` (``low < value`` when ``above``)."""
+    """Interval of numbers: ``low <= value <= high`` (``low < value`` if ``above``)."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -48,15 +48,15 @@ class Range:
 
 @dataclass(frozen=True)
 class NonEmpty:
-    """A list with at least one value."""
+    """Constraint on a list: at least one value."""
 
-    hint: str = ""  # what could stand in it
+    hint: str = ""  # example of a value
 
 
-Count = Annotated[int, Range(1)]  # a number of things: 1, 2, 3, ...
-EpisodeSteps = Annotated[int, Range(1, 10**5)]  # of an environment's episode: its rows are kept until it ends
-SmallCount = Annotated[int, Range(1, 1000)]  # of what is built one by one, such as layers
-Whole = Annotated[int, Range(0)]  # a number of things that may be none
+Count = Annotated[int, Range(1)]
+EpisodeSteps = Annotated[int, Range(1, 10**5)]  # bounded, because the rows of an episode are in memory until it ends
+SmallCount = Annotated[int, Range(1, 1000)]  # of modules that are built one by one, such as layers
+Whole = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
@@ -64,29 +64,29 @@ Fraction = Annotated[float, Range(0, 1)]
 
 @dataclass(frozen=True)
 class Config:
-    """Base of every settings class. Building one checks each field against its annotation."""
+    """Base of every settings class; validates each field against its annotation."""
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
             object.__setattr__(self, name, _checked(f"{name}", getattr(self, name), annotation))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and scalars, ready for YAML or JSON."""
+        """Convert to plain dictionaries, lists and scalars, for YAML or JSON."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def override(self: C, changes: Mapping[str, Any]) -> C:
-        """A copy with ``changes`` applied; nested configs take nested mappings.
+        """Copy with ``changes`` applied; nested configs take nested mappings.
 
         Raises:
-            ConfigError: a field does not exist (the nearest right name is suggested) or a value does not fit. The
-                message begins with the field's path, such as ``learner.ppo.clip``.
+            ConfigError: a field does not exist (the closest name is suggested) or a value is invalid. The message
+                begins with the field's path, such as ``learner.ppo.clip``.
         """
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values = {}
         for name, value in changes.items():
             if name not in known:
-                told = shown(name).strip("'")
-                raise ConfigError(f"{told} is not a field of {type(self).__name__}: {nearest(told, known)}")
+                unknown = shown(name).strip("'")
+                raise ConfigError(f"{unknown} is not a field of {type(self).__name__}: {nearest(unknown, known)}")
             if isinstance(known[name], Config) and isinstance(value, Mapping):
                 try:
                     value = known[name].override(value)
@@ -97,7 +97,7 @@ class Config:
 
 
 def shown(value: object, length: int = 60) -> str:
-    """How a message shows a value that may come from a stranger: one short line of printable characters."""
+    """Untrusted value for a message: one short line of printable characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, or nesting without end
@@ -117,46 +117,46 @@ def count(value: object) -> int:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """The text of a file that a stranger may have written.
+    """Read an untrusted text file.
 
     Args:
         path: a regular file, or a link to one.
-        limit: how many bytes it may have.
+        limit: maximal size in bytes.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, such as a device without end, is larger than that, or is not UTF-8.
+        ValueError: it is not a regular file (but, say, an endless device), is too large, or is not UTF-8.
     """
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError("it is not a regular file")
     if facts.st_size > limit:
-        raise ValueError(f"its {facts.st_size} bytes are more than the {limit} that are read")
+        raise ValueError(f"it has {facts.st_size} bytes, more than the limit of {limit}")
     return path.read_text(encoding="utf-8")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that also reads ``1e-4`` as a number, and in which aliases cannot stand for gigabytes."""
+    """YAML loader that reads ``1e-4`` as a number and limits the expansion of aliases."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._sizes: dict[int, int] = {}  # nodes below each node, by its identity, those behind aliases counted again
+        self._sizes: dict[int, int] = {}  # id of a node -> size of its tree, aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         node = super().compose_node(parent, index)
         if node is not None and id(node) not in self._sizes:
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
-            # what holds itself has no size yet
-            size = 1 + sum(self._sizes.get(id(part), _YAML_NODES) for part in inner)
-            if size > _YAML_NODES:
-                raise yaml.composer.ComposerError(problem="its aliases stand for too much")
+            # a node that contains itself has no size yet
+            size = 1 + sum(self._sizes.get(id(part), _MAX_YAML_NODES) for part in inner)
+            if size > _MAX_YAML_NODES:
+                raise yaml.composer.ComposerError(problem="its aliases expand to too many values")
             self._sizes[id(node)] = size
         return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what occurs twice twice."""
+    """YAML dumper without aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -168,19 +168,19 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file (an empty file is an empty mapping).
+    """Read the mapping in a YAML file; an empty file is an empty mapping.
 
     Raises:
-        ConfigError: the file cannot be read, is larger than a config may be, is not valid YAML or does not hold a
-            mapping of names.
+        ConfigError: the file cannot be read, is too large, is not valid YAML or does not hold a mapping from
+            names.
     """
     try:
-        content = yaml.load(read_text(path, _YAML_BYTES), _Loader)
+        content = yaml.load(read_text(path, _MAX_YAML_BYTES), _Loader)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
     except RecursionError:
         raise ConfigError(f"{path} is not valid YAML: it is nested too deeply") from None
-    except Exception as error:  # values with a false tag, such as `!!bool maybe`, raise anything
+    except Exception as error:  # a wrong tag, as in `!!bool maybe`, can raise anything
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if content is None:
         return {}
@@ -190,20 +190,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain data as YAML, fields in their own order."""
+    """Write plain data as YAML in the order of its fields."""
     path.write_text(yaml_text(content), encoding="utf-8")
 
 
 def yaml_text(content: Mapping[str, Any]) -> str:
-    """Plain data as YAML, fields in their own order."""
+    """Format plain data as YAML in the order of its fields."""
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def checked_fields(kind: type[K], values: object) -> K:
-    """A dataclass of any kind out of a mapping that a stranger may have written, checked as a config is.
+    """Build a dataclass from an untrusted mapping, validated like a config.
 
     Raises:
-        ConfigError: it is no mapping, a field does not exist or is missing, or a value does not fit.
+        ConfigError: it is not a mapping, a field does not exist or is missing, or a value is invalid.
     """
     if not isinstance(values, Mapping):
         raise _mismatch(kind.__name__, values, "a mapping")
@@ -235,7 +235,7 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:
-    """``value`` converted losslessly to ``annotation`` (int to float, list to tuple), or ConfigError."""
+    """Validate, with lossless conversions (int to float, list to tuple); raises ConfigError."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         value = _checked(name, value, args[0])
@@ -243,8 +243,8 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
             if isinstance(limit, Range) and value is not None and value not in limit:
                 raise ConfigError(f"{name} = {shown(value)} is out of range: expected {limit}")
             if isinstance(limit, NonEmpty) and not value:
-                such = f", such as {limit.hint}" if limit.hint else ""
-                raise ConfigError(f"{name} = [] is empty: name at least one value{such}")
+                example = f", such as {limit.hint}" if limit.hint else ""
+                raise ConfigError(f"{name} = [] is empty: name at least one value{example}")
         return value
     if origin in (Union, types.UnionType):
         return _checked_union(name, value, args)
@@ -270,14 +270,13 @@ def _checked_union(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
             return _checked(name, value, kind)
         except ConfigError as error:
             failures.append((kind, error))
-    told = [error for kind, error in failures if kind is not type(None)]
-    raise told[0]
+    raise next(error for kind, error in failures if kind is not type(None))
 
 
 def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
     if kind is Any:
         return value
-    if isinstance(value, int) and not -_WHOLE <= value < _WHOLE:
+    if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
         raise ConfigError(f"{name} = {shown(value)} is out of range: expected at most 63 bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -1,4 +1,4 @@
-"""Configs check what they are given, and come back equal from YAML."""
+"""Configs validate their fields, and a YAML round trip is exact."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal

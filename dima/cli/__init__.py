@@ -1,4 +1,8 @@
-"""The command line: finds the command, and turns what goes wrong into one line and an exit status.
+"""Command line: one function per command, one line per error.
+
+Read this file first (dispatch, errors), then ``options`` (flags from dataclasses), ``positional`` (task, algorithm and
+preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``inspect`` (imagine, diagnose,
+report), ``datasets`` (dataset, fit), ``info`` (tasks, algorithms, check, doctor) with ``doctor``.
 
 Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
 """
@@ -13,37 +17,37 @@ from importlib import import_module
 from dima.errors import UserError, nearest
 from dima.version import __version__
 
-HOMES = {  # module of this package -> its commands, and what each does
+MODULES = {  # module of this package -> its commands and their help
     "train": {
-        "train": "learn a task: dima train TASK --algorithm dima --preset small",
-        "resume": "go on with a run that was interrupted",
-        "evaluate": "play episodes with a run's policy",
+        "train": "train a team on a task: dima train TASK --algorithm dima --preset small",
+        "resume": "continue an interrupted run, or extend a finished one",
+        "evaluate": "evaluate a run's policy over episodes",
     },
     "inspect": {
-        "imagine": "show what a run's world model imagines beside what happens: film, strip, page",
-        "diagnose": "say what a run's world model gets right and wrong: a page and its numbers",
-        "report": "compare runs on one page: curves, tables, intervals over seeds",
+        "imagine": "compare imagined with real episodes: film, strip and page",
+        "diagnose": "evaluate a run's world model: prediction error, calibration, influence; a page and JSON",
+        "report": "compare runs on one page: learning curves, tables, confidence intervals",
     },
     "datasets": {
-        "dataset": "record episodes, look at them, exchange them with Minari",
+        "dataset": "record and describe datasets, import from and export to Minari",
         "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
     },
     "info": {
-        "tasks": "list the environments",
+        "tasks": "list the tasks",
         "algorithms": "list the algorithms and their presets",
-        "check": "say whether an environment can be learnt, and what is wrong with it",
-        "doctor": "say what this installation and this machine offer",
+        "check": "check that an environment follows the PettingZoo API",
+        "doctor": "check this installation and machine",
     },
 }
-_LONGEST = 2_000  # characters of an error's line
-COMMANDS = {name: about for commands in HOMES.values() for name, about in commands.items()}
+_MAX_MESSAGE = 2_000  # characters of an error message
+COMMANDS = {name: about for commands in MODULES.values() for name, about in commands.items()}
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; the result is the exit status."""
+    """Run one command and return the exit status."""
     args = sys.argv[1:] if args is None else list(args)
-    # threads that wait for each other sleep instead of spinning: beside any other busy program spinning costs several
-    # times the work itself; read by OpenMP when PyTorch is first imported, below
+    # waiting threads sleep instead of spinning, which is several times slower when other programs use the cores; OpenMP
+    # reads this when PyTorch is first imported, below
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         status = _run(args)
@@ -53,17 +57,17 @@ def main(args: Sequence[str] | None = None) -> int:
         print("dima: " + _one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dima: stopped at once; what was saved last is kept", file=sys.stderr)
+        print("dima: stopped immediately; the last saved state is kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+    except BrokenPipeError:  # the reader of the output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _one_line(message: str) -> str:
-    """A message that may quote a stranger's file, without what would steer the terminal or flood it."""
-    told = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+    """Message that may quote an untrusted file, shortened and without control characters."""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
+    return line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
 
 
 def _run(args: Sequence[str]) -> int:
@@ -76,8 +80,8 @@ def _run(args: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}: {nearest(name, COMMANDS)}")
-    home = next(home for home, commands in HOMES.items() if name in commands)
-    status = getattr(import_module(f"dima.cli.{home}"), name)(rest)
+    module = next(module for module, commands in MODULES.items() if name in commands)
+    status = getattr(import_module(f"dima.cli.{module}"), name)(rest)
     assert isinstance(status, int)
     return status
 
@@ -92,6 +96,6 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "`dima COMMAND --help` explains a command's options; `dima --version` prints the version.",
+            "`dima COMMAND --help` lists the options of a command; `dima --version` prints the version.",
         ]
     )

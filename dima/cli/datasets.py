@@ -1,4 +1,4 @@
-"""Recorded episodes, and world models fitted to them: dataset, fit."""
+"""Commands on datasets: dataset, fit."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import OfflineConfig, offline_config
 
 _DATASET = {  # the commands of `dima dataset`
-    "record": "play policies and keep their episodes: dima dataset record TASK --sources random RUN,mode",
-    "info": "what a dataset holds, after checking every byte of it",
-    "import": "take over a dataset of Minari: dima dataset import TASK --minari NAME",
-    "export": "hand a dataset to Minari: dima dataset export DATASET NAME",
+    "record": "record episodes of policies: dima dataset record TASK --sources random RUN,mode",
+    "info": "describe a dataset after verifying its files",
+    "import": "import a Minari dataset: dima dataset import TASK --minari NAME",
+    "export": "export a dataset to Minari: dima dataset export DATASET NAME",
 }
 
 
 @dataclass(frozen=True)
 class RecordOptions:
     config: Annotated[RecordConfig, tyro.conf.arg(name="", prefix_name=False)]
-    overwrite: bool = False  # replace an earlier dataset
+    overwrite: bool = False  # replace an existing dataset
     quiet: bool = False  # plain lines instead of progress bars
 
 
 @dataclass(frozen=True)
 class InfoOptions(Config):
-    dataset: tyro.conf.Positional[str]  # folder of a dataset
+    dataset: tyro.conf.Positional[str]  # dataset folder
     json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
 class ImportOptions:
     config: Annotated[ImportConfig, tyro.conf.arg(name="", prefix_name=False)]
-    overwrite: bool = False  # replace an earlier dataset
+    overwrite: bool = False  # replace an existing dataset
 
 
 @dataclass(frozen=True)
 class ExportOptions(Config):
-    dataset: tyro.conf.Positional[str]  # folder of a dataset
-    name: tyro.conf.Positional[str]  # what Minari is to call it, such as mine/halfcheetah-v0
-    form: Literal["agents", "joint"] = "agents"  # a dictionary of agents' spaces, or state and joint action as vectors
-    task: str | None = None  # the dataset's task, repeated: consent to import it, where it is package.module:factory
+    dataset: tyro.conf.Positional[str]  # dataset folder
+    name: tyro.conf.Positional[str]  # name of the new Minari dataset, such as mine/halfcheetah-v0
+    form: Literal["agents", "joint"] = "agents"  # dictionaries over agents, or state and joint action as vectors
+    task: str | None = None  # the dataset's task, repeated: consent to import it if it is package.module:factory
 
 
 @dataclass(frozen=True)
 class FitOptions:
     config: Annotated[OfflineConfig, tyro.conf.arg(name="", prefix_name=False)]
-    overwrite: bool = False  # start again where an earlier run is kept
-    quiet: bool = False  # one plain line an iteration instead of progress bars
+    overwrite: bool = False  # replace an existing run
+    quiet: bool = False  # one plain line per iteration instead of progress bars
 
 
 def dataset(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         lines = [f"  {name:<8}{about}" for name, about in _DATASET.items()]
         print("usage: dima dataset COMMAND ...\n\n" + "\n".join(lines) + "\n")
-        print("`dima dataset COMMAND --help` explains a command's options.")
+        print("`dima dataset COMMAND --help` lists the options of a command.")
         return 0
     if args[0] not in _DATASET:
         raise ConfigError(f"there is no command {args[0]!r} of `dima dataset`: {nearest(args[0], _DATASET)}")
@@ -80,7 +80,7 @@ def _record(args: Sequence[str]) -> int:
 
     done = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
     if not done.finished:
-        print(f"interrupted after {done.steps:,} steps: the same command goes on with {done.folder}")
+        print(f"interrupted after {done.steps:,} steps: the same command continues {done.folder}")
         return 130
     return _info([str(done.folder)])
 
@@ -112,7 +112,7 @@ def _export(args: Sequence[str]) -> int:
     from dima.datasets.reader import Dataset
 
     where = export_minari(Dataset.open(options.dataset), options.name, options.form, task=options.task)
-    print(f"{where}: minari.load_dataset({options.name!r}) opens it")
+    print(f"exported to {where}: open it with minari.load_dataset({options.name!r})")
     return 0
 
 

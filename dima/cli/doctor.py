@@ -1,4 +1,4 @@
-"""What this installation and this machine offer: versions, device, cores, memory, rendering."""
+"""Check the installation and the machine: versions, device, cores, memory, rendering."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _MODULES = {
     "tensorboard": "tensorboard",
 }
 _EXTRAS = {"wandb": "wandb"}
-_MUJOCO = ("mujoco", "mujoco-core", "mujoco-studio")  # one package up to version 3, since 4 three that share a folder
+_MUJOCO = ("mujoco", "mujoco-core", "mujoco-studio")  # one package up to version 3, three with a common folder since 4
 _MUJOCO_FAULTS = {"4.0.0": "its sparse Cholesky factorisation gives wrong accelerations"}
 _MUJOCO_REPAIR = f"pip uninstall --yes {' '.join(_MUJOCO)} && pip install 'mujoco!=4.0.0'"
-_MEMORY_NEEDED = 4 * 2**30  # what the small preset stays under
+_MEMORY_NEEDED = 4 * 2**30  # enough for the small preset
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``fatal`` when the library cannot work like this, ``risky`` when it soon may not."""
+    """One line of the report: ``fatal`` breaks the library now, ``risky`` may later."""
 
     name: str
     text: str
@@ -53,7 +53,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything worth knowing before a long run, the most basic first."""
+    """Run all checks."""
     findings = [
         Finding("dima", __version__),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", _too_old()),
@@ -76,16 +76,19 @@ def _package(name: str, module: str, needed: bool) -> Finding:
         optional = "" if needed else f" (optional: pip install 'dima-marl[{name}]')"
         return Finding(name, f"not installed{optional}", needed)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # what packages say while they are imported
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # warnings at import
             warnings.simplefilter("ignore")
             import_module(module)
-    except Exception as error:  # whatever a broken installation raises is what we want to show
+    except Exception as error:  # a broken installation can raise anything
         return Finding(name, f"{version} cannot be imported: {' '.join(str(error).split())}", needed)
     return Finding(name, version)
 
 
 def _mujoco() -> Finding:
-    """MuJoCo; pip loses or mixes files where it replaces version 3 by 4, or 4 by 3, in place, and reports success."""
+    """Check MuJoCo.
+
+    pip silently loses or mixes its files when it replaces version 3 by 4 in place, or 4 by 3.
+    """
     found, version = _package("mujoco", "mujoco", needed=True), package_version("mujoco")
     if version is None:
         return found
@@ -95,8 +98,8 @@ def _mujoco() -> Finding:
     if missing := sum(map(_missing_files, ("mujoco", *others))):
         fault = f"is half upgraded: {missing} of its files are missing, because pip replaced version 3 by 4 or 4 by 3"
     elif foreign:
-        fault = f"is half upgraded: it shares its files with {' and '.join(foreign)}, left of another version"
-        risky = not found.fatal  # it works until pip touches one of them
+        fault = f"is half upgraded: it shares its files with {' and '.join(foreign)}, of another version"
+        risky = not found.fatal  # works until pip changes one of them
     elif version in _MUJOCO_FAULTS:
         fault = f"is faulty: {_MUJOCO_FAULTS[version]}"
     else:
@@ -105,7 +108,7 @@ def _mujoco() -> Finding:
 
 
 def _missing_files(package: str) -> int:
-    """Files that an installed package should have and has not."""
+    """Number of missing files of an installed package."""
     files = distribution(package).files or ()
     return sum(file.suffix != ".pyc" and not Path(str(file.locate())).exists() for file in files)
 
@@ -122,14 +125,15 @@ def _device() -> Finding:
 
 def _memory() -> Finding:
     free, total = machine.free_memory(), machine.total_memory()
-    short = "; the small preset wants 4 GiB" if free < _MEMORY_NEEDED else ""
+    short = "; the small preset needs 4 GiB" if free < _MEMORY_NEEDED else ""
     return Finding("memory", f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB{short}")
 
 
 def _disk() -> Finding:
-    return Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free here")
+    return Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in this folder")
 
 
 def _renderer(name: str) -> Finding:
     found = find_library(name)
-    return Finding(name, f"{found}: MUJOCO_GL={name.lower()} can render" if found else "not found (optional: pictures)")
+    text = f"{found}: MUJOCO_GL={name.lower()} can render" if found else "not found (optional: pictures)"
+    return Finding(name, text)

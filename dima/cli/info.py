@@ -1,4 +1,4 @@
-"""What the library and this machine offer: tasks, algorithms, check, doctor."""
+"""Commands on the library and the machine: tasks, algorithms, check, doctor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dima.errors import ConfigError
 
 @dataclass(frozen=True)
 class TasksOptions(Config):
-    text: tyro.conf.Positional[str] = ""  # show only the names that hold this text
+    text: tyro.conf.Positional[str] = ""  # show only names that contain this text
 
 
 @dataclass(frozen=True)
 class CheckOptions(Config):
-    task: tyro.conf.Positional[str]  # a task's name, or package.module:factory of your own environment
+    task: tyro.conf.Positional[str]  # task, or package.module:factory of your environment
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def tasks(args: Sequence[str]) -> int:
 
     found = [task for task in all_tasks() if options.text in task.name]
     if not found:
-        raise ConfigError(f"no task's name holds {options.text!r}: `dima tasks` lists them all")
+        raise ConfigError(f"no task's name contains {options.text!r}: `dima tasks` lists all tasks")
     print("\n".join(map(_task_line, found)))
     return 0
 

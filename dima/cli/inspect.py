@@ -20,41 +20,41 @@ from dima.config import Config, Count, Range, Whole
 @dataclass(frozen=True)
 class ImagineOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
-    horizon: tuple[Count, ...] = ()  # numbers of steps to report; default: those of 15 50 200 that fit into the episode
-    act: Literal["recorded", "policy"] = "recorded"  # whose actions: a real episode's, or the policy's in imagination
-    seed: Whole | None = None  # of the episode; default: the first that `dima evaluate` plays
-    start: Whole | None = None  # step of the episode to begin at; default: 100, or earlier if the horizon needs it
-    out: str | None = None  # folder for the results; default: imagination/ in the run folder, or imagination-policy/
-    width: Annotated[int, Range(64, 1920)] = 320  # pixels of each picture
-    fps: Annotated[int, Range(1, 60)] = 10  # frames a second of the film
-    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
-    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
-    device: Device = "auto"  # where the world model computes
-    quiet: bool = False  # no progress bar
-    json: bool = False  # print everything as one JSON object
+    horizon: tuple[Count, ...] = ()  # horizons to report, in steps; default: those of 15 50 200 within the episode
+    act: Literal["recorded", "policy"] = "recorded"  # actions of the real episode, or of the policy in imagination
+    seed: Whole | None = None  # seed of the episode; default: the first that `dima evaluate` plays
+    start: Whole | None = None  # first imagined step of the episode; default: 100, or earlier if the horizon needs it
+    out: str | None = None  # output folder; default: imagination/ or imagination-policy/ in the run folder
+    width: Annotated[int, Range(64, 1920)] = 320  # width of each picture in pixels
+    fps: Annotated[int, Range(1, 60)] = 10  # frames per second of the film
+    task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
+    device: Device = "auto"  # device of the world model
+    quiet: bool = False  # no progress bars
+    json: bool = False  # print the results as one JSON object
 
 
 @dataclass(frozen=True)
 class DiagnoseOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     config: Annotated[DiagnosisConfig, tyro.conf.arg(name="", prefix_name=False)] = DiagnosisConfig()
-    also: tuple[str, ...] = ()  # folders of other runs on the task whose policies play, too
-    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
-    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
-    out: str | None = None  # folder for the results; default: diagnosis/ in the run folder
-    device: Device = "auto"  # where everything is computed
+    also: tuple[str, ...] = ()  # other runs on the task whose policies provide episodes, too
+    task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
+    out: str | None = None  # output folder; default: diagnosis/ in the run folder
+    device: Device = "auto"  # device of the world model and the policies
     quiet: bool = False  # no progress bars
-    json: bool = False  # print everything as one JSON object
+    json: bool = False  # print the results as one JSON object
 
 
 @dataclass(frozen=True)
 class ReportOptions(Config):
-    runs: tyro.conf.Positional[tuple[str, ...]]  # run folders, or folders that hold some
-    out: str = "report"  # folder of report.html and report.csv; an earlier report in it is replaced
-    score: tuple[float, ...] = ()  # team returns of the sample-efficiency table; default: 50, 75, 90 % of the scale
+    runs: tyro.conf.Positional[tuple[str, ...]]  # run folders, or folders that contain run folders
+    out: str = "report"  # output folder for report.html and report.csv; an earlier report is replaced
+    score: tuple[float, ...] = ()  # team returns of the sample-efficiency table; default: 50, 75 and 90 % of the scale
     at: Count | None = None  # environment steps to compare at; default: the most that half of the runs reached
-    reference: str | None = None  # YAML file, task: [team return that counts as 0, as 1]; default: from the runs
-    plots: bool = False  # also write every plot as SVG and PNG
+    reference: str | None = None  # YAML file with task: [team return scored 0, scored 1]; default: from the runs
+    plots: bool = False  # also write each plot as SVG and PNG
     json: bool = False  # print one JSON object
 
 

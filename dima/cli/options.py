@@ -1,4 +1,4 @@
-"""Command-line flags from dataclasses, by tyro, with every mistake told in one line."""
+"""Command-line flags from dataclasses with tyro, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import tyro
 from dima.errors import ConfigError
 
 T = TypeVar("T")
-SAID = {"true": True, "false": False}  # how a switch may be spelt out
+BOOLEANS = {"true": True, "false": False}  # values of a switch on the command line
 _HELP = ("-h", "--help")
 _FRAME = re.compile(r"[\u2500-\u257f]+|-{3,}|^[|+]|[|+]$")
-_PLAINER = {
+_REWRITTEN = {
     r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 = \2 is not a whole number",
     r"Error parsing (\S+): could not convert string to float: (.*)": r"\1 = \2 is not a number",
     r"Error parsing (\S+): Could not find valid parse for arguments: \['(.*)'\].*": r"\1 = \2 does not fit",
@@ -29,29 +29,29 @@ _PLAINER = {
 
 
 def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
-    """The options that ``args`` spell.
+    """Parse the options of a command.
 
     Args:
         kind: a dataclass; each field is a flag, each comment its help.
-        args: what follows the command.
+        args: the arguments after the command.
         prog: the command, for help texts.
-        default: values of the flags that are not given.
+        default: values of flags that are not given.
 
     Raises:
-        ConfigError: a flag does not exist (the nearest right one is named) or its value does not fit.
-        SystemExit: help was asked for and printed.
+        ConfigError: a flag does not exist (the closest one is suggested) or its value is invalid.
+        SystemExit: help was requested and printed.
     """
     start: dict[str, Any] = {} if default is None else {"default": default}
     known = dict(flags(default or kind))
     args = _plain_switches(args, known)
     if any(arg in _HELP for arg in args):
         tyro.cli(kind, args=["--help"], prog=prog, **start)
-    told = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(told), redirect_stderr(told):
+        with redirect_stdout(output), redirect_stderr(output):
             options, unknown = tyro.cli(kind, args=args, prog=prog, return_unknown_args=True, **start)
     except SystemExit:
-        raise ConfigError(_one_line(told.getvalue())) from None
+        raise ConfigError(_one_line(output.getvalue())) from None
     except ConfigError as error:
         raise ConfigError(_with_flag(str(error), args)) from None
     if unknown:
@@ -60,17 +60,17 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
 
 
 def _one_line(text: str) -> str:
-    """tyro's message without its frame, its title and its pointers to the help."""
+    """tyro's message without frame, title and hints at the help."""
     lines = [_FRAME.sub("", line.strip()).strip() for line in text.splitlines()]
     line = " ".join(line for line in lines[1:] if line)
     line = re.split(r"Argument helptext:|For full helptext", line)[0].strip()
-    for pattern, plainer in _PLAINER.items():
-        line = re.sub(pattern, plainer, line, flags=re.IGNORECASE)
+    for pattern, rewritten in _REWRITTEN.items():
+        line = re.sub(pattern, rewritten, line, flags=re.IGNORECASE)
     return line
 
 
 def _with_flag(message: str, args: Sequence[str]) -> str:
-    """A config's complaint about ``clip``, told about the flag ``--learner.ppo.clip`` where that was given."""
+    """Name the given flag, ``--learner.ppo.clip``, in an error about ``clip``."""
     field = re.split(r"\W", message, maxsplit=1)[0]
     given = [arg.split("=")[0] for arg in args if arg.startswith("--")]
     flags = [flag for flag in given if flag.replace("-", "_").rsplit(".", 1)[-1].lstrip("_") == field]
@@ -100,30 +100,33 @@ def name_of(flag: str) -> str:
 
 
 def flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The name and type of each flag of a dataclass, or of an instance that knows its nested dataclasses."""
+    """Name and type of each flag of a dataclass.
+
+    An instance also has the flags of nested configs that its class leaves open.
+    """
     hints = get_type_hints(options if isinstance(options, type) else type(options))
     for field in dataclasses.fields(options):
         value, name = getattr(options, field.name, None), prefix + field.name.replace("_", "-")
         nested = value if dataclasses.is_dataclass(value) else hints[field.name]
         if not dataclasses.is_dataclass(nested):
             yield name, nested
-        elif field.name == "config":  # spelt without its name, see the options of `dima train`
+        elif field.name == "config":  # its flags have no prefix, see the options of `dima train`
             yield from flags(nested, prefix)
         else:
             yield from flags(nested, f"{name}.")
 
 
 def _plain_switches(args: Sequence[str], known: dict[str, Any]) -> list[str]:
-    """``--flag True`` and ``--flag=false`` as tyro spells them: ``--flag``, ``--no-flag``."""
-    plain, waiting = [], list(args)
-    while waiting:
-        arg = waiting.pop(0)
+    """Rewrite ``--flag True`` and ``--flag=false`` for tyro: ``--flag``, ``--no-flag``."""
+    plain, remaining = [], list(args)
+    while remaining:
+        arg = remaining.pop(0)
         name, has_value, value = arg.partition("=")
         if arg.startswith("--") and known.get(name_of(name)) is bool:
-            if not has_value and waiting and waiting[0].lower() in SAID:
-                value = waiting.pop(0)
-            if value.lower() in SAID:
+            if not has_value and remaining and remaining[0].lower() in BOOLEANS:
+                value = remaining.pop(0)
+            if value.lower() in BOOLEANS:
                 head, dot, tail = name[2:].rpartition(".")
-                arg = f"--{head}{dot}{'' if SAID[value.lower()] else 'no-'}{tail}"
+                arg = f"--{head}{dot}{'' if BOOLEANS[value.lower()] else 'no-'}{tail}"
         plain.append(arg)
     return plain

@@ -1,4 +1,4 @@
-"""What has to be known before a command's other flags can be: its task, algorithm and preset."""
+"""Find the task, algorithm and preset, on which the other flags depend."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 from dima.algorithms import algorithm_config
-from dima.cli.options import SAID, flags, name_of
+from dima.cli.options import BOOLEANS, flags, name_of
 from dima.envs import TASKS, suite_config
 from dima.errors import ConfigError, UserError
 from dima.training.run_config import RunConfig
 
-EXAMPLE = "mamujoco/halfcheetah-2x3"  # the task that `dima train --help` shows the options of
+EXAMPLE = "mamujoco/halfcheetah-2x3"  # task whose options `dima train --help` shows
 Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass
 class Choice:
-    """What has to be known before the other flags can be: they depend on it."""
+    """Arguments split into names and the remaining flags."""
 
-    names: dict[str, Any] = field(default_factory=dict)  # of the task, the algorithm and the preset
+    names: dict[str, Any] = field(default_factory=dict)  # task, algorithm and preset, as far as given
     rest: list[str] = field(default_factory=list)
 
 
 def choose(
     args: Sequence[str], options: type, subject: str = "task", learns: bool = True, also: Sequence[str] = ()
 ) -> Choice:
-    """Take the subject, a word without a flag, out of the arguments; ``--algorithm``, ``--preset`` if it learns.
+    """Extract the positional argument, and ``--algorithm`` and ``--preset`` if the command has them.
 
     Args:
-        args: what follows the command.
-        options: the command's options; their types tell which words are values of a flag.
-        subject: what the word names.
-        learns: whether the command knows an algorithm and a preset.
-        also: names of further flags to take out.
+        args: the arguments after the command.
+        options: the command's options; their types decide which words are values of a flag.
+        subject: name of the positional argument.
+        learns: whether the command has ``--algorithm`` and ``--preset``.
+        also: further flags to extract.
 
     Raises:
         ConfigError: a name's value is missing, or there is no such algorithm.
@@ -50,7 +50,7 @@ def choose(
             if not has_value and (not waiting or waiting[0].startswith("-")):
                 raise ConfigError(f"{flag} needs a value")
             choice.names[named[flag]] = value if has_value else waiting.pop(0)
-            words.append(None)  # what follows is no value of the flag before
+            words.append(None)  # the next word is not a value of the flag before
         else:
             words.append(arg)
     known = _known(options, args, choice.names.get("algorithm", RunConfig.algorithm) if learns else None)
@@ -65,7 +65,7 @@ def choose(
 
 
 def the_task(choice: Choice, args: Sequence[str], command: str) -> str:
-    """The task that was given; an example where only help is wanted."""
+    """The task; an example if only help is requested."""
     if "task" not in choice.names and not {"-h", "--help"} & set(args):
         raise ConfigError(f"no task was given: write `{command} TASK`, with a task that `dima tasks` lists")
     task: str = choice.names.get("task", EXAMPLE)
@@ -73,26 +73,26 @@ def the_task(choice: Choice, args: Sequence[str], command: str) -> str:
 
 
 def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[str, Any]:
-    """The types of all flags that a command may have, by name; the environment's are those of every suite."""
+    """Types of a command's flags by name, with those of every suite."""
     known = dict(flags(options))
     if algorithm is not None:
         known |= flags(algorithm_config(algorithm), "learner.")
-    if any(arg.startswith("--env.") for arg in args):  # simulators are heavy
+    if any(arg.startswith("--env.") for arg in args):  # simulators are slow to import
         for name in TASKS.names():
-            with suppress(UserError):  # it cannot be used here: if it is the task's, the error comes later
+            with suppress(UserError):  # not installed; an error later, if the task needs it
                 known |= flags(suite_config(name if "/" in name else f"{name}/"), "env.")
     return known
 
 
 def _is_value(word: str, flag: str, known: Mapping[str, Any]) -> bool:
-    """Whether a word behind a flag belongs to it, as far as types tell; an unknown flag takes one."""
+    """Whether a word is the value of the flag before it, by type."""
     name = name_of(flag)
     if not flag.startswith("--") or "=" in flag or name.split(".")[-1].startswith("no-"):
         return False
     kind = known.get(name)
     if kind is bool:
-        return word.lower() in SAID
-    if get_origin(kind) is tuple and get_args(kind)[0] in (int, float):  # possibly none
+        return word.lower() in BOOLEANS
+    if get_origin(kind) is tuple and get_args(kind)[0] in (int, float):  # may be empty
         return _is_number(word)
     return True
 

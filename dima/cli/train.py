@@ -1,4 +1,4 @@
-"""Runs in the environment: train, resume, evaluate."""
+"""Commands on runs: train, resume, evaluate."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TrainOptions:
     config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
-    seeds: tuple[Whole, ...] = ()  # train under each of these at once, a process and a run folder each
-    overwrite: bool = False  # start again where an earlier run is kept
-    quiet: bool = False  # one plain line an iteration instead of progress bars
+    seeds: tuple[Whole, ...] = ()  # train with these seeds in parallel, in a process and a run folder each
+    overwrite: bool = False  # replace an existing run
+    quiet: bool = False  # one plain line per iteration instead of progress bars
 
 
 @dataclass(frozen=True)
 class ResumeOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
-    steps: Count | None = None  # go on to this many environment steps; default: as the run was started
-    iterations: Count | None = None  # likewise for a run of `dima fit`
-    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
-    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
-    quiet: bool = False  # one plain line an iteration instead of progress bars
+    steps: Count | None = None  # total environment steps; default: as configured
+    iterations: Count | None = None  # total iterations, for a run of `dima fit`
+    task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
+    quiet: bool = False  # one plain line per iteration instead of progress bars
 
 
 @dataclass(frozen=True)
 class EvaluateOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
-    episodes: Count = 20  # episodes to play with the policy's mode
-    seed: Whole | None = None  # of the episodes; default: the run's own evaluation seed
-    task: str | None = None  # the run's task, repeated: consent to import it, where it is package.module:factory
-    algorithm: str | None = None  # likewise the run's algorithm, where it is package.module:Name
-    device: Device = "auto"  # where the policy computes
-    video: bool = False  # also film the first episode: into videos/ in the run folder
+    episodes: Count = 20  # number of episodes, played with the policy's mode
+    seed: Whole | None = None  # seed of the episodes; default: the run's evaluation seed
+    task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
+    algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
+    device: Device = "auto"  # device of the policy
+    video: bool = False  # also film the first episode, to videos/ in the run folder
     json: bool = False  # print one JSON object
 
 
@@ -123,7 +123,7 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
         if not agent.trained:
-            print("this run learnt a world model from a dataset; its policy is untrained")
+            print("this run fitted a world model to a dataset; its policy is untrained")
         if video is not None:
             print(f"film: {video}")
     return 0

@@ -1,4 +1,4 @@
-"""Datasets: recorded episodes of one task, to fit and compare world models on the same data.
+"""Datasets of recorded episodes, to fit and compare world models.
 
 Read ``format`` (files on disk and their checks), ``writer`` (append chunks, hold out episodes), ``reader`` (open and
 describe a finished dataset), then ``minari`` with ``minari_forms`` (import from and export to Minari). Policies are

@@ -47,7 +47,10 @@ class Source(Config):
 
 @dataclass(frozen=True)
 class Header:
-    """Description of a recording; an interrupted one is continued under an equal header only."""
+    """Description of a recording.
+
+    An interrupted recording is continued only under an equal header.
+    """
 
     task: str
     env: dict[str, Any]  # settings of the environment
@@ -153,7 +156,7 @@ def listing(manifest: Manifest) -> Listing:
 
 
 def pack(episodes: Sequence[Episode], seeds: Sequence[int | None]) -> Tree:
-    """Concatenate episodes into one chunk, with the seed of each one's environment where known."""
+    """Concatenate episodes, with their environments' seeds where known, into a chunk."""
     columns = {
         name: torch.cat([getattr(episode, name) for episode in episodes]) for name in (*_ROW_FIELDS, *_STEP_FIELDS)
     }

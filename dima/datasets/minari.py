@@ -108,7 +108,9 @@ def export_minari(dataset: Dataset, name: str, form: str = "agents", *, task: st
 
 
 def import_minari(config: ImportConfig, *, overwrite: bool = False) -> Dataset:
-    """Import a local Minari dataset, whose form is detected; an interrupted import is continued.
+    """Import a local Minari dataset; its form is detected.
+
+    An interrupted import is continued.
 
     Args:
         config: the dataset, and the task that its episodes belong to.

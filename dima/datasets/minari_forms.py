@@ -87,7 +87,7 @@ class Form(ABC):
 
 
 class Agents(Form):
-    """Dictionaries over agents; the state and the action masks are stored in the infos."""
+    """Dictionaries over agents, with state and action masks in the infos."""
 
     name = "agents"
 

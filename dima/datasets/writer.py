@@ -22,7 +22,10 @@ from dima.version import __version__
 
 
 class DatasetWriter:
-    """Appends episodes to a dataset, whose folder it locks. Use :meth:`open`, best in a ``with``."""
+    """Appends episodes to a dataset and locks its folder.
+
+    Use :meth:`open`, best in a ``with``.
+    """
 
     def __init__(self, path: Path, lock: FolderLock, manifest: Manifest) -> None:
         self.path, self._lock, self._manifest = path, lock, manifest

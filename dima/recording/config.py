@@ -13,7 +13,10 @@ from dima.envs import suite_config
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig(Config):
-    """Settings of a recording; all fields but ``out`` and ``device`` determine the dataset's content."""
+    """Settings of a recording.
+
+    All fields but ``out`` and ``device`` determine the dataset's content.
+    """
 
     task: str  # environment (see `dima tasks`)
     # policies that play: `random` or RUN, with options as in RUN,share=0.5,mode,noise=0.2

@@ -37,7 +37,9 @@ class Recording:
 
 
 def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Recording:
-    """Record a dataset, or continue an interrupted recording of the same config, with the same result.
+    """Record a dataset, or continue an interrupted recording.
+
+    Continued under the same config, the dataset is the same as without the interruption.
 
     Args:
         config: settings of the recording.
@@ -83,7 +85,7 @@ def _add_chunk(
     config: RecordConfig,
     device: torch.device,
 ) -> None:
-    """Play and append a chunk of episodes, no more than the source still needs."""
+    """Play and append one chunk of the episodes that are missing."""
     longest = config.episode_steps or envs.spec.episode_limit
     first, count = writer.episodes, envs.n
     if longest:

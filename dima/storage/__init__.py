@@ -1,4 +1,4 @@
-"""The run folder and its parts, each safe against a crash at any moment and against untrusted content.
+"""The run folder and its parts, crash-safe and safe against untrusted content.
 
 Read ``run_folder`` first, then ``layout`` and ``saved`` (what it consists of, how it is read), ``checkpoint``,
 ``chunks`` and ``metrics``. Below them: ``atomic`` (write and verify files), ``manifest`` (JSON with a digest),

@@ -22,7 +22,7 @@ _OTHER_FOLDER = "choose another folder (what was saved before is kept)"
 
 @contextmanager
 def write_errors(path: Path, remedy: str = _OTHER_FOLDER) -> Iterator[None]:
-    """Turn errors of the operating system in writing ``path`` into one line for the user.
+    """Turn errors of the operating system into one-line messages.
 
     Args:
         path: file or folder that is written.
@@ -41,7 +41,7 @@ def write_errors(path: Path, remedy: str = _OTHER_FOLDER) -> Iterator[None]:
 
 @contextmanager
 def read_errors(what: object, trouble: str = "is damaged") -> Iterator[None]:
-    """Turn any exception in reading an untrusted file into one line for the user.
+    """Turn any exception in reading an untrusted file into a one-line message.
 
     Args:
         what: the file or folder.
@@ -60,7 +60,7 @@ def read_errors(what: object, trouble: str = "is damaged") -> Iterator[None]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse to write into a folder with symbolic links, which may lead out of it.
+    """Refuse a folder with symbolic links: writes could leave it.
 
     Raises:
         RunFolderError: it contains one.
@@ -72,7 +72,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def results_folder(folder: Path, name: str) -> Path:
-    """Path of a folder for results in a run folder; errors as for :func:`refuse_links`."""
+    """Path for results in a run folder; errors as for :func:`refuse_links`."""
     path = folder / name
     if path.is_symlink():
         raise RunFolderError(f"{path} is a symbolic link, which may lead out of the folder: remove it")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class TimeBudget:
-    """Limit a recurring job to a share of the wall time from now on.
+    """Limit a recurring job to a share of the wall time.
 
     Args:
         share: of the time, from 0 (the job may run once) to 1 (always).

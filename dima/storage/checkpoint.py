@@ -29,7 +29,7 @@ TENSORS, TREE, MANIFEST = "tensors.safetensors", "tree.json", "manifest.json"
 
 
 def save_tree(folder: Path, tree: Tree) -> None:
-    """Write a tree of tensors and plain data into a new folder and flush it to disk.
+    """Write a tree into a new folder and flush it to disk.
 
     Raises:
         RunFolderError: the disk is full or read-only.

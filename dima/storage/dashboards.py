@@ -18,7 +18,10 @@ class Dashboard(Protocol):
 
 
 class TensorBoard:
-    """Event files in ``tensorboard/``; points from ``purge_step`` on, of an interrupted iteration, are hidden."""
+    """Event files in ``tensorboard/``.
+
+    Points from ``purge_step`` on, which an interrupted iteration wrote, are hidden.
+    """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow import: only if a run writes events

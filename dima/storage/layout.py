@@ -1,4 +1,4 @@
-"""Names of the files in a run folder; checks of whether a folder holds a run."""
+"""File names in a run folder; whether a folder is one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_available(path: Path, overwrite: bool) -> bool:
 
 
 def remove_results(path: Path) -> None:
-    """Remove everything a run wrote but its config and protocol; other files are kept."""
+    """Remove the results of a run; config, protocol and foreign files are kept."""
     for name in _RESULTS:
         child = path / name
         if child.is_dir() and not child.is_symlink():
@@ -80,7 +80,7 @@ def remove_results(path: Path) -> None:
 
 
 def _parse_protocol(path: Path) -> dict[str, Any] | None:
-    """The content of ``protocol.json``, or None if the folder is not a run folder."""
+    """The content of ``protocol.json``; None if it is not a run folder."""
     try:
         facts = json.loads(read_text(path / PROTOCOL, _MAX_PROTOCOL_BYTES))
     except (OSError, ValueError, RecursionError):

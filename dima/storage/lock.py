@@ -13,7 +13,9 @@ NAME = "run.lock"
 
 
 class FolderLock:
-    """Exclusive lock, held until closed or until the process ends; forked children do not hold it.
+    """Exclusive lock on a folder until closed or until the process ends.
+
+    Forked children do not hold it.
 
     Raises:
         RunFolderError: another process holds the lock, or the folder cannot be written.

@@ -75,7 +75,7 @@ class _Budget(TorchFunctionMode):
 
 
 def _entries(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """Number of elements of the tensor that a call creates; None for other functions."""
+    """Number of elements of a new tensor; None for other functions."""
     if name in _SIZED or name in _SIZED_LIKE:
         given = args[name in _SIZED_LIKE :]
         size = kwargs["size"] if not given else given[0] if isinstance(given[0], Sequence) else given

@@ -1,4 +1,4 @@
-"""Read and append ``metrics.jsonl``: one JSON object per line, the primary record of a run."""
+"""``metrics.jsonl``, the primary record of a run: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_LINE_BYTES = 1 << 20  # typically 5,000
 
 
 def plain_metrics(record: Mapping[str, Any]) -> Metrics:
-    """Convert to plain Python values: scalar tensors to numbers, infinite and undefined numbers to None."""
+    """Convert scalar tensors to numbers, infinite and undefined numbers to None."""
     return {name: _plain(value) for name, value in record.items()}
 
 
@@ -71,7 +71,9 @@ def truncate_metrics(path: Path, length: int) -> None:
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """Read all complete lines in today's names; an incomplete last line, left by a crash, is skipped.
+    """Read all complete lines, in today's names; without a file, none.
+
+    An incomplete last line, left by a crash, is skipped.
 
     Raises:
         RunFolderError: the file cannot be read, or a line is too long or not a JSON object.

@@ -1,4 +1,4 @@
-"""The run folder: config, metrics, checkpoint and replay of one run, safe against a crash at any moment.
+"""The run folder: crash-safe storage of one run.
 
     config.yaml      the resolved configuration
     protocol.json    format, versions, commit, class of machine
@@ -143,11 +143,15 @@ class RunFolder:
             self._write_config(config)
 
     def protocol(self) -> dict[str, Any]:
-        """Versions, commit and class of machine at the start, and under ``resumed`` those of resumes that differ."""
+        """Versions, commit and machine at the start; under ``resumed``, of resumes that differ."""
         return read_protocol(self.path)
 
     def record_resume(self, step: int, device: str) -> None:
-        """Record versions, commit and machine of a resume at a step, if they differ from the last ones.
+        """Record versions, commit and machine of a resume, if they changed.
+
+        Args:
+            step: environment steps at the resume.
+            device: device of the run from now on.
 
         Raises:
             RunFolderError: the disk is full or read-only; the earlier record is kept.
@@ -159,7 +163,9 @@ class RunFolder:
                 write_text(self.path / PROTOCOL, json.dumps(after, indent=1) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a record to the metrics, and to the dashboards if it has a ``step``.
+        """Append a record to the metrics and the dashboards.
+
+        Dashboards show records with a ``step`` only.
 
         Raises:
             RunFolderError: the disk is full or read-only.
@@ -219,7 +225,7 @@ class RunFolder:
 
     @property
     def checkpoint_size(self) -> int | None:
-        """Bytes of the checkpoint's tensors without the replay's; None if no iteration was saved.
+        """Bytes of the checkpoint's tensors, without the replay; None before the first.
 
         Raises:
             RunFolderError: the checkpoint is damaged.
@@ -228,7 +234,9 @@ class RunFolder:
         return None if folder is None else tensor_bytes(read_manifest(folder, self._written_by))
 
     def load(self) -> Saved:
-        """Load the last saved state. A writable folder is first rewound to that state.
+        """Load the last saved state.
+
+        A writable folder is first rewound to that state: later metrics and chunks are removed.
 
         Raises:
             RunFolderError: no iteration was saved, or a file is missing, truncated or changed.
@@ -244,7 +252,7 @@ class RunFolder:
         return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), digest, size)
 
     def rewind_to_start(self) -> None:
-        """Remove the output of a first iteration that was interrupted, to start the run again.
+        """Remove the output of an interrupted first iteration.
 
         Raises:
             RunFolderError: more than one iteration was logged, or the disk is read-only.

@@ -1,4 +1,4 @@
-"""The command line: what it answers where, its exit status, and one clear line for every mistake."""
+"""The command line: output, exit status, and one line for every error."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def command(capsys):
-    """Runs a command; gives its exit status, answer and complaints."""
+    """Runs a command; gives its exit status, standard output and standard error."""
 
     def run(*args):
         try:
@@ -33,7 +33,7 @@ def command(capsys):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run that is over."""
+    """The folder of a finished run."""
     path = tmp_path_factory.mktemp("runs") / "walk"
     assert main(["train", "toy/walk", "--algorithm", "mappo", *SHORT, f"--run={path}"]) == 0
     return path
@@ -53,7 +53,7 @@ class TestHelp:
         assert command("--version") == (0, f"dima {dima.__version__}\n", "")
 
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_every_command_explains_itself(self, command, name):
+    def test_every_command_has_help(self, command, name):
         status, out, _ = command(name, "--help")
         assert status in (0, None)
         assert f"dima {name}" in out
@@ -65,7 +65,7 @@ class TestHelp:
         assert "--learner.world-model.denoiser.reveal {one,cumulative,all}" in text
         assert "(default: cumulative)" in text
 
-    def test_is_light(self):
+    def test_imports_nothing_heavy(self):
         heavy = "{'torch', 'numpy', 'tyro'}"
         program = f"import sys, dima, dima.cli; dima.cli.main([]); print(sorted({heavy} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -85,7 +85,7 @@ class TestTrain:
         assert config["learner"]["horizon"] == 3
         assert config["learner"]["imaginations"] == 2  # of the preset
 
-    def test_the_task_may_stand_anywhere(self, command, tmp_path):
+    def test_the_task_may_be_anywhere(self, command, tmp_path):
         args = ["--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60", f"--run={tmp_path / 'r'}", "toy/walk"]
         assert command("train", *args)[0] == 0
 
@@ -96,7 +96,7 @@ class TestTrain:
         args = [*switch.split(), "toy/walk", "--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60"]
         assert command("train", *args, f"--run={tmp_path / 'r'}")[0] == 0
 
-    def test_never_overwrites_unasked(self, command, finished):
+    def test_never_overwrites_by_default(self, command, finished):
         before = (finished / "metrics.jsonl").read_bytes()
         status, _, err = command("train", "toy/walk", "--algorithm", "mappo", *SHORT, "--run", finished)
         assert status == 2
@@ -119,7 +119,7 @@ class TestTrain:
         assert status == 0
         assert "120 environment steps" in out or "150 environment steps" in out
 
-    def test_stopped_at_once(self, command, monkeypatch):
+    def test_a_second_interrupt_stops_immediately(self, command, monkeypatch):
         def stop(*args, **kwargs):
             raise KeyboardInterrupt
 
@@ -128,7 +128,7 @@ class TestTrain:
         assert status == 130
         assert err.count("\n") == 1
 
-    def test_what_is_nobodys_fault_keeps_its_traceback(self, monkeypatch):
+    def test_an_internal_error_keeps_its_traceback(self, monkeypatch):
         def fail(*args, **kwargs):
             raise ZeroDivisionError
 
@@ -188,7 +188,7 @@ class TestOthers:
         done = subprocess.run([sys.executable, "-m", "dima", "--version"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, f"dima {dima.__version__}\n")
 
-    def test_a_reader_that_goes_away(self):
+    def test_a_closed_output_pipe(self):
         child = subprocess.Popen([sys.executable, "-m", "dima"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         child.stdout.close()
         assert child.stderr.read() == b""
@@ -226,12 +226,12 @@ class TestOthers:
         ("evaluate nowhere", "nowhere does not exist"),
         ("evaluate nowhere --episodes 0", "--episodes = 0 is out of range: expected at least 1"),
         ("evaluate nowhere --episods 3", "did you mean --episodes?"),
-        ("tasks nonsense", "no task's name holds 'nonsense'"),
+        ("tasks nonsense", "no task's name contains 'nonsense'"),
         ("check toy/wlak", "did you mean 'walk'?"),
         ("doctor --all", "there is no option --all: see `dima doctor --help`"),
     ],
 )
-def test_every_mistake_gets_one_line(command, args, message, tmp_path, monkeypatch):
+def test_every_error_is_one_line(command, args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = command(*args.split())
     assert status == 2
@@ -242,7 +242,7 @@ def test_every_mistake_gets_one_line(command, args, message, tmp_path, monkeypat
     assert not list(tmp_path.iterdir()), "something was written"
 
 
-def test_narrow_and_plain_terminals_change_no_message():
+def test_messages_do_not_depend_on_the_terminal():
     text = ["Error parsing --a: could not convert", "string to float: 'x'"]
     framed = ["╭─ Value error ───╮", *(f"│ {line} │" for line in [*text, "─────", "For full helptext, see x"]), "╰───╯"]
     plain = ["+- Value error ---+", *(f"| {line} |" for line in text), "+-----------------+"]

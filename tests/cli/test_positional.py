@@ -1,4 +1,4 @@
-"""The task is found wherever it stands: which words are values of a flag is known from the config's types."""
+"""The task is found anywhere; the types of the config decide which words are values of flags."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SWITCHES = [
 ]
 
 
-def test_there_are_switches_of_every_kind() -> None:
+def test_switches_of_every_level_are_found() -> None:
     assert {"--evaluate-in-background", "--quiet", "--overwrite"} <= {flag for _, flag in SWITCHES}
     assert ("dima", "--learner.world-model.reward.next-state") in SWITCHES
     assert ("hasac", "--learner.fixed-order") in SWITCHES
@@ -51,8 +51,8 @@ def test_no_switch_hides_the_task(algorithm: str, flag: str) -> None:
 
 @pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize("spelling", ["alone", "word", "equals"])
-def test_switches_before_the_task_arrive(algorithm: str, spelling: str) -> None:
-    """Every one is turned over; ``--flag``, ``--flag True`` and ``--flag=True`` say the same."""
+def test_switches_before_the_task_are_parsed(algorithm: str, spelling: str) -> None:
+    """Every switch is inverted; ``--flag``, ``--flag True`` and ``--flag=True`` are equivalent."""
     config = build_config(TASK, algorithm, "debug")
     before = values(config)
     args: list[str] = []
@@ -96,7 +96,7 @@ def values(config: TrainConfig) -> dict[str, bool]:
         ("--no-such-thing toy/walk", {"task": TASK}, "--no-such-thing"),
     ],
 )
-def test_words_behind_flags(args: str, names: dict[str, str], rest: str) -> None:
+def test_words_after_flags(args: str, names: dict[str, str], rest: str) -> None:
     assert choose(args.split(), TrainOptions) == Choice(names, rest.split())
 
 
@@ -108,6 +108,6 @@ def test_other_commands() -> None:
     assert fit == Choice({"dataset": "datasets/walk"}, ["--quiet", "--learner.cuda-graphs"])
 
 
-def test_an_unknown_algorithm_is_told_before_its_flags() -> None:
+def test_an_unknown_algorithm_is_reported_before_its_flags() -> None:
     with pytest.raises(ConfigError, match="did you mean 'mappo'"):
         choose(["--learner.x", TASK, "--algorithm", "mapo"], TrainOptions)

@@ -283,7 +283,7 @@ def test_a_missing_package_is_named(recorded, tmp_path, monkeypatch):
 def test_export_and_import_on_the_command_line(recorded, tmp_path, capsys):
     path = recorded("toy/walk").path
     assert main(["dataset", "export", str(path), "mine/walk-v0"]) == 0
-    assert "minari.load_dataset('mine/walk-v0') opens it" in capsys.readouterr().out
+    assert "open it with minari.load_dataset('mine/walk-v0')" in capsys.readouterr().out
     fixed = ["--minari", "mine/walk-v0", "--out", str(tmp_path / "imported"), "--held-out", "0.5"]
     assert main(["dataset", "import", "toy/walk", *fixed]) == 0
     assert "held-out  1 episodes" in capsys.readouterr().out

@@ -127,7 +127,7 @@ class TestDoctor:
         monkeypatch.setattr(machine, "free_memory", lambda: 2**30)
         found = self.found()
         assert found["device"].text == "cuda: NVIDIA X"
-        assert "wants 4 GiB" in found["memory"].text
+        assert "needs 4 GiB" in found["memory"].text
 
     def test_the_faulty_mujoco(self, mujoco):
         mujoco({"mujoco": "4.0.0", "mujoco-core": "4.0.0", "mujoco-studio": "4.0.0"})
