@@ -97,7 +97,17 @@ def test_a_run_logs_losses_and_held_out_errors(small: Build):
     told = records(config.folder)
     assert [(one["step"], one["iteration"]) for one in told] == [(1, 1), (2, 2), (3, 3)]
     assert {"denoiser/loss", "decoder/error", "reward_model/reward", "updates/denoiser"} <= set(told[0])
-    errors = {"state_1", "state_3", "still_1", "still_3", "obs_1", "obs_3", "obs_sum_3", "reward", "continuation"}
+    errors = {
+        "state_1",
+        "state_3",
+        "persistence_1",
+        "persistence_3",
+        "obs_1",
+        "obs_3",
+        "obs_sum_3",
+        "reward",
+        "continuation",
+    }
     assert [{f"held_out/{name}" for name in errors} <= set(one) for one in told] == [False, True, True]
     assert not any(name.startswith(("collect/", "evaluate/", "policy/")) for one in told for name in one)
     assert summary.evaluations == [(2, told[1]["held_out/state_3"]), (3, told[2]["held_out/state_3"])]
@@ -131,7 +141,7 @@ def test_the_seed_decides_everything(small: Build):
         fit(config)
     assert learnt(one.folder) == learnt(same.folder)
     assert learnt(one.folder)[1] != learnt(other.folder)[1]
-    assert records(one.folder)[-1]["held_out/still_3"] == records(other.folder)[-1]["held_out/still_3"]
+    assert records(one.folder)[-1]["held_out/persistence_3"] == records(other.folder)[-1]["held_out/persistence_3"]
 
 
 def test_judging_more_often_changes_nothing_learnt(small: Build):

@@ -71,8 +71,8 @@ def test_errors_are_those_worked_out_by_hand():
         {
             "state_1": 0.5 / 2,
             "state_3": 1.5 / 2,
-            "still_1": 3 / 2,
-            "still_3": 9 / 2,
+            "persistence_1": 3 / 2,
+            "persistence_3": 9 / 2,
             "obs_1": 0.5 * (1 + 1.5) / 2,  # agent b's second feature is twice the state; the padding of a is left out
             "obs_3": 1.5 * (1 + 1.5) / 2,
             "obs_sum_3": (0.5 + 1.0 + 1.5) * (1 + 1.5) / 2,
@@ -84,7 +84,7 @@ def test_errors_are_those_worked_out_by_hand():
 
 def test_a_perfect_model_makes_no_error():
     errors = held_out(walk(6)).errors(Biased())
-    assert all(errors[name] == 0 for name in errors if not name.startswith(("still", "reward")))
+    assert all(errors[name] == 0 for name in errors if not name.startswith(("persistence", "reward")))
 
 
 def test_only_whole_segments_are_forecast_ends_included():
