@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
+from dima.config import count
 from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
@@ -23,9 +24,9 @@ from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.device import pick_device
 from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
-from dima.storage.atomic import reading
-from dima.storage.memory import INITIAL, within
-from dima.storage.run_folder import MISFIT, TOO_LARGE, RunFolder
+from dima.storage.atomic import read_errors
+from dima.storage.memory import INIT_FACTOR, memory_limit
+from dima.storage.run_folder import MISMATCH, TOO_LARGE, RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
@@ -45,7 +46,7 @@ class Agent:
         device: where it computes.
         folder: of the run.
         steps: environment steps of the run; 0 for a run of `dima fit`.
-        seal: SHA-256 of the checkpoint.
+        digest: SHA-256 of the checkpoint.
         earlier: weights of earlier policies that the run kept, by environment steps.
         protocol: versions, commit and class of machine that it was made under.
     """
@@ -58,12 +59,12 @@ class Agent:
         device: torch.device,
         folder: Path,
         steps: int,
-        seal: str,
+        digest: str,
         earlier: Mapping[int, Mapping[str, Tensor]],
         protocol: Mapping[str, Any],
     ) -> None:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
-        self.folder, self.steps, self.seal = folder, steps, seal
+        self.folder, self.steps, self.digest = folder, steps, digest
         self.earlier, self.protocol = earlier, protocol
 
     @property
@@ -157,7 +158,7 @@ class Agent:
             saved = folder.load()
             if "replay" not in saved.tree["algorithm"]:
                 raise RunFolderError(f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima")
-            with reading(f"{self.folder}:", MISFIT):
+            with read_errors(f"{self.folder}:", MISMATCH):
                 stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
                 chunks = [chunk for _, chunk in saved.chunks]
                 rows = max(1, stored["newest"] - stored["oldest"])
@@ -232,13 +233,13 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None) -> A
         config, facts = RunConfig.from_dict(folder.config()).agreed(task, run), folder.protocol()
         saved = folder.load()
     env = make_env(config.task, config.env)
-    limit = INITIAL * saved.size
-    with reading(f"{run}:", MISFIT), within(limit, f"{run}: {TOO_LARGE}"):
+    limit = INIT_FACTOR * saved.size
+    with read_errors(f"{run}:", MISMATCH), memory_limit(limit, f"{run}: {TOO_LARGE}"):
         algorithm = _build(config, env, where)
         algorithm.restore(saved.tree["algorithm"], None)
-        earlier = {int(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
-        steps = int(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, algorithm, where, Path(run), steps, saved.seal, earlier, facts)
+        earlier = {count(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
+        steps = count(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
+    return Agent(config, env, algorithm, where, Path(run), steps, saved.digest, earlier, facts)
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
@@ -251,7 +252,7 @@ def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
 def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
     """Build the algorithm with the weights of another policy."""
     algorithm = _build(agent.config, agent.env, agent.device)
-    with reading(f"{agent.folder}:", "an earlier policy does not fit its config.yaml"):
+    with read_errors(f"{agent.folder}:", "an earlier policy does not fit its config.yaml"):
         algorithm.policy.load_state_dict(weights)
     return algorithm
 

@@ -54,8 +54,8 @@ class NonEmpty:
 
 
 Count = Annotated[int, Range(1)]  # a number of things: 1, 2, 3, ...
-EpisodeSteps = Annotated[int, Range(1, 10**6)]  # of an environment's episode: its rows are kept until it ends
-Few = Annotated[int, Range(1, 1000)]  # of what is built one by one, such as layers
+EpisodeSteps = Annotated[int, Range(1, 10**5)]  # of an environment's episode: its rows are kept until it ends
+SmallCount = Annotated[int, Range(1, 1000)]  # of what is built one by one, such as layers
 Whole = Annotated[int, Range(0)]  # a number of things that may be none
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
@@ -103,6 +103,17 @@ def shown(value: object, length: int = 60) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits, or nesting without end
         return f"<a {type(value).__name__} too large to show>"
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def count(value: object) -> int:
+    """A number of things that stands in a file.
+
+    Raises:
+        ValueError: it is no whole number, or none that a machine could count to.
+    """
+    if type(value) is not int or not 0 <= value < _WHOLE:
+        raise ValueError(f"{shown(value)} is no number of things")
+    return value
 
 
 def read_text(path: Path, limit: int) -> str:

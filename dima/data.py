@@ -127,6 +127,28 @@ class Episode(Record):
         return float(self.reward.double().sum())
 
 
+def check_episode(episode: Episode, spec: EnvSpec) -> None:
+    """Make sure that an episode is one of a task's.
+
+    Raises:
+        ValueError: its tensors have other shapes or kinds.
+    """
+    steps, agents = len(episode), spec.n_agents
+    shapes = {
+        "obs": (steps + 1, agents, spec.obs_dim),
+        "state": (steps + 1, spec.state_dim),
+        "action_mask": (steps + 1, agents, spec.action_dim),
+        "action": (steps, agents, spec.action_dim),
+        "reward": (steps,),
+        "terminated": (steps,),
+        "truncated": (steps,),
+    }
+    for name, shape in shapes.items():
+        values, truth = getattr(episode, name), name in ("action_mask", "terminated", "truncated")
+        if values.dtype is not (torch.bool if truth else torch.float32) or tuple(values.shape) != shape or not steps:
+            raise ValueError(f"{name} of an episode is not of the task's sizes")
+
+
 @dataclass
 class Rollout(Record):
     """B stretches of T steps that a policy is updated on, real or imagined."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import TrainConfig, build_config
 
 
@@ -20,6 +21,16 @@ def tiny(tmp_path: Path) -> Callable[..., TrainConfig]:
         fixed = {"run": str(tmp_path / run), "device": "cpu", "threads": 1, "tensorboard": False}
         fixed |= {"checkpoint_budget": 1.0}  # every iteration is saved, however slow the machine is
         return build_config(task, algorithm, "debug", fixed | overrides)
+
+    return build
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Callable[..., RecordConfig]:
+    """Builds the config of a small recording in a temporary folder, from a task and overrides."""
+
+    def build(task: str = "toy/walk", out: str = "data", **overrides: Any) -> RecordConfig:
+        return record_config(task).override({"out": str(tmp_path / out), "device": "cpu", "steps": 60, **overrides})
 
     return build
 

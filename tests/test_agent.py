@@ -1,4 +1,4 @@
-"""A trained team out of its run folder: acts as the PettingZoo environment wants it, is evaluated, refuses damage."""
+"""A trained policy loaded from a run folder: acting in PettingZoo, evaluation, refusal of damage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def walker(tiny) -> Path:
     ],
 )
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_loaded_team_plays_a_pettingzoo_episode(tiny, task: str, algorithm: str, changes: dict, mode: bool) -> None:
+def test_a_loaded_policy_plays_a_pettingzoo_episode(tiny, task: str, algorithm: str, changes: dict, mode: bool) -> None:
     agent = dima.load(train(tiny(task, algorithm, steps=120, **changes)).folder, device="cpu")
     world = agent.env.parallel_env
     observations, infos = world.reset(seed=0)
@@ -53,7 +53,7 @@ def test_a_loaded_team_plays_a_pettingzoo_episode(tiny, task: str, algorithm: st
     assert steps > 0
 
 
-def test_the_mode_is_certain_and_draws_are_not(walker: Path) -> None:
+def test_the_mode_is_deterministic_and_samples_are_not(walker: Path) -> None:
     agent = dima.load(walker)
     observations, _ = agent.env.parallel_env.reset(seed=0)
     modes = [agent.act(observations)["agent_0"] for _ in range(3)]
@@ -72,7 +72,7 @@ def test_a_missing_or_wrong_observation_is_named(walker: Path) -> None:
         agent.act(observations | {"agent_0": np.zeros(7, np.float32)})
 
 
-def test_evaluating_is_reproducible_and_never_repeats_training_s_evaluations(walker: Path) -> None:
+def test_evaluation_is_reproducible_and_on_seeds_of_its_own(walker: Path) -> None:
     first, second = dima.evaluate(walker, episodes=4), dima.evaluate(walker, episodes=4)
     assert first == second
     assert len(set(first.returns)) == 4

@@ -19,7 +19,7 @@ import torch
 
 from dima.agent import Agent, load
 from dima.datasets.reader import Dataset
-from dima.runtime.device import Precision, multiplying, require_precision
+from dima.runtime.device import Precision, autocast, require_precision
 from dima.runtime.provenance import protocol
 from dima.training.validation import HeldOut, state_std
 
@@ -35,7 +35,7 @@ def judge(agent: Agent, dataset: Dataset, horizon: int, segments: int) -> dict[s
     held_out = HeldOut(dataset.episodes("held-out"), scale, dataset.spec, model.context, horizon, segments, device)
     errors: dict[str, dict[str, float]] = {}
     for precision in PRECISIONS:
-        with multiplying(device, precision):
+        with autocast(device, precision):
             errors[precision] = held_out.errors(model)
     first = ("state_1", "obs_1")
     change = {name: errors["bf16"][name] / errors["float32"][name] - 1 for name in first}

@@ -22,10 +22,10 @@ from typing import Any
 
 from dima.errors import UserError
 from dima.runtime.device import pick_device
-from dima.runtime.progress import TogetherLines
+from dima.runtime.progress import RunsLines
 from dima.runtime.provenance import protocol
 from dima.storage.run_folder import RunFolder
-from dima.training.multi_seed import one_of, train_seeds
+from dima.training.multi_seed import seed_config, train_seeds
 from dima.training.run_config import TrainConfig, build_config
 
 COUNTS = (1, 2, 4, 8)
@@ -46,12 +46,12 @@ def together(config: TrainConfig, count: int, folder: Path, skip: int) -> dict[s
     """Train ``count`` seeds at once: the pace of each, their sum, and the wall seconds of everything."""
     config, seeds = config.override({"run": str(folder / f"of-{count}")}), list(range(count))
     began = time.perf_counter()
-    outcomes = train_seeds(config, seeds, progress=TogetherLines())
+    outcomes = train_seeds(config, seeds, progress=RunsLines())
     seconds = time.perf_counter() - began
     for outcome in outcomes:
         if outcome.summary is None:
             raise UserError(f"seed {outcome.seed} of {count} failed: {outcome.error}")
-    paces = [pace(one_of(config, seed).folder, skip) for seed in seeds]
+    paces = [pace(seed_config(config, seed).folder, skip) for seed in seeds]
     return {"paces": paces, "iterations_a_minute": sum(paces), "seconds": seconds}
 
 

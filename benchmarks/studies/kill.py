@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from dima.runtime.machine import cores
-from dima.storage.run_folder import CONFIG, RunFolder
+from dima.storage.layout import CONFIG
+from dima.storage.run_folder import RunFolder
 from dima.storage.serialization import encode
 from dima.training.run_config import RunConfig, build_config
 

@@ -20,7 +20,7 @@ import torch
 
 from dima.data import Episode
 from dima.datasets.format import Header
-from dima.datasets.reader import Dataset, Recorded
+from dima.datasets.reader import Dataset, RecordedEpisode
 from dima.datasets.writer import DatasetWriter
 from dima.envs import make_env
 from dima.envs.base import JointEnv
@@ -60,7 +60,7 @@ def played_again(env: JointEnv, seed: int, action: torch.Tensor) -> Episode:
     )
 
 
-def again(dataset: Dataset, source: JointEnv, target: JointEnv) -> Iterator[tuple[Recorded, Episode]]:
+def again(dataset: Dataset, source: JointEnv, target: JointEnv) -> Iterator[tuple[RecordedEpisode, Episode]]:
     """Every recorded episode, and what it is in the other task.
 
     Raises:

@@ -68,7 +68,7 @@ class Algorithm(nn.Module, ABC):
             progress: told of the phase.
         """
 
-    def collect_ahead(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
+    def collect_in_background(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
         """Collect the next iteration's experience in the background while the block learns; by default, do not."""
         return nullcontext()
 

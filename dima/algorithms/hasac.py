@@ -19,7 +19,7 @@ from dima.config import Count, Fraction, NonNegative, Positive, Whole
 from dima.data import EnvSpec
 from dima.experience.collector import Collector, random_policy
 from dima.experience.transitions import NStepBatch, Transitions
-from dima.nn.optim import Average
+from dima.nn.optim import Average, restore_optimizer
 from dima.policies.base import Policy
 from dima.policies.soft_actors import SoftActors, TwinCritic
 from dima.runtime.progress import Progress
@@ -186,7 +186,7 @@ class Hasac(Algorithm):
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
         self.load_state_dict(saved["networks"])
         for optimizer, state in zip(self._optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(deepcopy(state))  # it would keep updating the tensors it is given
+            restore_optimizer(optimizer, state)
         if chunks is not None:
             self.replay.restore(saved["transitions"], chunks)
 

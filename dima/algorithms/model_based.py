@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.config import Count, Range, Whole
+from dima.config import Count, Range, Whole, count
 from dima.data import EnvSpec, Episode, Rollout
 from dima.experience.collector import Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.nn.optim import Average
 from dima.policies.base import Policy
 from dima.runtime.cuda_graph import CudaGraph, compile_parts
-from dima.runtime.device import Precision, multiplying, require_precision
-from dima.runtime.fork import can_copy, one_thread, parallel_map
+from dima.runtime.device import Precision, autocast, require_precision
+from dima.runtime.fork import can_fork, one_thread, parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
@@ -96,7 +96,7 @@ class ModelBased(Algorithm):
             "collect/length": float(np.mean([len(e) for e in episodes])),
         }
 
-    def collect_ahead(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
+    def collect_in_background(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
         if not self.config.collect_in_background:
             return nullcontext()
         return collector.in_background(self.policy, self.config.iteration_steps, self.config.episode_steps, progress)
@@ -141,7 +141,7 @@ class ModelBased(Algorithm):
         return Rollout.cat(parallel_map(jobs, self.config.workers))
 
     def _imagine(self, start: Rows) -> Rollout:
-        with multiplying(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision):
             return imagine(self.world_model, self.act, start, self.config.horizon)
 
     def warm_up(self, progress: Progress) -> None:
@@ -149,11 +149,11 @@ class ModelBased(Algorithm):
         visits = {name: counts.clone() for name, counts in self.replay.visits.items()}
         model = {name: value.clone() for name, value in self.world_model.state_dict().items()}  # a codebook moves
         workers, batch = self.config.workers, self.config.imagination_batch
-        alone = one_thread() if workers > 1 and can_copy() else nullcontext()  # as an iteration works
+        alone = one_thread() if workers > 1 and can_fork() else nullcontext()  # as an iteration works
         with progress.phase("compile"), alone, drawn_from(self.device, 0):
             for name, objective in self.world_model.objectives().items():
                 part = self.world_model.get_submodule(name).train()
-                with multiplying(self.device, self.config.precision):
+                with autocast(self.device, self.config.precision):
                     loss, _ = objective.loss(objective.sample(self.replay))
                 loss.backward()
                 part.zero_grad(set_to_none=True)
@@ -179,7 +179,7 @@ class ModelBased(Algorithm):
         self.ppo.restore(saved["ppo"])
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
-        self.iterations = saved["iterations"]
+        self.iterations = count(saved["iterations"])
 
 
 def _stages(part: nn.Module) -> list[nn.Module]:

@@ -7,7 +7,6 @@ docs/reference/baselines.md, "PPO losses" and "Iteration".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from dima.algorithms.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
 from dima.data import EnvSpec, Record, Rollout
-from dima.nn.optim import Average
+from dima.nn.optim import Average, restore_optimizer
 from dima.policies.actors import Actor, ActorConfig, TeamActor
 from dima.policies.critics import Critic, CriticConfig, ValueNorm
 from dima.runtime.fork import parallel_map
@@ -233,9 +232,8 @@ class PPO(nn.Module):
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue exactly from a :meth:`checkpoint`."""
         self.load_state_dict(saved["networks"])
-        # copies: an optimiser would keep updating the tensors it is given
-        self.actor_optimizer.load_state_dict(deepcopy(saved["actor_optimizer"]))
-        self.critic_optimizer.load_state_dict(deepcopy(saved["critic_optimizer"]))
+        restore_optimizer(self.actor_optimizer, saved["actor_optimizer"])
+        restore_optimizer(self.critic_optimizer, saved["critic_optimizer"])
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         return torch.optim.Adam(module.parameters(), lr=lr, eps=ADAM_EPS, fused=True)

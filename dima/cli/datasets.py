@@ -12,8 +12,9 @@ import tyro
 from dima.cli.options import parse
 from dima.cli.positional import EXAMPLE, choose, the_task
 from dima.config import Config
+from dima.datasets.minari import ImportConfig, import_config
 from dima.errors import ConfigError, nearest
-from dima.recording.config import ImportConfig, RecordConfig, import_config, record_config
+from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import OfflineConfig, offline_config
 
 _DATASET = {  # the commands of `dima dataset`
@@ -87,11 +88,10 @@ def _record(args: Sequence[str]) -> int:
 def _info(args: Sequence[str]) -> int:
     options = parse(InfoOptions, args, "dima dataset info")
 
-    from dima.datasets.describe import describe, table
-    from dima.datasets.reader import Dataset
+    from dima.datasets.reader import Dataset, describe, description_text
 
-    told = describe(Dataset.open(options.dataset))
-    print(json.dumps(told) if options.json else table(told))
+    facts = describe(Dataset.open(options.dataset))
+    print(json.dumps(facts) if options.json else description_text(facts))
     return 0
 
 

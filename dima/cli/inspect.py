@@ -63,9 +63,9 @@ def imagine(args: Sequence[str]) -> int:
     from dima.analysis.imagine.run import FOLDERS
     from dima.analysis.imagine.run import imagine as run
     from dima.runtime.progress import choose_progress
-    from dima.storage.atomic import inside
+    from dima.storage.atomic import results_folder
 
-    out = Path(options.out) if options.out else inside(Path(options.run), FOLDERS[options.act])
+    out = Path(options.out) if options.out else results_folder(Path(options.run), FOLDERS[options.act])
     found = run(
         options.run,
         options.horizon or None,
@@ -92,9 +92,9 @@ def diagnose(args: Sequence[str]) -> int:
     from dima.analysis.diagnose.run import FOLDER
     from dima.analysis.diagnose.run import diagnose as run
     from dima.runtime.progress import choose_progress
-    from dima.storage.atomic import inside
+    from dima.storage.atomic import results_folder
 
-    out = Path(options.out) if options.out else inside(Path(options.run), FOLDER)
+    out = Path(options.out) if options.out else results_folder(Path(options.run), FOLDER)
     found = run(
         options.run,
         options.config,

@@ -76,7 +76,7 @@ def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[st
     """The types of all flags that a command may have, by name; the environment's are those of every suite."""
     known = dict(flags(options))
     if algorithm is not None:
-        known |= flags(type(algorithm_config(algorithm)), "learner.")
+        known |= flags(algorithm_config(algorithm), "learner.")
     if any(arg.startswith("--env.") for arg in args):  # simulators are heavy
         for suite in SUITES:
             with suppress(EnvError):  # not to be used here: if it is the task's, that is told later

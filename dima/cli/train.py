@@ -67,10 +67,10 @@ def train(args: Sequence[str]) -> int:
 
 
 def _train_seeds(options: TrainOptions) -> int:
-    from dima.runtime.progress import choose_together
+    from dima.runtime.progress import choose_runs_progress
     from dima.training.multi_seed import train_seeds
 
-    together = choose_together(options.quiet)
+    together = choose_runs_progress(options.quiet)
     outcomes = train_seeds(options.config, options.seeds, overwrite=options.overwrite, progress=together)
     print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
     for outcome in outcomes:
@@ -124,8 +124,8 @@ def _film(agent: Agent, options: EvaluateOptions) -> Path:
     """Film the first episode into the run folder."""
     from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
-    from dima.storage.atomic import inside
+    from dima.storage.atomic import results_folder
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    path = inside(agent.folder, "videos") / name
+    path = results_folder(agent.folder, "videos") / name
     return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

@@ -1,5 +1,6 @@
-"""Datasets: recorded episodes of one task, so that world models can be fitted to, and compared on, the same data.
+"""Datasets: recorded episodes of one task, to fit and compare world models on the same data.
 
-``record`` plays the policies of ``sources`` and hands the episodes to ``writer``; ``reader`` opens what is finished;
-``folder`` knows how it lies on disk; ``minari`` exchanges it with other libraries.
+Read ``format`` (files on disk and their checks), ``writer`` (append chunks, hold out episodes), ``reader`` (open and
+describe a finished dataset), then ``minari`` with ``minari_forms`` (import from and export to Minari). Policies are
+recorded by ``dima.recording``.
 """

@@ -1,4 +1,4 @@
-"""The two forms in which episodes of a team are told to libraries for one agent, see ``dima.datasets.minari``."""
+"""Convert episodes to and from Minari's columns, in two forms (see ``dima.datasets.minari``)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Columns = dict[str, Any]  # observations, actions, rewards, terminations, trunca
 
 
 class Form(ABC):
-    """Translates episodes of a task.
+    """Converter between episodes of a task and Minari's columns.
 
     Attributes:
         name: of the form.
-        observation_space, action_space: as Minari is told.
-        simulator: Gymnasium's record of the single-agent task that this form is of, if there is one.
+        observation_space, action_space: of the Minari dataset.
+        simulator: Gymnasium's spec of the equivalent single-agent task, if there is one.
     """
 
     name: ClassVar[str]
@@ -33,61 +33,61 @@ class Form(ABC):
     def __init__(self, env: JointEnv) -> None:
         self.env, self.team = env, env.parallel_env.possible_agents
 
-    def tell(self, episode: Episode) -> Columns:
-        """An episode as Minari keeps it."""
-        observations, infos = self._tell_rows(episode)
+    def to_minari(self, episode: Episode) -> Columns:
+        """The columns of an episode."""
+        observations, infos = self._observations(episode)
         pairs = zip(episode.action.numpy(), episode.action_mask.numpy()[:-1], strict=True)
         return {
             "observations": observations,
-            "actions": self._tell_actions([self.env.decode(action.copy(), mask) for action, mask in pairs]),
+            "actions": self._actions([self.env.decode(action.copy(), mask) for action, mask in pairs]),
             "rewards": episode.reward.double().numpy(),
             "terminations": episode.terminated.numpy(),
             "truncations": episode.truncated.numpy(),
             "infos": infos,
         }
 
-    def hear(self, told: Columns) -> Episode:
-        """The episode that :meth:`tell` was given, or that another library recorded.
+    def from_minari(self, columns: Columns) -> Episode:
+        """The episode in columns written by :meth:`to_minari` or by another library.
 
         Raises:
-            DatasetError: something that the task needs is not there.
-            EnvError: a value does not fit the task.
+            DatasetError: a column that the task needs is missing.
+            EnvError: a value is not in the task's spaces.
         """
-        steps = len(told["rewards"])
-        rows = [self._hear_row(told, t) for t in range(steps + 1)]
-        columns = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
-        action = np.stack([self.env.encode_actions(self._hear_action(told["actions"], t)) for t in range(steps)])
+        steps = len(columns["rewards"])
+        rows = [self._view_at(columns, t) for t in range(steps + 1)]
+        views = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+        action = np.stack([self.env.encode_actions(self._action_at(columns["actions"], t)) for t in range(steps)])
         ends = torch.zeros(steps, dtype=torch.bool)
         ends[-1] = True
-        terminated = bool(told["terminations"][-1])
+        terminated = bool(columns["terminations"][-1])
         return Episode(
-            **columns,
+            **views,
             action=torch.from_numpy(action),
-            reward=torch.from_numpy(np.asarray(told["rewards"], dtype=np.float32)),
+            reward=torch.from_numpy(np.asarray(columns["rewards"], dtype=np.float32)),
             terminated=ends & terminated,
             truncated=ends & (not terminated),
         )
 
     @abstractmethod
-    def fits(self, observation: spaces.Space[Any]) -> bool:
-        """Whether a dataset with this observation space is of this form."""
+    def matches(self, observation: spaces.Space[Any]) -> bool:
+        """Whether a dataset with this observation space has this form."""
 
     @abstractmethod
-    def _tell_rows(self, episode: Episode) -> tuple[Any, Columns]: ...
+    def _observations(self, episode: Episode) -> tuple[Any, Columns]: ...
 
     @abstractmethod
-    def _tell_actions(self, actions: list[dict[Any, Any]]) -> Any: ...
+    def _actions(self, actions: list[dict[Any, Any]]) -> Any: ...
 
     @abstractmethod
-    def _hear_row(self, told: Columns, t: int) -> dict[str, np.ndarray]:
-        """``obs``, ``state`` and ``action_mask`` of one moment."""
+    def _view_at(self, columns: Columns, t: int) -> dict[str, np.ndarray]:
+        """``obs``, ``state`` and ``action_mask`` at time step t."""
 
     @abstractmethod
-    def _hear_action(self, actions: Any, t: int) -> dict[Any, Any]: ...
+    def _action_at(self, actions: Any, t: int) -> dict[Any, Any]: ...
 
 
 class Agents(Form):
-    """Dictionaries of the agents' own observations and actions; state and action masks stand in the infos."""
+    """Dictionaries over agents; the state and the action masks are stored in the infos."""
 
     name = "agents"
 
@@ -97,40 +97,40 @@ class Agents(Form):
         self.observation_space = spaces.Dict({str(a): parallel.observation_space(a) for a in self.team})
         self.action_space = spaces.Dict({str(a): parallel.action_space(a) for a in self.team})
 
-    def fits(self, observation: spaces.Space[Any]) -> bool:
+    def matches(self, observation: spaces.Space[Any]) -> bool:
         return isinstance(observation, spaces.Dict) and observation == self.observation_space
 
-    def _tell_rows(self, episode: Episode) -> tuple[Any, Columns]:
+    def _observations(self, episode: Episode) -> tuple[Any, Columns]:
         pairs = zip(episode.obs.numpy(), episode.action_mask.numpy(), strict=True)
-        moments = [self.env.decode_observations(obs, mask)[0] for obs, mask in pairs]
+        observations = [self.env.decode_observations(obs, mask)[0] for obs, mask in pairs]
         infos = {"state": episode.state.numpy(), "action_mask": episode.action_mask.numpy()}
-        return {str(a): _stack([moment[a] for moment in moments]) for a in self.team}, infos
+        return {str(a): _stack([one[a] for one in observations]) for a in self.team}, infos
 
-    def _tell_actions(self, actions: list[dict[Any, Any]]) -> Any:
+    def _actions(self, actions: list[dict[Any, Any]]) -> Any:
         return {str(a): np.stack([action[a] for action in actions]) for a in self.team}
 
-    def _hear_row(self, told: Columns, t: int) -> dict[str, np.ndarray]:
-        if not {"state", "action_mask"} <= set(told["infos"] or ()):
-            raise DatasetError("its infos hold no state and action masks: only what dima exported can be taken over")
-        mask = np.asarray(told["infos"]["action_mask"][t], dtype=bool)
+    def _view_at(self, columns: Columns, t: int) -> dict[str, np.ndarray]:
+        if not {"state", "action_mask"} <= set(columns["infos"] or ()):
+            raise DatasetError("its infos hold no state and action masks: only what dima exported can be imported")
+        mask = np.asarray(columns["infos"]["action_mask"][t], dtype=bool)
         sizes = self.env.spec.action_sizes
         infos = {a: {"action_mask": mask[i, : sizes[i]]} for i, a in enumerate(self.team)}
-        seen = self.env.encode({a: _pick(told["observations"][str(a)], t) for a in self.team}, infos)
-        return {**seen, "action_mask": mask, "state": np.asarray(told["infos"]["state"][t], dtype=np.float32)}
+        seen = self.env.encode({a: _pick(columns["observations"][str(a)], t) for a in self.team}, infos)
+        return {**seen, "action_mask": mask, "state": np.asarray(columns["infos"]["state"][t], dtype=np.float32)}
 
-    def _hear_action(self, actions: Any, t: int) -> dict[Any, Any]:
+    def _action_at(self, actions: Any, t: int) -> dict[Any, Any]:
         return {a: actions[str(a)][t] for a in self.team}
 
 
 class Joint(Form):
-    """State and joint action as vectors; for MuJoCo robots those of Gymnasium's own task."""
+    """State and joint action as vectors; for MuJoCo robots those of Gymnasium's task."""
 
     name = "joint"
 
     def __init__(self, env: JointEnv) -> None:
         super().__init__(env)
         if env.spec.discrete:
-            raise DatasetError(f"{env.name} has discrete actions, which are no vector: use the form agents")
+            raise DatasetError(f"{env.name} has discrete actions: use the form agents")
         parallel = env.parallel_env
         boxes = [parallel.action_space(agent) for agent in self.team]
         ends = np.cumsum(env.spec.action_sizes)
@@ -145,39 +145,39 @@ class Joint(Form):
         self.observation_space = getattr(parallel, "state_space", unbounded)
         self.simulator = getattr(parallel, "single_agent_task", None)
 
-    def fits(self, observation: spaces.Space[Any]) -> bool:
+    def matches(self, observation: spaces.Space[Any]) -> bool:
         return isinstance(observation, spaces.Box) and observation.shape == self.observation_space.shape
 
     def _vector(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The agents' values in the order of the joint action."""
+        """Concatenate the agents' values in the order of the joint action."""
         joined: np.ndarray = np.concatenate([np.reshape(part, -1) for part in parts])[self._order]
         return joined
 
-    def _tell_rows(self, episode: Episode) -> tuple[Any, Columns]:
+    def _observations(self, episode: Episode) -> tuple[Any, Columns]:
         return episode.state.numpy().astype(self.observation_space.dtype), {}
 
-    def _tell_actions(self, actions: list[dict[Any, Any]]) -> Any:
+    def _actions(self, actions: list[dict[Any, Any]]) -> Any:
         return np.stack([self._vector([action[agent] for agent in self.team]) for action in actions])
 
-    def _hear_row(self, told: Columns, t: int) -> dict[str, np.ndarray]:
+    def _view_at(self, columns: Columns, t: int) -> dict[str, np.ndarray]:
         parallel = self.env.parallel_env
         if not hasattr(parallel, "show"):
-            raise DatasetError(f"what the agents of {self.env.name} observe does not follow from the state alone")
-        seen = self.env.encode(parallel.show(told["observations"][t]))
+            raise DatasetError(f"the observations of {self.env.name} cannot be computed from the state alone")
+        seen = self.env.encode(parallel.show(columns["observations"][t]))
         return {**seen, "state": np.asarray(parallel.state(), dtype=np.float32)}
 
-    def _hear_action(self, actions: Any, t: int) -> dict[Any, Any]:
+    def _action_at(self, actions: Any, t: int) -> dict[Any, Any]:
         parallel = self.env.parallel_env
         return {a: actions[t][self._entries[a]].reshape(parallel.action_space(a).shape) for a in self.team}
 
 
 def _stack(values: list[Any]) -> Any:
-    """Moments of one agent, which may each be a dictionary, as columns."""
+    """Stack one agent's observations, each an array or a dictionary of arrays."""
     if isinstance(values[0], dict):
         return {name: np.stack([value[name] for value in values]) for name in values[0]}
     return np.stack(values)
 
 
 def _pick(column: Any, t: int) -> Any:
-    """One moment of :func:`_stack`."""
+    """Time step t of :func:`_stack`."""
     return {name: values[t] for name, values in column.items()} if isinstance(column, dict) else column[t]

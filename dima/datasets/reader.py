@@ -1,4 +1,4 @@
-"""A finished dataset, opened for reading."""
+"""Open and describe a finished dataset."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from dima.config import Config
 from dima.data import EnvSpec, Episode
-from dima.datasets.format import EPISODES, Header, Manifest, check_chunk, listing, read_manifest, unpack
+from dima.datasets.format import EPISODES, Header, Manifest, Source, check_chunk, listing, read_manifest, unpack
 from dima.envs import suite_config
 from dima.errors import DatasetError
 from dima.runtime.summary import settings_line
-from dima.storage.atomic import reading
+from dima.storage.atomic import read_errors
 from dima.storage.chunks import read_chunks
-from dima.storage.manifest import seal
+from dima.storage.manifest import digest
 
 Part = Literal["all", "train", "held-out"]
+_NOT_SETTINGS = ("policy", "recorded", "checkpoint")  # entries of a source that its line shows elsewhere or not at all
 
 
-class Recorded(NamedTuple):
-    """An episode, and how it came about."""
+class RecordedEpisode(NamedTuple):
+    """An episode with its provenance."""
 
     number: int  # in the dataset
-    source: int  # number of its source
+    source: int  # index of its source
     seed: int | None  # of the environment, where known
-    held_out: bool  # kept from training
+    held_out: bool  # excluded from training
     episode: Episode
 
 
@@ -35,17 +38,17 @@ class Dataset:
 
     Attributes:
         path: its folder.
-        header: what was recorded.
+        header: task, environment settings, sources and request.
         protocol: versions, commit and class of machine of the recording.
-        held_out: numbers of the episodes that are kept from training.
-        seal: SHA-256 that tells this dataset from any other.
+        held_out: numbers of the episodes that are excluded from training.
+        digest: SHA-256 that identifies the dataset.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.header = path, Header.from_dict(manifest)
         self.protocol: dict[str, Any] = manifest["protocol"]
         self.held_out = frozenset(manifest["held_out"])
-        self.seal = seal(manifest)
+        self.digest = digest(manifest)
         self._manifest = manifest
 
     @classmethod
@@ -59,7 +62,7 @@ class Dataset:
         path = Path(path)
         manifest = read_manifest(path)
         if not manifest["complete"]:
-            raise DatasetError(f"{path} is not finished: the command that began to record it goes on with it")
+            raise DatasetError(f"{path} is not finished: run the command that started the recording again")
         return cls(path, manifest)
 
     @property
@@ -81,15 +84,15 @@ class Dataset:
 
     @property
     def steps(self) -> int:
-        """Environment steps in all episodes."""
+        """Total number of environment steps."""
         return sum(chunk["steps"] for chunk in self._manifest["chunks"])
 
     def __len__(self) -> int:
         """Number of episodes."""
         return sum(chunk["episodes"] for chunk in self._manifest["chunks"])
 
-    def recorded(self) -> Iterator[Recorded]:
-        """Every episode in order, each chunk compared with its SHA-256 before it is used.
+    def recorded(self) -> Iterator[RecordedEpisode]:
+        """Iterate over all episodes in order, verifying each chunk's SHA-256.
 
         Raises:
             RunFolderError: a chunk is missing, truncated or changed.
@@ -97,21 +100,21 @@ class Dataset:
         number = 0
         for n, chunk in read_chunks(self.path / EPISODES, listing(self._manifest)):
             facts = self._manifest["chunks"][n]
-            with reading(self.path / EPISODES):
+            with read_errors(self.path / EPISODES):
                 check_chunk(chunk, self.spec, facts["episodes"], facts["steps"])
             for seed, episode in unpack(chunk):
-                yield Recorded(number, facts["source"], seed, number in self.held_out, episode)
+                yield RecordedEpisode(number, facts["source"], seed, number in self.held_out, episode)
                 number += 1
 
     def episodes(self, part: Part = "all") -> list[Episode]:
-        """The episodes of a part in order; errors as :meth:`recorded`."""
+        """The episodes of a split in order; errors as :meth:`recorded`."""
         return [one.episode for one in self.recorded() if part == "all" or one.held_out == (part == "held-out")]
 
     def require(self, task: str, env: Config, spec: EnvSpec) -> None:
-        """Make sure that the episodes are of this task under these settings.
+        """Check that the dataset was recorded on this task with these settings.
 
         Raises:
-            DatasetError: they are not.
+            DatasetError: it was not.
         """
         if self.task != task:
             raise DatasetError(f"{self.path} holds episodes of {self.task}, not of {task}: give a dataset of that task")
@@ -123,11 +126,73 @@ class Dataset:
             )
         if self.spec != spec:
             raise DatasetError(
-                f"{self.path} was recorded with {_differing(asdict(self.spec), asdict(spec))}, which {task} has no "
-                "longer: record it again with the versions installed here"
+                f"{self.path} was recorded with {_differing(asdict(self.spec), asdict(spec))}, but {task} now has "
+                f"{_differing(asdict(spec), asdict(self.spec))}: record it again with the versions installed here"
             )
 
 
 def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """Our entries that are others there."""
+    """Entries of ``ours`` whose values differ in ``theirs``."""
     return settings_line({name: value for name, value in ours.items() if theirs.get(name) != value})
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Summarise a dataset as plain data, after verifying every chunk.
+
+    Returns:
+        Its task and settings, the episodes, steps and returns of each source, the split, and the versions.
+
+    Raises:
+        RunFolderError: a file is missing, truncated or changed.
+    """
+    rows = [
+        (one.source, one.held_out, len(one.episode), one.episode.team_return, bool(one.episode.terminated.any()))
+        for one in dataset.recorded()
+    ]
+    source, held_out, steps, returns, terminated = map(np.array, zip(*rows, strict=True))
+    sources = []
+    for number, facts in enumerate(dataset.header.sources):
+        of = source == number
+        recorded: dict[str, Any] = {"episodes": int(of.sum()), "steps": int(steps[of].sum())}
+        if of.any():
+            recorded |= {
+                "return": {"mean": float(returns[of].mean()), "std": float(returns[of].std())},
+                "terminated": float(terminated[of].mean()),
+            }
+        sources.append({**facts, "recorded": recorded})
+    parts = {
+        name: {"episodes": int(of.sum()), "steps": int(steps[of].sum())}
+        for name, of in (("train", ~held_out), ("held-out", held_out))
+    }
+    return {
+        "dataset": str(dataset.path),
+        "digest": dataset.digest,
+        "task": dataset.task,
+        "env": dataset.header.env,
+        "request": dataset.header.request,
+        "sources": sources,
+        "parts": parts,
+        "protocol": dataset.protocol,
+    }
+
+
+def description_text(facts: Mapping[str, Any]) -> str:
+    """The result of :func:`describe` as a table for a terminal."""
+    defaults = Source().to_dict()
+    lines = [f"{facts['task']} ({settings_line(facts['env'])})" if facts["env"] else facts["task"], ""]
+    lines.append(f"{'episodes':>10}  {'steps':>10}  {'team return':>20}  {'terminated':>10}  source")
+    for source in facts["sources"]:
+        recorded = source["recorded"]
+        returns = recorded.get("return")
+        mean_std = f"{returns['mean']:,.1f} ± {returns['std']:,.1f}" if returns else "-"
+        terminated = f"{recorded['terminated']:.0%}" if returns else "-"
+        settings = {
+            name: value for name, value in source.items() if name not in _NOT_SETTINGS and defaults.get(name) != value
+        }
+        name = f"{source['policy']} ({settings_line(settings)})" if settings else source["policy"]
+        counts = f"{recorded['episodes']:>10,}  {recorded['steps']:>10,}"
+        lines.append(f"{counts}  {mean_std:>20}  {terminated:>10}  {name}")
+    lines.append("")
+    lines += [f"{part:<8}  {of['episodes']:,} episodes, {of['steps']:,} steps" for part, of in facts["parts"].items()]
+    lines += ["", f"all files verified; SHA-256 {facts['digest']}", f"dataset: {facts['dataset']}"]
+    return "\n".join(lines)

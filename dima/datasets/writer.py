@@ -1,4 +1,4 @@
-"""A dataset that grows, chunk by chunk, safe against a crash at any moment."""
+"""Write a dataset chunk by chunk, safe against a crash at any moment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dima.data import Episode
 from dima.datasets.format import EPISODES, FORMAT, KIND, MANIFEST, Header, Manifest, listing, pack, read_manifest
 from dima.datasets.reader import Dataset
 from dima.errors import DatasetError, RunFolderError
-from dima.storage.atomic import disk_errors, refuse_links, write_text
+from dima.storage.atomic import refuse_links, write_errors, write_text
 from dima.storage.chunks import keep_chunks, write_chunks
 from dima.storage.lock import NAME as LOCK
 from dima.storage.lock import FolderLock
-from dima.storage.manifest import sealed
+from dima.storage.manifest import manifest_text
 from dima.version import __version__
 
 
 class DatasetWriter:
-    """Adds episodes to a dataset's folder, which it locks. Use :meth:`open`; close it, or use it in a ``with``."""
+    """Appends episodes to a dataset, whose folder it locks. Use :meth:`open`, best in a ``with``."""
 
     def __init__(self, path: Path, lock: FolderLock, manifest: Manifest) -> None:
         self.path, self._lock, self._manifest = path, lock, manifest
@@ -31,27 +31,27 @@ class DatasetWriter:
     def open(
         cls, path: str | Path, header: Header, protocol: Mapping[str, Any], *, overwrite: bool = False
     ) -> DatasetWriter:
-        """Begin a dataset, or go on with one of the same header that was cut off.
+        """Start a dataset, or continue an interrupted one with the same header.
 
         Args:
-            path: a folder that does not exist, is empty, or holds such a recording.
-            header: what is recorded.
+            path: a folder that does not exist, is empty, or holds an interrupted recording.
+            header: description of the recording.
             protocol: versions and machine, for the record.
             overwrite: remove an earlier dataset first.
 
         Raises:
             RunFolderError: the folder holds something else, is in use or cannot be written.
-            DatasetError: it holds a dataset already, or a recording that was begun otherwise.
+            DatasetError: it holds a complete dataset, or a recording with another header.
         """
         path = Path(path)
-        taken = _refuse_taken(path)
+        exists = _holds_dataset(path)
         refuse_links(path)
-        with disk_errors(path):
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)
         try:
-            begun = _unfinished(path, header) if taken and not overwrite else None
-            writer = cls(path, lock, begun or _begin(header, protocol))
+            unfinished = _unfinished(path, header) if exists and not overwrite else None
+            writer = cls(path, lock, unfinished or _new_manifest(header, protocol))
             writer._save()
             keep_chunks(path / EPISODES, listing(writer._manifest))
         except BaseException:
@@ -61,24 +61,24 @@ class DatasetWriter:
 
     @property
     def episodes(self) -> int:
-        """How many there are so far."""
+        """Number of episodes so far."""
         return sum(chunk["episodes"] for chunk in self._manifest["chunks"])
 
     def steps(self, source: int | None = None) -> int:
-        """How many environment steps there are so far, of one source or of all."""
+        """Number of environment steps so far, of one source or of all."""
         chunks = self._manifest["chunks"]
         return sum(chunk["steps"] for chunk in chunks if source is None or chunk["source"] == source)
 
     def add(self, episodes: Sequence[Episode], source: int = 0, seeds: Sequence[int | None] | None = None) -> None:
-        """Append a chunk; it is on disk when this returns.
+        """Append a chunk and wait until it is on disk.
 
         Args:
             episodes: at least one.
-            source: the number of their source.
+            source: index of their source.
             seeds: of their environments, where known.
 
         Raises:
-            RunFolderError: the disk is full or read-only; what was there before still counts.
+            RunFolderError: the disk is full or read-only; the earlier chunks are kept.
         """
         chunks = self._manifest["chunks"]
         chunk = pack(episodes, seeds or [None] * len(episodes))
@@ -87,18 +87,18 @@ class DatasetWriter:
         self._save()
 
     def finish(self, held_out: float, seed: int) -> Dataset:
-        """Split into training and held-out episodes, and declare the dataset complete.
+        """Split into training and held-out episodes, and mark the dataset complete.
 
         Args:
-            held_out: share of each source's episodes that is kept from training; unless it is 0, at least one of two
-                or more is kept, and at least one is not.
-            seed: of the draw.
+            held_out: share of each source's episodes that is held out. Unless it is 0, each source with two episodes
+                or more has at least one in either part.
+            seed: of the random split.
 
         Raises:
             DatasetError: there is no episode.
         """
         if not self.episodes:
-            raise DatasetError(f"{self.path} would be empty: no episode was recorded")
+            raise DatasetError(f"{self.path} is empty: no episode was recorded")
         chunks = self._manifest["chunks"]
         sources = np.repeat([chunk["source"] for chunk in chunks], [chunk["episodes"] for chunk in chunks])
         self._manifest |= {"complete": True, "held_out": split(sources, held_out, seed)}
@@ -106,7 +106,7 @@ class DatasetWriter:
         return Dataset(self.path, self._manifest)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         self._lock.close()
 
     def __enter__(self) -> DatasetWriter:
@@ -116,33 +116,40 @@ class DatasetWriter:
         self.close()
 
     def _save(self) -> None:
-        with disk_errors(self.path):
-            write_text(self.path / MANIFEST, sealed(self._manifest))
+        with write_errors(self.path):
+            write_text(self.path / MANIFEST, manifest_text(self._manifest))
 
 
 def split(sources: np.ndarray, share: float, seed: int) -> list[int]:
-    """The numbers of the episodes to hold out, drawn source by source.
+    """Draw the held-out episodes, source by source.
 
     Args:
-        sources: (E,) number of each episode's source.
+        sources: (E,) index of each episode's source.
         share: of each source's episodes.
         seed: of the draw.
+
+    Returns:
+        Their sorted numbers.
     """
-    rng, kept = np.random.default_rng(seed), []
+    rng, held_out = np.random.default_rng(seed), []
     for source in np.unique(sources):
         numbers = np.flatnonzero(sources == source)
         count = min(max(1, round(share * len(numbers))), len(numbers) - 1) if share else 0
-        kept += rng.choice(numbers, count, replace=False).tolist()
-    return sorted(kept)
+        held_out += rng.choice(numbers, count, replace=False).tolist()
+    return sorted(held_out)
 
 
-def _begin(header: Header, protocol: Mapping[str, Any]) -> Manifest:
+def _new_manifest(header: Header, protocol: Mapping[str, Any]) -> Manifest:
     facts = {"kind": KIND, "format": FORMAT, "dima": __version__, "complete": False, "held_out": [], "chunks": []}
     return facts | header.to_dict() | {"protocol": dict(protocol)}
 
 
-def _refuse_taken(path: Path) -> bool:
-    """Whether the folder holds a dataset; False when it is free."""
+def _holds_dataset(path: Path) -> bool:
+    """Whether the folder holds a dataset; False if it is unused.
+
+    Raises:
+        RunFolderError: it holds something else.
+    """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file: choose another folder")
     if not path.exists() or all(child.name in (LOCK, MANIFEST + ".new") for child in path.iterdir()):
@@ -153,14 +160,14 @@ def _refuse_taken(path: Path) -> bool:
 
 
 def _unfinished(path: Path, header: Header) -> Manifest:
-    """The manifest of the recording to go on with."""
+    """Manifest of the interrupted recording to continue."""
     manifest = read_manifest(path)
     if manifest["complete"]:
         raise DatasetError(f"{path} already holds a dataset: --overwrite replaces it, --out chooses another folder")
     for name, value in header.to_dict().items():
         if manifest[name] != value:
             raise DatasetError(
-                f"{path} holds a recording that was begun otherwise ({name} = {manifest[name]} there, {value} here): "
+                f"{path} holds a recording with other settings ({name} = {manifest[name]} there, {value} here): "
                 "--overwrite replaces it, --out chooses another folder"
             )
     return manifest

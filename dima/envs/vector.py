@@ -23,7 +23,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dima.envs.base import Joint, JointEnv
 from dima.errors import EnvError, UserError
-from dima.runtime.signals import serve
+from dima.runtime.signals import become_worker
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class VectorEnv:
 
         def build() -> _Slot:
             if os.getpid() != owner:
-                serve(owner, in_main_thread)
+                become_worker(owner, in_main_thread)
             return _Slot(spare.pop() if spare else make())
 
         self._vector: SyncVectorEnv | AsyncVectorEnv

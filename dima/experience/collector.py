@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, View
+from dima.config import count
+from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, View, check_episode
 from dima.envs.vector import VectorEnv
 from dima.policies.base import Policy
 from dima.runtime.fork import in_background
@@ -146,9 +147,16 @@ class CollectedEpisodes:
         return {"episodes": [vars(episode) for episode in self.episodes], "steps": self.steps, "begun": self.begun}
 
     @classmethod
-    def of(cls, tree: dict[str, Any]) -> CollectedEpisodes:
-        """The inverse of :meth:`tree`."""
-        return cls([Episode(**episode) for episode in tree["episodes"]], tree["steps"], tree["begun"])
+    def of(cls, tree: dict[str, Any], spec: EnvSpec) -> CollectedEpisodes:
+        """The inverse of :meth:`tree`.
+
+        Raises:
+            Exception: of any kind, the tree is of no episodes of this task.
+        """
+        episodes = [Episode(**episode) for episode in tree["episodes"]]
+        for episode in episodes:
+            check_episode(episode, spec)
+        return cls(episodes, count(tree["steps"]), count(tree["begun"]))
 
 
 class PolicySnapshot:
@@ -292,11 +300,11 @@ class Collector:
 
         An environment that does not repeat itself may end earlier than it did: then a new episode begins there.
         """
-        self.steps, self.episodes = saved["steps"], saved["episodes"]
-        self._ahead = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"])
+        self.steps, self.episodes = count(saved["steps"]), count(saved["episodes"])
+        self._ahead = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"], self.envs.spec)
         if not saved["unfinished"]:
             return
-        self._open = [_Slot(number=slot["number"]) for slot in saved["unfinished"]]
+        self._open = [_Slot(number=count(slot["number"])) for slot in saved["unfinished"]]
         everyone, lost = np.ones(self.envs.n, dtype=bool), np.zeros(self.envs.n, dtype=bool)
         self._now = self.envs.reset([episode_seed(self.seed, slot.number) for slot in self._open], everyone)
         histories = [slot["actions"].numpy() for slot in saved["unfinished"]]

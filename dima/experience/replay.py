@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dima.config import Config, Count, Positive, Range
+from dima.config import Config, Count, Positive, Range, count
 from dima.data import EnvSpec, Episode, Record, rows_of
 from dima.errors import ConfigError
 from dima.runtime.device import require_memory
@@ -263,18 +263,19 @@ class Replay:
         """
         self.lengths.clear()
         self._quarter_rows = None
-        self.oldest = self.newest = saved["oldest"]
-        self._make_room(saved["newest"] - saved["oldest"])
+        self.oldest = self.newest = count(saved["oldest"])
+        self._make_room(count(saved["newest"]) - self.oldest)
         for chunk in chunks:
             self._add_chunk(chunk, saved["oldest"])
         if self.newest != saved["newest"]:
             raise ConfigError(f"the replay ends at row {self.newest}, its checkpoint at {saved['newest']}")
+        self.oldest = count(saved["oldest"])  # what came before it was dropped
         if self.steps > self.config.capacity:
             raise ConfigError(f"replay.capacity = {self.config.capacity} is less than the {self.steps} steps in store")
         where = torch.arange(self.oldest, self.newest, device=self.device) % self.rows
         for name, visits in saved["visits"].items():
             self.visits[name][where] = visits.to(self.device)
-        self.chunk_ends = list(saved["chunk_ends"])
+        self.chunk_ends = [count(end) for end in saved["chunk_ends"]]
 
     def _add_chunk(self, chunk: dict[str, Any], oldest: int) -> None:
         check_chunk(chunk)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dima.config import count
 from dima.data import EnvSpec, Record, TransitionBatch, rows_of
 from dima.errors import ConfigError
 from dima.runtime.device import require_memory
@@ -115,8 +116,8 @@ class Transitions:
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
         """Rebuild the store from its chunks, in order, and a checkpoint."""
         self.store.clear()
-        self.count, self.chunk_ends = saved["count"], list(saved["chunk_ends"])
-        if saved["envs"]:
+        self.count, self.chunk_ends = count(saved["count"]), [count(end) for end in saved["chunk_ends"]]
+        if count(saved["envs"]):
             self._allocate(saved["envs"])
         for chunk in chunks:
             number = torch.arange(chunk["start"], chunk["start"] + len(chunk["reward"]))

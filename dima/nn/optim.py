@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count, NonNegative, Positive, Range, Whole
+from dima.config import Config, Count, NonNegative, Positive, Range, Whole, count, shown
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,43 @@ class Fitter:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue exactly from a :meth:`checkpoint`."""
-        # a copy: the optimiser would keep updating the tensors it is given
-        self.optimizer.load_state_dict(deepcopy(saved["optimizer"]))
-        self.steps = saved["steps"]
+        restore_optimizer(self.optimizer, saved["optimizer"])
+        self.steps = count(saved["steps"])
         weights = self.parameters if saved["other"] else []
         self.inactive = [kept.to(weight, copy=True) for weight, kept in zip(weights, saved["other"], strict=True)]
+        if any(kept.shape != weight.shape for kept, weight in zip(self.inactive, weights, strict=True)):
+            raise ValueError("the average of the weights is of other networks")
+
+
+def restore_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any]) -> None:
+    """Continue exactly from an optimiser's ``state_dict``, if it was one of the same parameters.
+
+    Raises:
+        Exception: of any kind, it was not.
+    """
+    saved = deepcopy(saved)  # the optimiser would keep updating the tensors it is given
+    for group, mine in zip(saved["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
+        for name, value in mine.items():
+            if value is None or isinstance(value, bool):
+                group[name] = value  # how it computes is this version's choice
+            elif not _alike(group[name], value):
+                raise ValueError(f"{name} = {shown(group[name])} is no setting of an optimiser")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, moments in saved["state"].items():
+        shape = weights[count(number)].shape
+        shapes = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if {name: values.shape for name, values in moments.items()} != shapes or not moments[
+            "step"
+        ].is_floating_point():
+            raise ValueError("an optimiser's state is of other networks")
+    optimizer.load_state_dict(saved)
+
+
+def _alike(value: Any, other: Any) -> bool:
+    """Whether two settings are numbers, or lists of as many."""
+    if isinstance(other, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(other) and all(map(_alike, value, other))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Average:

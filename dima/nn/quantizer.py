@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.runtime.device import multiplying
+from dima.runtime.device import autocast
 
 
 class VectorQuantizer(nn.Module):
@@ -43,7 +43,7 @@ class VectorQuantizer(nn.Module):
         """(..., D) -> (...,) index of the nearest entry."""
         flat = tokens.reshape(-1, tokens.shape[-1])
         # the squared length of the token is the same for every entry
-        with multiplying(flat.device, "float32"):  # entries lie close together
+        with autocast(flat.device, "float32"):  # entries lie close together
             distance = torch.addmm(self.codebook.square().sum(-1), flat, self.codebook.T, alpha=-2)
         return distance.argmin(dim=-1).reshape(tokens.shape[:-1])
 

@@ -1,4 +1,4 @@
-"""Record a dataset: every source plays its share of the steps, chunk by chunk."""
+"""Record a dataset: play each source for its share of the steps."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.experience.collector import episode_seed, play
 from dima.recording.config import RecordConfig
-from dima.recording.policies import Player, Source, prepare
+from dima.recording.policies import LoadedSource, load_source, parse_source
 from dima.runtime.device import pick_device
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.rng import drawn_from
 from dima.runtime.signals import graceful_stop
 
-CHUNK_STEPS = 10_000  # a chunk has about so many environment steps, or one episode of every environment
-_SEEDS = 2_000_003  # offset of the seeds of recorded episodes, so that they differ from training's and evaluation's
+CHUNK_STEPS = 10_000  # about the environment steps of a chunk, which has at least one episode per environment
+_SEED_OFFSET = 2_000_003  # seed offset: recorded episodes differ from those of training and evaluation
 
 
 @dataclass(frozen=True)
 class Recording:
-    """How a recording ended."""
+    """Outcome of a recording."""
 
     folder: Path
     episodes: int
     steps: int
-    finished: bool  # False when it was asked to stop before its last step
+    finished: bool  # False when interrupted before the last step
 
 
 def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Recording:
-    """Record a dataset, or go on with a recording of the same config that was cut off; the result is the same.
+    """Record a dataset, or continue an interrupted recording of the same config, with the same result.
 
     Args:
-        config: what is recorded.
+        config: settings of the recording.
         overwrite: replace an earlier dataset in the same folder.
-        progress: told how far it is; silent by default.
+        progress: progress display; silent by default.
 
     Raises:
-        UserError: the task, a source or the folder cannot be used, or the environment broke a promise. What was
-            recorded before is kept.
+        UserError: the task, a source or the folder cannot be used, or the environment violated the PettingZoo API.
+            Chunks recorded before are kept.
     """
     device, progress = pick_device(config.device), progress or Progress()
-    sources = [Source.parse(text) for text in config.sources]
+    sources = [parse_source(text) for text in config.sources]
     make = partial(make_env, config.task, config.env)
     with graceful_stop() as stop, VectorEnv(make, config.envs) as envs:
-        players = [prepare(source, config.task, config.env, envs.spec, str(device)) for source in sources]
+        loaded = [load_source(source, config.task, config.env, envs.spec, str(device)) for source in sources]
         header = Header(
             task=config.task,
             env=config.env.to_dict(),
             spec=envs.spec,
-            sources=[player.facts for player in players],
+            sources=[source.facts for source in loaded],
             request={name: getattr(config, name) for name in ("steps", "episode_steps", "held_out", "seed", "envs")},
         )
         shares = [source.share / sum(source.share for source in sources) for source in sources]
         with DatasetWriter.open(config.folder, header, protocol(str(device)), overwrite=overwrite) as writer:
-            for number, player in enumerate(players):
-                wanted = ceil(config.steps * shares[number] - 1e-6)
-                while (missing := wanted - writer.steps(number)) > 0:
+            for number, source in enumerate(loaded):
+                target = ceil(config.steps * shares[number] - 1e-6)
+                while (missing := target - writer.steps(number)) > 0:
                     if stop.requested:
                         return Recording(config.folder, writer.episodes, writer.steps(), finished=False)
-                    with progress.phase("record"), drawn_from(device, config.seed + _SEEDS, writer.episodes):
-                        _add_chunk(writer, envs, player, number, missing, config, device)
+                    with progress.phase("record"), drawn_from(device, config.seed + _SEED_OFFSET, writer.episodes):
+                        _add_chunk(writer, envs, source, number, missing, config, device)
                     progress.iteration(min(writer.steps(), config.steps), config.steps)
             writer.finish(config.held_out, config.seed)
             return Recording(config.folder, writer.episodes, writer.steps(), finished=True)
@@ -77,16 +77,16 @@ def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress 
 def _add_chunk(
     writer: DatasetWriter,
     envs: VectorEnv,
-    player: Player,
-    source: int,
+    source: LoadedSource,
+    number: int,
     missing: int,
     config: RecordConfig,
     device: torch.device,
 ) -> None:
-    """Play about a chunk's worth of episodes, or no more than are missing."""
+    """Play and append a chunk of episodes, no more than the source still needs."""
     longest = config.episode_steps or envs.spec.episode_limit
     first, count = writer.episodes, envs.n
     if longest:
         count = min(max(envs.n, CHUNK_STEPS // longest), ceil(missing / longest))
-    seeds = [episode_seed(config.seed + _SEEDS, first + n) for n in range(count)]
-    writer.add(play(envs, player.act(), seeds, device, config.episode_steps), source, seeds)
+    seeds = [episode_seed(config.seed + _SEED_OFFSET, first + n) for n in range(count)]
+    writer.add(play(envs, source.act(), seeds, device, config.episode_steps), number, seeds)

@@ -1,4 +1,4 @@
-"""Work recorded once and played again: CUDA graphs, and the compiler of PyTorch where there is one."""
+"""CUDA graph capture and ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -22,74 +22,74 @@ BACKEND = "inductor"
 
 
 class CudaGraph(Generic[I, O]):
-    """A function of a record on a GPU, recorded at its first call for each shape; later calls launch it as a whole.
+    """A function of a record, captured as one CUDA graph per input shape.
 
     Without it a GPU waits for Python to launch tens of thousands of small kernels for one imagination, thousands for a
-    gradient. Elsewhere than on a GPU the function is simply called. What it reads besides its argument must stay where
-    it is (weights and running statistics are changed in place), and it must never wait for the device. Its answer
-    stays where it is, too: the next call overwrites it.
+    gradient. On a CPU the function is simply called. The tensors it reads besides its argument must keep their memory
+    (weights and running statistics are changed in place), and it must never wait for the device. The result keeps its
+    memory, too: the next call overwrites it.
 
     Args:
-        function: draws from PyTorch's default generators only; keeps nothing in Python.
-        changes: a module whose buffers it changes; recording leaves them alone.
+        function: draws from PyTorch's default generators only; keeps no Python state.
+        mutated: a module whose buffers it changes; capturing restores them.
 
     Raises:
-        ConfigError: the function cannot be recorded.
+        ConfigError: the function cannot be captured.
     """
 
-    def __init__(self, function: Callable[[I], O], changes: torch.nn.Module | None = None) -> None:
-        self.function, self.changes = function, changes
+    def __init__(self, function: Callable[[I], O], mutated: torch.nn.Module | None = None) -> None:
+        self.function, self.mutated = function, mutated
         self._graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, I, O]] = {}
 
-    def __call__(self, given: I) -> O:
-        columns = [getattr(given, f.name) for f in fields(given)]
+    def __call__(self, record: I) -> O:
+        columns = [getattr(record, f.name) for f in fields(record)]
         if columns[0].device.type != "cuda":
-            return self.function(given)
+            return self.function(record)
         shapes = tuple(column.shape for column in columns)
         if shapes not in self._graphs:
-            with self._unchanged():
-                self._graphs[shapes] = self._record(given)
-        graph, held, answer = self._graphs[shapes]
-        for f, column in zip(fields(given), columns, strict=True):
-            getattr(held, f.name).copy_(column)
+            with self._state_restored():
+                self._graphs[shapes] = self._capture(record)
+        graph, static_input, output = self._graphs[shapes]
+        for f, column in zip(fields(record), columns, strict=True):
+            getattr(static_input, f.name).copy_(column)
         graph.replay()
-        return answer
+        return output
 
     @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Results must not depend on when it was recorded."""
-        drawn = torch.cuda.get_rng_state()
-        held = {} if self.changes is None else {n: buffer.clone() for n, buffer in self.changes.named_buffers()}
+    def _state_restored(self) -> Iterator[None]:
+        """Results must not depend on the moment of capture."""
+        rng = torch.cuda.get_rng_state()
+        buffers = {} if self.mutated is None else {n: buffer.clone() for n, buffer in self.mutated.named_buffers()}
         try:
             yield
         except RuntimeError as error:  # also of torch's, when memory runs out
             why = " ".join(str(error).split())[:300]
             raise ConfigError(
-                f"learner.cuda_graphs = false may help, a CUDA graph could not be recorded: {why}"
+                f"learner.cuda_graphs = false may help, a CUDA graph could not be captured: {why}"
             ) from error
         finally:
-            torch.cuda.set_rng_state(drawn)
-            for name, was in held.items():
-                self.changes.get_buffer(name).copy_(was)  # type: ignore[union-attr]
+            torch.cuda.set_rng_state(rng)
+            for name, before in buffers.items():
+                self.mutated.get_buffer(name).copy_(before)  # type: ignore[union-attr]
 
-    def _record(self, given: I) -> tuple[torch.cuda.CUDAGraph, I, O]:
-        held, stream = given.clone(), torch.cuda.Stream()
+    def _capture(self, record: I) -> tuple[torch.cuda.CUDAGraph, I, O]:
+        static_input, stream = record.clone(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries set themselves up in their first calls, which cannot be recorded
+        with torch.cuda.stream(stream):  # libraries initialise in their first calls, which cannot be captured
             for _ in range(2):
-                self.function(held)
+                self.function(static_input)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            answer = self.function(held)
-        return graph, held, answer
+            output = self.function(static_input)
+        return graph, static_input, output
 
 
 def compile_parts(parts: list[torch.nn.Module], device: torch.device | str) -> None:
-    """Let PyTorch compile what these modules do; their weights and checkpoints stay as they are.
+    """Compile modules in place; their weights and checkpoints do not change.
 
-    What was compiled is kept on disk (``TORCHINDUCTOR_CACHE_DIR``, by default under ``~/.cache/dima``): a second run
-    of the same shapes takes it from there.
+    Compiled code is cached on disk (``TORCHINDUCTOR_CACHE_DIR``, by default under ``~/.cache/dima``): a second run of
+    the same shapes loads it.
 
     Raises:
         ConfigError: the compiler has no tools for the device.

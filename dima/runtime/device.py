@@ -1,4 +1,4 @@
-"""Where tensors live and how precisely they are multiplied, chosen once, from the config; and whether they fit."""
+"""Device, precision of matrix products, and memory of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dima.runtime.machine import free_memory
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes a CUDA GPU if there is one.
+    """Resolve a device name; ``auto`` is a CUDA GPU if there is one.
 
     Raises:
         ConfigError: ``cuda`` was asked for and is not there.
@@ -30,8 +30,8 @@ def pick_device(name: str) -> torch.device:
 Precision = Literal["float32", "bf16"]
 
 
-def multiplying(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
-    """A block whose matrix products are made in this precision; weights stay float32."""
+def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
+    """Compute the block's matrix products in a precision; weights stay float32."""
     kind = torch.device(device).type
     if not torch.amp.is_autocast_available(kind):  # on "meta", where nothing is computed
         return nullcontext()
@@ -39,10 +39,10 @@ def multiplying(device: torch.device | str, precision: Precision) -> AbstractCon
 
 
 def require_precision(device: torch.device | str, precision: Precision) -> None:
-    """Make sure that the device has units for it: without them bf16 is many times slower than float32.
+    """Require hardware support: emulated bf16 is many times slower than float32.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the device has no bf16 units.
     """
     if precision == "float32":
         return
@@ -63,18 +63,18 @@ def require_memory(
     device: torch.device,
     held: int = 0,
 ) -> None:
-    """Make sure that a store fits.
+    """Require that a store fits into memory.
 
     Args:
-        field: the setting that decides its size, and
-        capacity: what it is set to.
-        rows: how many are to be kept.
-        layout: what a row is made of.
-        device: where.
-        held: rows that are there already.
+        field: the setting that decides its size.
+        capacity: value of that setting.
+        rows: number of rows to keep.
+        layout: shape and type of each column of a row.
+        device: of the store.
+        held: rows that are allocated already.
 
     Raises:
-        ConfigError: it does not fit; a capacity that would is named.
+        ConfigError: it does not fit; the message names a capacity that would.
     """
     row = sum(torch.Size(shape).numel() * kind.itemsize for shape, kind in layout.values())
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

@@ -1,4 +1,4 @@
-"""Exceptions on their way out of another process: type, message, notes and causes outlive the journey."""
+"""Exceptions sent between processes with type, message, notes and causes."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ class JobError(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception in a form that can always be sent."""
+    """An exception in a form that can always be pickled."""
 
-    words: bytes  # pickled: the exception or, where it does not survive that, what to rebuild it from
+    pickled: bytes  # the exception or, where that cannot be unpickled, the form to rebuild it from
     message: str
     trace: str  # its traceback with causes and notes
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """The first form that comes back as it was: itself, rebuilt, of a class that it derives from."""
+        """The first form that unpickles to the same message: itself, rebuilt, or of one of its base classes."""
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         message = _message(error)
         for form in (error, *_forms(error, message)):
             try:
                 failure = cls(pickle.dumps(form), message, trace)
-                back = _from_words(failure.words)
-            except Exception:  # whatever its class does when it is pickled or built
+                back = _unpickled(failure.pickled)
+            except Exception:  # of any kind, from the class's own pickling or __new__
                 continue
             if isinstance(error, type(back)) and _message(back) == message:
                 return failure
         return cls(pickle.dumps(RuntimeError(message)), message, trace)
 
     def error(self) -> BaseException:
-        """The exception, of its own class or of the nearest one above it that is known here."""
+        """The exception, of its own class or of its nearest base class that exists in this process."""
         try:
-            return _from_words(self.words)
-        except Exception:  # its class came into being over there
+            return _unpickled(self.pickled)
+        except Exception:  # its class was defined in the other process
             return RuntimeError(self.message)
 
 
 def _forms(error: BaseException, message: str) -> Iterator[Form]:
-    attributes = {name: value for name, value in vars(error).items() if _survives(value)}
+    attributes = {name: value for name, value in vars(error).items() if _can_be_pickled(value)}
     for kind in type(error).__mro__:
         if issubclass(kind, Exception):
             yield kind, error.args, attributes
             yield kind, (message,), attributes
 
 
-def _from_words(words: bytes) -> BaseException:
-    form = pickle.loads(words)
+def _unpickled(pickled: bytes) -> BaseException:
+    form = pickle.loads(pickled)
     if isinstance(form, BaseException):
         return form
     kind, args, attributes = form
-    error: BaseException = kind.__new__(kind, *args)  # what its __init__ would want is not known
+    error: BaseException = kind.__new__(kind, *args)  # the arguments of its __init__ are not known
     error.__dict__.update(attributes)
     return error
 
 
-def _survives(value: Any) -> bool:
+def _can_be_pickled(value: Any) -> bool:
     try:
         pickle.loads(pickle.dumps(value))
     except Exception:

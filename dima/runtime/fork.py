@@ -1,7 +1,7 @@
-"""Work in other processes, on copies of everything this one holds, while it works itself.
+"""Run jobs in forked child processes.
 
-A copy is a fork: nothing is sent to it, and all it sends back is its answer. What is drawn at random in it must come
-from a seed (:func:`dima.runtime.rng.drawn_from`): then no result depends on who works where.
+A child starts with a copy of this process's memory and sends back only its job's result. A job must draw random
+numbers from a seed (:func:`dima.runtime.rng.drawn_from`), so that results do not depend on which process runs it.
 """
 
 from __future__ import annotations
@@ -21,70 +21,70 @@ from typing import Any, Generic, NoReturn, TypeVar
 import torch
 
 from dima.runtime.failure import Failure, JobError
-from dima.runtime.signals import serve
+from dima.runtime.signals import become_worker
 
 T = TypeVar("T")
-Job = Callable[[bool], T]  # told whether it is in a copy, where what it changes is lost but for its answer
+Job = Callable[[bool], T]  # of whether it runs in a child, where all it changes is lost except for its result
 
 
-def can_copy(gpu: bool = False) -> bool:
-    """Whether copies of this process could work beside it: on Linux and with threads to spare.
+def can_fork(gpu: bool = False) -> bool:
+    """Whether jobs can run in child processes: on Linux and with more than one thread.
 
     Args:
-        gpu: whether they may be made while this process uses a GPU, which is of no use to them.
+        gpu: whether to fork while this process uses a GPU, which children cannot use.
     """
     return sys.platform == "linux" and torch.get_num_threads() > 1 and (gpu or not torch.cuda.is_initialized())
 
 
 def parallel_map(jobs: Sequence[Job[T]], workers: int) -> list[T]:
-    """Do all jobs, each by whoever is free, with a thread each; one after another where there can be no copies.
+    """Run jobs on a pool of single-threaded processes, or serially where this process cannot fork.
 
     Args:
         jobs: the longest first, at most 256.
         workers: processes, this one included.
 
     Returns:
-        Their answers, in order.
+        Their results, in order.
     """
-    copies = min(workers, len(jobs)) - 1
-    if copies < 1 or not can_copy():
+    children = min(workers, len(jobs)) - 1
+    if children < 1 or not can_fork():
         return [job(False) for job in jobs]
-    to_do, numbers = os.pipe()
+    queue, numbers = os.pipe()
     os.write(numbers, bytes(range(len(jobs))))
     os.close(numbers)
 
-    def work(copy: bool) -> dict[int, T]:
+    def work(forked: bool) -> dict[int, T]:
         done = {}
-        while taken := os.read(to_do, 1):  # everybody reads from the same pipe
-            done[taken[0]] = jobs[taken[0]](copy)
+        while taken := os.read(queue, 1):  # all processes read from the same pipe
+            done[taken[0]] = jobs[taken[0]](forked)
         return done
 
     with ExitStack() as held:
-        held.callback(os.close, to_do)
-        others = [held.enter_context(ForkedJob(partial(work, True))) for _ in range(copies)]
+        held.callback(os.close, queue)
+        pool = [held.enter_context(ForkedJob(partial(work, True))) for _ in range(children)]
         with one_thread():
             done = work(False)
-        for other in others:
-            done |= other.result()
+        for child in pool:
+            done |= child.result()
     return [done[number] for number in range(len(jobs))]
 
 
 @contextmanager
 def in_background(job: Callable[[], T]) -> Iterator[Callable[[], T]]:
-    """Let a copy of this process do a job that needs no GPU while the block runs; where none can be, do it first.
+    """Run a job that needs no GPU in a child process while the block runs; before it where this process cannot fork.
 
     Args:
-        job: must leave everything here as it was.
+        job: must have no side effects.
 
     Yields:
-        What waits for the answer.
+        A function that waits for the result.
     """
-    if can_copy(gpu=True):
-        with ForkedJob(job) as other:
-            yield other.result
+    if can_fork(gpu=True):
+        with ForkedJob(job) as child:
+            yield child.result
     else:
-        answer = job()
-        yield lambda: answer
+        result = job()
+        yield lambda: result
 
 
 @contextmanager
@@ -99,55 +99,55 @@ def one_thread() -> Iterator[None]:
 
 
 class ForkedJob(Generic[T]):
-    """A job at work in a copy of this process, which ends with it.
+    """A job running in a child process, which dies with this one.
 
     Args:
-        job: what to do; its answer is sent back.
+        job: its result is sent back.
     """
 
     def __init__(self, job: Callable[[], T]) -> None:
-        self._ours, theirs = Pipe(duplex=False)
+        self._receiver, sender = Pipe(duplex=False)
         in_main_thread = threading.current_thread() is threading.main_thread()
         owner = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            serve(owner, in_main_thread)
-            _work(job, theirs)
-        theirs.close()
+            become_worker(owner, in_main_thread)
+            _work(job, sender)
+        sender.close()
         self._waiting = True
 
     def result(self) -> T:
-        """Wait for the answer.
+        """Wait for the result.
 
         Raises:
-            Exception: whatever the job raised, caused by a :class:`JobError` that holds its traceback and its own
-                causes as text. One whose class exists in the copy alone comes as the nearest class it derives from.
+            Exception: the job's exception, caused by a :class:`JobError` that holds its traceback and its own causes
+                as text. One whose class exists only in the child becomes its nearest base class.
             RuntimeError: the process died.
         """
         try:
-            words = self._ours.recv_bytes()
-        except (EOFError, OSError):  # before it said anything, or in the middle
-            raise RuntimeError(f"a process that worked beside this one died{self._death()}") from None
+            message = self._receiver.recv_bytes()
+        except (EOFError, OSError):  # before or while it sent its result
+            raise RuntimeError(f"a worker process died{self._death()}") from None
         finally:
             self.close()
-        answer, failure = torch.load(io.BytesIO(words), weights_only=False)  # our own words
+        result, failure = torch.load(io.BytesIO(message), weights_only=False)  # written by this program
         if failure is not None:
             raise failure.error() from JobError(failure.trace)
-        return answer
+        return result
 
     def close(self) -> None:
-        """End the process, whether it is done or not."""
+        """Kill the process if it still runs."""
         if self._waiting:
             self._waiting = False
-            self._ours.close()
+            self._receiver.close()
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
     def _death(self) -> str:
-        """How the process ended, which it is known to do."""
+        """Describe how the process ended."""
         self._waiting = False
-        self._ours.close()
+        self._receiver.close()
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         if status >= 0:
             return f" with status {status}"
@@ -161,18 +161,18 @@ class ForkedJob(Generic[T]):
         self.close()
 
 
-def _work(job: Callable[[], Any], theirs: Connection) -> NoReturn:
-    """All that the copy does: nothing of what its original would do at its end."""
+def _work(job: Callable[[], Any], sender: Connection) -> NoReturn:
+    """Run the job in the child and exit without the parent's exit handlers."""
     try:
-        torch.set_num_threads(1)  # the threads of the original were not copied,
+        torch.set_num_threads(1)  # a fork copies no threads,
         if "torch._dynamo" in sys.modules:
-            torch.compiler.set_stance("eager_on_recompile")  # nor the compiler's
-        words = io.BytesIO()
+            torch.compiler.set_stance("eager_on_recompile")  # the compiler's neither
+        message = io.BytesIO()
         try:
-            torch.save((job(), None), words)
+            torch.save((job(), None), message)
         except BaseException as error:
-            words = io.BytesIO()  # without what an answer that cannot be sent left there
-            torch.save((None, Failure.of(error)), words)
-        theirs.send_bytes(words.getbuffer())
+            message = io.BytesIO()  # drop the part of a result that cannot be pickled
+            torch.save((None, Failure.of(error)), message)
+        sender.send_bytes(message.getbuffer())
     finally:
         os._exit(0)

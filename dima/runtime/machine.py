@@ -1,4 +1,4 @@
-"""What this machine offers: cores and memory, as far as this process may use them; and how freed memory is reused."""
+"""Cores and memory available to this process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def cores() -> int:
 
 
 def total_memory() -> int:
-    """Bytes of memory this process may use at most: the machine's, or its container's."""
+    """Memory of the machine or its container, in bytes."""
     total: int = psutil.virtual_memory().total
     return min(total, _container("memory.max") or _container("memory.limit_in_bytes") or total)
 
 
 def free_memory() -> int:
-    """Bytes of memory this process could still take without swapping or being killed."""
+    """Memory this process can still allocate without swapping or being killed, in bytes."""
     used = _container("memory.current") or _container("memory.usage_in_bytes") or 0
     return max(0, min(psutil.virtual_memory().available, total_memory() - used))
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse freed memory instead of handing it back and asking for it anew; whether that worked.
+    """Let the allocator reuse freed memory instead of returning it to the kernel; returns whether that worked.
 
-    The C library gives every large tensor pages of its own, which the kernel must clear: a sixth of the time of a
-    published-size update. There is no way back. Only glibc is known to do it.
+    By default every large tensor gets fresh pages, which the kernel must clear: a sixth of the time of a
+    published-size update. The setting cannot be undone, and only glibc has it.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         return False
@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
 
 
 def _container(file: str) -> int | None:
-    """A number from the control group's memory files (version 2, then 1), where there is one."""
+    """A number from the control group's memory files (version 2, then 1), or None."""
     for folder in ("/sys/fs/cgroup", "/sys/fs/cgroup/memory"):
         try:
             return int(Path(folder, file).read_text())

@@ -1,7 +1,7 @@
-"""What a person sees while a run works, and how long each phase took.
+"""Progress display, and wall time per phase.
 
-The trainer talks to :class:`Progress`, which only keeps the clock; :class:`Lines` adds one plain line an iteration,
-:class:`Bars` a bar for every phase on a terminal. :func:`choose_progress` takes the right one.
+:class:`Progress` only measures time; :class:`Lines` prints a line per iteration, :class:`Bars` a bar per phase on a
+terminal. :func:`choose_progress` picks one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _REDRAW_SECONDS = 0.1
 
 
 class Progress:
-    """Silent: wall seconds per phase, nothing shown.
+    """Wall time per phase, without a display.
 
     Attributes:
-        seconds: wall seconds spent in each phase so far; a resumed run may start it from its checkpoint.
-        unit: what a run is measured in.
+        seconds: wall seconds spent in each phase so far; a resumed run starts it from its checkpoint.
+        unit: in which the length of a run is counted.
     """
 
     unit = "step"
@@ -36,11 +36,14 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """Time a phase; the block calls what it gets once per unit of work.
+        """Time a phase.
 
         Args:
-            name: what is going on, a word or two.
+            name: a word or two.
             total: units of work in this phase, where known.
+
+        Yields:
+            A function to call after each unit of work.
         """
         begin, updates = time.perf_counter(), 0
         try:
@@ -60,44 +63,44 @@ class Progress:
                 self._lap[f"updates/{key}"] = self._lap.get(f"updates/{key}", 0) + updates
 
     def include(self, seconds: dict[str, float], lap: dict[str, float]) -> None:
-        """Count in what was timed elsewhere at the same time: ``seconds`` and :meth:`lap` of another progress."""
+        """Add times of another process: ``seconds`` and :meth:`lap` of its progress."""
         for mine, theirs in ((self.seconds, seconds), (self._lap, lap)):
             for name, value in theirs.items():
                 mine[name] = mine.get(name, 0.0) + value
 
     def lap(self) -> dict[str, float]:
-        """Wall seconds (``time/<phase>``) and units of work (``updates/<phase>``) since the last call, for the log."""
+        """Wall seconds (``time/<phase>``) and units of work (``updates/<phase>``) since the last call."""
         lap, self._lap = self._lap, {}
         return lap
 
     def iteration(self, done: int, total: int, **numbers: float) -> None:
-        """Tell that an iteration is over.
+        """Report a finished iteration.
 
         Args:
-            done: environment steps so far.
-            total: environment steps of the whole run.
-            numbers: what is worth a glance, such as ``team_return``.
+            done: steps so far.
+            total: steps of the whole run.
+            numbers: metrics to display, such as ``team_return``.
         """
         now = time.perf_counter()
         began, first = self._start or (now, done)
         self._start = (began, first)
         to_go = max(0, total - done)  # a last iteration may overshoot
         left = (now - began) / (done - first) * to_go if done > first else None
-        self._tell(done, total, numbers, left)
+        self._show_iteration(done, total, numbers, left)
 
     def message(self, text: str) -> None:
-        """Say something that is neither a phase nor an iteration."""
+        """Display a message."""
 
     @contextmanager
     def _shown(self, name: str, total: int | None) -> Iterator[Step]:
         yield _nothing
 
-    def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        """Show a finished iteration; ``left`` is an estimate of the seconds to go."""
+    def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        """Display a finished iteration; ``left`` estimates the remaining seconds."""
 
 
 class Lines(Progress):
-    """One plain line an iteration: for log files, pipes and ``--quiet``."""
+    """A plain line per iteration: for log files, pipes and ``--quiet``."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -106,12 +109,12 @@ class Lines(Progress):
     def message(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
-    def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+    def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
         self.message(_line(done, total, numbers, left, self.unit))
 
 
 class Bars(Lines):
-    """A bar with rate and time left for the phase at work, above it one line for every finished iteration."""
+    """A bar with rate and time left for the current phase, below a line per finished iteration."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
@@ -125,7 +128,7 @@ class Bars(Lines):
 
     @contextmanager
     def _shown(self, name: str, total: int | None) -> Iterator[Step]:
-        if self._bars is not None:  # a phase inside a phase is timed, and shown by the outer one
+        if self._bars is not None:  # a nested phase is timed but has no bar
             yield _nothing
             return
         with _rich_bars(self._stream) as self._bars:
@@ -146,20 +149,20 @@ class Bars(Lines):
                 self._bars = None
 
 
-class Together:
-    """Several runs at once, seen by one person; silent."""
+class RunsProgress:
+    """Progress of several runs at once, without a display."""
 
     @contextmanager
-    def watching(self, names: Sequence[str]) -> Iterator[None]:
-        """While the block runs, these runs are at work."""
+    def displaying(self, names: Sequence[str]) -> Iterator[None]:
+        """Display these runs while the block runs."""
         yield
 
     def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        """Show a finished iteration of one of them; see :meth:`Progress.iteration`."""
+        """Display a finished iteration of one run; see :meth:`Progress.iteration`."""
 
 
-class TogetherLines(Together):
-    """One plain line for every iteration of every run."""
+class RunsLines(RunsProgress):
+    """A plain line per iteration of every run."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -168,14 +171,14 @@ class TogetherLines(Together):
         print(f"{name}: {_line(done, total, numbers, left)}", file=self._stream, flush=True)
 
 
-class TogetherBars(Together):
-    """A bar for each run, with its latest numbers."""
+class RunsBars(RunsProgress):
+    """A bar per run, with its latest metrics."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
 
     @contextmanager
-    def watching(self, names: Sequence[str]) -> Iterator[None]:
+    def displaying(self, names: Sequence[str]) -> Iterator[None]:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Rich
@@ -187,7 +190,7 @@ class TogetherBars(Together):
             console=Console(file=self._stream),
             auto_refresh=False,
         ) as self._bars:
-            self._tasks = {name: self._bars.add_task(name, total=None, latest="begins") for name in names}
+            self._tasks = {name: self._bars.add_task(name, total=None, latest="starting") for name in names}
             self._bars.refresh()
             yield
 
@@ -196,20 +199,20 @@ class TogetherBars(Together):
         self._bars.update(self._tasks[name], completed=done, total=total, latest=latest, refresh=True)
 
 
-def choose_together(quiet: bool = False, stream: TextIO | None = None) -> Together:
-    """As :func:`choose_progress`, for several runs."""
+def choose_runs_progress(quiet: bool = False, stream: TextIO | None = None) -> RunsProgress:
+    """Bars on a terminal, plain lines elsewhere or when quiet, for several runs."""
     stream = stream or sys.stderr
-    return TogetherBars(stream) if stream.isatty() and not quiet else TogetherLines(stream)
+    return RunsBars(stream) if stream.isatty() and not quiet else RunsLines(stream)
 
 
 def choose_progress(quiet: bool = False, stream: TextIO | None = None) -> Progress:
-    """Bars on a terminal, plain lines elsewhere or when asked to be quiet."""
+    """Bars on a terminal, plain lines elsewhere or when quiet."""
     stream = stream or sys.stderr
     return Bars(stream) if stream.isatty() and not quiet else Lines(stream)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Format seconds: ``45 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -217,14 +220,13 @@ def duration(seconds: float) -> str:
 
 
 def _line(done: int, total: int, numbers: dict[str, float], left: float | None, unit: str = "step") -> str:
-    """A finished iteration in a line."""
     parts = [f"{unit} {done:,} of {total:,}"]
     parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
     return "  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
 
 
 def _nothing() -> None:
-    """A step that nobody watches."""
+    """Ignore a unit of work."""
 
 
 def _rich_bars(stream: TextIO) -> RichProgress:

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, commit, class of machine. No names of people or hosts."""
+"""Provenance of a run: versions, commit, class of machine; no names of people or hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "numpy", "gymnasium", "pettingzoo", "gymnasium-robotics", "
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Installed version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -26,7 +26,7 @@ def package_version(name: str) -> str | None:
 
 
 def protocol(device: str) -> dict[str, Any]:
-    """Everything outside the config that a result depends on."""
+    """Versions, commit and machine: everything outside the config that a result depends on."""
     return {
         "dima": __version__,
         "python": platform.python_version(),
@@ -41,18 +41,18 @@ def protocol(device: str) -> dict[str, Any]:
     }
 
 
-def stretches(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The protocols that a run was made under one after another: its start's, and those of resumes elsewhere."""
+def protocol_history(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Protocols of a run in order: its start's, then those of resumes under other versions or machines."""
     resumed = facts.get("resumed")
     return [facts, *(one for one in (resumed if isinstance(resumed, list) else ()) if isinstance(one, dict))]
 
 
 def resumed(facts: Mapping[str, Any], step: int, now: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record when it goes on from a step under the protocol ``now``; as it is where nothing differs."""
+    """Add the protocol ``now`` of a resume at ``step`` to a run's record, if it differs from the last one."""
     start = {name: value for name, value in facts.items() if name != "resumed"}
     if step == 0:
         return {**start, **now}
-    kept = [one for one in stretches(facts)[1:] if one.get("step", 0) < step]  # of later ones nothing was saved
+    kept = [one for one in protocol_history(facts)[1:] if one.get("step", 0) < step]  # later resumes saved nothing
     last = [facts, *kept][-1]
     if any(last.get(name) != value for name, value in now.items()):
         kept.append({"step": step, **now})
@@ -60,21 +60,21 @@ def resumed(facts: Mapping[str, Any], step: int, now: Mapping[str, Any]) -> dict
 
 
 def uses_mujoco(task: str) -> bool:
-    """Whether a task of the library is simulated by MuJoCo; of a user's own it is not known."""
+    """Whether a task of the library runs on MuJoCo; unknown, and False, for a user's own."""
     return task.startswith("mamujoco/")
 
 
 def mujoco_versions(task: str, facts: Mapping[str, Any]) -> list[str]:
-    """The MuJoCo versions that simulated a run, in their order; none where it does not simulate the task."""
+    """MuJoCo versions that simulated a run, in order; none for tasks of other simulators."""
     if not uses_mujoco(task):
         return []
-    packages = (one.get("packages") for one in stretches(facts))
+    packages = (one.get("packages") for one in protocol_history(facts))
     found = (some.get("mujoco") for some in packages if isinstance(some, dict))
     return list(dict.fromkeys(str(version) for version in found if version is not None))
 
 
 def simulator_line(task: str, facts: Mapping[str, Any], *, here: bool = False) -> str:
-    """``MuJoCo 3.17.0``, with every version that simulated a run; empty where returns do not depend on it.
+    """The simulator and its versions in words, such as ``MuJoCo 3.17.0``; empty for tasks of other simulators.
 
     Args:
         task: its name.
@@ -90,10 +90,10 @@ def simulator_line(task: str, facts: Mapping[str, Any], *, here: bool = False) -
 
 
 def check_protocol(facts: Mapping[str, Any]) -> None:
-    """Make sure that what a file holds has the form of a :func:`protocol`; older ones lack some facts.
+    """Require the form of :func:`protocol`; records of earlier versions lack some fields.
 
     Raises:
-        ValueError: it has not.
+        ValueError: a field has another type.
     """
     packages, made, where = facts.get("packages", {}), facts.get("commit"), facts.get("machine")
     texts = [facts.get("dima", ""), facts.get("python", "")]
@@ -109,7 +109,7 @@ def check_protocol(facts: Mapping[str, Any]) -> None:
 
 
 def commit() -> dict[str, Any] | None:
-    """Commit and uncommitted changes, when the library runs from its own git checkout; else None."""
+    """Commit id, and whether there are uncommitted changes; None outside the library's git checkout."""
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     head = _git("rev-parse", "HEAD")
@@ -117,7 +117,7 @@ def commit() -> dict[str, Any] | None:
 
 
 def uncommitted_diff() -> str:
-    """What differs from the commit, as a patch; empty when nothing does or there is no checkout."""
+    """Changes since the commit as a patch; empty without changes or without a checkout."""
     return _git("diff", "HEAD") or ""
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's random state: kept and put back, drawn from seeds, or a stream of one's own."""
+"""PyTorch's random state: save, restore, seed a block, independent streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def rng_state() -> dict[str, Tensor]:
-    """PyTorch's random state on the CPU and, where there is one, the GPU."""
+    """PyTorch's random state on the CPU and, if one is in use, the GPU."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -19,7 +19,7 @@ def rng_state() -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor]) -> None:
-    """Go on drawing where :func:`rng_state` was taken."""
+    """Restore a state of :func:`rng_state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -27,38 +27,43 @@ def set_rng_state(state: dict[str, Tensor]) -> None:
 
 @contextmanager
 def drawn_from(device: torch.device | str, *seeds: int) -> Iterator[None]:
-    """Draw PyTorch's random numbers from ``seeds``, any of which makes them others; the caller's are left alone."""
-    with _own(device):
-        _begin(device, np.random.SeedSequence(seeds))
+    """Seed PyTorch's generators for the block; the caller's random state comes back afterwards.
+
+    Args:
+        device: CPU, or the GPU whose generator is seeded, too.
+        seeds: every one of them changes all draws.
+    """
+    with _restored(device):
+        _seed(device, np.random.SeedSequence(seeds))
         yield
 
 
 class RandomStream:
-    """Random numbers that depend on a seed and on what was drawn from the stream before, on nothing else.
+    """A random stream independent of PyTorch's global one.
 
     Args:
-        device: where numbers are drawn.
+        device: of the generator.
         seed: None takes one from the operating system.
     """
 
     def __init__(self, device: torch.device | str, seed: int | None = None) -> None:
         self.device = device
         entropy = np.random.SeedSequence(seed)
-        with _own(device):
-            _begin(device, entropy)
+        with _restored(device):
+            _seed(device, entropy)
             self._state = rng_state()
 
     @contextmanager
     def draw(self) -> Iterator[None]:
-        """Whatever PyTorch draws inside comes from this stream."""
-        with _own(self.device):
+        """Draw PyTorch's random numbers from this stream while the block runs."""
+        with _restored(self.device):
             set_rng_state(self._state)
             yield
             self._state = rng_state()
 
 
-def _begin(device: torch.device | str, entropy: np.random.SeedSequence) -> None:
-    """Seed the CPU's generator, and a GPU's if that is the device: others belong to somebody else."""
+def _seed(device: torch.device | str, entropy: np.random.SeedSequence) -> None:
+    """Seed the CPU's generator, and a GPU's if that is the device."""
     seed = int(entropy.generate_state(1, np.uint64)[0])
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
@@ -66,8 +71,8 @@ def _begin(device: torch.device | str, entropy: np.random.SeedSequence) -> None:
 
 
 @contextmanager
-def _own(device: torch.device | str) -> Iterator[None]:
-    """Put the caller's random state back afterwards."""
+def _restored(device: torch.device | str) -> Iterator[None]:
+    """Restore the caller's random state after the block."""
     device = torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -1,6 +1,6 @@
-"""Stopping politely: the first Ctrl-C or SIGTERM asks for an end of the iteration, the second one stops at once.
+"""Graceful stop: the first SIGINT or SIGTERM finishes the iteration, the second stops at once.
 
-Processes that work for another leave both to it.
+Worker processes leave both to their owner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 
 class Stop:
-    """Whether an end was asked for."""
+    """Whether a stop was requested."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -24,17 +24,17 @@ class Stop:
 
 @contextmanager
 def graceful_stop() -> Iterator[Stop]:
-    """Watch for SIGINT and SIGTERM while the block runs. Outside the main thread nothing is watched.
+    """Handle SIGINT and SIGTERM while the block runs; outside the main thread, handle nothing.
 
     Enter it before worker processes are started: they inherit the handlers, so a Ctrl-C that reaches the whole
-    terminal group leaves them at work until the iteration is over.
+    process group leaves them running until the iteration is over.
 
     Raises:
         KeyboardInterrupt: a second signal arrived.
     """
     stop, owner = Stop(), os.getpid()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a worker process: only its owner may end it
             if number == signal.SIGTERM:
                 raise SystemExit(128 + number)
@@ -43,13 +43,15 @@ def graceful_stop() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.requested = True
         print(
-            "stopping: the iteration is finished and saved first (once more stops at once)", file=sys.stderr, flush=True
+            "stopping after this iteration is saved (a second signal stops at once)",
+            file=sys.stderr,
+            flush=True,
         )
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -57,12 +59,15 @@ def graceful_stop() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def serve(owner: int, in_main_thread: bool) -> None:
-    """What a process that works for another needs to outlive signals sent to the whole group, but not its owner.
+def become_worker(owner: int, in_main_thread: bool) -> None:
+    """Ignore SIGINT and SIGTERM in this worker process, and die with its owner.
 
-    Ctrl-C and SIGTERM ask the owner to finish its iteration, for which it needs its workers. Should the owner be
-    killed, Linux ends the process with it; asked for only if the owner's main thread started it, since Linux minds
-    the end of the thread.
+    The owner finishes its iteration after either signal, for which it needs its workers. If the owner is killed, Linux
+    kills the worker; requested only if the owner's main thread forked it, since Linux watches the thread.
+
+    Args:
+        owner: process id of the parent.
+        in_main_thread: whether the parent's main thread forked this process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

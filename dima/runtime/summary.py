@@ -1,4 +1,4 @@
-"""What a finished or interrupted run tells at its end."""
+"""Summary of a finished or interrupted run."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _BAR = 30  # characters of the longest bar in the curve
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a run.
+    """Outcome of a run.
 
     Attributes:
         task: the environment's name.
         algorithm: the algorithm's name.
-        folder: where everything is kept.
+        folder: of the run.
         steps: steps made.
         evaluations: (steps, measure) of every evaluation, in order.
-        seconds: wall seconds per phase; phases may be at work side by side.
+        seconds: wall seconds per phase; phases may overlap.
         env: the environment's settings, which returns depend on.
         simulator: its name and version, where returns depend on it.
         finished: False when the run was asked to stop before its last step.
-        unit: what the steps are.
-        measure: what is evaluated; a mean team return unless said otherwise.
-        digits: decimals that the measure is shown with.
-        note: one thing to know about the outcome.
-        wall: seconds of all iterations by the clock.
+        unit: of ``steps``.
+        measure: name of the evaluated quantity; by default the mean team return.
+        digits: decimals of the measure.
+        note: a remark on the outcome, printed last.
+        wall: seconds of all iterations.
     """
 
     task: str
@@ -50,7 +50,7 @@ class Summary:
     wall: float = 0.0
 
     def table(self) -> str:
-        """A few lines for a person: the curve of returns, the time per phase, the run folder."""
+        """Text: the curve of returns, the time per phase, the run folder."""
         lines = [f"{self.algorithm} on {self.task}: {self.steps:,} {self.unit}"]
         lines += [self.conditions] if self.conditions else []
         lines += ["", *self._curve()] if self.evaluations else ["", "no evaluation was made"]
@@ -58,37 +58,37 @@ class Summary:
         lines += ["", f"run folder: {self.folder}"]
         lines += [self.note] if self.note else []
         if not self.finished:
-            lines.append(f"interrupted and saved: `dima resume {self.folder}` goes on")
+            lines.append(f"interrupted and saved; continue with `dima resume {self.folder}`")
         return "\n".join(lines)
 
     @property
     def conditions(self) -> str:
-        """What returns depend on besides the task: the environment's settings and the simulator, in a line."""
+        """Settings of the environment and the simulator, on which returns depend, in a line."""
         return ", ".join(filter(None, (settings_line(self.env), self.simulator)))
 
     def _curve(self) -> list[str]:
         returns = [mean for _, mean in self.evaluations]
         low, high = min(returns), max(returns)
-        spread = (high - low) or 1.0
+        scale = (high - low) or 1.0
         width = max(12, len(self.measure))
         lines = [f"{self.unit.split()[-1]:>12}  {self.measure:>{width}}"]
         for steps, mean in self.evaluations:
-            bar = "▪" * round(_BAR * (mean - low) / spread)
+            bar = "▪" * round(_BAR * (mean - low) / scale)
             lines.append(f"{steps:>12,}  {mean:>{width},.{self.digits}f}  {bar}".rstrip())
         return lines
 
     def _clock(self) -> list[str]:
         total = sum(self.seconds.values()) or 1.0
         ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
-        width = max(len(name) for name in (*self.seconds, "by the clock"))
+        width = max(len(name) for name in (*self.seconds, "wall time"))
         lines = [f"{name:<{width}}  {duration(spent):>10}  {spent / total:>4.0%}" for name, spent in ordered]
-        return [*lines, f"{'by the clock':<{width}}  {duration(self.wall):>10}"]
+        return [*lines, f"{'wall time':<{width}}  {duration(self.wall):>10}"]
 
 
 def seeds_table(summaries: Sequence[Summary]) -> str:
-    """A line a run, of runs that differ in their seed, and the mean of their last evaluations."""
+    """Table of runs that differ in their seed, and the mean of their last evaluations."""
     if not summaries:
-        return "no run reached its end"
+        return "no run finished"
     first = summaries[0]
     lines = [
         f"{first.algorithm} on {first.task}",
@@ -98,15 +98,16 @@ def seeds_table(summaries: Sequence[Summary]) -> str:
     lines.append(f"{first.unit.split()[-1]:>12}  {first.measure:>12}  run folder")
     for one in summaries:
         last = f"{one.evaluations[-1][1]:,.{one.digits}f}" if one.evaluations else "-"
-        state = "" if one.finished else "  interrupted and saved: `dima resume` goes on"
+        state = "" if one.finished else "  interrupted and saved; continue with `dima resume`"
         lines.append(f"{one.steps:>12,}  {last:>12}  {one.folder}{state}")
     measured = [one.evaluations[-1][1] for one in summaries if one.evaluations]
     if len(measured) > 1:
-        spread = f"{statistics.mean(measured):,.{first.digits}f} ± {statistics.stdev(measured):,.{first.digits}f}"
-        lines += ["", f"{spread} over {len(measured)} seeds (mean and standard deviation)"]
+        mean, std = statistics.mean(measured), statistics.stdev(measured)
+        numbers = f"{mean:,.{first.digits}f} ± {std:,.{first.digits}f}"
+        lines += ["", f"{numbers} over {len(measured)} seeds (mean and standard deviation)"]
     return "\n".join(lines)
 
 
 def settings_line(settings: Mapping[str, Any]) -> str:
-    """An environment's settings in a line: ``observation = full+id, standardise = False``."""
+    """Settings of an environment in a line: ``observation = full+id, standardise = False``."""
     return ", ".join(f"{name} = {value}" for name, value in settings.items())

@@ -1,7 +1,7 @@
-"""Files of ours on a disk that may be full and that strangers may have written.
+"""Write files atomically, verify them, and turn errors into messages.
 
-Writing leaves the old content or the new, whenever it is cut off, and never follows a link out of the folder; whatever
-goes wrong, here or in what is read, is one clear line.
+An interrupted write leaves the old content or the new. Writes never follow a symbolic link out of the folder. Errors of
+the operating system and of untrusted files become one line for the user.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 
 from dima.errors import RunFolderError, UserError
 
-_ELSEWHERE = "choose another folder (what was saved before is kept)"
+_OTHER_FOLDER = "choose another folder (what was saved before is kept)"
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
-    """Turn what the operating system says while ``path`` is written into one line for the user.
+def write_errors(path: Path, remedy: str = _OTHER_FOLDER) -> Iterator[None]:
+    """Turn errors of the operating system in writing ``path`` into one line for the user.
 
     Args:
-        path: what is written.
-        remedy: what else the user can do than free some space or allow writing.
+        path: file or folder that is written.
+        remedy: advice besides freeing space and allowing writing.
 
     Raises:
         RunFolderError: the disk is full or read-only, or permission is missing.
@@ -40,56 +40,56 @@ def disk_errors(path: Path, remedy: str = _ELSEWHERE) -> Iterator[None]:
 
 
 @contextmanager
-def reading(what: object, trouble: str = "is damaged") -> Iterator[None]:
-    """Turn whatever goes wrong while a file of a stranger is taken in into one line for the user.
+def read_errors(what: object, trouble: str = "is damaged") -> Iterator[None]:
+    """Turn any exception in reading an untrusted file into one line for the user.
 
     Args:
         what: the file or folder.
-        trouble: what is wrong with it then.
+        trouble: the diagnosis in the message.
 
     Raises:
-        RunFolderError: anything at all was raised inside; errors of the user's pass.
+        RunFolderError: any exception but a ``UserError``, which passes unchanged.
     """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # what is written to mislead can make any code raise anything
+    except Exception as error:  # malicious content can raise any exception
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise RunFolderError(f"{what} {trouble}: {why}") from error
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder with symbolic links in it, before it is written into: they may lead out of it.
+    """Refuse to write into a folder with symbolic links, which may lead out of it.
 
     Raises:
-        RunFolderError: it holds one.
+        RunFolderError: it contains one.
     """
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
             if path.is_symlink():
-                raise RunFolderError(f"{path} is a symbolic link, and what is written here must stay here: remove it")
+                raise RunFolderError(f"{path} is a symbolic link, which may lead out of the folder: remove it")
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The place of results within a folder of ours; errors as for :func:`refuse_links`."""
+def results_folder(folder: Path, name: str) -> Path:
+    """Path of a folder for results in a run folder; errors as for :func:`refuse_links`."""
     path = folder / name
     if path.is_symlink():
-        raise RunFolderError(f"{path} is a symbolic link, and what is written here must stay here: remove it")
+        raise RunFolderError(f"{path} is a symbolic link, which may lead out of the folder: remove it")
     refuse_links(path)
     return path
 
 
-def require_place(folder: Path, remedy: str = _ELSEWHERE) -> None:
-    """Refuse a folder that could not be written, before work is done whose results are to go there. Changes nothing.
+def require_writable(folder: Path, remedy: str = _OTHER_FOLDER) -> None:
+    """Check that a folder can be written, before computing its content; changes nothing.
 
     Raises:
-        RunFolderError: it, or what it would be made in, is a file or must not be written.
+        RunFolderError: it, or the folder that it would be created in, is a file or read-only.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise _cannot_write(folder, f"{there} is a file", remedy)
-    if not os.access(there, os.W_OK | os.X_OK):
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise _cannot_write(folder, f"{existing} is a file", remedy)
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise _cannot_write(folder, "permission denied", remedy)
 
 
@@ -98,7 +98,7 @@ def _cannot_write(path: Path, why: str, remedy: str) -> RunFolderError:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, has reached the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,50 +107,50 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step."""
+    """Replace a file's content atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step."""
+    """Replace a file's content atomically."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
-    with draft.open("xb") as file:  # anew: never through a link that lies there
+    with draft.open("xb") as file:  # created, so never through an existing link
         file.write(content)
     commit(draft, path)
 
 
 def commit(draft: Path, path: Path) -> None:
-    """Give a finished draft its final name, in one step and on disk."""
+    """Rename a finished draft atomically and flush it to disk."""
     sync(draft)
     os.replace(draft, path)
     sync(path.parent)
 
 
 def fingerprint(path: Path) -> dict[str, str | int]:
-    """Size and SHA-256 of a file, to recognise it by later."""
-    digest = hashlib.sha256()
+    """Size and SHA-256 of a file."""
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-        return {"size": file.tell(), "sha256": digest.hexdigest()}
+            sha256.update(block)
+        return {"size": file.tell(), "sha256": sha256.hexdigest()}
 
 
 def verify(path: Path, expected: object) -> None:
-    """Compare a file with the fingerprint taken when it was written.
+    """Compare a file with the fingerprint recorded when it was written.
 
     Raises:
-        RunFolderError: the file is missing, cannot be read, or its bytes have changed.
+        RunFolderError: the file is missing, cannot be read, or has changed.
     """
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise RunFolderError(f"{path} cannot be read (it is not a regular file): the folder is damaged")
         found: dict[str, str | int] = {"size": facts.st_size}
-        if isinstance(expected, Mapping) and expected.get("size") == facts.st_size:  # or else it need not be read
+        if isinstance(expected, Mapping) and expected.get("size") == facts.st_size:  # otherwise it need not be read
             found = fingerprint(path)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise RunFolderError(f"{path} cannot be read ({why}): the folder is damaged") from error
     if found != expected:
-        raise RunFolderError(f"{path} is damaged: its {found['size']} bytes are not those that were written")
+        raise RunFolderError(f"{path} is damaged: its {found['size']} bytes do not match the recorded size and SHA-256")

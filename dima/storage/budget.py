@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class TimeBudget:
-    """Ration a recurring job to a share of the wall time since now.
+    """Limit a recurring job to a share of the wall time from now on.
 
     Args:
-        share: of the time, from 0 (the job is allowed once) to 1 (always).
-        clock: seconds.
+        share: of the time, from 0 (the job may run once) to 1 (always).
+        clock: time in seconds.
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -22,13 +22,13 @@ class TimeBudget:
 
     @property
     def allows(self) -> bool:
-        """Whether what was spent is within the share, so that the job can be done again; at first it always can."""
+        """Whether the job may run again; the first run is always allowed."""
         elsewhere = self._clock() - self._began - self.spent
         return self.spent * (1 - self.share) <= self.share * elsewhere
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """Time the job that the block does."""
+        """Measure the time of the job in the block."""
         began = self._clock()
         try:
             yield

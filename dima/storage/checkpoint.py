@@ -1,11 +1,11 @@
-"""One tree as a folder of three files: ``tensors.safetensors``, ``tree.json`` and ``manifest.json``.
+"""Checkpoint folders of three files: ``tensors.safetensors``, ``tree.json`` and ``manifest.json``.
 
-The manifest is written last and holds the size and SHA-256 of the other two, and of itself: a folder with a valid
-manifest is complete, and every changed byte is noticed.
+The manifest is written last. It holds size and SHA-256 of the other two and its own SHA-256: a folder with a valid
+manifest is complete, and every changed byte is detected.
 
-A checkpoint replaces the one before by renaming folders: ``checkpoint.new`` is written in full, then ``checkpoint``
-becomes ``checkpoint.old`` and ``checkpoint.new`` becomes ``checkpoint``. So ``checkpoint.old`` beside no
-``checkpoint`` means that ``checkpoint.new`` is complete, and a crash at any moment leaves one that loads.
+A checkpoint is replaced by renaming folders: ``checkpoint.new`` is written completely, then ``checkpoint`` becomes
+``checkpoint.old`` and ``checkpoint.new`` becomes ``checkpoint``. If ``checkpoint.old`` exists but not ``checkpoint``,
+``checkpoint.new`` is complete, so a crash at any moment leaves one that loads.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from safetensors.torch import load_file, save_file
 
 from dima.config import read_text
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors, fingerprint, reading, sync, verify
-from dima.storage.manifest import JSON_BYTES, check_format, read_sealed, sealed
+from dima.storage.atomic import fingerprint, read_errors, sync, verify, write_errors
+from dima.storage.manifest import JSON_BYTES, check_format, manifest_text, read_verified
 from dima.storage.serialization import Tree, decode, encode
 from dima.version import __version__
 
-FORMAT = 1  # of checkpoints and run folders; raised whenever an older reader would misread a newer one
+FORMAT = 2  # of checkpoints; raised whenever a checkpoint of another version cannot be read, 2: today's parameter names
 TENSORS, TREE, MANIFEST = "tensors.safetensors", "tree.json", "manifest.json"
 
 
 def save_tree(folder: Path, tree: Tree) -> None:
-    """Write a tree of tensors and plain data into a new folder, and wait until it is on disk.
+    """Write a tree of tensors and plain data into a new folder and flush it to disk.
 
     Raises:
         RunFolderError: the disk is full or read-only.
         TypeError: the tree holds something that is neither a tensor nor plain data.
     """
     text, tensors = encode(tree)
-    with disk_errors(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True)
         save_file(tensors, folder / TENSORS)
         (folder / TREE).write_text(text, encoding="utf-8")
@@ -45,38 +45,42 @@ def save_tree(folder: Path, tree: Tree) -> None:
             "dima": __version__,
             "files": {name: fingerprint(folder / name) for name in (TENSORS, TREE)},
         }
-        (folder / MANIFEST).write_text(sealed(body), encoding="utf-8")
+        (folder / MANIFEST).write_text(manifest_text(body), encoding="utf-8")
         for name in (TENSORS, TREE, MANIFEST):
             sync(folder / name)
         sync(folder)
         sync(folder.parent)
 
 
-def load_tree(folder: Path) -> Tree:
-    """Read a tree back, after comparing every byte with the manifest.
+def load_tree(folder: Path, written_by: str = "") -> Tree:
+    """Read a tree after verifying its files against the manifest.
+
+    Args:
+        folder: of the checkpoint.
+        written_by: the commit that wrote it, where known, for messages.
 
     Raises:
         RunFolderError: a file is missing, truncated or changed, or of a format this version does not read.
     """
-    files = read_manifest(folder)["files"]
+    files = read_manifest(folder, written_by)["files"]
     for name in (TENSORS, TREE):
         verify(folder / name, files[name])
-    with reading(folder):
+    with read_errors(folder):
         tree: Tree = decode(read_text(folder / TREE, JSON_BYTES), load_file(folder / TENSORS))
         if not isinstance(tree, dict):
-            raise ValueError(f"{TREE} holds no object")
+            raise ValueError(f"{TREE} is not an object")
     return tree
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a checkpoint.
+def read_manifest(folder: Path, written_by: str = "") -> dict[str, Any]:
+    """Read and check the manifest of a checkpoint.
 
     Raises:
         RunFolderError: it is missing, damaged, or of a format this version does not read.
     """
     path = folder / MANIFEST
-    manifest = read_sealed(path)
-    check_format(path, manifest, FORMAT)
+    manifest = read_verified(path)
+    check_format(path, manifest, FORMAT, written_by, "use that version, or train again")
     files = manifest.get("files")
     if not isinstance(files, dict) or files.keys() != {TENSORS, TREE} or not all(map(_is_fingerprint, files.values())):
         raise RunFolderError(f"{path} is damaged: expected the fingerprints of {TENSORS} and {TREE} under files")
@@ -90,13 +94,13 @@ def _is_fingerprint(facts: object) -> bool:
 
 
 def replace_checkpoint(path: Path, tree: Tree) -> None:
-    """Put a new checkpoint in the place of the one at ``path``, or of none.
+    """Replace the checkpoint at ``path``, if any, by a new one.
 
     Raises:
         RunFolderError: the disk is full or read-only; the earlier checkpoint still loads.
     """
     new, old = _new(path), _old(path)
-    with disk_errors(path):
+    with write_errors(path):
         settle_checkpoint(path)
         try:
             save_tree(new, tree)
@@ -111,7 +115,7 @@ def replace_checkpoint(path: Path, tree: Tree) -> None:
 
 
 def settle_checkpoint(path: Path) -> None:
-    """Finish a replacement that was cut off, and remove what it left behind."""
+    """Finish an interrupted replacement and remove its leftovers."""
     complete = current_checkpoint(path)
     if complete not in (None, path):
         os.rename(complete, path)
@@ -121,7 +125,7 @@ def settle_checkpoint(path: Path) -> None:
 
 
 def current_checkpoint(path: Path) -> Path | None:
-    """The folder that holds the newest complete checkpoint at this moment, or None."""
+    """Folder of the newest complete checkpoint, or None."""
     if path.exists():
         return path
     return _new(path) if _old(path).exists() else None

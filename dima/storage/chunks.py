@@ -1,4 +1,4 @@
-"""Numbered files that are written once and never changed: what a run's replay gained, iteration by iteration."""
+"""Numbered, immutable files of experience, appended iteration by iteration."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dima.storage.atomic import commit, disk_errors, fingerprint, reading, verify
+from dima.storage.atomic import commit, fingerprint, read_errors, verify, write_errors
 from dima.storage.serialization import Tree, load_tree_file, save_tree_file
 
-Listing = dict[int, dict[str, Any]]  # fingerprints of the chunks a checkpoint counts on, by number
+Listing = dict[int, dict[str, Any]]  # size and SHA-256 of the chunks of a checkpoint, by number
 
 
 def write_chunks(folder: Path, first: int, chunks: Sequence[Tree]) -> Listing:
-    """Write chunks numbered from ``first`` on, and return their fingerprints.
+    """Write chunks numbered from ``first``; returns their fingerprints.
 
     Raises:
         RunFolderError: the disk is full or read-only.
     """
     written = {}
-    with disk_errors(folder):
+    with write_errors(folder):
         folder.mkdir(exist_ok=True)
         for number, chunk in enumerate(chunks, first):
             path = _path(folder, number)
@@ -31,7 +31,7 @@ def write_chunks(folder: Path, first: int, chunks: Sequence[Tree]) -> Listing:
 
 
 def read_chunks(folder: Path, listing: Listing) -> Iterator[tuple[int, Tree]]:
-    """The chunks of a listing in order, one at a time.
+    """Iterate over the chunks of a listing in order.
 
     Raises:
         RunFolderError: a chunk is missing, truncated or changed.
@@ -39,28 +39,28 @@ def read_chunks(folder: Path, listing: Listing) -> Iterator[tuple[int, Tree]]:
     for number in sorted(listing):
         path = _path(folder, number)
         verify(path, listing[number])
-        with reading(path):
+        with read_errors(path):
             chunk = load_tree_file(path)
         yield number, chunk
 
 
 def check_listing(listing: object) -> Listing:
-    """The listing that a file of a stranger holds.
+    """Check the listing in an untrusted file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     if not isinstance(listing, dict) or not all(type(number) is int and number >= 0 for number in listing):
-        raise ValueError("its chunks are not listed by number")
+        raise ValueError("its list of chunks is not indexed by number")
     if not all(isinstance(facts, dict) and facts.keys() == {"size", "sha256"} for facts in listing.values()):
         raise ValueError("a chunk has no size or no sha256")
     return listing
 
 
 def keep_chunks(folder: Path, listing: Listing) -> None:
-    """Remove every file that the listing does not name."""
+    """Remove chunks that are not in the listing."""
     names = {_path(folder, number).name for number in listing}
-    with disk_errors(folder):
+    with write_errors(folder):
         for path in folder.glob("*.safetensors*"):
             if path.name not in names:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""Optional copies of the metrics for people to look at: TensorBoard events, Weights & Biases."""
+"""Optional dashboards for the metrics: TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dima.errors import ConfigError
 
 
 class Dashboard(Protocol):
-    """Takes the numbers of a record; forgets what an unfinished iteration had shown from ``purge_step`` on."""
+    """Receives the numbers of each record."""
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
@@ -18,10 +18,10 @@ class Dashboard(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run folder's ``tensorboard/``."""
+    """Event files in ``tensorboard/``; points from ``purge_step`` on, of an interrupted iteration, are hidden."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # heavy: only where a run writes events
+        from torch.utils.tensorboard import SummaryWriter  # slow import: only if a run writes events
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step or None)
 
@@ -34,7 +34,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """The optional extra ``dima-marl[wandb]``; a resumed run goes on under its own name.
+    """Needs the extra ``dima-marl[wandb]``; a resumed run continues under its name.
 
     Raises:
         ConfigError: the package is not installed.
@@ -56,7 +56,7 @@ class WeightsAndBiases:
 
 
 def open_dashboards(folder: Path, config: Mapping[str, Any], purge_step: int) -> list[Dashboard]:
-    """Those that a run's config asks for.
+    """Open the dashboards enabled in a run's config.
 
     Raises:
         ConfigError: one of them is not installed.

@@ -1,4 +1,4 @@
-"""A lock on a folder: one process writes, others are told so."""
+"""Lock on a folder: one writing process at a time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors
+from dima.storage.atomic import write_errors
 
 NAME = "run.lock"
 
 
 class FolderLock:
-    """Held until closed or until the process ends, however it ends; processes forked meanwhile do not hold it.
+    """Exclusive lock, held until closed or until the process ends; forked children do not hold it.
 
     Raises:
         RunFolderError: another process holds the lock, or the folder cannot be written.
@@ -21,7 +21,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
-        with disk_errors(path):
+        with write_errors(path):
             self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -31,13 +31,13 @@ class FolderLock:
             raise RunFolderError(
                 f"{folder} is being written by another process (id {holder}): wait for it, or choose another folder"
             ) from None
-        with disk_errors(path):
+        with write_errors(path):
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, str(os.getpid()).encode())
         os.register_at_fork(after_in_child=self._drop)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self._drop()

@@ -1,4 +1,4 @@
-"""Memory in proportion: what a config of a stranger asks for is compared with what there is before it is taken."""
+"""Memory limits for models built from an untrusted config."""
 
 from __future__ import annotations
 
@@ -12,43 +12,51 @@ from torch.overrides import TorchFunctionMode
 
 from dima.errors import ConfigError
 
-_SIZED = ("empty", "zeros", "ones", "full", "rand", "randn", "empty_strided")  # make tensors of the size given first
-_SIZED_LIKE = ("new_empty", "new_zeros", "new_ones", "new_full")  # likewise, after the tensor they are methods of
-INITIAL = 4  # times the bytes of a checkpoint: its networks, and what they are initialised with
-_PIECE = 1 << 16  # bytes counted at least for a tensor and the module around it
-_SLACK = 1 << 27  # bytes that nothing needs to account for
+_SIZED = (
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "rand",
+    "randn",
+    "empty_strided",
+)  # size is the first argument
+_SIZED_LIKE = ("new_empty", "new_zeros", "new_ones", "new_full")  # likewise, after self
+INIT_FACTOR = 4  # bytes to initialise networks, in multiples of their checkpoint
+_MIN_BYTES = 1 << 16  # counted for each tensor, with the module around it
+_SLACK = 1 << 27  # bytes allowed in addition to any limit
 
 
 @contextmanager
-def within(limit: int, what: str) -> Iterator[None]:
-    """Refuse tensors that would take more than ``limit`` bytes (and a little) together, before they are made.
+def memory_limit(limit: int, what: str) -> Iterator[None]:
+    """Refuse to allocate new tensors of more than about ``limit`` bytes in total.
 
     Args:
         limit: bytes.
-        what: what asks for more, and than what it is more, for the message.
+        what: start of the message: which config asks for more than what.
 
     Raises:
-        ConfigError: they would, or the machine refused them.
+        ConfigError: the limit is exceeded, or the machine is out of memory.
     """
     try:
         with _Budget(limit + _SLACK, what):
             yield
     except MemoryError as error:
-        raise ConfigError(f"{what}: no memory is left") from error
+        raise ConfigError(f"{what}: out of memory") from error
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise ConfigError(f"{what}: no memory is left") from error
+        raise ConfigError(f"{what}: out of memory") from error
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, here or on a GPU."""
+    """Whether an error is an out-of-memory error, on the CPU or a GPU."""
     lacking = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, lacking) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 class _Budget(TorchFunctionMode):
-    """Counts the tensors that are made anew."""
+    """Counts the bytes of new tensors before they are allocated."""
 
     def __init__(self, limit: int, what: str) -> None:
         super().__init__()
@@ -60,14 +68,14 @@ class _Budget(TorchFunctionMode):
         kwargs = kwargs or {}
         if (count := _entries(getattr(func, "__name__", ""), args, kwargs)) is not None:
             kind = kwargs.get("dtype") or torch.get_default_dtype()
-            self.left -= max(_PIECE, count * kind.itemsize)
+            self.left -= max(_MIN_BYTES, count * kind.itemsize)
             if self.left < 0:
                 raise ConfigError(f"{self.what}: its sizes are too large")
         return func(*args, **kwargs)
 
 
 def _entries(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """How many entries a new tensor will have; None where a function makes none of a size of its own."""
+    """Number of elements of the tensor that a call creates; None for other functions."""
     if name in _SIZED or name in _SIZED_LIKE:
         given = args[name in _SIZED_LIKE :]
         size = kwargs["size"] if not given else given[0] if isinstance(given[0], Sequence) else given

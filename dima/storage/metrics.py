@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, appended as things happen; the truth about a run."""
+"""Read and append ``metrics.jsonl``: one JSON object per line, the primary record of a run."""
 
 from __future__ import annotations
 
@@ -11,41 +11,53 @@ from pathlib import Path
 from typing import Any
 
 from dima.errors import RunFolderError
-from dima.storage.atomic import disk_errors
+from dima.storage.atomic import write_errors
 
 Metrics = dict[str, Any]
-_LONGEST = 1 << 20  # bytes of a line; those of an iteration have some 5,000
+OLD_NAMES = {  # of metrics in runs of earlier versions
+    "round": "iteration",
+    "time/round": "time/iteration",
+    "time/improve": "time/update",
+    "updates/improve": "updates/update",
+    "time/imagine_and_improve": "time/imagine_and_update",
+    "updates/imagine_and_improve": "updates/imagine_and_update",
+    "reward_model/proceed": "reward_model/continuation",
+    "dynamics/proceed": "dynamics/continuation",
+    "held_out/proceed": "held_out/continuation",
+}
+OLD_PREFIXES = {"held_out/still_": "held_out/persistence_"}  # likewise; a horizon follows
+_MAX_LINE_BYTES = 1 << 20  # typically 5,000
 
 
 def plain_metrics(record: Mapping[str, Any]) -> Metrics:
-    """Plain Python values; zero-dimensional tensors and arrays become numbers, undefined numbers become None."""
+    """Convert to plain Python values: scalar tensors to numbers, infinite and undefined numbers to None."""
     return {name: _plain(value) for name, value in record.items()}
 
 
 def append_metrics(path: Path, record: Metrics) -> None:
-    """Add one line.
+    """Append one line.
 
     Raises:
         RunFolderError: the disk is full or read-only.
     """
     line = json.dumps(record, allow_nan=False)
-    with disk_errors(path), path.open("a", encoding="utf-8") as file:
+    with write_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def sync_metrics(path: Path) -> int:
-    """Wait until every line is on disk; the file's length in bytes.
+    """Flush the file to disk; returns its length in bytes.
 
     Raises:
         RunFolderError: the disk is full or read-only.
     """
-    with disk_errors(path), path.open("ab") as file:
+    with write_errors(path), path.open("ab") as file:
         os.fsync(file.fileno())
         return file.tell()
 
 
 def truncate_metrics(path: Path, length: int) -> None:
-    """Drop what was written after the file had this length.
+    """Cut the file to an earlier length in bytes.
 
     Raises:
         RunFolderError: the file is shorter than that, or cannot be written.
@@ -54,15 +66,15 @@ def truncate_metrics(path: Path, length: int) -> None:
     if found < length:
         raise RunFolderError(f"{path} is truncated: it has {found} bytes and had {length} at the last checkpoint")
     if found > length:
-        with disk_errors(path):
+        with write_errors(path):
             os.truncate(path, length)
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """Every complete line; none when there is no file. A last line cut off by a crash is left out.
+    """Read all complete lines in today's names; an incomplete last line, left by a crash, is skipped.
 
     Raises:
-        RunFolderError: the file cannot be read, or a line is not a JSON object or longer than a record can be.
+        RunFolderError: the file cannot be read, or a line is too long or not a JSON object.
     """
     if not path.exists():
         return []
@@ -71,8 +83,8 @@ def read_metrics(path: Path) -> list[Metrics]:
     records = []
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(partial(file.readline, _LONGEST), b""), 1):
-                if line.endswith(b"\n") or len(line) == _LONGEST:
+            for number, line in enumerate(iter(partial(file.readline, _MAX_LINE_BYTES), b""), 1):
+                if line.endswith(b"\n") or len(line) == _MAX_LINE_BYTES:
                     records.append(_record(path, number, line))
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
@@ -86,7 +98,14 @@ def _record(path: Path, number: int, line: bytes) -> Metrics:
         record = None
     if not isinstance(record, dict):
         raise RunFolderError(f"{path} is damaged: line {number} is not a JSON object")
-    return record
+    return {_current_name(name): value for name, value in record.items()}
+
+
+def _current_name(name: str) -> str:
+    for old, new in OLD_PREFIXES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return OLD_NAMES.get(name, name)
 
 
 def _plain(value: Any) -> Any:

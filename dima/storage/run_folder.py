@@ -2,80 +2,57 @@
 
     config.yaml      the resolved configuration
     protocol.json    format, versions, commit, class of machine
-    metrics.jsonl    one record a line
+    metrics.jsonl    one record per line
     checkpoint/      the state after the last saved iteration (see ``dima.storage.checkpoint``)
     replay/          chunks of experience, each written once
     tensorboard/     event files
-    diagnosis/       what `dima diagnose` found, if it was asked
-    imagination/     what `dima imagine` showed, if it was asked; with --act policy: imagination-policy/
-    videos/          likewise `dima evaluate --video`
+    diagnosis/       results of `dima diagnose`
+    imagination/     results of `dima imagine`; with --act policy: imagination-policy/
+    videos/          results of `dima evaluate --video`
 
-Whatever was logged or written after the last :meth:`RunFolder.save` belongs to iterations that are repeated:
+Everything logged or written after the last :meth:`RunFolder.save` belongs to iterations that will be repeated:
 :meth:`RunFolder.load` on a writable folder removes it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.config import read_text, read_yaml, shown, yaml_text
+from dima.config import read_yaml, yaml_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import check_protocol, protocol, resumed, uncommitted_diff
-from dima.storage.atomic import disk_errors, reading, refuse_links, write_text
-from dima.storage.checkpoint import (
-    FORMAT,
-    TENSORS,
-    current_checkpoint,
-    load_tree,
-    read_manifest,
-    replace_checkpoint,
-    settle_checkpoint,
-)
-from dima.storage.chunks import Listing, check_listing, keep_chunks, read_chunks, write_chunks
+from dima.runtime.provenance import protocol, protocol_history, resumed, uncommitted_diff
+from dima.storage.atomic import refuse_links, write_errors, write_text
+from dima.storage.checkpoint import current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
+from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
 from dima.storage.dashboards import Dashboard, open_dashboards
-from dima.storage.lock import NAME as LOCK
-from dima.storage.lock import FolderLock
-from dima.storage.manifest import check_format, seal
-from dima.storage.metrics import (
-    Metrics,
-    append_metrics,
-    plain_metrics,
-    read_metrics,
-    sync_metrics,
-    truncate_metrics,
+from dima.storage.layout import (
+    CHECKPOINT,
+    CONFIG,
+    FORMAT,
+    KIND,
+    METRICS,
+    PROTOCOL,
+    REPLAY,
+    check_available,
+    read_protocol,
+    remove_results,
 )
+from dima.storage.lock import FolderLock
+from dima.storage.metrics import Metrics, append_metrics, plain_metrics, read_metrics, sync_metrics, truncate_metrics
+from dima.storage.saved import Saved, read_checkpoint, tensor_bytes
 from dima.storage.serialization import Tree
 
-KIND = "dima run folder"
-MISFIT = "its checkpoint does not fit its config.yaml"  # what is wrong with a folder that cannot be taken up
-TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # likewise
-CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
-_RESULTS = (
-    *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
-    *("tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
-)
-_PROTOCOL_BYTES = 1 << 17  # at most; one has some 700
-_READ_ATTEMPTS = 5  # a reader may meet a writer between two renames
-
-
-@dataclass
-class Saved:
-    """What a run folder holds of the last saved iteration."""
-
-    tree: Tree
-    chunks: Iterator[tuple[int, Tree]]  # (number, content) of the replay chunks in order, read one at a time
-    seal: str  # SHA-256 that tells this state from any other
-    size: int  # bytes of its tensors without the chunks
+MISMATCH = "its checkpoint does not fit its config.yaml"  # reason why a run cannot be loaded
+TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # another reason
 
 
 class RunFolder:
-    """One run's folder. Use :meth:`create` or :meth:`open`; close it, or use it in a ``with``."""
+    """Folder of one run. Use :meth:`create` or :meth:`open`, best in a ``with``."""
 
     def __init__(self, path: Path, lock: FolderLock | None) -> None:
         self.path = path
@@ -88,27 +65,27 @@ class RunFolder:
     def create(
         cls, path: str | Path, config: Mapping[str, Any], *, overwrite: bool = False, device: str = "cpu"
     ) -> RunFolder:
-        """Start a new run's folder and lock it.
+        """Create and lock the folder of a new run.
 
         Args:
             path: a folder that does not exist, is empty, or, with ``overwrite``, holds an earlier run.
             config: the resolved configuration, plain data.
             overwrite: remove the earlier run's results first.
-            device: what the run computes on, for the record.
+            device: device of the run, recorded in the protocol.
 
         Raises:
-            RunFolderError: the folder holds something else, or a run and ``overwrite`` is off, or is in use by
+            RunFolderError: the folder holds something else, or a run and ``overwrite`` is off, or is locked by
                 another process, or cannot be written.
         """
         path = Path(path)
-        ours = _refuse_taken(path, overwrite)
-        with disk_errors(path):
+        holds_run = check_available(path, overwrite)
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)
         try:
-            with disk_errors(path):
-                if ours:
-                    _remove_results(path)
+            with write_errors(path):
+                if holds_run:
+                    remove_results(path)
                 facts = {"kind": KIND, "format": FORMAT} | protocol(device)
                 write_text(path / PROTOCOL, json.dumps(facts, indent=1) + "\n")
                 if diff := uncommitted_diff():
@@ -122,31 +99,31 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, *, write: bool = False) -> RunFolder:
-        """Open an existing run's folder.
+        """Open the folder of an existing run.
 
         Args:
             path: the folder.
-            write: lock it and clean up after a crash, to go on with the run; otherwise nothing in it is touched.
+            write: lock it and clean up after a crash, to continue the run; otherwise nothing in it is changed.
 
         Raises:
-            RunFolderError: it is missing, not a run folder, of another format, or in use by another process; or is to
-                be written, and holds a symbolic link.
+            RunFolderError: it is missing, not a run folder, of another format, or, if ``write``, locked by another
+                process or with a symbolic link in it.
         """
         path = Path(path)
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
-            raise RunFolderError(f"{path} {what}: give the folder of a run, as `dima train` printed it")
-        _check_ours(path)
+            raise RunFolderError(f"{path} {what}: give a run folder, as `dima train` printed it")
+        read_protocol(path)
         if write:
             refuse_links(path)
         lock = FolderLock(path) if write else None
         if lock is not None:
-            with disk_errors(path):
+            with write_errors(path):
                 settle_checkpoint(path / CHECKPOINT)
         return cls(path, lock)
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration the run was started with.
+        """The resolved configuration of the run.
 
         Raises:
             RunFolderError: it is missing.
@@ -157,32 +134,32 @@ class RunFolder:
         return read_yaml(self.path / CONFIG)
 
     def replace_config(self, config: Mapping[str, Any]) -> None:
-        """Change the configuration from now on, as when a run is carried further than it was started for.
+        """Replace the configuration, as when a run is extended beyond its original length.
 
         Raises:
-            RunFolderError: the disk is full or read-only; the configuration before stands.
+            RunFolderError: the disk is full or read-only; the earlier configuration is kept.
         """
-        with disk_errors(self.path):
+        with write_errors(self.path):
             self._write_config(config)
 
     def protocol(self) -> dict[str, Any]:
-        """Versions, commit and class of machine of the run's start; ``resumed``: likewise of resumes under others."""
-        return _check_ours(self.path)
+        """Versions, commit and class of machine at the start, and under ``resumed`` those of resumes that differ."""
+        return read_protocol(self.path)
 
-    def go_on(self, step: int, device: str) -> None:
-        """Record that the run goes on from a step under today's versions, commit and machine, if they differ.
+    def record_resume(self, step: int, device: str) -> None:
+        """Record versions, commit and machine of a resume at a step, if they differ from the last ones.
 
         Raises:
-            RunFolderError: the disk is full or read-only; the record before stands.
+            RunFolderError: the disk is full or read-only; the earlier record is kept.
         """
         before = self.protocol()
         after = resumed(before, step, protocol(device))
         if after != before:
-            with disk_errors(self.path):
+            with write_errors(self.path):
                 write_text(self.path / PROTOCOL, json.dumps(after, indent=1) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Add one record to the metrics, and to the dashboards under its ``step``.
+        """Append a record to the metrics, and to the dashboards if it has a ``step``.
 
         Raises:
             RunFolderError: the disk is full or read-only.
@@ -194,14 +171,14 @@ class RunFolder:
         if step is None:
             return
         numbers = {k: v for k, v in plain.items() if isinstance(v, int | float) and k != "step"}
-        with disk_errors(self.path):
+        with write_errors(self.path):
             if self._dashboards is None:
                 self._dashboards = open_dashboards(self.path, self.config(), purge_step=max(kept, default=-1) + 1)
             for dashboard in self._dashboards:
                 dashboard.log(step, numbers)
 
     def records(self) -> list[Metrics]:
-        """Every record logged so far.
+        """All records logged so far.
 
         Raises:
             RunFolderError: the file is damaged.
@@ -209,19 +186,19 @@ class RunFolder:
         return read_metrics(self.path / METRICS)
 
     def save(self, tree: Tree, chunks: Sequence[Tree] = (), *, drop_before: int = 0) -> None:
-        """Make everything up to now permanent.
+        """Write a checkpoint; everything logged so far becomes permanent.
 
         Args:
-            tree: the whole state apart from the replay's content.
-            chunks: what the replay gained since the last ``save``; numbered from :attr:`next_chunk` on.
-            drop_before: chunks with smaller numbers are needed no more: they are deleted, or not written at all.
+            tree: the state without the replay's content.
+            chunks: experience added to the replay since the last ``save``; numbered from :attr:`next_chunk`.
+            drop_before: chunks with smaller numbers are obsolete: they are deleted, or not written at all.
 
         Raises:
-            RunFolderError: the disk is full or read-only; the checkpoint before still loads.
+            RunFolderError: the disk is full or read-only; the earlier checkpoint still loads.
         """
         folder = self.path / REPLAY
-        gone = max(0, drop_before - self._next_chunk)  # of the new ones
-        listing = self._listing | write_chunks(folder, self._next_chunk + gone, chunks[gone:])
+        skipped = max(0, drop_before - self._next_chunk)  # new chunks that are obsolete already
+        listing = self._listing | write_chunks(folder, self._next_chunk + skipped, chunks[skipped:])
         listing = {number: facts for number, facts in listing.items() if number >= drop_before}
         next_chunk = self._next_chunk + len(chunks)
         length = sync_metrics(self.path / METRICS)
@@ -232,42 +209,45 @@ class RunFolder:
 
     @property
     def next_chunk(self) -> int:
-        """The number that the next saved chunk gets."""
+        """Number of the next chunk to be saved."""
         return self._next_chunk
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether an iteration was ever saved."""
+        """Whether an iteration was saved."""
         return current_checkpoint(self.path / CHECKPOINT) is not None
 
     @property
     def checkpoint_size(self) -> int | None:
-        """Bytes of the checkpoint's tensors, the replay's left out; None where no iteration was finished.
+        """Bytes of the checkpoint's tensors without the replay's; None if no iteration was saved.
 
         Raises:
             RunFolderError: the checkpoint is damaged.
         """
         folder = current_checkpoint(self.path / CHECKPOINT)
-        return None if folder is None else _tensor_bytes(read_manifest(folder))
+        return None if folder is None else tensor_bytes(read_manifest(folder, self._written_by))
 
     def load(self) -> Saved:
-        """The state after the last saved iteration. A writable folder is first rewound to that moment.
+        """Load the last saved state. A writable folder is first rewound to that state.
 
         Raises:
-            RunFolderError: there is none yet, or a file is missing, truncated or changed.
+            RunFolderError: no iteration was saved, or a file is missing, truncated or changed.
         """
-        content, sha256, size = self._read_checkpoint()
+        found = read_checkpoint(self.path / CHECKPOINT, self._written_by)
+        if found is None:
+            raise self._no_checkpoint()
+        content, digest, size = found
         self._listing, self._next_chunk = content["chunks"], content["next_chunk"]
         if self._lock is not None:
             truncate_metrics(self.path / METRICS, content["metrics_bytes"])
             keep_chunks(self.path / REPLAY, self._listing)
-        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), sha256, size)
+        return Saved(content["run"], read_chunks(self.path / REPLAY, self._listing), digest, size)
 
     def rewind_to_start(self) -> None:
-        """Remove what a first iteration left that was never saved, to begin the run again.
+        """Remove the output of a first iteration that was interrupted, to start the run again.
 
         Raises:
-            RunFolderError: more iterations than that were lived, or the disk is read-only.
+            RunFolderError: more than one iteration was logged, or the disk is read-only.
         """
         if self._iterations > 1:
             raise self._no_checkpoint()
@@ -275,7 +255,7 @@ class RunFolder:
         keep_chunks(self.path / REPLAY, {})
 
     def close(self) -> None:
-        """Finish the dashboards' files and let go of the folder."""
+        """Close the dashboards and release the lock."""
         for dashboard in self._dashboards or ():
             dashboard.close()
         self._dashboards = None
@@ -290,8 +270,15 @@ class RunFolder:
 
     @property
     def _iterations(self) -> int:
-        """How many iterations were logged; the first is saved before the second begins."""
+        """Number of logged iterations; the first is saved before the second begins."""
         return max((record.get("iteration", 0) for record in self.records()), default=0)
+
+    @property
+    def _written_by(self) -> str:
+        """The commit that wrote the checkpoint, abbreviated; empty where unknown."""
+        commit = protocol_history(self.protocol())[-1].get("commit")
+        found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*", str(commit.get("id"))) if isinstance(commit, dict) else None
+        return found[1] if found else ""
 
     def _no_checkpoint(self) -> RunFolderError:
         if self._iterations > 1:
@@ -301,88 +288,3 @@ class RunFolder:
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
         write_text(self.path / CONFIG, yaml_text(config))
-
-    def _read_checkpoint(self) -> tuple[Tree, str, int]:
-        for attempt in range(_READ_ATTEMPTS):
-            folder = current_checkpoint(self.path / CHECKPOINT)
-            if folder is None:
-                raise self._no_checkpoint()
-            before = _identity(folder)
-            try:
-                content, manifest = _checked(load_tree(folder), folder), read_manifest(folder)
-                return content, seal(manifest), _tensor_bytes(manifest)
-            except RunFolderError:
-                if _identity(folder) == before or attempt == _READ_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
-
-
-def _tensor_bytes(manifest: Mapping[str, Any]) -> int:
-    return int(manifest["files"][TENSORS]["size"])
-
-
-def _identity(folder: Path) -> int | None:
-    """Tells a checkpoint folder from the one that replaced it."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return None
-
-
-def _facts(path: Path) -> dict[str, Any] | None:
-    """What ``protocol.json`` says, or None when the folder is not ours."""
-    try:
-        facts = json.loads(read_text(path / PROTOCOL, _PROTOCOL_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return facts if isinstance(facts, dict) and facts.get("kind") == KIND else None
-
-
-def _check_ours(path: Path) -> dict[str, Any]:
-    facts = _facts(path)
-    if facts is None:
-        raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
-    check_format(path, facts, FORMAT)
-    with reading(path / PROTOCOL):
-        check_protocol(facts)
-    return facts
-
-
-def _checked(content: Tree, folder: Path) -> Tree:
-    """What :meth:`RunFolder.save` writes, whoever wrote it."""
-    with reading(folder):
-        check_listing(content["chunks"])
-        if not isinstance(content["run"], dict):
-            raise ValueError("the run's state is no object")
-        for name in ("next_chunk", "metrics_bytes"):
-            if type(content[name]) is not int or not 0 <= content[name] < 2**63:
-                raise ValueError(f"{name} = {shown(content[name])} is no count")
-    return content
-
-
-def _refuse_taken(path: Path, overwrite: bool) -> bool:
-    """Whether the folder holds an earlier run that may be overwritten; False when it is free."""
-    if not path.exists():
-        return False
-    if not path.is_dir():
-        raise RunFolderError(f"{path} is a file: choose another --run")
-    if all(child.name in (LOCK, PROTOCOL + ".new") for child in path.iterdir()):
-        return False
-    if _facts(path) is None:
-        raise RunFolderError(f"{path} is not a dima run folder, so it is never overwritten: choose another --run")
-    begun = (path / CONFIG).exists() or current_checkpoint(path / CHECKPOINT) is not None
-    if begun and not overwrite:  # without either, the start was cut off: nothing was learnt yet
-        raise RunFolderError(
-            f"{path} already holds a run: `dima resume {path}` goes on with it, --overwrite starts it again, "
-            "--run chooses another folder"
-        )
-    return True
-
-
-def _remove_results(path: Path) -> None:
-    for name in _RESULTS:
-        child = path / name
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Nested dictionaries, lists and tuples of tensors and scalars, as safetensors plus JSON and back: never pickle.
+"""Serialise trees of tensors and plain data as safetensors plus JSON, without pickle.
 
-JSON holds the shape of the tree; what JSON lacks is an object with a mark, ``{"!": kind, ...}``: a tensor (by its
-name in the safetensors file), a NumPy array, a tuple, an infinite or undefined float, a dictionary whose keys are not
-all strings.
+JSON holds the structure. Types that JSON lacks are objects with a mark, ``{"!": kind, ...}``: a tensor (by its name in
+the safetensors file), a NumPy array, a tuple, an infinite or undefined float, a dictionary whose keys are not all
+strings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 
 Tree = dict[Any, Any]
 _MARK = "!"
-_JSON_KEY = "tree"  # where a single file keeps its JSON: safetensors' own metadata
+_JSON_KEY = "tree"  # of the JSON in the metadata of a single safetensors file
 
 
 def encode(tree: Any) -> tuple[str, dict[str, Tensor]]:
-    """The JSON text of a tree and its tensors by name, ready for safetensors.
+    """Split a tree into JSON text and named tensors.
 
     Raises:
         TypeError: the tree holds something that is neither a tensor nor plain data.
@@ -36,23 +36,23 @@ def encode(tree: Any) -> tuple[str, dict[str, Tensor]]:
 
 
 def decode(text: str, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that :func:`encode` was given.
+    """Inverse of :func:`encode`.
 
     Raises:
-        ValueError: the text is not what ``encode`` writes.
+        ValueError: the text has another form.
         KeyError: a tensor is missing.
     """
     return _decode(json.loads(text), tensors)
 
 
 def save_tree_file(path: Path, tree: Tree) -> None:
-    """Write a whole tree into one safetensors file."""
+    """Write a tree into one safetensors file."""
     text, tensors = encode(tree)
     save_file(tensors, path, metadata={_JSON_KEY: text})
 
 
 def load_tree_file(path: Path) -> Tree:
-    """Read back what :func:`save_tree_file` wrote."""
+    """Inverse of :func:`save_tree_file`."""
     with safetensors.safe_open(path, framework="pt") as file:
         text = (file.metadata() or {})[_JSON_KEY]
     tree: Tree = decode(text, load_file(path))
@@ -90,7 +90,7 @@ def _store(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values on the CPU, contiguous, no two in the same memory: what safetensors accepts."""
+    """Copy to the CPU, contiguous and without shared memory, as safetensors requires."""
     seen: set[int] = set()
     out = {}
     for name, tensor in tensors.items():

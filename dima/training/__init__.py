@@ -1,0 +1,6 @@
+"""Training: the configuration of a run, and the loop that carries it out.
+
+Read ``run_config`` (every setting of a run), ``loop`` (learn, evaluate, log, save), ``online`` (``train`` in the
+environment, ``resume`` any run), ``offline`` (``fit`` a world model to a dataset) with ``validation`` (held-out error),
+and ``multi_seed`` (several seeds in parallel). ``old_names`` translates the configs of earlier versions.
+"""

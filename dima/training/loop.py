@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
+from dima.config import count
 from dima.data import EnvSpec
 from dima.errors import ConfigError, DivergenceError, RunFolderError
 from dima.runtime.machine import free_memory, keep_freed_memory
@@ -21,10 +22,10 @@ from dima.runtime.progress import Progress
 from dima.runtime.rng import rng_state, set_rng_state
 from dima.runtime.signals import Stop
 from dima.runtime.summary import Summary
-from dima.storage.atomic import reading
+from dima.storage.atomic import read_errors
 from dima.storage.budget import TimeBudget
-from dima.storage.memory import INITIAL, out_of_memory, within
-from dima.storage.run_folder import MISFIT, TOO_LARGE, RunFolder
+from dima.storage.memory import INIT_FACTOR, memory_limit, out_of_memory
+from dima.storage.run_folder import MISMATCH, TOO_LARGE, RunFolder
 from dima.training.run_config import RunConfig
 
 R = TypeVar("R", bound="TrainingLoop")
@@ -174,13 +175,13 @@ class TrainingLoop(ABC):
         """
         saved = folder.load()
         tree: dict[str, Any] = saved.tree
-        with reading(f"{folder.path}:", MISFIT):
+        with read_errors(f"{folder.path}:", MISMATCH):
             try:
                 self.load_state(tree, saved.chunks)
             except ConfigError as error:
                 raise ValueError(str(error)) from error
-            self.iterations = int(tree["iterations"])
-            self.evaluations = [(int(step), float(score)) for step, score in tree["evaluations"]]
+            self.iterations = count(tree["iterations"])
+            self.evaluations = [(count(step), float(score)) for step, score in tree["evaluations"]]
             self.progress.seconds.update({str(name): float(seconds) for name, seconds in tree["seconds"].items()})
             self.wall = float(tree["wall"])
             set_rng_state(tree["rng"])
@@ -211,9 +212,9 @@ def build(config: RunConfig, spec: EnvSpec, device: torch.device, known: int | N
     learner = config.learner
     assert isinstance(learner, AlgorithmConfig)
     if known is not None:
-        with torch.random.fork_rng([]), within(INITIAL * known, f"{config.folder}: {TOO_LARGE}"):
+        with torch.random.fork_rng([]), memory_limit(INIT_FACTOR * known, f"{config.folder}: {TOO_LARGE}"):
             learner.for_acting().build(spec, "cpu")
-    with within(free_memory(), f"{config.folder}: its config.yaml describes more than the memory that is free"):
+    with memory_limit(free_memory(), f"{config.folder}: its config.yaml describes more than the memory that is free"):
         return learner.build(spec, str(device))
 
 

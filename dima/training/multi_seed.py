@@ -1,4 +1,4 @@
-"""The same run under several seeds at once: a process each, seen together."""
+"""Train several seeds at once, a process each."""
 
 from __future__ import annotations
 
@@ -11,79 +11,82 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from dima.errors import ConfigError, UserError
-from dima.runtime.progress import Progress, Together
+from dima.runtime.progress import Progress, RunsProgress
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.training.run_config import TrainConfig
 
-_LOOK = 0.2  # seconds between two looks at whether an end was asked for
+_POLL_SECONDS = 0.2  # between two checks whether a stop was requested
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one of several runs ended."""
+    """Outcome of one of several runs."""
 
     seed: int
     summary: Summary | None = None
-    error: str = ""  # why there is none
+    error: str = ""  # why there is no summary
 
 
 def train_seeds(
-    config: TrainConfig, seeds: Sequence[int], *, overwrite: bool = False, progress: Together | None = None
+    config: TrainConfig, seeds: Sequence[int], *, overwrite: bool = False, progress: RunsProgress | None = None
 ) -> list[Outcome]:
-    """Carry a run under each seed to its last step, side by side; each result is that of the run alone.
+    """Train one run per seed in parallel; each result equals that of the run alone.
+
+    The first SIGINT or SIGTERM lets all runs finish their iteration and save, the second stops them at once.
 
     Args:
-        config: every choice of the runs but the seed; to a folder it names, ``-seed<seed>`` is added.
+        config: of the runs, except for the seed; ``-seed<seed>`` is appended to a run folder it names.
         seeds: at least one, all different.
         overwrite: replace earlier runs in the same folders.
-        progress: told of the iterations of every run; silent by default.
+        progress: displays the iterations of every run; by default nothing is displayed.
 
     Returns:
-        In the order of ``seeds``. One run's mistake does not stop the others. The first Ctrl-C or SIGTERM lets all
-        finish their iteration and save, the second one stops them at once, as in a run alone.
+        In the order of ``seeds``. An error of one run does not stop the others.
 
     Raises:
         ConfigError: the seeds are not usable.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds = {list(seeds)}: give one or more, none of them twice")
-    runs, progress = [one_of(config, seed) for seed in seeds], progress or Together()
-    with graceful_stop() as stop, ExitStack() as held, progress.watching([_name(seed) for seed in seeds]):
+        raise ConfigError(f"seeds = {list(seeds)}: give at least one, each of them once")
+    runs, progress = [seed_config(config, seed) for seed in seeds], progress or RunsProgress()
+    with graceful_stop() as stop, ExitStack() as cleanup, progress.displaying([_name(seed) for seed in seeds]):
         workers = {}
         for run in runs:
-            connection, process = _begin(run, overwrite)
-            held.callback(process.terminate)  # where we are stopped at once, so are they
+            connection, process = _start(run, overwrite)
+            cleanup.callback(process.terminate)  # when this process is stopped at once
             workers[connection] = (run.seed, process)
-        outcomes = _follow(workers, stop, progress)
-        held.pop_all()
+        outcomes = _watch(workers, stop, progress)
+        cleanup.pop_all()
     return [outcomes[seed] for seed in seeds]
 
 
-def one_of(config: TrainConfig, seed: int) -> TrainConfig:
-    """The run of one seed."""
+def seed_config(config: TrainConfig, seed: int) -> TrainConfig:
+    """The config of one seed's run."""
     return config.override({"seed": seed, "run": None if config.run is None else f"{config.run}-seed{seed}"})
 
 
-def _begin(config: TrainConfig, overwrite: bool) -> tuple[Connection, SpawnProcess]:
+def _start(config: TrainConfig, overwrite: bool) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(config, overwrite, theirs), name=_name(config.seed))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(config, overwrite, sender), name=_name(config.seed))
     process.start()
-    theirs.close()
-    return ours, process
+    sender.close()
+    return receiver, process
 
 
-def _follow(workers: dict[Connection, tuple[int, SpawnProcess]], stop: Stop, progress: Together) -> dict[int, Outcome]:
-    """Listen to all of them until the last one is done."""
+def _watch(
+    workers: dict[Connection, tuple[int, SpawnProcess]], stop: Stop, progress: RunsProgress
+) -> dict[int, Outcome]:
+    """Display progress and collect outcomes until the last run ends."""
     outcomes: dict[int, Outcome] = {}
-    asked = False
+    terminated = False
     while workers:
-        if stop.requested and not asked:
-            asked = True
+        if stop.requested and not terminated:
+            terminated = True
             for _, process in workers.values():
-                process.terminate()  # SIGTERM, upon which it finishes its iteration
-        for connection in wait(list(workers), timeout=_LOOK):
+                process.terminate()  # SIGTERM: it finishes its iteration
+        for connection in wait(list(workers), timeout=_POLL_SECONDS):
             assert isinstance(connection, Connection)
             seed, process = workers[connection]
             try:
@@ -101,18 +104,18 @@ def _follow(workers: dict[Connection, tuple[int, SpawnProcess]], stop: Stop, pro
 
 
 class _Relay(Progress):
-    """Tells another process of the iterations."""
+    """Sends iterations to another process."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._connection = connection
 
-    def _tell(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+    def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
         self._connection.send((done, total, numbers, left))
 
 
 def _work(config: TrainConfig, overwrite: bool, connection: Connection) -> None:
-    """One run, in a process of its own."""
+    """Train one run in a process of its own."""
     from dima.training.online import train
 
     os.setsid()  # a Ctrl-C at the terminal reaches the parent, which passes it on

@@ -152,10 +152,10 @@ class Fitting(TrainingLoop):
         return [], 0  # the replay's content is the dataset's
 
     def state(self) -> dict[str, Any]:
-        return {"dataset": self.dataset.seal}
+        return {"dataset": self.dataset.digest}
 
     def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
-        if tree["dataset"] != self.dataset.seal:
+        if tree["dataset"] != self.dataset.digest:
             raise DatasetError(f"{self.dataset.path} is not the dataset that the run began with: put that one back")
         content = self.algorithm.replay.chunk()
         assert content is not None

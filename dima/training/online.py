@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.base import Metrics
+from dima.config import count
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
@@ -24,7 +25,8 @@ from dima.runtime.progress import Progress
 from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
-from dima.storage.run_folder import RunFolder
+from dima.storage.atomic import read_errors
+from dima.storage.run_folder import MISMATCH, RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
@@ -92,7 +94,7 @@ def resume(
                 folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
             if run.step < run.target:
                 before = folder.protocol()
-                folder.go_on(run.step, str(device))
+                folder.record_resume(run.step, str(device))
                 if isinstance(run, Trainer):
                     run.warn_of_another_simulator(before, folder.protocol())
             return run.run(folder, stop)
@@ -105,11 +107,12 @@ def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None
     if wanted == kept or not folder.has_checkpoint:
         return
     tree = folder.load().tree
-    if isinstance(wanted, OfflineConfig):
-        unit, asked, made = "iterations", wanted.iterations, tree["iterations"]
-    else:
-        assert isinstance(wanted, TrainConfig)
-        unit, asked, made = "steps", wanted.steps, tree["collector"]["steps"]
+    with read_errors(f"{folder.path}:", MISMATCH):
+        if isinstance(wanted, OfflineConfig):
+            unit, asked, made = "iterations", wanted.iterations, count(tree["iterations"])
+        else:
+            assert isinstance(wanted, TrainConfig)
+            unit, asked, made = "steps", wanted.steps, count(tree["collector"]["steps"])
     if asked < made:
         raise ConfigError(
             f"{unit} = {asked} is less than the {made} that {folder.path} has made already: "
@@ -176,7 +179,7 @@ class Trainer(TrainingLoop):
         if old != new and self.step:
             self.progress.message(
                 f"dima: MuJoCo {old[0] if old else 'of an unknown version'} simulated the first {self.step:,} steps, "
-                f"{new[0]} goes on: returns may differ; protocol.json keeps both"
+                f"{new[0]} simulates the rest: returns may differ; protocol.json records both"
             )
 
     def learn(self) -> Metrics:
@@ -184,7 +187,7 @@ class Trainer(TrainingLoop):
         before, done = self.step, min(1.0, self.step / self.target)
         with self._evaluating_in_background():
             metrics = algorithm.collect(collector, progress)
-            with algorithm.collect_ahead(collector, progress):
+            with algorithm.collect_in_background(collector, progress):
                 metrics |= algorithm.fit(progress)
                 metrics |= algorithm.update_policy(progress, done)
         self._keep_policy(before)
@@ -241,7 +244,7 @@ class Trainer(TrainingLoop):
     def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         self.algorithm.restore(tree["algorithm"], [chunk for _, chunk in chunks])
         self.collector.restore(tree["collector"])
-        self.earlier = [(int(step), dict(weights)) for step, weights in tree["earlier"]]
+        self.earlier = [(count(step), dict(weights)) for step, weights in tree["earlier"]]
         self.evaluation_pending = bool(tree["evaluation_pending"])
 
     def summary(self, folder: Path, finished: bool) -> Summary:

@@ -1,4 +1,4 @@
-"""The whole configuration of a run, and how it comes about: Python defaults, a preset's differences, overrides."""
+"""Configuration of a run: Python defaults, a preset's differences, overrides."""
 
 from __future__ import annotations
 
@@ -13,42 +13,36 @@ from dima.envs import suite_config
 from dima.envs.consent import FromFile, agreed
 from dima.errors import ConfigError
 from dima.presets import preset_changes
+from dima.training.old_names import modernise
 
 R = TypeVar("R", bound="RunConfig")
-
-# fields of older run folders that are constants by now: path and value
-RETIRED = {
-    "learner.ppo.actor.std_scale": 0.5,
-    "learner.ppo.adam_eps": 1e-5,
-    "learner.ppo.huber_delta": 10.0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
-    """What every run depends on; the facts of the environment are not among it."""
+    """Settings of every run."""
 
-    task: str  # what is learnt, such as mamujoco/halfcheetah-2x3 (see `dima tasks`)
-    algorithm: str = "dima"  # how (see `dima algorithms`)
-    preset: str = "published"  # file of differences from the defaults that this config was built with
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # everything random descends from it
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # where tensors live; auto: a CUDA GPU if there is one
+    task: str  # name of the task, such as mamujoco/halfcheetah-2x3 (see `dima tasks`)
+    algorithm: str = "dima"  # name of the algorithm (see `dima algorithms`)
+    preset: str = "published"  # differences from the defaults that this config was built with
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of all random numbers
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # of all tensors; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
-    threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads PyTorch may use; 0: its own choice
+    threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads of PyTorch; 0: its own choice
     checkpoint_budget: Fraction = 0.02  # share of the run's time for writing checkpoints; 1: after every iteration
     tensorboard: bool = True  # also write TensorBoard events
     wandb: bool = False  # also log to Weights & Biases (needs the extra dima-marl[wandb])
-    env: Config  # how the environment is presented; fields depend on the task's suite
+    env: Config  # settings of the environment; fields depend on the task's suite
     learner: Config  # networks, losses and schedule; fields depend on the algorithm
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept."""
+        """The run folder."""
         return Path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
-        """The config that :meth:`to_dict` described, of a run of either kind; its task is a ``FromFile``.
+        """Inverse of :meth:`to_dict` for both kinds of runs, also of earlier versions; the task is a ``FromFile``.
 
         Raises:
             ConfigError: a field does not exist or a value does not fit.
@@ -60,7 +54,7 @@ class RunConfig(Config):
                 raise ConfigError(f"{name} = {shown(content[name])} does not fit: expected a value of type str")
         task, algorithm = FromFile(content["task"]), content.get("algorithm", cls.algorithm)
         content = {**content, "task": task}
-        content = _without_retired(content)
+        content = modernise(content)
         if "dataset" in content:
             return offline_config(content["dataset"], task, algorithm).override(content)
         return default_config(task, algorithm).override(content)
@@ -69,7 +63,7 @@ class RunConfig(Config):
         """The same config with a task that may be built, see :func:`dima.envs.consent.agreed`.
 
         Args:
-            task: the name that the user typed beside the file, if any.
+            task: the name that the user typed, if any.
             where: the run folder, for messages.
 
         Raises:
@@ -80,27 +74,27 @@ class RunConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """Every choice of a run in the environment (`dima train`)."""
+    """Settings of a run in the environment (`dima train`)."""
 
     steps: Count = 1_000_000  # environment steps of the whole run
     envs: Annotated[int, Range(1, 4096)] = 1  # environments that collect in parallel
     evaluate_every: Count = 1_000  # environment steps between two evaluations
-    evaluation_episodes: Annotated[int, Range(1, 4096)] = 5  # episodes of an evaluation, played with the policy's mode
-    evaluate_in_background: bool = False  # evaluate in a process of its own while the next iteration goes on
-    env_processes: bool = False  # a process for each environment: for slow simulators and many cores
-    keep_policies: Whole = 3  # earlier policies the checkpoint keeps, evenly over the run, for `dima diagnose`
+    evaluation_episodes: Annotated[int, Range(1, 4096)] = 5  # episodes per evaluation, of the policy's mode
+    evaluate_in_background: bool = False  # evaluate in a child process during the next iteration
+    env_processes: bool = False  # a process per environment: for slow simulators and many cores
+    keep_policies: Whole = 3  # earlier policies in the checkpoint, evenly spaced over the run, for `dima diagnose`
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig(RunConfig):
-    """Every choice of a run that fits a world model to a dataset, and leaves its policy untrained (`dima fit`)."""
+    """Settings of a run that fits a world model to a dataset; the policy stays untrained (`dima fit`)."""
 
     run: str | None = None  # run folder; default runs/<task>/fit-<algorithm>-<preset>-seed<seed>
     dataset: str  # folder of the dataset
-    iterations: Count = 100  # iterations of gradient steps in the whole run, each as in training
-    evaluate_every: Count = 10  # iterations between two forecasts of held-out episodes
-    evaluation_segments: Count = 256  # held-out segments that are forecast from their first state and their actions
-    evaluation_horizon: Count = 15  # steps of such a segment
+    iterations: Count = 100  # iterations in the whole run, each with as many gradient steps as in training
+    evaluate_every: Count = 10  # iterations between two evaluations on held-out episodes
+    evaluation_segments: Count = 256  # held-out segments forecast from their first state and recorded actions
+    evaluation_horizon: Count = 15  # steps per segment
 
     @property
     def folder(self) -> Path:
@@ -108,7 +102,7 @@ class OfflineConfig(RunConfig):
 
 
 def default_config(task: str, algorithm: str) -> TrainConfig:
-    """The Python defaults for a task and an algorithm.
+    """Python defaults for a task and an algorithm.
 
     Raises:
         ConfigError: the task or the algorithm does not exist.
@@ -117,7 +111,7 @@ def default_config(task: str, algorithm: str) -> TrainConfig:
 
 
 def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
-    """The Python defaults for fitting an algorithm's world model to a dataset; errors as :func:`default_config`."""
+    """Python defaults for fitting a world model to a dataset; errors as :func:`default_config`."""
     env, learner = suite_config(task)(), algorithm_config(algorithm)
     return OfflineConfig(task=task, algorithm=algorithm, env=env, learner=learner, dataset=dataset)
 
@@ -128,13 +122,13 @@ def build_config(
     preset: str = "published",
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """The resolved config of a run in the environment.
+    """Build the resolved config of a run in the environment.
 
     Args:
         task: name of an environment.
         algorithm: name of an algorithm.
         preset: name of one of the algorithm's presets.
-        overrides: what the user wants otherwise, nested as the config is.
+        overrides: changes to the preset, nested like the config.
 
     Raises:
         ConfigError: a name or a field does not exist, or a value does not fit.
@@ -143,22 +137,3 @@ def build_config(
     for changes in preset_changes(algorithm, preset, task):
         config = config.override(changes)
     return config.override({"preset": preset} | dict(overrides or {}))
-
-
-def _without_retired(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Drop retired fields at the value that became a constant.
-
-    Raises:
-        ConfigError: a retired field has another value.
-    """
-    kept = {}
-    for name, value in content.items():
-        where = f"{path}{name}"
-        if isinstance(value, Mapping):
-            value = _without_retired(value, f"{where}.")
-        elif where in RETIRED:
-            if value != RETIRED[where]:
-                raise ConfigError(f"{where} = {value!r} is no longer a field: it is always {RETIRED[where]:g}")
-            continue
-        kept[name] = value
-    return kept

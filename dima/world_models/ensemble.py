@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Count, Few
+from dima.config import Count, SmallCount
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import Normalizer
@@ -32,7 +32,7 @@ BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, 
 class EnsembleModelConfig(WorldModelConfig):
     """Ensemble of one-step networks (PETS, arXiv 1805.12114), at MBPO's sizes (arXiv 1906.08253, appendix C)."""
 
-    members: Few = 5
+    members: SmallCount = 5
     hidden: tuple[Count, ...] = (200, 200, 200, 200)  # widths of a member
     draw: Literal["member", "mean"] = "member"  # a sample of one member's Gaussian, or the average of all means
     decoder: ObservationDecoderConfig = ObservationDecoderConfig(bottleneck="none")

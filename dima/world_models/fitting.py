@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import Average, Fitter
 from dima.runtime.cuda_graph import CudaGraph
-from dima.runtime.device import Precision, multiplying
+from dima.runtime.device import Precision, autocast
 from dima.runtime.fork import parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
@@ -79,7 +79,7 @@ class WorldModelFitter:
         loss_of, fitter = self.objectives[name].loss, self.fitters[name]
 
         def gradient(rows: Rows) -> Gradient:
-            with multiplying(rows.state.device, self.precision):
+            with autocast(rows.state.device, self.precision):
                 loss, metrics = loss_of(rows)
             return fitter.gradient(loss), metrics
 

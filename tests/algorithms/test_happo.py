@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.algorithms.happo import AgentBatch, HappoConfig, SequentialPPO
 from dima.algorithms.ppo import PPO, Batch, PPOConfig
-from dima.data import EnvSpec, Rollout
+from dima.data import EnvSpec, Rollout, View
 from dima.policies.actors import ActorConfig
 from dima.policies.critics import CriticConfig
 
@@ -37,7 +37,8 @@ def collect(team: PPO, lead: tuple[int, int] = (12, 5)) -> Rollout:
     mask = torch.from_numpy(spec.action_valid).expand(*lead, -1, -1).clone()
     if spec.masks_actions:
         mask[..., 1:] &= torch.rand(mask[..., 1:].shape) < 0.7
-    action, log_prob = team.act(obs, mask)
+    nothing = torch.empty(*lead, 0)  # the policy sees observations and masks only
+    action, log_prob = team.actor.act(View(obs, nothing, mask, nothing))
     ends = torch.rand(lead) < 0.1
     return Rollout(
         obs=obs,

@@ -20,7 +20,7 @@ from dima.experience.collector import Collector
 from dima.experience.evaluation import evaluate
 from dima.experience.transitions import NStepBatch
 from dima.policies.soft_actors import GumbelSoftmax, SoftActors, TanhGaussian
-from dima.runtime.progress import Progress
+from tests.algorithms.iteration import iterate
 
 SPEC = EnvSpec(("a", "b", "c"), state_dim=4, obs_sizes=(5, 3, 4), action_sizes=(1, 2, 2), discrete=False)
 CHOICES = EnvSpec(("a", "b"), state_dim=4, obs_sizes=(5, 3), action_sizes=(2, 4), discrete=True, masks_actions=True)
@@ -269,11 +269,14 @@ def environments(task: str, n: int, **changes: int) -> VectorEnv:
 def test_updates_start_after_the_warm_up(monkeypatch) -> None:
     with environments("toy/walk", 5) as envs:
         team, updates = SMALL.build(envs.spec, "cpu"), []
-        monkeypatch.setattr(team, "update", lambda count, progress: updates.append(count) or {})
-        collector = Collector(envs, seed=0)
+        for step in ("critic_step", "actor_steps"):
+            monkeypatch.setattr(team, step, lambda batch: updates.append(batch) or {})
+        collector, counts = Collector(envs, seed=0), []
         for _ in range(4):
-            team.iteration(collector, Progress(), 0.0)
-    assert updates == [10, 10, 10]
+            metrics = iterate(team, collector)
+            counts.append(len(updates))
+    assert counts == [0, 20, 40, 60]  # of critic and actors, 10 each
+    assert not any(name.startswith("policy/") for name in metrics)
     assert collector.steps == len(team.replay) == 60 + 3 * 10 * 5
 
 
@@ -295,7 +298,7 @@ def test_it_learns(task: str, alpha: float | None, better) -> None:
         before = evaluate(test_envs, act, 20, seed=0).mean
         collector = Collector(envs, seed=0)
         for _ in range(41):
-            team.iteration(collector, Progress(), 0.0)
+            iterate(team, collector)
         after = evaluate(test_envs, act, 20, seed=0).mean
     assert better(before, after), (before, after)
 

@@ -20,6 +20,7 @@ from dima.policies.actors import ActorConfig
 from dima.policies.critics import CriticConfig
 from dima.runtime.progress import Progress
 from dima.training.online import Trainer
+from tests.algorithms.iteration import iterate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +64,7 @@ def test_it_learns(task: str, distribution: str, iterations: int, better) -> Non
         before = evaluate(test_envs, act, 10, seed=0).mean
         collector = Collector(envs, seed=0)
         for _ in range(iterations):
-            mappo.iteration(collector, Progress(), 0.0)
+            iterate(mappo, collector)
         after = evaluate(test_envs, act, 10, seed=0).mean
     assert better(before, after), (before, after)
 
@@ -72,9 +73,9 @@ def test_rollouts_continue_unfinished_episodes() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2, episode_limit=50) as envs:
         collector, mappo = Collector(envs, seed=0), QUICK.build(envs.spec, "cpu")
-        first = mappo.iteration(collector, Progress(), 0.0)
+        first = iterate(mappo, collector)
         assert "collect/return" not in first  # no episode has ended
-        second = mappo.iteration(collector, Progress(), 0.0)
+        second = iterate(mappo, collector)
         assert second["collect/return"] < 0
         assert (collector.steps, collector.episodes) == (120, 4)
 
@@ -84,7 +85,7 @@ def test_normalisers_count_each_real_step_once() -> None:
     with environments("toy/walk", 2) as envs:
         config = QUICK.override({"ppo": {"actor": {"normalize_obs": True}}})
         mappo = config.build(envs.spec, "cpu")
-        mappo.iteration(Collector(envs, seed=0), Progress(), 0.0)
+        iterate(mappo, Collector(envs, seed=0))
     assert mappo.ppo.actor.obs_scale is not None
     assert mappo.ppo.actor.obs_scale.count == mappo.ppo.critic.state_scale.count == 60
 
@@ -93,7 +94,7 @@ def test_the_learning_rate_decays_over_the_run() -> None:
     torch.manual_seed(0)
     with environments("toy/walk", 2) as envs:
         mappo = QUICK.override({"ppo": {"linear_lr_decay": True}}).build(envs.spec, "cpu")
-        mappo.iteration(Collector(envs, seed=0), Progress(), 0.75)
+        iterate(mappo, Collector(envs, seed=0), 0.75)
     assert mappo.ppo.actor_optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 / 4)
 
 
@@ -111,7 +112,7 @@ def test_learning_rates_of_k_iterations_decay_from_1_to_1_over_k(monkeypatch) ->
     config = build_config("toy/walk", "mappo", "debug", changes | {"learner": learner})
     with Trainer(config, torch.device("cpu"), Progress()) as trainer:
         while trainer.step < trainer.target:
-            trainer.live()
+            trainer.learn()
     assert rates == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3])
 
 
@@ -120,13 +121,13 @@ def test_a_restored_algorithm_continues_exactly() -> None:
     with environments("toy/switches", 2) as envs, environments("toy/switches", 2) as others:
         mappo, other = QUICK.build(envs.spec, "cpu"), QUICK.build(envs.spec, "cpu")
         collector, fresh = Collector(envs, seed=0), Collector(others, seed=0)
-        mappo.iteration(collector, Progress(), 0.0)
+        iterate(mappo, collector)
         other.restore(mappo.checkpoint(), [])
         fresh.restore(collector.checkpoint())
         state = torch.get_rng_state()
-        expected = mappo.iteration(collector, Progress(), 0.5)
+        expected = iterate(mappo, collector, 0.5)
         torch.set_rng_state(state)
-        got = other.iteration(fresh, Progress(), 0.5)
+        got = iterate(other, fresh, 0.5)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
     for name, weight in mappo.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name

@@ -1,4 +1,4 @@
-"""Learning in imagination: schedule, workers, checkpoints, and that it learns."""
+"""Learning in imagination: schedule, separation of policy and world model, learning, exact restore."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dima.experience.evaluation import evaluate
 from dima.runtime.progress import Progress
 from dima.storage.serialization import encode
 from dima.training.run_config import build_config
+from tests.algorithms.iteration import iterate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,15 +69,6 @@ def build(envs: VectorEnv, **changes: Any) -> ModelBased:
     return DEBUG.override(changes).build(envs.spec, "cpu")
 
 
-def iterate(algorithm: ModelBased, collector: Collector, progress: Progress, done: float) -> dict[str, Any]:
-    """One iteration, as the training loop makes it."""
-    metrics = algorithm.collect(collector, progress)
-    with algorithm.collect_ahead(collector, progress):
-        metrics |= algorithm.fit(progress)
-        metrics |= algorithm.update_policy(progress, done)
-    return metrics
-
-
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
@@ -86,57 +78,57 @@ def moved(module: torch.nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_dima_learns_toy_walk_in_imagination(seed: int) -> None:
-    """From 600 random steps and none more; a team that stands still loses 10 to 20, a perfect one 1 to 2."""
+def test_dima_learns_to_walk_in_its_imagination(seed: int) -> None:
+    """From 600 random steps only; a team that stands still loses 10 to 20, a perfect one 1 to 2."""
     with environments(n=10) as envs, environments(n=10) as test_envs:
         torch.manual_seed(seed)
         dima = DEBUG.override(QUICK).build(envs.spec, "cpu")
         act = partial(dima.act, mode=True)
         before = evaluate(test_envs, act, 10, seed).mean
-        metrics = iterate(dima, Collector(envs, seed), Progress(), 0.0)
+        metrics = iterate(dima, Collector(envs, seed))
         after = evaluate(test_envs, act, 10, seed).mean
     assert after > 0.6 * before, (before, after, metrics)
 
 
-def test_it_learns_after_the_first_steps_then_every_iteration_steps() -> None:
+def test_learns_after_the_first_experience_then_every_iteration_steps() -> None:
     with environments() as envs:  # episodes of 30 steps
         dima, collector = build(envs, learn_after=100, iteration_steps=40, imaginations=1), Collector(envs, 0)
         steps = []
         for _ in range(3):
-            iterate(dima, collector, Progress(), 0.0)
+            iterate(dima, collector)
             steps.append(collector.steps)
     assert steps == [120, 180, 240]
     assert dima.replay.steps == 240
 
 
-def test_collected_episodes_can_be_truncated() -> None:
+def test_collected_episodes_may_be_truncated() -> None:
     with environments() as envs:  # episodes of 30 steps
         dima, collector = build(envs, iteration_steps=40, episode_steps=20, learn_after=1), Collector(envs, 0)
-        metrics = iterate(dima, collector, Progress(), 0.0)
+        metrics = iterate(dima, collector)
     assert collector.steps == 40 and metrics["collect/length"] == 20
     assert not dima.replay.store["terminated"].any()
     assert int(dima.replay.store["truncated"].sum()) == 2
 
 
-def test_the_policy_is_updated_after_policy_after_iterations() -> None:
+def test_the_policy_is_updated_after_the_iterations_of_the_world_model_alone() -> None:
     with environments() as envs:
         dima, collector = build(envs, policy_after=2), Collector(envs, 0)
         actor, world = weights(dima.ppo), weights(dima.world_model)
         for _ in range(2):
-            metrics = iterate(dima, collector, Progress(), 0.0)
+            metrics = iterate(dima, collector)
             assert not moved(dima.ppo, actor)
             assert not any("policy_loss" in name for name in metrics)
         assert moved(dima.world_model, world)
-        metrics = iterate(dima, collector, Progress(), 0.0)
+        metrics = iterate(dima, collector)
     assert moved(dima.ppo.actor, {name[6:]: value for name, value in actor.items() if name.startswith("actor.")})
     assert any("policy_loss" in name for name in metrics)
 
 
-def test_policy_updates_leave_the_world_model_unchanged() -> None:
-    """Neither its weights and statistics nor its gradients are touched."""
+def test_policy_updates_do_not_change_the_world_model() -> None:
+    """Neither weights and statistics nor gradients."""
     with environments() as envs:
         dima = build(envs, policy_after=0)
-        iterate(dima, Collector(envs, 0), Progress(), 0.0)
+        iterate(dima, Collector(envs, 0))
         dima.world_model.zero_grad(set_to_none=True)
         state = {name: value.clone() for name, value in dima.world_model.state_dict().items()}
         actor = weights(dima.ppo)
@@ -146,16 +138,15 @@ def test_policy_updates_leave_the_world_model_unchanged() -> None:
         assert all(weight.grad is None for weight in dima.world_model.parameters())
 
 
-def test_policy_metrics_are_averages_over_rollouts() -> None:
-    """A policy whose weights hardly change has the same entropy in each of them."""
+def test_metrics_are_averages_over_imaginations() -> None:
+    """A policy with a vanishing learning rate has the same entropy in each of them."""
     with environments() as envs:
         dima = build(envs, ppo={"lr": 1e-30, "critic_lr": 1e-30}, policy_after=0)
-        iterate(dima, Collector(envs, 0), Progress(), 0.0)
+        iterate(dima, Collector(envs, 0))
         with torch.no_grad():
             policy = dima.ppo.actor(torch.zeros(1, 2, 2), torch.ones(1, 2, 1, dtype=torch.bool))
         metrics = dima.update_policy(Progress(), 0.0)
-    entropy = next(value for name, value in metrics.items() if name.endswith("entropy"))
-    assert float(entropy) == pytest.approx(float(policy.entropy().mean()), abs=1e-5)
+    assert float(metrics["policy/entropy"]) == pytest.approx(float(policy.entropy().mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize("task", ["toy/walk", "toy/switches"])
@@ -164,16 +155,16 @@ def test_a_restored_algorithm_continues_exactly(task: str) -> None:
         dima, collector = build(envs), Collector(envs, 0)
         chunks = []
         for _ in range(2):
-            iterate(dima, collector, Progress(), 0.0)
+            iterate(dima, collector)
             chunks.append(dima.replay.chunk())
         torch.manual_seed(77)
         other, fresh = DEBUG.build(others.spec, "cpu"), Collector(others, 0)
         other.restore(dima.checkpoint(), chunks)
         fresh.restore(collector.checkpoint())
         state = torch.get_rng_state()
-        expected = iterate(dima, collector, Progress(), 0.5)
+        expected = iterate(dima, collector, 0.5)
         torch.set_rng_state(state)
-        got = iterate(other, fresh, Progress(), 0.5)
+        got = iterate(other, fresh, 0.5)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in expected.items()}
     for name, weight in dima.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name
@@ -182,7 +173,7 @@ def test_a_restored_algorithm_continues_exactly(task: str) -> None:
 def test_restored_for_acting_it_acts_alike_with_an_empty_replay() -> None:
     with environments() as envs:
         dima = build(envs)
-        iterate(dima, Collector(envs, 0), Progress(), 0.0)
+        iterate(dima, Collector(envs, 0))
         other = DEBUG.for_acting().build(envs.spec, "cpu")
         other.restore(dima.checkpoint(), None)
         assert other.replay.steps == 0
@@ -190,8 +181,8 @@ def test_restored_for_acting_it_acts_alike_with_an_empty_replay() -> None:
     assert one == same
 
 
-def test_results_do_not_depend_on_the_number_of_workers(two_threads) -> None:
-    """Fits, imagination and policy updates in parallel."""
+def test_several_workers_learn_the_same_as_one(two_threads) -> None:
+    """Fits, imagination and policy updates in parallel give the numbers of serial ones."""
     found, metrics = [], []
     changes: dict[str, Any] = {"learn_after": 60, "policy_after": 0, "world_model": {"denoiser_fit": {"ema": 0.9}}}
     for threads in (1, 2):
@@ -199,7 +190,7 @@ def test_results_do_not_depend_on_the_number_of_workers(two_threads) -> None:
         with environments() as envs:
             algorithm = build(envs, workers=2, **changes)
             collector, progress = Collector(envs, seed=0), Progress()
-            metrics.append([iterate(algorithm, collector, progress, 0.0) for _ in range(2)][-1])
+            metrics.append([iterate(algorithm, collector, progress=progress) for _ in range(2)][-1])
         found.append(algorithm)
         assert progress.seconds.keys() >= {"decoder", "denoiser", "reward", "imagine and update"}
         assert progress.lap()["updates/reward"] == 8
@@ -212,7 +203,7 @@ def test_results_do_not_depend_on_the_number_of_workers(two_threads) -> None:
         assert float(value) == float(metrics[1][name]), name
 
 
-def test_rollouts_are_divided_among_workers(two_threads) -> None:
+def test_workers_share_the_starts_of_an_imagination(two_threads) -> None:
     with environments() as envs:
         algorithm = build(envs, workers=3)
         algorithm.add(Collector(envs, seed=0).play(algorithm.policy, 60))
@@ -220,4 +211,4 @@ def test_rollouts_are_divided_among_workers(two_threads) -> None:
     rollout = algorithm.imagine(start)
     assert rollout.reward.shape == (7, 5)
     torch.testing.assert_close(rollout.state[:, 0], start.state[:, -1])
-    assert len(rollout.action[:, 0].unique(dim=0)) == 7  # every worker has random numbers of its own
+    assert len(rollout.action[:, 0].unique(dim=0)) == 7  # all workers' draws differ

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dima.algorithms.objectives import clipped_value_loss, lambda_returns
 from dima.algorithms.ppo import PPO, PPOConfig
-from dima.data import EnvSpec, Rollout
+from dima.data import EnvSpec, Rollout, View
 from dima.policies.actors import ActorConfig
 from dima.policies.critics import CriticConfig
 from dima.runtime.fork import one_thread
@@ -31,18 +31,24 @@ def make(spec: EnvSpec = SPEC, **changes: Any) -> PPO:
     return SMALL.override(changes).build(spec)
 
 
+def act(ppo: PPO, obs: Tensor, mask: Tensor, mode: bool = False) -> tuple[Tensor, Tensor]:
+    """Actions of the policy; it sees observations and action masks only."""
+    nothing = torch.empty(*obs.shape[:-2], 0)
+    return ppo.actor.act(View(obs, nothing, mask, nothing), mode)
+
+
 def collect(ppo: PPO, batch: int = 12, length: int = 5, reward: Tensor | None = None) -> Rollout:
     """Random observations with the team's own actions."""
     spec, lead = ppo.spec, (batch, length)
     obs = torch.randn(*lead, spec.n_agents, spec.obs_dim) * torch.from_numpy(spec.obs_valid)
     mask = torch.from_numpy(spec.action_valid).expand(*lead, -1, -1)
-    action, log_prob = ppo.act(obs, mask)
+    action, log_prob = act(ppo, obs, mask)
     terminated = torch.rand(lead) < 0.1
     return Rollout(
         obs=obs,
         state=torch.randn(*lead, spec.state_dim),
         action_mask=mask,
-        previous_action=ppo.act(obs.flip(0), mask)[0],
+        previous_action=act(ppo, obs.flip(0), mask)[0],
         action=action,
         log_prob=log_prob,
         reward=torch.randn(lead) if reward is None else reward,
@@ -206,8 +212,8 @@ def test_values_do_not_depend_on_the_order_of_agents() -> None:
 
 @pytest.mark.parametrize("spec", [UNEVEN, CHOICES])
 def test_padding_reaches_no_gradient(spec: EnvSpec) -> None:
-    ppo, twin = make(spec, minibatches=2), make(spec, minibatches=2)
-    twin.load_state_dict(ppo.state_dict())
+    ppo, other = make(spec, minibatches=2), make(spec, minibatches=2)
+    other.load_state_dict(ppo.state_dict())
     rollout = collect(ppo)
     real = torch.from_numpy(spec.action_valid)
     noisy = replace(
@@ -217,10 +223,10 @@ def test_padding_reaches_no_gradient(spec: EnvSpec) -> None:
         previous_action=torch.where(real, rollout.previous_action, 9.0),
         action_mask=torch.ones_like(rollout.action_mask),
     )
-    for team, data in ((ppo, rollout), (twin, noisy)):
+    for team, data in ((ppo, rollout), (other, noisy)):
         torch.manual_seed(1)
         team.update(data)
-    torch.testing.assert_close(weights(twin), weights(ppo))
+    torch.testing.assert_close(weights(other), weights(ppo))
 
 
 def test_learning_rates_decay() -> None:
@@ -246,7 +252,7 @@ def test_gradients_are_clipped_before_the_step() -> None:
     torch.testing.assert_close(norms.norm(), metrics["critic_grad_norm"])
 
 
-def test_running_normalisers_change_in_update_statistics_only() -> None:
+def test_normalisers_change_in_update_statistics_only() -> None:
     ppo = make(actor={"normalize_obs": True})
     rollout = collect(ppo)
     ppo.update(rollout)
@@ -297,12 +303,12 @@ def test_learns_a_bandit(kind: str) -> None:
         return -(action - goal).square().sum((-1, -2))
 
     start = collect(ppo, 64, 1)
-    before = score(ppo.act(start.obs, start.action_mask, mode=True)[0]).mean()
+    before = score(act(ppo, start.obs, start.action_mask, mode=True)[0]).mean()
     for _ in range(25):
         rollout = collect(ppo, 64, 1)
         metrics = ppo.update(replace(rollout, reward=score(rollout.action)))
         assert all(value.isfinite() and value.shape == () for value in metrics.values())
-    after = score(ppo.act(start.obs, start.action_mask, mode=True)[0]).mean()
+    after = score(act(ppo, start.obs, start.action_mask, mode=True)[0]).mean()
     assert after > before / 3
 
 

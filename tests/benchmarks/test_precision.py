@@ -13,7 +13,7 @@ from dima.errors import ConfigError
 from dima.recording.config import record_config
 from dima.recording.record import record
 from dima.runtime import device
-from dima.runtime.device import multiplying, require_precision
+from dima.runtime.device import autocast, require_precision
 from dima.runtime.progress import Progress
 from dima.training.offline import fit, fit_config
 from dima.training.run_config import build_config
@@ -62,7 +62,7 @@ def test_predictions_hardly_change(learner) -> None:
     found = {}
     for kind in ("float32", "bf16"):
         torch.manual_seed(1)
-        with torch.no_grad(), multiplying("cpu", kind):
+        with torch.no_grad(), autocast("cpu", kind):
             latent, reward, _ = model.step(model.start(start), action)
             view = model.observe(latent)
         found[kind] = [

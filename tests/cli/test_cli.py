@@ -112,8 +112,8 @@ class TestTrain:
         args = ("train", "toy/walk", "--algorithm", "mappo", *SHORT, "--run", tmp_path / "run")
         status, out, err = command(*args)
         assert status == 130
-        assert f"`dima resume {tmp_path / 'run'}` goes on" in out
-        assert "the iteration is finished and saved first" in err
+        assert f"continue with `dima resume {tmp_path / 'run'}`" in out
+        assert "stopping after this iteration is saved" in err
         monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
         status, out, _ = command("resume", tmp_path / "run", "--quiet")
         assert status == 0

@@ -29,7 +29,7 @@ def negated(flag: str) -> str:
 SWITCHES = [
     (algorithm, flag)
     for algorithm in algorithm_names()
-    for flag in [*switches(TrainOptions), *switches(type(algorithm_config(algorithm)), "learner.")]
+    for flag in [*switches(TrainOptions), *switches(algorithm_config(algorithm), "learner.")]
 ]
 
 

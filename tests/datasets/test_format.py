@@ -1,4 +1,4 @@
-"""A dataset on disk: what was written is read, damage and strangers are told, a crash loses one chunk at most."""
+"""A dataset on disk: round trip, damage, foreign folders, interrupted recordings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def path(tmp_path):
     return path
 
 
-def test_what_was_written_is_read(path):
+def test_round_trip(path):
     data = Dataset.open(path)
     assert (data.task, data.spec, len(data), data.steps) == ("toy/walk", SPEC, 10, 18 + 24)
     assert data.header == HEADER
@@ -72,7 +72,7 @@ def test_the_split_is_by_episodes_of_each_source(path):
     assert len(data.episodes()) == 10
 
 
-def test_the_split_follows_from_its_seed():
+def test_the_split_is_a_function_of_its_seed():
     sources = np.repeat([0, 1], [50, 10])
     assert split(sources, 0.2, 3) == split(sources, 0.2, 3) != split(sources, 0.2, 4)
     assert len(split(sources, 0.2, 3)) == 12
@@ -81,11 +81,11 @@ def test_the_split_follows_from_its_seed():
     assert split(np.zeros(1), 0.5, 0) == []
 
 
-def test_the_seal_tells_datasets_apart(path, tmp_path):
+def test_the_digest_identifies_a_dataset(path, tmp_path):
     with DatasetWriter.open(tmp_path / "other", HEADER, {"dima": "1"}) as writer:
         writer.add([numbered(1)])
         other = writer.finish(0.0, 0)
-    assert Dataset.open(path).seal == Dataset.open(path).seal != other.seal
+    assert Dataset.open(path).digest == Dataset.open(path).digest != other.digest
 
 
 def test_only_safe_formats(path):
@@ -115,7 +115,7 @@ def test_every_kind_of_damage_is_one_line_that_names_the_file(path, name):
         read_all(path)
 
 
-def test_what_is_no_dataset_is_refused(path, tmp_path):
+def test_other_folders_are_refused(path, tmp_path):
     with pytest.raises(RunFolderError, match="does not exist"):
         Dataset.open(tmp_path / "nowhere")
     with pytest.raises(RunFolderError, match="is not a dima dataset"):
@@ -128,15 +128,15 @@ def test_another_format_names_the_version_that_wrote_it(path, monkeypatch):
         Dataset.open(path)
 
 
-def test_an_empty_dataset_is_none(tmp_path):
-    with DatasetWriter.open(tmp_path / "d", HEADER, {}) as writer, pytest.raises(DatasetError, match="would be empty"):
+def test_an_empty_dataset_is_refused(tmp_path):
+    with DatasetWriter.open(tmp_path / "d", HEADER, {}) as writer, pytest.raises(DatasetError, match="is empty"):
         writer.finish(0.2, 0)
 
 
-# -- going on, replacing ----------------------------------------------------------------------------------------------
+# -- continue and replace ----------------------------------------------------------------------------------------------
 
 
-def test_a_recording_that_was_cut_off_is_not_readable_but_goes_on(tmp_path):
+def test_an_interrupted_recording_cannot_be_opened_but_continued(tmp_path):
     path = tmp_path / "data"
     with DatasetWriter.open(path, HEADER, {}) as writer:
         writer.add([numbered(0), numbered(1)])
@@ -153,13 +153,13 @@ def test_a_recording_that_was_cut_off_is_not_readable_but_goes_on(tmp_path):
     assert [int(episode.reward[0]) for episode in Dataset.open(path).episodes()] == [0, 1, 2]
 
 
-def test_another_recording_is_not_gone_on_with(tmp_path):
+def test_a_recording_with_another_header_is_not_continued(tmp_path):
     with DatasetWriter.open(tmp_path / "d", HEADER, {}) as writer:
         writer.add([numbered(0)])
     other = Header("toy/walk", {"n_agents": 2}, SPEC, [{"policy": "random"}], {"steps": 10})
-    with pytest.raises(DatasetError, match=r"begun otherwise \(request = {'steps': 9} there, {'steps': 10} here\)"):
+    with pytest.raises(DatasetError, match=r"with other settings \(request = {'steps': 9} there, {'steps': 10} here\)"):
         DatasetWriter.open(tmp_path / "d", other, {})
-    DatasetWriter.open(tmp_path / "d", HEADER, {}).close()  # the lock was let go
+    DatasetWriter.open(tmp_path / "d", HEADER, {}).close()  # the lock was released
 
 
 def test_a_dataset_is_replaced_only_when_asked(path):
@@ -179,7 +179,7 @@ def test_a_damaged_dataset_can_be_replaced(path):
     DatasetWriter.open(path, HEADER, {}, overwrite=True).close()
 
 
-def test_what_is_not_ours_is_never_overwritten(tmp_path):
+def test_foreign_folders_are_never_overwritten(tmp_path):
     (tmp_path / "note").write_text("mine")
     with pytest.raises(RunFolderError, match="never overwritten"):
         DatasetWriter.open(tmp_path, HEADER, {}, overwrite=True)
@@ -193,7 +193,7 @@ def test_two_recordings_do_not_share_a_folder(tmp_path):
         DatasetWriter.open(tmp_path / "d", HEADER, {})
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_earlier_chunks(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     assert len(read_all(tmp_path / "d")) == 1
 
 
-# -- what a dataset is good for ---------------------------------------------------------------------------------------
+# -- task and settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,18 +222,18 @@ def test_another_task_or_other_settings_are_refused(path, task, env, spec, said)
         Dataset.open(path).require(task, env, spec)
 
 
-def test_a_task_that_has_changed_since_is_refused(tmp_path):
+def test_a_changed_task_is_refused(tmp_path):
     header = Header("toy/walk", ToyConfig().to_dict(), SPEC, [], {})
     with DatasetWriter.open(tmp_path / "d", header, {}) as writer:
         writer.add([numbered(0)])
         data = writer.finish(0, 0)
     data.require("toy/walk", ToyConfig(), SPEC)
     assert data.env == ToyConfig()
-    with pytest.raises(DatasetError, match=r"recorded with state_dim = 3, which toy/walk has no longer"):
+    with pytest.raises(DatasetError, match=r"recorded with state_dim = 3, but toy/walk now has state_dim = 4"):
         data.require("toy/walk", ToyConfig(), replace(SPEC, state_dim=4))
 
 
-def test_the_manifest_is_for_people_too(path):
+def test_the_manifest_is_readable_json(path):
     content = json.loads((path / MANIFEST).read_text())
     assert content["kind"] == "dima dataset"
     assert content["protocol"] == {"dima": "1"}
@@ -241,7 +241,7 @@ def test_the_manifest_is_for_people_too(path):
     assert all(issubclass(kind, UserError) for kind in (DatasetError, RunFolderError))
 
 
-def test_rows_of_an_episode_are_its_own(path):
+def test_episodes_do_not_share_rows(path):
     first, *_ = Dataset.open(path).episodes()
     assert isinstance(first, Episode)
     assert torch.equal(first.state[0], torch.arange(3.0))

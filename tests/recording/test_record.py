@@ -1,10 +1,9 @@
-"""Recording: whose episodes, how many, the same however often it is interrupted."""
+"""Recording: mixtures of policies, exact shares, the same dataset after interruptions."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,18 @@ import torch
 
 import dima
 from dima.data import EnvSpec, View
-from dima.datasets.describe import describe, table
-from dima.datasets.reader import Dataset
+from dima.datasets.format import Source
+from dima.datasets.reader import Dataset, describe, description_text
 from dima.envs.toy import ToyConfig
 from dima.errors import ConfigError, DatasetError, EnvError
 from dima.experience.collector import random_policy
 from dima.recording.config import RecordConfig
-from dima.recording.policies import Noisy, Source, prepare
+from dima.recording.policies import NoisyPolicy, load_source, parse_source
 from dima.recording.record import record
 from dima.runtime.progress import Progress
 from dima.training.online import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPEC = EnvSpec(("a", "b"), 1, (1, 1), (2, 1), discrete=False)
 
 
@@ -50,9 +50,9 @@ def content(path: Path) -> dict[str, bytes]:
 # -- sources ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_source_is_read_from_its_text():
-    assert Source.parse("random") == Source()
-    assert Source.parse("runs/a,share=0.5,mode,noise=0.2,correlation=0.9") == Source("runs/a", 0.5, True, 0.2, 0.9)
+def test_a_source_is_parsed():
+    assert parse_source("random") == Source()
+    assert parse_source("runs/a,share=0.5,mode,noise=0.2,correlation=0.9") == Source("runs/a", 0.5, True, 0.2, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -66,41 +66,41 @@ def test_a_source_is_read_from_its_text():
         ("runs/a,correlation=1", "correlation"),
     ],
 )
-def test_a_wrong_source_is_told(text, said):
+def test_a_wrong_source_is_an_error(text, said):
     with pytest.raises(ConfigError, match=said):
-        Source.parse(text)
+        parse_source(text)
 
 
-def test_noise_has_the_spread_and_the_memory_that_were_asked_for():
+def test_noise_has_the_requested_standard_deviation_and_autocorrelation():
     torch.manual_seed(0)
-    noisy = Noisy(still, std=0.5, correlation=0.8)
-    pushes = torch.stack([noisy(view(500))[0] for _ in range(40)])  # (T, B, N, A)
-    assert pushes.std(dim=(1, 2, 3)).sub(0.5).abs().max() < 0.05  # from the first step on
+    noisy = NoisyPolicy(still, std=0.5, correlation=0.8)
+    noise = torch.stack([noisy(view(500))[0] for _ in range(40)])  # (T, B, N, A)
+    assert noise.std(dim=(1, 2, 3)).sub(0.5).abs().max() < 0.05  # from the first step on
     for lag, expected in ((1, 0.8), (3, 0.512)):
-        measured = (pushes[lag:] * pushes[:-lag]).mean() / pushes.square().mean()
+        measured = (noise[lag:] * noise[:-lag]).mean() / noise.square().mean()
         assert abs(float(measured) - expected) < 0.03
-    assert (pushes[:, 0, 0, 0] != pushes[:, 1, 0, 0]).all()
+    assert (noise[:, 0, 0, 0] != noise[:, 1, 0, 0]).all()
 
 
-def test_actions_are_recorded_as_the_environment_carries_them_out():
-    player = prepare(Source(noise=3.0), "toy/x", ToyConfig(), SPEC, "cpu")
-    action, _ = player.act()(view(50))
+def test_recorded_actions_are_clipped_and_zero_on_padding():
+    source = load_source(Source(noise=3.0), "toy/x", ToyConfig(), SPEC, "cpu")
+    action, _ = source.act()(view(50))
     assert action.abs().max() == 1
     assert not action[:, 1, 1].any()  # padding
 
 
-def test_each_chunk_has_noise_of_its_own():
-    player = prepare(Source(noise=1.0, correlation=0.9), "toy/x", ToyConfig(), SPEC, "cpu")
-    act = player.act()
+def test_each_chunk_starts_a_new_noise_process():
+    source = load_source(Source(noise=1.0, correlation=0.9), "toy/x", ToyConfig(), SPEC, "cpu")
+    act = source.act()
     act(view(3))
-    player.act()(view(5))  # another number of environments
+    source.act()(view(5))  # another number of environments
 
 
 # -- recording --------------------------------------------------------------------------------------------------------
 
 
-def test_a_mixture_is_recorded_by_shares(small, run):
-    config = small(steps=300, sources=["random,share=0.5", f"{run},mode", f"{run},noise=0.1,share=0.5"], envs=2)
+def test_a_mixture_is_recorded_by_shares(recording, run):
+    config = recording(steps=300, sources=["random,share=0.5", f"{run},mode", f"{run},noise=0.1,share=0.5"], envs=2)
     done = record(config)
     assert done.finished
     data = Dataset.open(config.folder)
@@ -114,10 +114,12 @@ def test_a_mixture_is_recorded_by_shares(small, run):
     assert data.header.sources[1]["algorithm"] == "mappo"
     assert len(data.header.sources[1]["checkpoint"]) == 64
     assert len(data.held_out) == 3
+    text = description_text(describe(data))
+    assert f"{run} (share = 0.5, noise = 0.1, algorithm = mappo, preset = debug" in text
 
 
-def test_the_seed_decides_everything(small):
-    configs = [small(out=out, seed=seed) for out, seed in (("a", 1), ("b", 1), ("c", 2))]
+def test_the_seed_decides_everything(recording):
+    configs = [recording(out=out, seed=seed) for out, seed in (("a", 1), ("b", 1), ("c", 2))]
     for config in configs:
         torch.manual_seed(int(config.folder.name, 16))  # the caller's random state has no part in it
         record(config)
@@ -126,10 +128,10 @@ def test_the_seed_decides_everything(small):
     assert one.keys() == other.keys() and one != other
 
 
-def test_recording_leaves_the_caller_s_random_state_alone(small):
+def test_recording_leaves_the_caller_s_random_state_alone(recording):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    record(small())
+    record(recording())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -141,10 +143,13 @@ class Impatient(Progress):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_an_interrupted_recording_goes_on_to_the_same_dataset(small, run, monkeypatch, capfd):
+def test_an_interrupted_recording_continues_to_the_same_dataset(recording, run, monkeypatch, capfd):
     monkeypatch.setattr("dima.recording.record.CHUNK_STEPS", 60)
     sources = ["random", f"{run},noise=0.2,correlation=0.5"]
-    whole, broken = small(out="whole", sources=sources, steps=240), small(out="broken", sources=sources, steps=240)
+    whole, broken = (
+        recording(out="whole", sources=sources, steps=240),
+        recording(out="broken", sources=sources, steps=240),
+    )
     assert record(whole).finished
     iterations = 0
     while not record(broken, progress=Impatient()).finished:
@@ -156,15 +161,15 @@ def test_an_interrupted_recording_goes_on_to_the_same_dataset(small, run, monkey
     assert Dataset.open(whole.folder).held_out == Dataset.open(broken.folder).held_out
 
 
-def test_episodes_are_cut_where_asked(small):
-    record(config := small(episode_steps=7))
+def test_episodes_are_cut_where_asked(recording):
+    record(config := recording(episode_steps=7))
     assert {len(episode) for episode in Dataset.open(config.folder).episodes()} == {7}
     assert all(episode.truncated[-1] for episode in Dataset.open(config.folder).episodes())
 
 
-def test_a_task_without_a_known_limit_is_recorded_too(small, monkeypatch):
+def test_a_task_without_a_known_limit_is_recorded_too(recording, monkeypatch):
     monkeypatch.setattr("dima.envs.base._episode_limit", lambda env: None)
-    record(config := small(steps=70))
+    record(config := recording(steps=70))
     assert Dataset.open(config.folder).spec.episode_limit is None
     assert Dataset.open(config.folder).steps == 90
 
@@ -179,16 +184,24 @@ def refused(config: RecordConfig, kind: type[Exception], said: str) -> None:
     assert not config.folder.exists()
 
 
-def test_a_run_of_another_task_or_other_settings_is_refused(small, run):
-    refused(small("toy/linear", sources=[run]), ConfigError, "task = 'toy/linear' does not fit: .* is of 'toy/walk'")
-    refused(small(sources=[run], env={"episode_limit": 20}), DatasetError, "was trained with episode_limit = 30")
+def test_a_run_of_another_task_or_other_settings_is_refused(recording, run):
+    refused(
+        recording("toy/linear", sources=[run]),
+        ConfigError,
+        "task = 'toy/linear' does not fit: .* is of 'toy/walk'",
+    )
+    refused(recording(sources=[run], env={"episode_limit": 20}), DatasetError, "was trained with episode_limit = 30")
 
 
-def test_noise_on_choices_is_refused(small):
-    refused(small("toy/switches", sources=["random,noise=0.1"]), ConfigError, r"noise = 0\.1 is for continuous actions")
+def test_noise_on_choices_is_refused(recording):
+    refused(
+        recording("toy/switches", sources=["random,noise=0.1"]),
+        ConfigError,
+        r"noise = 0\.1 is for continuous actions",
+    )
 
 
-def test_what_the_environment_breaks_leaves_what_was_recorded(small, tmp_path, monkeypatch):
+def test_an_error_of_the_environment_keeps_recorded_chunks(recording, tmp_path, monkeypatch):
     (tmp_path / "breaking.py").write_text(
         "import numpy as np\nfrom dima.envs.toy import ToyConfig, Walk\n"
         "class Breaking(Walk):\n    n = 0\n    def _start(self):\n        super()._start()\n        self.n += 1\n"
@@ -198,37 +211,19 @@ def test_what_the_environment_breaks_leaves_what_was_recorded(small, tmp_path, m
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("dima.recording.record.CHUNK_STEPS", 30)
-    config = small("breaking:make", steps=300)
+    config = recording("breaking:make", steps=300)
     with pytest.raises(EnvError, match="rewards must be finite"):
         record(config)
     assert len(content(config.folder)) == 2
 
 
-def test_nobody_to_play_is_refused(small):
+def test_an_empty_list_of_sources_is_refused(recording):
     with pytest.raises(ConfigError, match=r"sources = .* is empty: name at least one"):
-        small(sources=[])
-
-
-# -- telling ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_description_checks_and_counts(small: Callable[..., RecordConfig], run: str):
-    record(config := small(sources=["random", f"{run},share=0.001"], steps=90))
-    facts = describe(Dataset.open(config.folder))
-    returns = [episode.team_return for episode in Dataset.open(config.folder).episodes()][:3]
-    told = facts["sources"][0]["recorded"]
-    assert (told["episodes"], told["steps"], told["terminated"]) == (3, 90, 0.0)
-    assert told["return"]["mean"] == pytest.approx(sum(returns) / 3)
-    assert facts["parts"]["train"]["steps"] + facts["parts"]["held-out"]["steps"] == 120
-    text = table(facts)
-    assert "toy/walk (n_agents = 2, episode_limit = 30)" in text
-    assert text.splitlines()[3].endswith("  random")
-    assert "(share = 0.001, algorithm = mappo, preset = debug" in text
-    assert facts["seal"] in text
+        recording(sources=[])
 
 
 def test_a_random_policy_is_the_library_s():
     torch.manual_seed(3)
     one = random_policy(SPEC)(view())[0]
     torch.manual_seed(3)
-    assert torch.equal(prepare(Source(), "t", ToyConfig(), SPEC, "cpu").act()(view())[0], one)
+    assert torch.equal(load_source(Source(), "t", ToyConfig(), SPEC, "cpu").act()(view())[0], one)

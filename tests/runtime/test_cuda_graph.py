@@ -1,4 +1,4 @@
-"""CUDA graphs and compiled modules: the same numbers, and no wait for the device."""
+"""CUDA graphs and compiled modules: the same numbers as eager execution, and no synchronisation with the device."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def starts(spec, batch: int, context: int, device: str) -> Rows:
     )
 
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # settings that change the operations
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other settings that decide what a device is asked to do
     "dima": ("dima", {}),
     "other solver, order and codes": (
         "dima",
@@ -72,8 +72,8 @@ every = pytest.mark.parametrize(("algorithm", "changes"), VARIANTS.values(), ids
 
 @every
 @pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
-def test_a_rollout_never_waits_for_the_device(task: str, algorithm: str, changes: dict[str, Any]) -> None:
-    """Tensors on the meta device have no values to wait for."""
+def test_an_imagination_never_waits_for_the_device(task: str, algorithm: str, changes: dict[str, Any]) -> None:
+    """Meta tensors have no values; a CUDA graph can capture only what never reads any."""
     learner = on_meta(task, algorithm, changes)
     given = starts(learner.spec, 6, learner.world_model.context, "meta")
     rollout = imagine(learner.world_model, learner.act, given, 3)
@@ -100,7 +100,7 @@ def on_meta(task: str, algorithm: str, changes: dict[str, Any]) -> ModelBased:
     return config.learner.build(make_env(task).spec, "cpu").to("meta")
 
 
-def test_without_a_gpu_the_function_is_called() -> None:
+def test_on_the_cpu_the_function_is_called() -> None:
     calls = []
     graph = CudaGraph(lambda rows: calls.append(rows) or rows)
     given = starts(make_env("toy/walk").spec, 2, 2, "cpu")
@@ -116,13 +116,13 @@ def on(device: str, *more: str) -> Any:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
-    """Builds algorithms after an iteration, on a GPU with captured gradients and rollouts."""
-    with ExitStack() as held:
+    """Builds learners after an iteration, on a GPU with captured gradients and imaginations."""
+    with ExitStack() as cleanup:
 
         def build(device: str, task: str, algorithm: str, changes: dict[str, Any], **learner: Any) -> ModelBased:
             changes = {"run": str(tmp_path), "learner": changes | {"policy_after": 0} | learner}
             config = build_config(task, algorithm, "debug", changes)
-            trainer = held.enter_context(Trainer(config, pick_device(device), Progress()))
+            trainer = cleanup.enter_context(Trainer(config, pick_device(device), Progress()))
             trainer.learn()
             assert isinstance(trainer.algorithm, ModelBased)
             return trainer.algorithm
@@ -133,7 +133,7 @@ def trained(tmp_path: Path) -> Iterator[Callable[..., ModelBased]]:
 @pytest.mark.parametrize("device", [on("cpu"), on("cuda")])
 @every
 @pytest.mark.parametrize("task", ["toy/switches", "toy/uneven"])
-def test_a_captured_rollout_equals_an_eager_one(
+def test_a_captured_imagination_equals_an_eager_one(
     device: str, task: str, algorithm: str, changes: dict[str, Any], trained: Callable[..., ModelBased]
 ) -> None:
     learner = trained(device, task, algorithm, changes)
@@ -159,17 +159,16 @@ def test_captured_gradients_equal_eager_ones(
     trained: Callable[..., ModelBased],
 ) -> None:
     learner = trained(device, task, algorithm, changes, precision=precision)
-    model = learner.world_model
+    model, fitter = learner.world_model, learner.fitter
     for name, objective in model.objectives().items():
         part, rows = model.get_submodule(name).train(), objective.sample(learner.replay)
         before = {key: value.clone() for key, value in part.state_dict().items()}
         found = []
-        for captured in (True, False, True):
+        for fitter.cuda_graphs in (True, False, True):
             part.load_state_dict(before)
             torch.manual_seed(1)
-            learner.fitter.cuda_graphs = captured
-            gradient, _ = learner.fitter._gradient_of(name, learner.replay)(rows)
-            found.append([x.clone() for x in (*gradient, *part.buffers()) if x is not None])  # codebooks change, too
+            gradient, _ = fitter._gradient_of(name, learner.replay)(rows)
+            found.append([x.clone() for x in (*gradient, *part.buffers()) if x is not None])  # the codebook moves, too
         assert any(x.any() for x in found[0])
         for again in found[1:]:
             torch.testing.assert_close(again, found[0], rtol=1e-3, atol=1e-5)
@@ -184,7 +183,7 @@ def losses(config: Any) -> list[dict[str, float]]:
 
 @pytest.fixture
 def compiled(monkeypatch) -> list[str]:
-    """Collects every graph that is compiled, without generating code."""
+    """The graphs that were compiled, except for code generation."""
     noted: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -208,7 +207,7 @@ def test_compiled_modules_learn_the_same(tiny, task: str, compiled: list[str]) -
         assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
 
 
-def test_the_warm_up_compiles_everything_and_changes_nothing(tiny, compiled: list[str]) -> None:
+def test_warm_up_compiles_everything_and_changes_nothing(tiny, compiled: list[str]) -> None:
     config = tiny("toy/uneven", learner={"policy_after": 0, "compile": True, "imagination_batch": 25, "workers": 2})
     with Trainer(config, pick_device("cpu"), Progress()) as trainer:
         learner = trainer.algorithm
@@ -251,7 +250,7 @@ def test_generated_code_computes_the_same() -> None:
     torch.testing.assert_close(encoder(action, visible), before, atol=1e-5, rtol=1e-5)
 
 
-def test_without_a_compiler_it_says_so(monkeypatch) -> None:
+def test_without_a_compiler_there_is_one_clear_error(monkeypatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
         compile_parts([], "cpu")

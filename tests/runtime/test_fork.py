@@ -1,4 +1,4 @@
-"""Jobs in copies of the process: their answers, their mistakes, their ends."""
+"""Jobs in forked child processes: results, exceptions, deaths."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ import torch
 
 from dima.errors import ConfigError
 from dima.runtime.failure import JobError
-from dima.runtime.fork import ForkedJob, can_copy, one_thread, parallel_map
+from dima.runtime.fork import ForkedJob, can_fork, one_thread, parallel_map
 from dima.runtime.rng import drawn_from
 
 
-def draw(seed: int, copy: bool) -> tuple[torch.Tensor, bool, int]:
+def draw(seed: int, forked: bool) -> tuple[torch.Tensor, bool, int]:
     with drawn_from("cpu", seed):
-        return torch.randn(3), copy, os.getpid()
+        return torch.randn(3), forked, os.getpid()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
-def test_answers_do_not_depend_on_who_works(workers: int, two_threads) -> None:
+def test_results_do_not_depend_on_the_number_of_workers(workers: int, two_threads) -> None:
     jobs = [partial(draw, seed) for seed in range(4)]
-    answers = parallel_map(jobs, workers)
-    for seed, (drawn, copy, process) in enumerate(answers):
+    results = parallel_map(jobs, workers)
+    for seed, (drawn, forked, process) in enumerate(results):
         assert torch.equal(drawn, draw(seed, False)[0])
-        assert copy == (process != os.getpid())
-    assert len({process for *_, process in answers}) <= workers
+        assert forked == (process != os.getpid())
+    assert len({process for *_, process in results}) <= workers
     assert torch.get_num_threads() == 2
 
 
-def test_a_copy_takes_what_is_left(two_threads) -> None:
-    def slow(copy: bool) -> int:
+def test_every_worker_takes_a_job(two_threads) -> None:
+    def slow(forked: bool) -> int:
         time.sleep(0.3)
         return os.getpid()
 
     assert len(set(parallel_map([slow] * 3, 3))) == 3
 
 
-def test_without_threads_to_spare_everything_happens_here(one_thread) -> None:
-    assert not can_copy()
+def test_with_a_single_thread_all_jobs_run_in_this_process(one_thread) -> None:
+    assert not can_fork()
     assert {process for *_, process in parallel_map([partial(draw, 0)] * 3, 3)} == {os.getpid()}
 
 
-def test_what_a_copy_changes_stays_there() -> None:
+def test_changes_in_a_child_stay_there() -> None:
     held = torch.zeros(2)
     assert ForkedJob(lambda: held.add_(1)).result().tolist() == [1, 1]
     assert held.tolist() == [0, 0]
 
 
-def test_a_copys_mistake_is_raised_here() -> None:
+def test_an_exception_in_a_child_is_raised_here() -> None:
     def fail() -> None:
         raise ConfigError("no such thing")
 
@@ -131,7 +131,7 @@ def test_type_and_message_come_back_whatever_the_class(error: BaseException) -> 
     assert plain.items() <= vars(caught.value).items()
 
 
-def test_a_class_that_only_the_copy_knows_comes_as_what_it_derives_from() -> None:
+def test_a_class_that_only_the_child_knows_becomes_its_base_class() -> None:
     def fail() -> None:
         class Local(ConfigError):
             def __init__(self, a: int, b: int) -> None:
@@ -164,11 +164,11 @@ def test_a_class_that_only_the_copy_knows_comes_as_what_it_derives_from() -> Non
         ForkedJob(fail_by_a_new_name).result()
 
 
-def test_causes_notes_and_traceback_are_told(two_threads) -> None:
-    def open_file(copy: bool) -> None:
+def test_causes_notes_and_traceback_are_kept(two_threads) -> None:
+    def open_file(forked: bool) -> None:
         raise HoldsALock("disk is locked")
 
-    def fail(copy: bool) -> None:
+    def fail(forked: bool) -> None:
         try:
             open_file(copy)
         except ValueError as error:
@@ -179,13 +179,13 @@ def test_causes_notes_and_traceback_are_told(two_threads) -> None:
     with pytest.raises(OtherArguments) as caught, ForkedJob(partial(fail, True)) as other:
         other.result()
     assert isinstance(caught.value.__cause__, JobError)
-    told = str(caught.value.__cause__)
-    assert told.index("HoldsALock: disk is locked") < told.index("direct cause") < told.index("path = 1 is wrong")
-    assert "in open_file" in told
+    text = str(caught.value.__cause__)
+    assert text.index("HoldsALock: disk is locked") < text.index("direct cause") < text.index("path = 1 is wrong")
+    assert "in open_file" in text
     assert caught.value.__notes__ == ["seen at night"]
 
 
-def test_an_answer_that_cannot_be_sent_is_told() -> None:
+def test_a_result_that_cannot_be_pickled_is_an_error() -> None:
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError), match="pickle") as caught:
         ForkedJob(lambda: [1, threading.Lock()]).result()
     assert isinstance(caught.value.__cause__, JobError)
@@ -204,12 +204,12 @@ def die(number: int) -> None:
         (signal.SIGABRT, "died of SIGABRT$"),
     ],
 )
-def test_a_death_is_told(number: signal.Signals, message: str) -> None:
+def test_a_death_names_the_signal(number: signal.Signals, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         ForkedJob(partial(die, number)).result()
 
 
-def test_a_death_while_it_answers_and_an_exit_are_told() -> None:
+def test_a_death_while_sending_and_an_exit_are_errors() -> None:
     def exit_at_once() -> None:
         os._exit(9)
 
@@ -225,7 +225,7 @@ def test_a_death_while_it_answers_and_an_exit_are_told() -> None:
         os.waitpid(other._pid, 0)
 
 
-def test_who_is_not_waited_for_is_ended(two_threads) -> None:
+def test_a_child_that_is_not_awaited_is_killed(two_threads) -> None:
     def sleep() -> None:
         time.sleep(60)
 
@@ -235,8 +235,8 @@ def test_who_is_not_waited_for_is_ended(two_threads) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
-    def fail_here(copy: bool) -> None:
-        if copy:
+    def fail_here(forked: bool) -> None:
+        if forked:
             time.sleep(60)
         raise ConfigError("enough")
 
@@ -245,16 +245,16 @@ def test_who_is_not_waited_for_is_ended(two_threads) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_copy_leaves_signals_to_its_owner() -> None:
-    def disturbed() -> str:
+def test_a_child_ignores_stop_signals() -> None:
+    def signalled() -> str:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         return "done"
 
-    assert ForkedJob(disturbed).result() == "done"
+    assert ForkedJob(signalled).result() == "done"
 
 
-def test_one_thread_is_for_a_while(two_threads) -> None:
+def test_one_thread_lasts_for_the_block(two_threads) -> None:
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2

@@ -1,4 +1,4 @@
-"""What the machine offers, inside containers too; what the doctor says about a broken installation."""
+"""Cores and memory, also in containers; provenance; the doctor's findings on a broken installation."""
 
 import importlib.metadata
 import subprocess
@@ -45,23 +45,23 @@ NOW = {"dima": "1", "packages": {"mujoco": "3.17.0"}, "commit": None}
 OLD = NOW | {"kind": "dima run folder", "packages": {"mujoco": "4.0.0"}}
 
 
-class TestStretches:
-    def test_nothing_new_is_not_recorded(self):
+class TestProtocolHistory:
+    def test_a_resume_under_the_same_versions_adds_nothing(self):
         assert provenance.resumed(OLD, 100, NOW | {"packages": {"mujoco": "4.0.0"}}) == OLD
 
-    def test_both_versions_are_kept(self):
+    def test_both_versions_are_recorded(self):
         record = provenance.resumed(OLD, 100, NOW)
         assert record == OLD | {"resumed": [{"step": 100, **NOW}]}
         assert provenance.resumed(record, 200, NOW) == record
         back = provenance.resumed(record, 200, NOW | {"packages": {"mujoco": "4.0.0"}})
-        assert [one["packages"]["mujoco"] for one in provenance.stretches(back)] == ["4.0.0", "3.17.0", "4.0.0"]
+        assert [one["packages"]["mujoco"] for one in provenance.protocol_history(back)] == ["4.0.0", "3.17.0", "4.0.0"]
         assert provenance.mujoco_versions("mamujoco/ant-4x2", back) == ["4.0.0", "3.17.0"]
 
-    def test_a_stretch_of_which_nothing_was_saved_is_forgotten(self):
+    def test_a_resume_that_saved_nothing_is_dropped(self):
         record = provenance.resumed(OLD, 100, NOW)
         assert provenance.resumed(record, 100, NOW | {"packages": {"mujoco": "4.0.0"}}) == OLD
 
-    def test_a_run_begun_again_is_of_today(self):
+    def test_a_run_started_again_has_the_current_protocol(self):
         record = provenance.resumed(provenance.resumed(OLD, 100, NOW), 0, NOW)
         assert record == {"kind": "dima run folder", **NOW}
 

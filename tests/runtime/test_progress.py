@@ -1,4 +1,4 @@
-"""Progress keeps the clock, shows what the stream can show, and costs next to nothing."""
+"""Progress: time per phase, displays for terminals and files; graceful stop; the summary of a run."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test moves by hand."""
+    """A clock set by the test."""
     now = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
     return now
@@ -40,7 +40,7 @@ def test_seconds_add_up_per_phase_also_when_one_fails(clock):
     assert progress.seconds == {"denoiser": 3.5, "evaluate": 4.0}
 
 
-def test_a_lap_holds_what_happened_since_the_last_one(clock):
+def test_a_lap_holds_times_and_counts_since_the_last_one(clock):
     progress = Progress()
     for spent, updates in ((1.0, 2), (2.0, 3)):
         with progress.phase("imagine and update", total=3) as step:
@@ -49,13 +49,13 @@ def test_a_lap_holds_what_happened_since_the_last_one(clock):
             clock[0] += spent
     with progress.phase("save"):
         clock[0] += 0.5
-        assert progress.lap() == {"time/imagine_and_improve": 3.0, "updates/imagine_and_improve": 5}
+        assert progress.lap() == {"time/imagine_and_update": 3.0, "updates/imagine_and_update": 5}
     assert progress.lap() == {"time/save": 0.5}
     assert progress.lap() == {}
     assert progress.seconds == {"imagine and update": 3.0, "save": 0.5}
 
 
-def test_a_restored_clock_goes_on(clock):
+def test_a_resumed_run_adds_to_its_seconds(clock):
     progress = Progress()
     progress.seconds.update({"collect": 10.0})
     with progress.phase("collect"):
@@ -63,7 +63,7 @@ def test_a_restored_clock_goes_on(clock):
     assert progress.seconds == {"collect": 11.0}
 
 
-def test_lines_are_one_a_iteration_with_time_left(clock):
+def test_lines_print_each_iteration_with_the_time_left(clock):
     stream = io.StringIO()
     progress = Lines(stream)
     with progress.phase("denoiser", total=3) as step:
@@ -88,18 +88,18 @@ def test_time_left_is_never_negative(clock, made, done):
     assert stream.getvalue().splitlines()[-1] == f"step {done:,} of 1,000  0.0 s left"
 
 
-def test_runs_side_by_side_are_told_no_negative_time_either(clock):
-    told = []
+def test_time_left_of_parallel_runs_is_never_negative(clock):
+    estimates = []
 
     class Relay(Progress):
-        def _tell(self, done, total, numbers, left):
-            told.append(left)
+        def _show_iteration(self, done, total, numbers, left):
+            estimates.append(left)
 
     relay = Relay()
     for done in (500, 1_700):
-        relay.round(done, 1_000)
+        relay.iteration(done, 1_000)
         clock[0] += 60
-    assert told == [None, 0.0]
+    assert estimates == [None, 0.0]
 
 
 def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
@@ -121,7 +121,7 @@ def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
     assert set(progress.seconds) == {"denoiser", "inner"}
 
 
-def test_the_right_one_is_chosen():
+def test_bars_on_terminals_only():
     assert type(choose_progress(stream=Terminal())) is Bars
     assert type(choose_progress(quiet=True, stream=Terminal())) is Lines
     assert type(choose_progress(stream=io.StringIO())) is Lines
@@ -136,22 +136,22 @@ def test_durations_in_words(seconds, text):
 
 
 class TestStop:
-    def test_the_first_signal_asks_and_the_second_stops(self, capsys):
+    def test_the_first_signal_requests_a_stop_and_the_second_interrupts(self, capsys):
         with graceful_stop() as stop:
             assert not stop.requested
             signal.raise_signal(signal.SIGTERM)
             assert stop.requested
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-        assert "finished and saved first" in capsys.readouterr().err
+        assert "after this iteration is saved" in capsys.readouterr().err
 
-    def test_handlers_come_back(self):
+    def test_handlers_are_restored(self):
         before = signal.getsignal(signal.SIGTERM)
         with graceful_stop():
             assert signal.getsignal(signal.SIGTERM) is not before
         assert signal.getsignal(signal.SIGTERM) is before
 
-    def test_workers_ignore_ctrl_c_but_can_be_ended(self):
+    def test_workers_ignore_sigint_but_end_at_sigterm(self):
         with graceful_stop() as stop:
             for number, status in ((signal.SIGINT, 7), (signal.SIGTERM, 143)):
                 child = os.fork()
@@ -165,7 +165,7 @@ class TestStop:
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
             assert not stop.requested
 
-    def test_outside_the_main_thread_nothing_is_watched(self):
+    def test_outside_the_main_thread_no_handler_is_installed(self):
         seen = []
 
         def work():
@@ -179,7 +179,7 @@ class TestStop:
 
 
 class TestSummary:
-    def test_tells_curve_clock_and_folder(self):
+    def test_table_holds_curve_times_and_folder(self):
         table = Summary(
             task="toy/walk",
             algorithm="dima",
@@ -195,12 +195,12 @@ class TestSummary:
         assert "observation = full+id" in lines
         assert any(line.split() == ["5,000", "-100.0"] for line in lines)
         assert any(line.split()[:2] == ["25,000", "3,000.0"] and "▪" in line for line in lines)
-        assert table.index("denoiser") < table.index("save ") < table.index("by the clock")
-        assert any(line.split() == ["by", "the", "clock", "60", "s"] for line in lines)
+        assert table.index("denoiser") < table.index("save ") < table.index("wall time")
+        assert any(line.split() == ["wall", "time", "60", "s"] for line in lines)
         assert "run folder: runs/x" in table
         assert "interrupted" not in table
 
-    def test_an_interrupted_run_says_how_to_go_on(self):
+    def test_an_interrupted_run_says_how_to_continue(self):
         table = Summary("t", "a", "runs/x", 0, [], finished=False).table()
         assert "no evaluation was made" in table
-        assert "`dima resume runs/x` goes on" in table
+        assert "continue with `dima resume runs/x`" in table

@@ -1,4 +1,4 @@
-"""Random numbers: kept, put back, drawn from seeds, or from a stream of one's own."""
+"""Random state: save, restore, seed a block, independent streams."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def draw(stream: RandomStream) -> float:
         return float(torch.rand(()))
 
 
-def test_the_state_is_put_back():
+def test_the_state_is_restored():
     state = rng_state()
     first = torch.rand(3)
     set_rng_state(state)
     assert torch.equal(torch.rand(3), first)
 
 
-def test_numbers_follow_from_all_seeds_and_disturb_nobody():
+def test_draws_depend_on_all_seeds_and_leave_the_global_state_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     drawn = []
@@ -30,7 +30,7 @@ def test_numbers_follow_from_all_seeds_and_disturb_nobody():
     assert drawn[0] == drawn[1] and len(set(drawn)) == 4
 
 
-def test_a_stream_goes_on_where_it_was_whatever_others_draw():
+def test_a_stream_is_independent_of_other_draws():
     one, other = RandomStream("cpu", 5), RandomStream("cpu", 5)
     alone = [draw(one) for _ in range(3)]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it went, or says which file is damaged."""
+"""Checkpoints: round trip, damage is detected and names the file."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_only_safe_formats(folder):
 
 
 @pytest.mark.parametrize("name", [TENSORS, TREE, MANIFEST])
-def test_every_flipped_byte_is_noticed(folder, name):
+def test_every_flipped_byte_is_detected(folder, name):
     path = folder / name
     good = path.read_bytes()
     for position in range(0, len(good), max(1, len(good) // 40)):
@@ -56,12 +56,13 @@ def test_missing(folder, name):
 
 
 def test_another_format_names_the_version_that_wrote_it(folder, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", 2)
+    monkeypatch.setattr(module, "FORMAT", 7)
     monkeypatch.setattr("dima.storage.manifest.__version__", "9.9")
-    with pytest.raises(
-        RunFolderError, match=r"has format 1, written by dima .*this is dima 9\.9, which reads format 2"
-    ):
+    said = r"has format 2, written by dima \d.*this is dima 9\.9, which reads format 7: use that version, or train"
+    with pytest.raises(RunFolderError, match=said):
         load_tree(folder)
+    with pytest.raises(RunFolderError, match=r"written by dima \S+ \(commit 0123456789ab\); this is"):
+        load_tree(folder, "0123456789ab")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "{", '{"sha256": 3}', '"text"'])
@@ -71,14 +72,14 @@ def test_a_strange_manifest_is_damaged(folder, content):
         read_manifest(folder)
 
 
-def test_a_tree_that_fits_its_manifest_but_not_its_tensors_is_damaged(folder, monkeypatch):
+def test_a_tree_without_its_tensors_is_damaged(folder, monkeypatch):
     (folder / TREE).write_text(json.dumps({"a": {"!": "tensor", "name": "nowhere"}}))
     monkeypatch.setattr(module, "verify", lambda path, expected: None)
     with pytest.raises(RunFolderError, match="is damaged"):
         load_tree(folder)
 
 
-def test_everything_is_on_disk_before_the_manifest_counts(tmp_path, monkeypatch):
+def test_the_manifest_is_flushed_last(tmp_path, monkeypatch):
     synced = []
     real = module.sync
     monkeypatch.setattr(module, "sync", lambda path: (synced.append(path), real(path)))

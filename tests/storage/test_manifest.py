@@ -1,37 +1,37 @@
-"""An object that holds its own SHA-256: every change shows, whatever the order of its entries."""
+"""Manifests: every change is detected, the order of keys does not matter."""
 
 import json
 
 import pytest
 
 from dima.errors import RunFolderError
-from dima.storage.manifest import check_format, read_sealed, seal, sealed
+from dima.storage.manifest import check_format, digest, manifest_text, read_verified
 
 BODY = {"format": 1, "name": "café", "numbers": [1, 2.5, None]}
 
 
-def test_there_and_back(tmp_path):
-    (tmp_path / "a.json").write_text(sealed(BODY))
-    assert read_sealed(tmp_path / "a.json") == BODY
-    assert seal(BODY) == seal(dict(reversed(BODY.items()))) != seal(BODY | {"format": 2})
+def test_round_trip(tmp_path):
+    (tmp_path / "a.json").write_text(manifest_text(BODY))
+    assert read_verified(tmp_path / "a.json") == BODY
+    assert digest(BODY) == digest(dict(reversed(BODY.items()))) != digest(BODY | {"format": 2})
 
 
 @pytest.mark.parametrize("changed", [BODY | {"format": 2}, {**BODY, "more": 1}, {"format": 1}, [], None, 3])
-def test_a_change_by_hand_is_noticed(tmp_path, changed):
-    content = json.loads(sealed(BODY))
+def test_a_change_is_detected(tmp_path, changed):
+    content = json.loads(manifest_text(BODY))
     if isinstance(changed, dict):
         changed = changed | {"sha256": content["sha256"]}
     (tmp_path / "a.json").write_text(json.dumps(changed))
     with pytest.raises(RunFolderError, match=r"a\.json is damaged"):
-        read_sealed(tmp_path / "a.json")
+        read_verified(tmp_path / "a.json")
 
 
-def test_what_is_not_there_or_not_text(tmp_path):
+def test_missing_and_binary_files(tmp_path):
     with pytest.raises(RunFolderError, match=r"a\.json is missing"):
-        read_sealed(tmp_path / "a.json")
+        read_verified(tmp_path / "a.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe")
     with pytest.raises(RunFolderError, match=r"b\.json is damaged"):
-        read_sealed(tmp_path / "b.json")
+        read_verified(tmp_path / "b.json")
 
 
 def test_another_format(tmp_path):

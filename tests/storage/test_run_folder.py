@@ -1,4 +1,4 @@
-"""A run folder keeps what a finished iteration saved, whatever happens, and says clearly what is wrong with it."""
+"""Run folders: crash safety at every step, clear errors, one writer."""
 
 import contextlib
 import errno
@@ -16,8 +16,10 @@ import torch
 import dima.storage.atomic
 import dima.storage.checkpoint
 import dima.storage.chunks
+import dima.storage.saved
 from dima.errors import ConfigError, RunFolderError
-from dima.storage.run_folder import CHECKPOINT, METRICS, PROTOCOL, REPLAY, RunFolder
+from dima.storage.layout import CHECKPOINT, METRICS, PROTOCOL, REPLAY
+from dima.storage.run_folder import RunFolder
 
 CONFIG = {"task": "toy/walk", "seed": 3}
 
@@ -67,12 +69,12 @@ class TestCreate:
         assert protocol["machine"]["cores"] >= 1
         assert protocol["machine"]["device"] == "cpu"
 
-    def test_never_over_a_run_without_being_told(self, run):
+    def test_a_run_is_not_overwritten_by_default(self, run):
         with pytest.raises(RunFolderError, match=r"already holds a run: `dima resume .*--overwrite"):
             RunFolder.create(run, CONFIG)
         assert contents(run)[0] == 3
 
-    def test_overwrite_starts_empty_and_keeps_what_is_not_ours(self, run):
+    def test_overwrite_starts_empty_and_keeps_foreign_files(self, run):
         (run / "notes.txt").write_text("mine")
         with RunFolder.create(run, {"task": "other"}, overwrite=True) as folder:
             assert not folder.has_checkpoint
@@ -82,26 +84,26 @@ class TestCreate:
         assert not (run / REPLAY).exists()
 
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_never_over_a_foreign_folder(self, tmp_path, overwrite):
+    def test_a_foreign_folder_is_never_overwritten(self, tmp_path, overwrite):
         (tmp_path / "precious").mkdir()
         (tmp_path / "precious" / "metrics.jsonl").write_text("not yours")
         with pytest.raises(RunFolderError, match=r"is not a dima run folder, so it is never overwritten"):
             RunFolder.create(tmp_path / "precious", CONFIG, overwrite=overwrite)
         assert (tmp_path / "precious" / "metrics.jsonl").read_text() == "not yours"
 
-    def test_never_over_a_file(self, tmp_path):
+    def test_a_file_is_never_overwritten(self, tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(RunFolderError, match="is a file"):
             RunFolder.create(tmp_path / "file", CONFIG, overwrite=True)
         with pytest.raises(RunFolderError, match=r"cannot write .*not a directory"):
             RunFolder.create(tmp_path / "file" / "run", CONFIG)
 
-    def test_an_empty_folder_will_do(self, tmp_path):
+    def test_an_empty_folder_is_used(self, tmp_path):
         (tmp_path / "empty").mkdir()
         RunFolder.create(tmp_path / "empty", CONFIG).close()
         assert RunFolder.open(tmp_path / "empty").config() == CONFIG
 
-    def test_notes_the_commit_and_what_is_not_committed(self, tmp_path, monkeypatch):
+    def test_records_uncommitted_changes(self, tmp_path, monkeypatch):
         monkeypatch.setattr("dima.storage.run_folder.uncommitted_diff", lambda: "--- a\n+++ b\n")
         RunFolder.create(tmp_path / "run", CONFIG).close()
         assert (tmp_path / "run" / "uncommitted.diff").read_text() == "--- a\n+++ b\n"
@@ -113,7 +115,7 @@ class TestOpen:
             RunFolder.open(tmp_path / "nowhere")
 
     @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"kind": "cake"}'])
-    def test_not_ours(self, tmp_path, content):
+    def test_a_foreign_folder(self, tmp_path, content):
         if content is not None:
             (tmp_path / PROTOCOL).write_text(content)
         with pytest.raises(RunFolderError, match="is not a dima run folder"):
@@ -130,7 +132,7 @@ class TestOpen:
         with pytest.raises(RunFolderError, match=r"config\.yaml is missing"):
             RunFolder.open(run).config()
 
-    def test_before_the_first_iteration_is_over(self, tmp_path):
+    def test_before_the_first_iteration_is_finished(self, tmp_path):
         with RunFolder.create(tmp_path / "run", CONFIG) as folder:
             folder.log({"step": 1, "iteration": 1})
             assert not folder.has_checkpoint
@@ -158,7 +160,7 @@ class TestMetrics:
             assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == folder.records()
             assert folder.records()[0] == {"step": 5, "loss": 0.5, "bad": None, "list": [1, None]}
 
-    def test_a_line_cut_off_by_a_crash_is_left_out(self, run):
+    def test_an_incomplete_last_line_is_skipped(self, run):
         with (run / METRICS).open("a") as file:
             file.write('{"step": 4')
         assert len(RunFolder.open(run).records()) == 3
@@ -169,7 +171,7 @@ class TestMetrics:
         with pytest.raises(RunFolderError, match="line 2 is not a JSON object"):
             RunFolder.open(run).records()
 
-    def test_truncated_metrics_are_noticed_on_resume(self, run):
+    def test_truncated_metrics_are_detected_on_resume(self, run):
         (run / METRICS).write_bytes((run / METRICS).read_bytes()[:-5])
         with RunFolder.open(run, write=True) as folder, pytest.raises(RunFolderError, match=r"metrics\.jsonl is trunc"):
             folder.load()
@@ -220,10 +222,10 @@ class TestMetrics:
 
 
 class TestSave:
-    def test_everything_comes_back(self, run):
+    def test_round_trip(self, run):
         assert contents(run) == (3, [(0, 1), (1, 2), (2, 3)], [1, 2, 3])
 
-    def test_what_an_unfinished_iteration_left_is_removed(self, run):
+    def test_the_output_of_an_unfinished_iteration_is_removed(self, run):
         with RunFolder.open(run, write=True) as folder:
             folder.load()
             folder.log({"step": 40, "iteration": 4})
@@ -232,7 +234,7 @@ class TestSave:
         assert contents(run) == (3, [(0, 1), (1, 2), (2, 3)], [1, 2, 3])
         assert sorted(path.name for path in (run / REPLAY).iterdir()) == [f"00000{i}.safetensors" for i in range(3)]
 
-    def test_a_resumed_run_goes_on_counting(self, run):
+    def test_a_resumed_run_continues_the_numbers_of_chunks(self, run):
         with RunFolder.open(run, write=True) as folder:
             folder.load()
             assert folder.next_chunk == 3
@@ -241,9 +243,7 @@ class TestSave:
         assert contents(run) == (4, [(2, 3), (3, 4), (4, 5)], [1, 2, 3, 4])
         assert len(list((run / REPLAY).iterdir())) == 3
 
-    def test_chunks_of_several_iterations_are_saved_together_and_those_needed_no_more_not_at_all(
-        self, run, monkeypatch
-    ):
+    def test_several_chunks_are_saved_together_without_obsolete_ones(self, run, monkeypatch):
         written = []
         save = dima.storage.chunks.save_tree_file
         monkeypatch.setattr(
@@ -256,7 +256,7 @@ class TestSave:
         assert written == ["000005.safetensors.new", "000006.safetensors.new"]
         assert contents(run) == (7, [(5, 6), (6, 7)], [1, 2, 3])
 
-    def test_old_chunks_cost_nothing(self, run):
+    def test_old_chunks_are_not_rewritten(self, run):
         before = {path: path.stat().st_mtime_ns for path in (run / REPLAY).iterdir()}
         with RunFolder.open(run, write=True) as folder:
             folder.load()
@@ -335,7 +335,7 @@ class TestCrash:
         assert contents(run) == NEW
 
     @pytest.mark.parametrize("k", range(1, 16))
-    def test_a_kill_in_the_first_iteration_leaves_it_or_nothing(self, tmp_path, monkeypatch, k):
+    def test_a_kill_in_the_first_save_leaves_all_or_nothing(self, tmp_path, monkeypatch, k):
         folder = RunFolder.create(tmp_path / "run", CONFIG)
         folder.log({"step": 10, "iteration": 1})
         with monkeypatch.context() as patched, folder:
@@ -361,7 +361,7 @@ class TestCrash:
                 assert "\n" not in message
         assert contents(run) in (OLD, NEW)
 
-    def test_an_overwrite_that_is_cut_off_can_be_repeated(self, run, monkeypatch):
+    def test_an_interrupted_overwrite_can_be_repeated(self, run, monkeypatch):
         for k in range(1, 12):
             with monkeypatch.context() as patched:
                 interrupt_at(patched, k, Killed())
@@ -371,7 +371,7 @@ class TestCrash:
             assert not folder.has_checkpoint
             assert folder.config() == {"task": "second"}
 
-    def test_the_library_that_writes_tensors_meets_a_full_disk(self, run, monkeypatch):
+    def test_a_full_disk_in_safetensors(self, run, monkeypatch):
         from safetensors import SafetensorError
 
         def full(*args, **kwargs):
@@ -385,7 +385,7 @@ class TestCrash:
         assert contents(run) == OLD
 
     def test_real_kills(self, run):
-        """A process that saves iteration after iteration is killed, at moments that nobody chose."""
+        """A process that saves iteration after iteration is killed at random moments."""
         reached = [3]
         for wait in (0.0, 0.013, 0.029, 0.041):
             ready, tell = os.pipe()
@@ -424,22 +424,22 @@ class TestReaders:
         (run / CHECKPOINT).rename(run / "checkpoint.old")
         assert RunFolder.open(run).load().tree["iteration"] == 3
 
-    def test_a_reader_that_was_overtaken_reads_again(self, run, monkeypatch):
-        real = dima.storage.run_folder.load_tree
+    def test_a_reader_retries_if_the_checkpoint_was_replaced(self, run, monkeypatch):
+        real = dima.storage.saved.load_tree
         overtaken = []
 
-        def load(folder):
+        def load(folder, written_by=""):
             if not overtaken:
                 overtaken.append(True)
                 with RunFolder.open(run, write=True) as writer:
-                    monkeypatch.setattr(dima.storage.run_folder, "load_tree", real)
+                    monkeypatch.setattr(dima.storage.saved, "load_tree", real)
                     writer.load()
-                    monkeypatch.setattr(dima.storage.run_folder, "load_tree", load)
+                    monkeypatch.setattr(dima.storage.saved, "load_tree", load)
                     writer.save(state(4))
                 raise RunFolderError("gone")
-            return real(folder)
+            return real(folder, written_by)
 
-        monkeypatch.setattr(dima.storage.run_folder, "load_tree", load)
+        monkeypatch.setattr(dima.storage.saved, "load_tree", load)
         assert RunFolder.open(run).load().tree["iteration"] == 4
 
     def test_damage_is_not_mistaken_for_a_writer(self, run):

@@ -1,4 +1,4 @@
-"""Trees of tensors and plain data come back as they went, without pickle."""
+"""Trees of tensors and plain data: round trips without pickle."""
 
 import math
 
@@ -33,7 +33,7 @@ def assert_same_types(left, right):
 
 
 @given(trees)
-def test_plain_trees_come_back_equal_with_their_types(tree):
+def test_round_trip_of_plain_trees_with_types(tree):
     text, tensors = encode(tree)
     back = decode(text, tensors)
     assert back == tree
@@ -100,7 +100,7 @@ def test_views_shared_memory_and_strange_keys_survive(tmp_path):
     assert torch.equal(back["strided"], base[::2])
 
 
-def test_an_optimiser_goes_on_exactly(tmp_path):
+def test_an_optimiser_continues_exactly(tmp_path):
     def make():
         torch.manual_seed(0)
         net = torch.nn.Linear(3, 2)

@@ -1,4 +1,4 @@
-"""A run that goes on under another MuJoCo version: it says so, keeps both, and shows them beside its returns."""
+"""A run resumed under another MuJoCo version: it warns, records both, and reports them with its returns."""
 
 import json
 
@@ -28,42 +28,42 @@ def begun(tmp_path_factory):
     return folder
 
 
-def test_an_evaluation_names_the_version_that_plays_and_that_it_learnt_under(begun, capsys):
+def test_an_evaluation_names_the_versions_of_evaluation_and_training(begun, capsys):
     assert main(["evaluate", str(begun), "--episodes", "1"]) == 0
     assert f"MuJoCo {INSTALLED}, trained under 3.2.0)" in capsys.readouterr().out
     assert main(["evaluate", str(begun), "--episodes", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mujoco"] == {"evaluated": INSTALLED, "trained": ["3.2.0"]}
 
 
-def test_a_resume_warns_in_one_line_and_keeps_both(begun, tmp_path, capsys):
+def test_a_resume_warns_in_one_line_and_records_both(begun, tmp_path, capsys):
     before = (begun / "protocol.json").read_text()
     with RunFolder.open(begun) as folder:
         steps = folder.records()[-1]["step"]
     assert main(["resume", str(begun), "--steps", "128", "--quiet"]) == 0
     out, err = capsys.readouterr()
-    told = [line for line in err.splitlines() if "MuJoCo" in line]
-    assert told == [
-        f"dima: MuJoCo 3.2.0 simulated the first {steps} steps, {INSTALLED} goes on: returns may differ; "
-        "protocol.json keeps both"
+    warnings = [line for line in err.splitlines() if "MuJoCo" in line]
+    assert warnings == [
+        f"dima: MuJoCo 3.2.0 simulated the first {steps} steps, {INSTALLED} simulates the rest: returns may differ; "
+        "protocol.json records both"
     ]
     assert f"MuJoCo 3.2.0, then {INSTALLED}" in out
     facts = json.loads((begun / "protocol.json").read_text())
-    (stretch,) = facts.pop("resumed")
+    (resumed,) = facts.pop("resumed")
     assert facts == json.loads(before)
-    assert (stretch["step"], stretch["packages"]["mujoco"]) == (steps, INSTALLED)
+    assert (resumed["step"], resumed["packages"]["mujoco"]) == (steps, INSTALLED)
 
-    assert main(["resume", str(begun), "--steps", "192", "--quiet"]) == 0  # the same version again is no news
+    assert main(["resume", str(begun), "--steps", "192", "--quiet"]) == 0  # the same version again
     assert "MuJoCo" not in capsys.readouterr().err
     assert len(json.loads((begun / "protocol.json").read_text())["resumed"]) == 1
 
     done = report([begun], tmp_path)
     assert f"MuJoCo 3.2.0 and {INSTALLED}" in done.summary()
-    assert any("mix versions of MuJoCo" in told for told in done.to_dict()["notices"])
+    assert any("mix versions of MuJoCo" in notice for notice in done.to_dict()["notices"])
     assert f"3.2.0 and {INSTALLED}" in done.table.read_text().splitlines()[1]
     assert f"3.2.0 and {INSTALLED}" in done.page.read_text()
 
 
-def test_a_finished_run_stays_of_its_version(begun):
+def test_resuming_a_finished_run_records_nothing(begun):
     before = (begun / "protocol.json").read_bytes()
     assert resume(begun).finished
     assert (begun / "protocol.json").read_bytes() == before

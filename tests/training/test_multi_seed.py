@@ -13,7 +13,7 @@ import pytest
 
 from dima.cli import main
 from dima.errors import ConfigError
-from dima.runtime.progress import Together, TogetherBars, TogetherLines
+from dima.runtime.progress import RunsBars, RunsLines, RunsProgress
 from dima.storage.run_folder import RunFolder
 from dima.training.multi_seed import train_seeds
 from dima.training.online import train
@@ -25,7 +25,7 @@ def numbers(path: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in one.items() if not name.startswith("time/")} for one in records]
 
 
-class Watch(Together):
+class Watch(RunsProgress):
     def __init__(self) -> None:
         self.seen: list[tuple[str, int]] = []
 
@@ -33,7 +33,7 @@ class Watch(Together):
         self.seen.append((name, done))
 
 
-def test_each_run_is_what_it_is_alone(tiny, tmp_path) -> None:
+def test_each_run_equals_that_of_its_seed_alone(tiny, tmp_path) -> None:
     config, watch = tiny(algorithm="mappo", run="together", steps=150), Watch()
     outcomes = train_seeds(config, [3, 5], progress=watch)
     assert [one.seed for one in outcomes] == [3, 5]
@@ -46,7 +46,7 @@ def test_each_run_is_what_it_is_alone(tiny, tmp_path) -> None:
         assert [done for name, done in watch.seen if name == f"seed {seed}"] == [r["step"] for r in alone]
 
 
-def test_one_mistake_does_not_stop_the_others(tiny, tmp_path) -> None:
+def test_an_error_of_one_run_does_not_stop_the_others(tiny, tmp_path) -> None:
     config = tiny(algorithm="mappo", run="run", steps=100)
     train(tiny(algorithm="mappo", run="run-seed1", steps=50, seed=1))
     wrong, right = train_seeds(config, [1, 2])
@@ -54,23 +54,23 @@ def test_one_mistake_does_not_stop_the_others(tiny, tmp_path) -> None:
     assert right.summary is not None and right.summary.steps == 100
 
 
-def test_a_process_that_dies_is_told(tiny, tmp_path) -> None:
+def test_a_process_that_dies_is_named(tiny, tmp_path) -> None:
     (outcome,) = train_seeds(tiny("tests.training.test_multi_seed:deadly", "mappo"), [0])
     assert outcome.summary is None and "its process ended with status 7" in outcome.error
 
 
 def deadly():
-    """A world that takes its process with it."""
+    """An environment that kills its process."""
     os._exit(7)
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 2, 1]])
 def test_seeds_must_differ(tiny, seeds) -> None:
-    with pytest.raises(ConfigError, match=r"give one or more, none of them twice"):
+    with pytest.raises(ConfigError, match=r"give at least one, each of them once"):
         train_seeds(tiny(), seeds)
 
 
-def test_the_command_tells_of_all(tmp_path, capsys) -> None:
+def test_the_command_prints_every_run(tmp_path, capsys) -> None:
     args = ["--algorithm", "mappo", "--preset", "debug", "--steps", "100", "--run", str(tmp_path / "run")]
     assert main(["train", "--seeds", "0", "1", "toy/walk", *args]) == 0
     out, err = capsys.readouterr()
@@ -114,12 +114,12 @@ def test_all_stop_together_and_save(tmp_path) -> None:
 
 def test_views() -> None:
     lines = io.StringIO()
-    view = TogetherLines(lines)
-    with view.watching(["a", "b"]):
+    view = RunsLines(lines)
+    with view.displaying(["a", "b"]):
         view.show("b", 10, 40, {"collected_return": 1.5}, 3.0)
     assert lines.getvalue() == "b: step 10 of 40  collected return 1.5  3.0 s left\n"
     drawn = io.StringIO()
-    bars = TogetherBars(drawn)
-    with bars.watching(["a", "b"]):
+    bars = RunsBars(drawn)
+    with bars.displaying(["a", "b"]):
         bars.show("b", 10, 40, {}, None)
-    assert "a" in drawn.getvalue() and "begins" in drawn.getvalue() and "step 10 of 40" in drawn.getvalue()
+    assert "a" in drawn.getvalue() and "starting" in drawn.getvalue() and "step 10 of 40" in drawn.getvalue()

@@ -1,4 +1,4 @@
-"""Runs on a dataset: exact after a kill, comparable, loadable, and every misuse told in a line."""
+"""Runs on a dataset: exact after a kill, comparable, loadable; every error is one line."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def learnt(folder: Path) -> tuple[list[dict[str, Any]], bytes]:
-    """Everything that two equal runs have in common: their numbers but for clocks, and their tensors."""
-    told = [{k: v for k, v in one.items() if not k.startswith("time/")} for one in records(folder)]
-    return told, (folder / "checkpoint" / "tensors.safetensors").read_bytes()
+    """What two equal runs have in common: their metrics except times, and their tensors."""
+    metrics = [{k: v for k, v in one.items() if not k.startswith("time/")} for one in records(folder)]
+    return metrics, (folder / "checkpoint" / "tensors.safetensors").read_bytes()
 
 
 class Interrupted(Progress):
-    """Does something when a phase begins for the n-th time."""
+    """Calls an action when a phase begins for the n-th time."""
 
     def __init__(self, phase: str, times: int, action: Callable[[], None]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Interrupted(Progress):
 
 
 class Power(Exception):
-    """The plug is pulled."""
+    """Stands for a power failure."""
 
 
 def pull_plug() -> None:
@@ -94,30 +94,21 @@ def pull_plug() -> None:
 def test_a_run_logs_losses_and_held_out_errors(small: Build):
     summary = fit(config := small())
     assert summary.finished
-    told = records(config.folder)
-    assert [(one["step"], one["iteration"]) for one in told] == [(1, 1), (2, 2), (3, 3)]
-    assert {"denoiser/loss", "decoder/error", "reward_model/reward", "updates/denoiser"} <= set(told[0])
-    errors = {
-        "state_1",
-        "state_3",
-        "persistence_1",
-        "persistence_3",
-        "obs_1",
-        "obs_3",
-        "obs_sum_3",
-        "reward",
-        "continuation",
-    }
-    assert [{f"held_out/{name}" for name in errors} <= set(one) for one in told] == [False, True, True]
-    assert not any(name.startswith(("collect/", "evaluate/", "policy/")) for one in told for name in one)
-    assert summary.evaluations == [(2, told[1]["held_out/state_3"]), (3, told[2]["held_out/state_3"])]
+    log = records(config.folder)
+    assert [(one["step"], one["iteration"]) for one in log] == [(1, 1), (2, 2), (3, 3)]
+    assert {"denoiser/loss", "decoder/error", "reward_model/reward", "updates/denoiser"} <= set(log[0])
+    errors = {f"{of}_{step}" for of in ("state", "persistence", "obs") for step in (1, 3)}
+    errors |= {"obs_sum_3", "reward", "continuation"}
+    assert [{f"held_out/{name}" for name in errors} <= set(one) for one in log] == [False, True, True]
+    assert not any(name.startswith(("collect/", "evaluate/", "policy/")) for one in log for name in one)
+    assert summary.evaluations == [(2, log[1]["held_out/state_3"]), (3, log[2]["held_out/state_3"])]
     text = summary.table()
     assert "dima on toy/walk: 3 iterations" in text
     assert "error after 3 steps" in text
     assert "its policy is untrained" in text
 
 
-def test_a_run_is_of_its_dataset(small: Build, data: Path):
+def test_task_and_replay_follow_from_the_dataset(small: Build, data: Path):
     config = small()
     assert (config.task, config.env.episode_limit) == ("toy/walk", 9)
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -144,7 +135,7 @@ def test_the_seed_decides_everything(small: Build):
     assert records(one.folder)[-1]["held_out/persistence_3"] == records(other.folder)[-1]["held_out/persistence_3"]
 
 
-def test_judging_more_often_changes_nothing_learnt(small: Build):
+def test_evaluating_more_often_does_not_change_learning(small: Build):
     fit(rare := small(run="rare", evaluate_every=3))
     fit(often := small(run="often", evaluate_every=1))
     assert learnt(rare.folder)[0][-1] == learnt(often.folder)[0][-1]
@@ -161,7 +152,7 @@ def test_fewer_iterations_than_were_made_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("phase", ["denoiser", "evaluate", "save"])
-def test_a_run_cut_off_anywhere_ends_like_one_undisturbed(small: Build, phase: str):
+def test_a_run_killed_in_any_phase_equals_an_uninterrupted_one(small: Build, phase: str):
     fit(whole := small(run="whole"))
     broken = small(run="broken")
     with pytest.raises(Power):
@@ -182,7 +173,7 @@ def test_lost_iterations_are_fitted_again_exactly(small: Build):
     assert learnt(whole.folder) == learnt(broken.folder)
 
 
-def test_a_signal_finishes_the_iteration_and_the_run_goes_on(small: Build, capfd):
+def test_a_signal_finishes_the_iteration_and_the_run_can_be_resumed(small: Build, capfd):
     fit(whole := small(run="whole"))
     broken = small(run="broken")
     ask = Interrupted("denoiser", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -199,7 +190,7 @@ def test_a_run_killed_in_its_first_iteration_begins_again(small: Build):
     assert resume(broken.folder).steps == 3
 
 
-def test_a_run_is_carried_further(small: Build):
+def test_a_run_can_be_extended(small: Build):
     fit(whole := small(run="whole", iterations=4, evaluate_every=4))
     fit(short := small(run="short", iterations=2, evaluate_every=4))
     summary = resume(short.folder, iterations=4)
@@ -216,7 +207,7 @@ def test_steps_belong_to_other_runs(tiny):
         resume(folder, iterations=9)
 
 
-# -- what it is good for ----------------------------------------------------------------------------------------------
+# -- afterwards ------------------------------------------------------------------------------------------------------
 
 
 def test_the_run_loads_and_says_that_its_policy_is_untrained(small: Build, data: Path):
@@ -232,7 +223,7 @@ def test_the_run_loads_and_says_that_its_policy_is_untrained(small: Build, data:
         record(again.override({"out": str(config.folder.parent / "again")}))
 
 
-def test_a_report_of_returns_has_no_place_for_it(small: Build):
+def test_reports_of_returns_leave_it_out(small: Build):
     fit(config := small(iterations=1))
     (problem,) = read_runs([config.folder])[1]
     assert "is a run of `dima fit`" in problem.reason
@@ -246,7 +237,7 @@ def test_a_model_free_algorithm_is_refused(data: Path):
         fit_config(data, "mappo")
 
 
-def test_a_run_knows_its_dataset_from_everywhere(data: Path, monkeypatch):
+def test_the_dataset_s_path_is_absolute(data: Path, monkeypatch):
     monkeypatch.chdir(data.parent)
     assert fit_config(data.name, "dima", "debug").dataset == str(data)
 
@@ -291,7 +282,7 @@ def test_a_run_is_replaced_only_when_asked(small: Build):
     assert len(records(config.folder)) == 2
 
 
-def test_another_dataset_in_the_same_place_is_noticed(small: Build, data: Path, tmp_path: Path):
+def test_another_dataset_at_the_same_path_is_refused(small: Build, data: Path, tmp_path: Path):
     moved = tmp_path / "moved"
     shutil.copytree(data, moved)
     config = small(dataset=moved)
@@ -315,14 +306,14 @@ def test_a_damaged_dataset_is_refused(small: Build, data: Path, tmp_path: Path):
         fit(small(dataset=moved))
 
 
-def test_divergence_is_blamed_and_what_was_saved_loads(small: Build):
+def test_divergence_names_a_loss(small: Build):
     config = small(learner={"world_model": {"denoiser_fit": {"lr": 1e30, "warmup": 6}}})
     with pytest.raises(DivergenceError, match="denoiser/loss"):
         fit(config)
     assert records(config.folder)[-1]["event"] == "failed"
 
 
-def test_a_dataset_without_held_out_episodes_cannot_be_judged(small: Build, tmp_path: Path):
+def test_a_dataset_without_held_out_episodes_is_refused(small: Build, tmp_path: Path):
     changes = {"out": str(tmp_path / "all"), "steps": 20, "held_out": 0.0, "device": "cpu"}
     record(record_config("toy/walk").override(changes))
     with pytest.raises(ConfigError, match="no episode is held out"):
@@ -344,9 +335,10 @@ def command(capsys):
 
 def test_from_recording_to_a_fitted_model(command, tmp_path: Path):
     data, run = tmp_path / "d", tmp_path / "r"
-    told = command("dataset", "record", "toy/walk", "--steps", 60, "--out", data, "--device", "cpu", "--quiet")
-    assert told[0] == 0
-    assert "train" in told[1] and "held-out" in told[1] and str(data) in told[1]
+    recorded = ("--steps", 60, "--out", data, "--device", "cpu", "--quiet")
+    status, out, _ = command("dataset", "record", "toy/walk", *recorded)
+    assert status == 0
+    assert "train" in out and "held-out" in out and str(data) in out
     status, out, _ = command("dataset", "info", data, "--json")
     assert (status, json.loads(out)["task"]) == (0, "toy/walk")
     fixed = ("--preset", "debug", "--iterations", 1, "--device", "cpu", "--no-tensorboard", "--threads", 1, "--quiet")

@@ -1,4 +1,4 @@
-"""The config of a run is built from defaults, preset and overrides, and every mistake names the right word."""
+"""The config of a run: defaults, preset, overrides; every error names the right word."""
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ TASKS = {info.name.split("/")[0]: info.name for info in all_tasks()}
 
 
 @pytest.mark.parametrize(("algorithm", "preset"), EVERY_PRESET)
-def test_every_preset_loads_on_every_suite_and_comes_back_from_yaml(algorithm, preset, tmp_path):
+def test_every_preset_loads_on_every_suite_and_survives_yaml(algorithm, preset, tmp_path):
     contents = read_preset(algorithm, preset)
     named = [task for content in contents for task in content.get("tasks") or {}]
     assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo"}
@@ -63,7 +63,7 @@ def test_run_folders_with_retired_fields_load():
         },
     )
 )
-def test_overrides_win_and_come_back(overrides):
+def test_overrides_win_and_survive_a_dict(overrides):
     config = build_config("mpe/simple_spread", "dima", "small", overrides)
     assert RunConfig.from_dict(config.to_dict()) == config
     for name, value in overrides.items():
@@ -71,7 +71,7 @@ def test_overrides_win_and_come_back(overrides):
             assert getattr(config, name) == value
 
 
-def test_sections_narrow_a_preset_down(monkeypatch):
+def test_sections_of_a_preset_are_for_suites_and_tasks(monkeypatch):
     content = {
         "steps": 1,
         "seed": 1,
@@ -108,7 +108,7 @@ def test_the_folder_follows_from_the_names():
         (("toy/walk", "dima", "small", {"envs": 0}), "envs = 0 is out of range: expected at least 1"),
     ],
 )
-def test_every_misspelling_is_told(arguments, message):
+def test_every_misspelling_is_named(arguments, message):
     with pytest.raises(ConfigError) as caught:
         build_config(*arguments)
     assert message in str(caught.value)

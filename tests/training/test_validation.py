@@ -1,4 +1,4 @@
-"""Forecasts of held-out segments: errors worked out by hand, the same segments and noise for every model."""
+"""Held-out error: values worked out by hand, the same segments and noise for every model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode, View
 from dima.errors import ConfigError
 from dima.training.validation import HeldOut, state_std
-from dima.world_models.base import Objective, Step, WorldModel
+from dima.world_models.base import Step, WorldModel
 
 SPEC = EnvSpec(("a", "b"), 1, (1, 2), (1, 1), discrete=False)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,13 +30,13 @@ def walk(steps: int, terminated: bool = False, start: float = 0.0) -> Episode:
 
 @dataclass
 class At:
-    """A latent: the state."""
+    """A latent."""
 
     state: Tensor  # (B, 1)
 
 
 class Biased(WorldModel[At]):
-    """Adds the actions and a bias; noise on top."""
+    """A model with a bias and Gaussian noise."""
 
     spec, context = SPEC, 1
 
@@ -57,7 +57,7 @@ class Biased(WorldModel[At]):
         return Step(At(state), 4.0 + 0 * state[:, 0], self.certain + 0 * state[:, 0])
 
     def update_statistics(self, episodes: Any) -> None: ...
-    def objectives(self) -> dict[str, Objective]:
+    def objectives(self) -> dict[str, Any]:
         return {}
 
 
@@ -65,7 +65,7 @@ def held_out(*episodes: Episode, horizon: int = 3, segments: int = 100, scale: f
     return HeldOut(episodes, torch.tensor([scale]), SPEC, 1, horizon, segments, "cpu")
 
 
-def test_errors_are_those_worked_out_by_hand():
+def test_errors_equal_those_worked_out_by_hand():
     errors = held_out(walk(6), walk(5, start=10.0)).errors(Biased(bias=0.5))
     assert errors == pytest.approx(
         {
@@ -87,11 +87,11 @@ def test_a_perfect_model_makes_no_error():
     assert all(errors[name] == 0 for name in errors if not name.startswith(("persistence", "reward")))
 
 
-def test_only_whole_segments_are_forecast_ends_included():
-    judge = held_out(walk(4, terminated=True), walk(2), horizon=3)
-    assert judge.rows.state[..., 0].tolist() == [[0, 3, 6, 9], [3, 6, 9, 12]]
-    assert judge.rows.terminated.tolist() == [[False] * 3 + [True], [False, False, True, False]]
-    assert judge.errors(Biased(continuation=0.75))["continuation"] == pytest.approx((5 * 0.25**2 + 0.75**2) / 6)
+def test_only_whole_segments_are_forecast_terminations_included():
+    validation = held_out(walk(4, terminated=True), walk(2), horizon=3)
+    assert validation.rows.state[..., 0].tolist() == [[0, 3, 6, 9], [3, 6, 9, 12]]
+    assert validation.rows.terminated.tolist() == [[False] * 3 + [True], [False, False, True, False]]
+    assert validation.errors(Biased(continuation=0.75))["continuation"] == pytest.approx((5 * 0.25**2 + 0.75**2) / 6)
 
 
 def test_noise_and_segments_are_the_same_for_every_model_and_call():
@@ -107,7 +107,7 @@ def test_noise_and_segments_are_the_same_for_every_model_and_call():
     assert first["state_1"] > 0
 
 
-def test_what_cannot_be_forecast_is_told():
+def test_without_long_enough_held_out_episodes_there_is_one_clear_error():
     with pytest.raises(
         ConfigError, match="evaluation_horizon = 9 is longer than any held-out episode: choose 6 or less"
     ):
@@ -116,7 +116,7 @@ def test_what_cannot_be_forecast_is_told():
         held_out()
 
 
-def test_the_spread_is_that_of_all_states():
+def test_state_std_is_over_all_states():
     episodes = [walk(4), walk(7, start=3.0)]
     states = torch.cat([episode.state for episode in episodes]).double()
     torch.testing.assert_close(state_std(episodes, SPEC), states.std(0, correction=0).float())

@@ -12,7 +12,7 @@ from dima.analysis.diagnose.calibration import THRESHOLD
 from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, PERSISTENCE, STATE
 from dima.analysis.diagnose.results import Diagnosis, summary_steps
 from dima.analysis.html.page import Page
-from dima.storage.atomic import disk_errors, write_text
+from dima.storage.atomic import write_errors, write_text
 
 DATA, PAGE = "diagnosis.json", "diagnosis.html"
 _LOG_RATIO = 10  # between the highest and the lowest curve, above which the scale is logarithmic
@@ -24,7 +24,7 @@ def save(diagnosis: Diagnosis, folder: Path) -> Path:
     Raises:
         RunFolderError: the disk is full or read-only.
     """
-    with disk_errors(folder, "choose another --out"):
+    with write_errors(folder, "choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / DATA, json.dumps(diagnosis.to_dict(), indent=1, allow_nan=False) + "\n")
     build_page(diagnosis).save(folder / PAGE, plots=True)

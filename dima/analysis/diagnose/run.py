@@ -30,8 +30,8 @@ from dima.errors import ConfigError, UserError
 from dima.experience.collector import random_policy
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
-from dima.storage.atomic import inside, reading, require_place
-from dima.storage.run_folder import MISFIT, RunFolder
+from dima.storage.atomic import read_errors, require_writable, results_folder
+from dima.storage.run_folder import MISMATCH, RunFolder
 from dima.training.run_config import OfflineConfig
 from dima.world_models.base import SequentialReveal
 
@@ -66,8 +66,8 @@ def diagnose(
             horizon is longer than any episode; as :func:`dima.load`.
     """
     agent, *others = (one if isinstance(one, Agent) else load(one, device, task=task) for one in (run, *also))
-    out = inside(agent.folder, FOLDER) if out is None else Path(out)
-    require_place(out, "choose another --out")
+    out = results_folder(agent.folder, FOLDER) if out is None else Path(out)
+    require_writable(out, "choose another --out")
     diagnosis = diagnose_agent(agent, settings, also=others, progress=progress)
     page.save(diagnosis, out)
     return diagnosis
@@ -182,7 +182,7 @@ def _recorded(
             for part, shown in _PARTS.items()
         )
         return held_out, trained_on
-    with RunFolder.open(agent.folder) as folder, reading(f"{agent.folder}:", MISFIT):
+    with RunFolder.open(agent.folder) as folder, read_errors(f"{agent.folder}:", MISMATCH):
         chunks = (chunk for _, chunk in folder.load().chunks)
         episodes = reservoir_sample(replay_episodes(chunks), 2 * settings.episodes, settings.seed)
     return None, EpisodeSource("replay (trained on)", episodes, trained_on=True) if episodes else None

@@ -31,7 +31,7 @@ from dima.analysis.html.figures import as_png, as_svg, inline_svg
 from dima.analysis.html.figures import plot as plot
 from dima.analysis.html.figures import plots as plots
 from dima.analysis.html.style import CSS
-from dima.storage.atomic import disk_errors, write_bytes
+from dima.storage.atomic import write_bytes, write_errors
 from dima.version import __version__
 
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -165,7 +165,7 @@ class Page:
         Raises:
             RunFolderError: the disk is full or read-only.
         """
-        with disk_errors(path, "choose another --out"):
+        with write_errors(path, "choose another --out"):
             path.parent.mkdir(parents=True, exist_ok=True)
             if plots:
                 (path.parent / "plots").mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from dima.analysis.imagine.canvas import png, stack
 from dima.analysis.imagine.pictures import IMAGINED, REAL, encode_film
 from dima.analysis.imagine.results import Imagination
 from dima.runtime.progress import Progress
-from dima.storage.atomic import disk_errors, write_bytes, write_text
+from dima.storage.atomic import write_bytes, write_errors, write_text
 
 DATA, PAGE, FILM, STRIP = "imagination.json", "imagination.html", "imagination.mp4", "strip.png"
 _PERSISTENCE = PALETTE[5]
@@ -43,7 +43,7 @@ def save(imagination: Imagination, folder: Path, fps: float, progress: Progress)
     pictures = imagination.pictures
     film = encode_film(pictures.frames(), fps, progress, len(pictures)) if pictures is not None else None
     strips = {h: pictures.strip(h) for h in imagination.comparison.horizons} if pictures is not None else {}
-    with disk_errors(folder, "choose another --out"):
+    with write_errors(folder, "choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / DATA, json.dumps(imagination.to_dict(), indent=1, allow_nan=False) + "\n")
         for name in (FILM, STRIP):  # of an earlier call that had pictures

@@ -20,7 +20,7 @@ from dima.experience.collector import episode_seed
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.summary import settings_line
-from dima.storage.atomic import disk_errors, inside, require_place, write_bytes
+from dima.storage.atomic import require_writable, results_folder, write_bytes, write_errors
 
 FOLDERS: dict[ActionSource, str] = {"recorded": "imagination", "policy": "imagination-policy"}  # inside a run folder
 _ASPECT = 3 / 4  # height of a picture by its width
@@ -62,8 +62,8 @@ def imagine(
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task)
-    out = inside(agent.folder, FOLDERS[actions]) if out is None else Path(out)
-    require_place(out, "choose another --out")
+    out = results_folder(agent.folder, FOLDERS[actions]) if out is None else Path(out)
+    require_writable(out, "choose another --out")
     imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width)
     page.save(imagination, out, fps, progress or Progress())
     return imagination
@@ -146,7 +146,7 @@ def film(
     first_seed = episode_seed(agent.evaluation_seed if seed is None else seed, 0, "evaluation")
     frames = episode_frames(env, first_seed, choose, scene, config.task)
     content = encode_film(frames, frames_per_second(scene), progress or Progress(), env.spec.episode_limit)
-    with disk_errors(path, "choose another place"):
+    with write_errors(path, "choose another place"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
     return path

@@ -17,7 +17,7 @@ from dima.analysis.report.runs import Problem, read_runs
 from dima.config import read_yaml
 from dima.errors import ConfigError, RunFolderError
 from dima.runtime.summary import settings_line
-from dima.storage.atomic import disk_errors, write_text
+from dima.storage.atomic import write_errors, write_text
 
 PAGE, TABLE = "report.html", "report.csv"
 _COLUMNS = (
@@ -110,7 +110,7 @@ def report(
     results = summarise(comparison, scores)
     page, table = Path(out) / PAGE, Path(out) / TABLE
     build_page(comparison, results, problems).save(page, plots=plots)
-    with disk_errors(table, "choose another --out"):
+    with write_errors(table, "choose another --out"):
         write_text(table, _csv(comparison))
     return Report(page, table, comparison, results, problems)
 

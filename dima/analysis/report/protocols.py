@@ -8,7 +8,7 @@ from typing import Any
 
 from dima.analysis.report.compare import Comparison, differing_settings
 from dima.analysis.report.runs import Run
-from dima.runtime.provenance import mujoco_versions, stretches, uses_mujoco
+from dima.runtime.provenance import mujoco_versions, protocol_history, uses_mujoco
 from dima.runtime.summary import settings_line
 
 _SHORT_COMMIT = 7
@@ -35,7 +35,7 @@ def protocol_line(comparison: Comparison, tasks: Sequence[str]) -> str:
 def versions(runs: Iterable[Run]) -> dict[str, list[str]]:
     """Versions of dima and its packages among the runs."""
     found: dict[str, dict[str, None]] = {}
-    for facts in (facts for run in runs for facts in stretches(run.protocol)):
+    for facts in (facts for run in runs for facts in protocol_history(run.protocol)):
         base = {"dima": facts.get("dima"), "python": facts.get("python")}
         for name, version in (base | facts.get("packages", {})).items():
             if version is not None:

@@ -14,8 +14,10 @@ from dima.algorithms import algorithm_config, algorithm_names
 from dima.analysis.report.statistics import Array
 from dima.config import shown
 from dima.errors import UserError
+from dima.storage.layout import METRICS, PROTOCOL
 from dima.storage.metrics import Metrics
-from dima.storage.run_folder import METRICS, PROTOCOL, RunFolder
+from dima.storage.run_folder import RunFolder
+from dima.training.old_names import modernise
 
 Status = Literal["finished", "interrupted", "failed", "stopped", "empty"]
 _SPEED_SETTINGS = ("compile", "cuda_graphs")  # change speed and rounding only
@@ -137,7 +139,8 @@ def read_run(path: Path) -> Run:
         UserError: its config is not one of a run with a policy.
     """
     folder = RunFolder.open(path)
-    protocol, config, records = folder.protocol(), folder.config(), folder.records()
+    protocol, records = folder.protocol(), folder.records()
+    config = modernise(folder.config(), for_comparison=True)
     if "dataset" in config:
         raise UserError("is a run of `dima fit`, without a trained policy to compare")
     missing = [name for name in _REQUIRED_FIELDS if name not in config]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Few
+from dima.config import Config, Count, SmallCount
 from dima.data import EnvSpec
 from dima.nn.attention import Attention, GegluFeedForward
 
@@ -22,7 +22,7 @@ class ActionEncoderConfig(Config):
     token_dim: Count = 256  # width of an action token
     latents: Count = 32  # latent vectors that attend to the tokens
     latent_dim: Count = 512  # width of a latent vector
-    depth: Few = 2  # self-attention blocks after the cross-attention
+    depth: SmallCount = 2  # self-attention blocks after the cross-attention
     heads: Count = 8  # heads of a self-attention block; the cross-attention has one
     head_dim: Count = 64  # width of a head
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Few, NonEmpty, NonNegative, Positive
+from dima.config import Config, Count, NonEmpty, NonNegative, Positive, SmallCount
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
@@ -25,8 +25,8 @@ from dima.world_models.dima.unet import GROUP, TemporalUNet
 class DenoiserConfig(Config):
     """The diffusion model of the next state."""
 
-    context: Few = 3  # past states and joint actions it conditions on
-    rollout: Few = 3  # successive targets of a training window, each predicted from the model's own estimates
+    context: SmallCount = 3  # past states and joint actions it conditions on
+    rollout: SmallCount = 3  # successive targets of a training window, each predicted from the model's own estimates
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
     group_size: Count = 1  # agents that are revealed together; more make fewer levels for a large team
     action_path: Literal["condition", "condition+input"] = "condition"  # where the newest actions enter
@@ -40,7 +40,7 @@ class DenoiserConfig(Config):
     condition_dim: Count = 256  # width of the condition vector, even
     # U-Net width by resolution, multiples of 32; each after the first halves the time axis
     channels: Annotated[tuple[Count, ...], NonEmpty()] = (64, 64, 64)
-    blocks: Few = 2  # U-Net residual blocks at each resolution
+    blocks: SmallCount = 2  # U-Net residual blocks at each resolution
     encoder: ActionEncoderConfig = ActionEncoderConfig()
 
     def __post_init__(self) -> None:

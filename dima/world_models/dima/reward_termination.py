@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Few, Fraction, Range
+from dima.config import Config, Count, Fraction, Range, SmallCount
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import Attention, GegluFeedForward, KeysValues, TransformerBlock
@@ -26,7 +26,7 @@ class RewardTerminationConfig(Config):
     """The model of reward, continuation and action masks."""
 
     dim: Count = 256  # width of a token
-    layers: Few = 6  # Transformer blocks
+    layers: SmallCount = 6  # Transformer blocks
     heads: Count = 4  # heads of a block
     dropout: Fraction = 0.1  # while training
     segment: Count = 15  # steps of a training segment, and of the memory in a rollout

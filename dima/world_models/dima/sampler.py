@@ -17,15 +17,16 @@ from dima.errors import ConfigError
 
 Denoise = Callable[[Tensor, Tensor, int], Tensor]  # noisy (B, S), sigma (1, 1), index of the level -> (B, S)
 
+Levels = Annotated[int, Range(0, 1000)]
+
 
 @dataclass(frozen=True)
 class SamplerConfig(Config):
     """How the next state is sampled."""
 
     order: Literal["descending", "ascending", "random"] = "descending"  # in which agents are revealed
-    # noise levels for each group of agents; 0: 2 where there are two groups, else 1
-    levels_per_agent: Annotated[int, Range(0, 1000)] = 0
-    tail_levels: Annotated[int, Range(0, 1000)] = 0  # further levels that see what the last one saw
+    levels_per_agent: Levels = 0  # noise levels for each group of agents; 0: 2 where there are two groups, else 1
+    tail_levels: Levels = 0  # further levels that see what the last one saw
     sigma_max: Positive = 5.0  # noise of the first level
     sigma_min: Positive = 0.002  # noise of the last level
     rho: Annotated[float, Range(1)] = 7.0  # curvature of the noise schedule; 1: evenly spaced

@@ -1,0 +1,29 @@
+"""The description of a dataset: verified, counted, printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dima.datasets.reader import Dataset, describe, description_text
+from dima.recording.config import RecordConfig
+from dima.recording.record import record
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_description_verifies_and_counts(recording: Callable[..., RecordConfig]) -> None:
+    config = recording(sources=["random", "random,share=0.001,noise=0.5"], steps=90)
+    record(config)
+    facts = describe(Dataset.open(config.folder))
+    returns = [episode.team_return for episode in Dataset.open(config.folder).episodes()][:3]
+    first = facts["sources"][0]["recorded"]
+    assert (first["episodes"], first["steps"], first["terminated"]) == (3, 90, 0.0)
+    assert first["return"]["mean"] == pytest.approx(sum(returns) / 3)
+    assert facts["parts"]["train"]["steps"] + facts["parts"]["held-out"]["steps"] == 120
+    text = description_text(facts)
+    assert "toy/walk (n_agents = 2, episode_limit = 30)" in text
+    assert text.splitlines()[3].endswith("  random")
+    assert "random (share = 0.001, noise = 0.5)" in text
+    assert facts["digest"] in text
