@@ -56,7 +56,8 @@ def build(config: TrainConfig, device: str = "cpu") -> ModelBased:
     assert isinstance(config.learner, ModelBasedConfig)
     env = make_env(config.task, config.env)
     env.close()
-    learner = small_replay(config).learner.build(env.spec, device)  # type: ignore[attr-defined]
+    config = small_replay(config).override({"learner": {"policy_after": 0}})  # every timed iteration updates the policy
+    learner = config.learner.build(env.spec, device)  # type: ignore[attr-defined]
     fill(learner)
     return learner
 

@@ -15,6 +15,7 @@ from benchmarks.speed.plain.model import PlainFitter
 from benchmarks.speed.timing import Timing, ratio
 from benchmarks.speed.units import learning_units
 from dima.algorithms.model_based import ModelBased
+from dima.algorithms.ppo import ADAM_EPS
 from dima.nn.attention import Attention
 from dima.nn.optim import Fitter
 from dima.training.run_config import TrainConfig
@@ -105,7 +106,7 @@ def _default_optimisers(learner: ModelBased) -> None:
     ppo = learner.ppo
     for network, name in ((ppo.actor, "actor_optimizer"), (ppo.critic, "critic_optimizer")):
         lr = getattr(ppo, name).param_groups[0]["lr"]
-        setattr(ppo, name, torch.optim.Adam(network.parameters(), lr=lr, eps=ppo.config.adam_eps))
+        setattr(ppo, name, torch.optim.Adam(network.parameters(), lr=lr, eps=ADAM_EPS))
 
 
 UPDATES = ("denoiser update", "reward update")

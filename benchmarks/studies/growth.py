@@ -89,7 +89,7 @@ def errors(run: Path, settings: list[str], device: torch.device) -> list[dict[st
         measured = held_out.errors(changed)
         facts = {"run": run.name, "agents": dataset.spec.n_agents, "setting": setting}
         facts |= {"seed": config.seed, "group_size": model.config.denoiser.group_size}
-        found.append(facts | {name: measured[name] for name in ("state_1", f"state_{HORIZON}", "still_1")})
+        found.append(facts | {name: measured[name] for name in ("state_1", f"state_{HORIZON}", "persistence_1")})
     return found
 
 

@@ -99,7 +99,7 @@ def judge(part: str, model: DimaWorldModel, dataset: Dataset, run: Path) -> dict
         with RunFolder.open(run) as folder:
             last = folder.records()[-1]
         errors = {name.removeprefix("held_out/"): value for name, value in last.items() if "/state" in name}
-        errors |= {name.removeprefix("held_out/"): value for name, value in last.items() if "/still" in name}
+        errors |= {name.removeprefix("held_out/"): value for name, value in last.items() if "/persistence" in name}
     return {"errors": errors, "parameters": parameters(getattr(model, part))} | flops(part, model)
 
 

@@ -46,7 +46,7 @@ def test_every_size_is_fitted_and_asked(data: Path, monkeypatch, capsys) -> None
         encoder = one["config"]["learner"]["world_model"]["denoiser"]["encoder"]
         assert f"{encoder['latents']}x{encoder['latent_dim']}x{encoder['depth']}" == one["size"]
         assert one["config"]["learner"]["world_model"]["reward_fit"]["updates"] == 0
-        assert {"state_1", "state_15", "still_1", "still_15"} == set(one["errors"])
+        assert {"state_1", "state_15", "persistence_1", "persistence_15"} == set(one["errors"])
     small, large = found
     assert small["parameters"] < large["parameters"]
     assert small["flops_step"] < large["flops_step"]

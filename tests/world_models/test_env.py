@@ -218,7 +218,7 @@ def test_wrong_batches_of_actions_are_refused(agent, wrong: np.ndarray):
 
 
 def test_a_batch_of_a_model_without_partial_reset_is_refused(agent):
-    with pytest.raises(ConfigError, match="object cannot begin single imaginations of a batch anew"):
+    with pytest.raises(ConfigError, match="object cannot reset single rollouts of a batch"):
         ImaginedVectorEnv(SimpleNamespace(count=2, world_model=object()), agent("toy/walk").env)
 
 

@@ -77,7 +77,7 @@ class Counted:
 
 def worlds(count: int = 3, horizon: int = 9, seed: int = 0, **model: float) -> ImaginedBatch:
     made = ImaginedBatch(Line(**model), Counted(), count, horizon, "cpu", seed)
-    made.begin()
+    made.reset()
     return made
 
 
@@ -95,7 +95,7 @@ def test_resetting_one_row_leaves_the_others_unchanged():
     ours = worlds()
     for _ in range(2):
         ours.step(torch.zeros(3, 1, 1))
-    ours.begin(torch.tensor([False, True, False]))
+    ours.reset(torch.tensor([False, True, False]))
     assert ours.view.state[:, 0].tolist() == [100, 103, 102]
     assert ours.step(torch.zeros(3, 1, 1))[0].tolist() == [3, 1, 3]
     assert ours.steps.tolist() == [3, 1, 3]
@@ -105,7 +105,7 @@ def test_resetting_one_row_leaves_the_others_unchanged():
 def test_the_horizon_truncates_each_row():
     ours = worlds(horizon=3)
     ours.step(torch.zeros(3, 1, 1))
-    ours.begin(torch.tensor([True, False, False]))
+    ours.reset(torch.tensor([True, False, False]))
     told = [ours.step(torch.zeros(3, 1, 1))[2].tolist() for _ in range(3)]
     assert told == [[False, False, False], [False, True, True], [True, True, True]]
 
@@ -139,7 +139,7 @@ def test_results_depend_on_the_seed_and_leave_the_global_stream_unchanged():
     for _ in range(2):
         ours.seed(7)
         ours.starts.drawn = 0
-        ours.begin()
+        ours.reset()
         ours.step(torch.zeros(3, 1, 1))
         places.append(ours.view.state.tolist())
     assert places[0] == places[1]
