@@ -161,9 +161,9 @@ class Joint(Form):
 
     def _hear_row(self, told: Columns, t: int) -> dict[str, np.ndarray]:
         parallel = self.env.parallel_env
-        if not hasattr(parallel, "show"):
+        if not hasattr(parallel, "observations_of"):
             raise DatasetError(f"what the agents of {self.env.name} observe does not follow from the state alone")
-        seen = self.env.encode(parallel.show(told["observations"][t]))
+        seen = self.env.encode(parallel.observations_of(told["observations"][t]))
         return {**seen, "state": np.asarray(parallel.state(), dtype=np.float32)}
 
     def _hear_action(self, actions: Any, t: int) -> dict[Any, Any]:

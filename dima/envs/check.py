@@ -19,7 +19,7 @@ from dima.config import Config
 from dima.data import EnvSpec
 from dima.envs import make_env, make_parallel_env
 from dima.envs.base import Joint, JointEnv
-from dima.envs.checked import told
+from dima.envs.checked import one_line
 from dima.errors import EnvError, UserError
 
 EPISODES = 3  # played at random
@@ -116,7 +116,7 @@ def _pettingzoo(name: str, test: Callable[[], Any]) -> list[Finding]:
             test()
             found = [Finding("ok", f"PettingZoo's {name} test passes")]
         except Exception as error:  # it asserts, and the environment may raise anything
-            found = [Finding("wrong", f"PettingZoo's {name} test fails: {told(error)}")]
+            found = [Finding("wrong", f"PettingZoo's {name} test fails: {one_line(error)}")]
     notes = dict.fromkeys(" ".join(str(w.message).split()) for w in heard if issubclass(w.category, UserWarning))
     return found + [Finding("note", f"PettingZoo's {name} test warns: {note}") for note in notes]
 

@@ -45,7 +45,7 @@ class Team:
         try:
             space = getattr(self.env, kind)(agent)
         except Exception as error:
-            raise EnvError(f"{self.name}: {kind}({agent!r}) raised {told(error)}: return a space") from error
+            raise EnvError(f"{self.name}: {kind}({agent!r}) raised {one_line(error)}: return a space") from error
         if not isinstance(space, spaces.Space):
             raise EnvError(f"{self.name}: {kind}({agent!r}) is {space!r}: return a gymnasium.spaces.Space")
         return space
@@ -105,7 +105,7 @@ class Team:
             raise
         except Exception as error:  # whatever a stranger's code raises
             self.fault(
-                f"{method}() raised {told(error)}: the fault is in the environment",
+                f"{method}() raised {one_line(error)}: the fault is in the environment",
                 error,
             )
 
@@ -115,7 +115,7 @@ class Team:
             try:
                 total += float(rewards[agent])
             except (KeyError, TypeError, ValueError) as error:
-                self.fault(f"agent {agent!r} has no usable reward ({told(error)}): return one number for each agent")
+                self.fault(f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent")
         if not math.isfinite(total):
             wrong = {agent: float(rewards[agent]) for agent in self.agents}
             self.fault(f"rewards must be finite numbers, but are {wrong}")
@@ -131,7 +131,7 @@ class Team:
                 )
             except (KeyError, TypeError, ValueError) as error:
                 self.fault(
-                    f"agent {agent!r} has no usable termination and truncation ({told(error)}): "
+                    f"agent {agent!r} has no usable termination and truncation ({one_line(error)}): "
                     "return a truth value for each agent in both"
                 )
             gone += terminated
@@ -160,7 +160,7 @@ class Team:
         )
 
 
-def told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An exception as one line: its kind and message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

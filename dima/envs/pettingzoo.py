@@ -19,7 +19,7 @@ from pettingzoo.utils.conversions import aec_to_parallel
 
 from dima.config import Config, shown
 from dima.envs.base import TaskInfo
-from dima.envs.checked import told
+from dima.envs.checked import one_line
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest
 
@@ -78,7 +78,7 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         raise
     except Exception as error:
         raise EnvError(
-            f"{task}: {attribute}({_shown(keywords)}) raised {told(error)}: mend the factory or its arguments"
+            f"{task}: {attribute}({_shown(keywords)}) raised {one_line(error)}: mend the factory or its arguments"
         ) from error
     if isinstance(env, AECEnv):
         try:
@@ -86,7 +86,7 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
             return converted
         except Exception as error:
             raise EnvError(
-                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({told(error)}): "
+                f"{task} is turn-based (AECEnv) and cannot be played in parallel ({one_line(error)}): "
                 "only environments whose metadata say is_parallelizable can"
             ) from error
     if isinstance(env, ParallelEnv) or _quacks(env):
@@ -142,7 +142,7 @@ def _module(path: str, task: str) -> ModuleType:
             raise EnvError(f"{task}: there is no module {error.name!r}: {_neighbours(error.name)}") from error
         raise EnvError(f"{task}: {path} needs the module {error.name!r}, which is not installed") from error
     except Exception as error:
-        raise EnvError(f"{task}: importing {path} raised {told(error)}: mend the module") from error
+        raise EnvError(f"{task}: importing {path} raised {one_line(error)}: mend the module") from error
 
 
 def _neighbours(path: str) -> str:

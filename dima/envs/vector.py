@@ -103,7 +103,7 @@ class VectorEnv:
         return self._unpack(rows), reward, terminated, truncated
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
+    def used_by_fork(self) -> Iterator[None]:
         """A copy of this process plays here while the block runs; if it breaks off, processes may wait for it."""
         self._interrupted = True
         yield

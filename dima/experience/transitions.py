@@ -25,7 +25,7 @@ class NStepBatch(Record):
     state: Tensor  # (R, S)
     action_mask: Tensor  # (R, N, A) bool
     action: Tensor  # (R, N, A) the first action
-    ret: Tensor  # (R,) discounted sum of the m rewards
+    returns: Tensor  # (R,) discounted sum of the m rewards
     discount: Tensor  # (R,) gamma^m, 0 if the task ended
     next_obs: Tensor  # (R, N, O) where it leads
     next_state: Tensor  # (R, S)
@@ -44,7 +44,7 @@ class Transitions:
     def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str) -> None:
         self.capacity, self.spec, self.device = capacity, spec, torch.device(device)
         self.store: dict[str, Tensor] = {}  # (moments, environments, ...), once their number is known
-        self.moments = self.envs = 0
+        self.time_steps = self.envs = 0
         self.count = 0  # moments lived so far
         self.chunk_ends: list[int] = []
 
@@ -55,15 +55,15 @@ class Transitions:
     @property
     def kept(self) -> int:
         """Moments in store."""
-        return min(self.count, self.moments)
+        return min(self.count, self.time_steps)
 
     def add(self, lived: TransitionBatch) -> None:
         """Append T moments of all environments, over the oldest ones when full."""
         envs, steps = lived.reward.shape
         if not self.store:
             self._allocate(envs)
-        late = max(0, steps - self.moments)  # what comes before would be overwritten at once
-        where = torch.arange(self.count + late, self.count + steps, device=self.device) % self.moments
+        late = max(0, steps - self.time_steps)  # what comes before would be overwritten at once
+        where = torch.arange(self.count + late, self.count + steps, device=self.device) % self.time_steps
         for name, store in self.store.items():
             store[where] = getattr(lived, name)[:, late:].to(self.device).transpose(0, 1)
         self.count += steps
@@ -74,7 +74,7 @@ class Transitions:
         env = torch.randint(self.envs, (batch,), device=self.device)
         step = torch.arange(steps, device=self.device)
         # rows of (moments * environments) from each beginning on, (R, n); some lie behind the newest
-        rows = (self.count - 1 - age[:, None] + step) % self.moments * self.envs + env[:, None]
+        rows = (self.count - 1 - age[:, None] + step) % self.time_steps * self.envs + env[:, None]
         stored = age[:, None] >= step
         ended = self._at("boundary", rows) & stored
         alive = stored & (ended.cumsum(-1) - ended.long() == 0)  # no end before
@@ -83,7 +83,7 @@ class Transitions:
         reward = torch.where(alive, self._at("reward", rows), 0.0)
         return NStepBatch(
             **{name: self._at(name, begin) for name in ("obs", "state", "action_mask", "action")},
-            ret=reward @ gamma**step,
+            returns=reward @ gamma**step,
             discount=gamma**length * ~self._at("terminated", end),
             **{name: self._at(name, end) for name in ("next_obs", "next_state", "next_mask")},
         )
@@ -99,7 +99,7 @@ class Transitions:
         start = max(self.chunk_ends[-1] if self.chunk_ends else 0, self.count - self.kept)
         if start == self.count:
             return None
-        where = torch.arange(start, self.count, device=self.device) % self.moments
+        where = torch.arange(start, self.count, device=self.device) % self.time_steps
         self.chunk_ends.append(self.count)
         return {name: store[where].cpu() for name, store in self.store.items()} | {"start": start}
 
@@ -121,14 +121,14 @@ class Transitions:
         for chunk in chunks:
             number = torch.arange(chunk["start"], chunk["start"] + len(chunk["reward"]))
             keep = number >= self.count - self.kept
-            where = (number[keep] % self.moments).to(self.device)
+            where = (number[keep] % self.time_steps).to(self.device)
             for name, store in self.store.items():
                 store[where] = chunk[name][keep].to(self.device)
 
     def _allocate(self, envs: int) -> None:
         spec = self.spec
-        self.envs, self.moments = envs, self.capacity // envs
-        if not self.moments:
+        self.envs, self.time_steps = envs, self.capacity // envs
+        if not self.time_steps:
             raise ConfigError(f"capacity = {self.capacity} is less than one step of {envs} environments: raise it")
         agents, entries = (spec.n_agents, spec.obs_dim), (spec.n_agents, spec.action_dim)
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -144,8 +144,8 @@ class Transitions:
             "next_mask": (entries, torch.bool),
         }
         assert set(shapes) == {field.name for field in fields(TransitionBatch)}
-        require_memory("capacity", self.capacity, self.moments * envs, shapes, self.device)
+        require_memory("capacity", self.capacity, self.time_steps * envs, shapes, self.device)
         self.store = {
-            name: torch.zeros(self.moments, envs, *shape, dtype=kind, device=self.device)
+            name: torch.zeros(self.time_steps, envs, *shape, dtype=kind, device=self.device)
             for name, (shape, kind) in shapes.items()
         }

@@ -55,7 +55,7 @@ def all_stretches(store: Transitions, steps: int, gamma: float) -> dict[tuple[in
 
 def outcome(stretch: NStepBatch) -> tuple[float, float, float]:
     """Its sum of rewards, its discount, and the moment that it is bootstrapped from."""
-    return float(stretch.ret), float(stretch.discount), float(stretch.next_state[1])
+    return float(stretch.returns), float(stretch.discount), float(stretch.next_state[1])
 
 
 def test_rewards_are_discounted_and_summed() -> None:

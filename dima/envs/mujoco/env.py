@@ -35,7 +35,7 @@ from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
-from dima.envs.checked import told
+from dima.envs.checked import one_line
 from dima.envs.mujoco.observations import FullView, LocalView, standardized, state_kinds, state_names
 from dima.envs.mujoco.partitions import (
     GRAPHLESS,
@@ -107,7 +107,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             versions = ", ".join(f"{name} {version(name)}" for name in ("gymnasium-robotics", "gymnasium", "mujoco"))
             cause = f"{SCENARIOS[scenario].broken}: " if SCENARIOS[scenario].broken else ""
             raise EnvError(
-                f"mamujoco/{task} does not work with {versions} ({cause}{told(error)}): choose another task"
+                f"mamujoco/{task} does not work with {versions} ({cause}{one_line(error)}): choose another task"
             ) from error
         self.metadata = {
             **self.simulator.metadata,
@@ -201,7 +201,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         spec = self.simulator.spec
         return None if self.standardize or spec is None or "xml_file" in spec.kwargs else spec
 
-    def show(self, state: np.ndarray) -> dict[str, np.ndarray]:
+    def observations_of(self, state: np.ndarray) -> dict[str, np.ndarray]:
         """What the agents observe of a robot that observes ``state`` (S,) as a whole; :meth:`state` follows.
 
         Raises:

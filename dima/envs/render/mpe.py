@@ -60,7 +60,7 @@ class PlaneScene(Scene[Plane]):
             messages=np.stack([agent.state.c for agent in agents]),
         )
 
-    def follow(self, states: np.ndarray, first: Plane) -> list[Plane]:
+    def poses(self, states: np.ndarray, first: Plane) -> list[Plane]:
         return [self._read(state, first) for state in np.asarray(states, dtype=np.float64)]
 
     def draw(self, pose: Plane) -> np.ndarray:

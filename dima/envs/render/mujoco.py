@@ -59,7 +59,7 @@ class MujocoScene(Scene[MujocoPose]):
         data = self._simulator.data
         return MujocoPose(data.qpos.copy(), data.qvel.copy())
 
-    def follow(self, states: np.ndarray, first: MujocoPose) -> list[MujocoPose]:
+    def poses(self, states: np.ndarray, first: MujocoPose) -> list[MujocoPose]:
         qpos, qvel = coordinates(self._layout, self._model, states, first.qpos, self.seconds)
         return [MujocoPose(*row) for row in zip(qpos, qvel, strict=True)]
 

@@ -28,7 +28,7 @@ class Scene(ABC, Generic[P]):
         """The true pose of the running environment, also what its state leaves out; later steps do not change it."""
 
     @abstractmethod
-    def follow(self, states: np.ndarray, first: P) -> list[P]:
+    def poses(self, states: np.ndarray, first: P) -> list[P]:
         """The poses that a sequence of states describes.
 
         Args:
