@@ -115,7 +115,9 @@ class Team:
             try:
                 total += float(rewards[agent])
             except (KeyError, TypeError, ValueError) as error:
-                self.fault(f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent")
+                self.fault(
+                    f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
+                )
         if not math.isfinite(total):
             wrong = {agent: float(rewards[agent]) for agent in self.agents}
             self.fault(f"rewards must be finite numbers, but are {wrong}")

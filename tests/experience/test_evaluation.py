@@ -1,4 +1,4 @@
-"""The only evaluation loop: the policy's mode, seeds of its own, no trace left in training."""
+"""Evaluation: the policy's mode, seeds of its own, no effect on training."""
 
 from __future__ import annotations
 
