@@ -23,12 +23,12 @@ from dima.envs.checked import one_line
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest
 
-_ITS_OWN = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # environments, of all its modules
+_ENVIRONMENT = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # its modules that are environments
 
 
 @dataclass(frozen=True)
 class PettingZooConfig(Config):
-    """How the environment is built."""
+    """Arguments of the environment's factory."""
 
     arguments: str = "{}"  # keyword arguments of the factory, a JSON object such as {"n_walkers": 2}
 
@@ -51,21 +51,21 @@ CONFIG = PettingZooConfig
 
 
 def make(task: str, config: PettingZooConfig, render_mode: str | None = None) -> ParallelEnv[Any, Any, Any]:
-    """The environment behind ``pettingzoo/<task>``, or behind ``package.module:factory``.
+    """Build ``pettingzoo/<task>``, or ``package.module:factory``.
 
-    A factory is anything that is called with ``arguments`` and returns a ``ParallelEnv`` or ``AECEnv``: a function or
-    a class. ``render_mode`` is passed on if it takes one.
+    A factory is a function or class that takes ``arguments`` and returns a ``ParallelEnv`` or ``AECEnv``.
+    ``render_mode`` is passed if it takes one.
 
     Raises:
-        EnvError: it cannot be imported (the nearest right name is told), raises, or returns something else.
+        EnvError: it cannot be imported (with the closest name), raises, or returns something else.
     """
     if ":" in task:
         path, _, attribute = task.partition(":")
-        _look_here()
+        _search_working_directory()
         module = _module(path, task)
     else:
         path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
-        _require_its_own(path, task)
+        _require_environment(path, task)
         module = _module(path, task)
         attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
     factory = _attribute(module, attribute, task)
@@ -78,7 +78,7 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         raise
     except Exception as error:
         raise EnvError(
-            f"{task}: {attribute}({_shown(keywords)}) raised {one_line(error)}: mend the factory or its arguments"
+            f"{task}: {attribute}({_shown(keywords)}) raised {one_line(error)}: fix the factory or its arguments"
         ) from error
     if isinstance(env, AECEnv):
         try:
@@ -89,7 +89,7 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
                 f"{task} is turn-based (AECEnv) and cannot be played in parallel ({one_line(error)}): "
                 "only environments whose metadata say is_parallelizable can"
             ) from error
-    if isinstance(env, ParallelEnv) or _quacks(env):
+    if isinstance(env, ParallelEnv) or _is_parallel(env):
         parallel: ParallelEnv[Any, Any, Any] = env
         return parallel
     raise EnvError(
@@ -98,7 +98,7 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
 
 
 def scene(parallel_env: Any, width: int, height: int) -> Scene[Any] | None:
-    """What the environment's own method ``scene(width, height)`` gives; None if it has none."""
+    """Call the environment's own method ``scene(width, height)``; None if it has none."""
     if not hasattr(parallel_env, "scene"):
         return None
     own = parallel_env.scene(width, height)
@@ -110,25 +110,25 @@ def scene(parallel_env: Any, width: int, height: int) -> Scene[Any] | None:
 
 
 def tasks() -> list[TaskInfo]:
-    """How to name the environments of this suite; there is no end to them."""
+    """The forms of names in this suite, whose environments are not listed."""
     return [
         TaskInfo("pettingzoo/<family>.<module>", None, "PettingZoo's own, such as pettingzoo/sisl.multiwalker_v9"),
-        TaskInfo("<package>.<module>:<factory>", None, "your own: a function or class that gives a ParallelEnv"),
+        TaskInfo("<package>.<module>:<factory>", None, "your own: a function or class that returns a ParallelEnv"),
     ]
 
 
-def _require_its_own(path: str, task: str) -> None:
-    """Refuse a module that is not an environment of PettingZoo's. Imports nothing."""
+def _require_environment(path: str, task: str) -> None:
+    """Refuse modules that are not PettingZoo environments, without importing them."""
     family, _, name = path.removeprefix("pettingzoo.").rpartition(".")
     folders = [os.path.join(home, family) for home in pettingzoo.__path__ if family.isidentifier()]
-    known = [info.name for info in pkgutil.iter_modules(folders) if _ITS_OWN.fullmatch(f"{family}.{info.name}")]
+    known = [info.name for info in pkgutil.iter_modules(folders) if _ENVIRONMENT.fullmatch(f"{family}.{info.name}")]
     if name not in known:
         hint = nearest(name, known) if known else "write pettingzoo/<family>.<module>, such as sisl.multiwalker_v9"
         raise EnvError(f"{task}: there is no module {path!r} of an environment: {hint}")
 
 
-def _look_here() -> None:
-    """Let the user's own modules be found in the working directory, too."""
+def _search_working_directory() -> None:
+    """Also import the user's modules from the working directory."""
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -139,14 +139,14 @@ def _module(path: str, task: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name and (path == error.name or path.startswith(error.name + ".")):
-            raise EnvError(f"{task}: there is no module {error.name!r}: {_neighbours(error.name)}") from error
+            raise EnvError(f"{task}: there is no module {error.name!r}: {_module_hint(error.name)}") from error
         raise EnvError(f"{task}: {path} needs the module {error.name!r}, which is not installed") from error
     except Exception as error:
-        raise EnvError(f"{task}: importing {path} raised {one_line(error)}: mend the module") from error
+        raise EnvError(f"{task}: importing {path} raised {one_line(error)}: fix the module") from error
 
 
-def _neighbours(path: str) -> str:
-    """A hint at modules beside a missing one."""
+def _module_hint(path: str) -> str:
+    """Hint at the modules next to a missing one."""
     parent, _, name = path.rpartition(".")
     if not parent:
         return "install it, or run from the folder it lies in"
@@ -174,8 +174,8 @@ def _takes(factory: Any, keyword: str) -> bool:
     return any(p.name == keyword or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
-def _quacks(env: Any) -> bool:
-    """PettingZoo's wrappers in other packages may not derive from its class."""
+def _is_parallel(env: Any) -> bool:
+    """By its methods: wrappers of other packages may not derive from PettingZoo's class."""
     return all(hasattr(env, name) for name in ("possible_agents", "reset", "step", "observation_space", "action_space"))
 
 

@@ -156,7 +156,8 @@ class _Copy(gymnasium.Env[Joint, Any]):
     def __init__(self, env: JointEnv) -> None:
         self.env, self.metadata, self.render_mode = env, env.metadata, env.render_mode
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        self._joint = {name: np.zeros(box.shape, box.dtype) for name, box in env.observation_space.items()}
+        boxes: Any = env.observation_space
+        self._joint: Joint = {name: np.zeros(box.shape, box.dtype) for name, box in boxes.items()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Joint, dict[str, Any]]:
         if not (options and options.get("park")):

@@ -101,7 +101,7 @@ def test_a_switch_before_its_turn_turns_all_off():
 
 def test_masks_allow_what_makes_sense_and_the_rest_is_waiting():
     env = switches(on=[0])
-    seen = env._see()
+    seen = env._observe()
     assert seen["agent_0"]["action_mask"].tolist() == [1, 0, 1]
     assert seen["agent_1"]["action_mask"].tolist() == [1, 1, 0]
     env.step({"agent_0": 1, "agent_1": 2, "agent_2": 0})
