@@ -138,7 +138,7 @@ class Rollout(Record):
     action: Tensor  # (B, T, N, A)
     log_prob: Tensor  # (B, T, N) of each agent's action under the policy that chose it
     reward: Tensor  # (B, T)
-    continuation: Tensor  # (B, T) probability that the task goes on after this step: 1 - terminated when real
+    continuation: Tensor  # (B, T) probability that the task continues after this step: 1 - terminated if real
     boundary: Tensor  # (B, T) bool: the next row belongs to another episode (ended or cut), or there is none
     next_state: Tensor  # (B, T, S) true next state, also at a boundary
 

@@ -220,10 +220,10 @@ class Switches(Toy):
 
 
 class Uneven(Toy):
-    """Agents that observe 2, 5 and 3 features and have 1, 3 and 2 actions (and so on in turn).
+    """Agents that observe 2, 5 and 3 features and have 1, 3 and 2 actions (repeated for more agents).
 
-    Agent i holds a state of its own, as large as what it observes: x' = 0.9 x + W a + noise. It pays mean(x^2), so
-    rewards differ; there is no ``state()``.
+    Agent i has a state of its own, its observation: x' = 0.9 x + W a + noise. Its reward is -mean(x^2), so rewards
+    differ; there is no ``state()``.
     """
 
     name = "uneven"

@@ -149,8 +149,8 @@ class _Copy(gymnasium.Env[Joint, Any]):
     """One copy, as Gymnasium's vector API needs it: pauses, and errors that keep its process alive.
 
     The action None pauses the copy. ``reset(options={"park": True})`` leaves its episode alone: it satisfies Gymnasium,
-    which refuses to step an environment that ended, while other copies go on. Errors of the environment travel in
-    ``info``, which preserves the exception.
+    which refuses to step an environment that ended, while other copies continue. Errors of the environment are passed
+    in ``info``, which preserves the exception.
     """
 
     def __init__(self, env: JointEnv) -> None:

@@ -110,15 +110,15 @@ def parts_of(scenario: str, partition: str) -> Parts:
         return Parts(((0,),), ((),))
     with quiet():
         from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
-    facts = SCENARIOS[scenario]
-    if partition in facts.own_partitions:
-        (everything,), edges, roots = get_parts_and_edges(facts.label, None)
-        ordered, joints = sorted(everything, key=lambda node: node.act_ids), []
-        for size in facts.own_partitions[partition]:
+    robot = SCENARIOS[scenario]
+    if partition in robot.own_partitions:
+        (all_joints,), edges, roots = get_parts_and_edges(robot.label, None)
+        ordered, joints = sorted(all_joints, key=lambda node: node.act_ids), []
+        for size in robot.own_partitions[partition]:
             joints.append(tuple(ordered[:size]))
             ordered = ordered[size:]
     else:
-        joints, edges, roots = get_parts_and_edges(facts.label, partition)
+        joints, edges, roots = get_parts_and_edges(robot.label, partition)
     actuators = tuple(tuple(node.act_ids for node in agent) for agent in joints)
     return Parts(actuators, tuple(map(tuple, joints)), tuple(edges), tuple(roots))
 

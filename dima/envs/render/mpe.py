@@ -140,8 +140,8 @@ def _spread(state: np.ndarray, first: Plane) -> Plane:
     """Each observes its velocity and position, then landmarks and others relative to itself."""
     n, count = len(first.agents), len(first.landmarks)
     rows = state.reshape(n, -1)
-    agents, ways = rows[:, 2:4], rows[:, 4 : 4 + 2 * count].reshape(n, count, 2)
-    return replace(first, agents=agents, landmarks=(agents[:, None] + ways).mean(0))
+    agents, offsets = rows[:, 2:4], rows[:, 4 : 4 + 2 * count].reshape(n, count, 2)
+    return replace(first, agents=agents, landmarks=(agents[:, None] + offsets).mean(0))
 
 
 def _reference(state: np.ndarray, first: Plane) -> Plane:
@@ -160,24 +160,24 @@ def _reference(state: np.ndarray, first: Plane) -> Plane:
 def _speaker_listener(state: np.ndarray, first: Plane) -> Plane:
     """The speaker observes the goal's colour; the listener its velocity, the landmarks, the message."""
     agents, landmarks = _around(state[5:11].reshape(1, 3, 2), first)
-    colors = np.stack([first.agent_colors[0], (state[:3] + _PALER).clip(0, 1)])
+    colors = np.stack([first.agent_colors[0], (state[:3] + _LISTENER_TINT).clip(0, 1)])
     messages = np.stack([state[11:], np.zeros_like(state[11:])])
     return replace(
         first,
-        agents=np.stack([first.agents[0], agents[0]]),  # nobody observes the speaker, which cannot move
+        agents=np.stack([first.agents[0], agents[0]]),  # not observed, but the speaker cannot move
         landmarks=landmarks,
         agent_colors=colors,
         messages=messages,
     )
 
 
-def _around(ways: np.ndarray, first: Plane) -> tuple[np.ndarray, np.ndarray]:
-    """Agents (N, 2) and landmarks (L, 2) from the ways between them (N, L, 2), the landmarks' middle staying put."""
-    agents = first.landmarks.mean(0) - ways.mean(1)
-    return agents, (agents[:, None] + ways).mean(0)
+def _around(offsets: np.ndarray, first: Plane) -> tuple[np.ndarray, np.ndarray]:
+    """Agents (N, 2) and landmarks (L, 2) from the offsets between them (N, L, 2), the landmarks' mean being fixed."""
+    agents = first.landmarks.mean(0) - offsets.mean(1)
+    return agents, (agents[:, None] + offsets).mean(0)
 
 
-_PALER = 0.45  # the listener's colour is its goal's with so much more of everything
+_LISTENER_TINT = 0.45  # added to the goal's colour for the listener's
 READERS: dict[str, Read] = {
     "simple_reference": _reference,
     "simple_speaker_listener": _speaker_listener,

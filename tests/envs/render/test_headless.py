@@ -62,10 +62,10 @@ def test_other_systems_have_their_own(monkeypatch) -> None:
 def test_a_backend_is_tried_in_a_process_of_its_own(monkeypatch) -> None:
     asked = []
 
-    def answer(status: int, told: str):
+    def answer(status: int, stderr: str):
         def run(command, **_):
             asked.append(command)
-            return subprocess.CompletedProcess(command, status, "", told)
+            return subprocess.CompletedProcess(command, status, "", stderr)
 
         monkeypatch.setattr(subprocess, "run", run)
         headless._error_of.cache_clear()

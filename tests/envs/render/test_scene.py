@@ -1,4 +1,4 @@
-"""States are drawn: the same picture of the same state, real or put back together; environments without say so."""
+"""Real and imagined states are drawn alike; environments without a scene are an error."""
 
 from __future__ import annotations
 
