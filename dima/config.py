@@ -106,13 +106,13 @@ def shown(value: object, length: int = 60) -> str:
 
 
 def count(value: object) -> int:
-    """A number of things that stands in a file.
+    """Check an untrusted count.
 
     Raises:
-        ValueError: it is no whole number, or none that a machine could count to.
+        ValueError: it is not a non-negative integer, or exceeds 63 bits.
     """
-    if type(value) is not int or not 0 <= value < _WHOLE:
-        raise ValueError(f"{shown(value)} is no number of things")
+    if type(value) is not int or not 0 <= value < _INT_LIMIT:
+        raise ValueError(f"{shown(value)} is not a count")
     return value
 
 

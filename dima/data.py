@@ -1,4 +1,4 @@
-"""What flows through the library, and the letters of its axes.
+"""Records of tensors that the rooms exchange, and the letters of their axes.
 
 B batch, T time, N agents, S state features, O observation features, A action features.
 
@@ -23,13 +23,13 @@ R = TypeVar("R", bound="Record")
 
 
 def rows_of(store: Tensor, which: Tensor) -> Tensor:
-    """``store[which]`` for row numbers of any shape; on a CPU several times as fast."""
+    """``store[which]`` for row numbers of any shape, several times as fast on a CPU."""
     return store.index_select(0, which.flatten()).unflatten(0, which.shape)
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """The facts of an environment that networks and stores are built from."""
+    """Agents and sizes of an environment, from which networks and buffers are built."""
 
     agents: tuple[str, ...]  # names, in the order of every N axis
     state_dim: int
@@ -37,8 +37,8 @@ class EnvSpec:
     action_sizes: tuple[int, ...]  # real action features (continuous) or choices (discrete) of each agent
     discrete: bool
     masks_actions: bool = False  # the environment forbids some discrete actions in some states
-    obs_has_id: bool = False  # observations already tell the agents apart
-    episode_limit: int | None = None  # steps after which an episode is truncated, where known
+    obs_has_id: bool = False  # observations identify the agent
+    episode_limit: int | None = None  # steps after which an episode is truncated, if known
 
     @property
     def n_agents(self) -> int:
@@ -53,7 +53,7 @@ class EnvSpec:
         return max(self.action_sizes)
 
     def only(self, agent: int) -> EnvSpec:
-        """The facts as they are for one agent alone, without padding."""
+        """The spec of one agent alone, without padding."""
         own = slice(agent, agent + 1)
         return replace(
             self, agents=self.agents[own], obs_sizes=self.obs_sizes[own], action_sizes=self.action_sizes[own]
@@ -72,18 +72,18 @@ class EnvSpec:
 
 @dataclass
 class Record:
-    """A named bundle of tensors that are indexed and moved together."""
+    """Tensors that are indexed, moved and concatenated together."""
 
     def __getitem__(self: R, index: object) -> R:
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def part(self, kind: type[R]) -> R:
-        """The fields that make up a smaller bundle."""
+        """The fields of a smaller record."""
         return kind(**{f.name: getattr(self, f.name) for f in fields(kind)})
 
     @classmethod
     def cat(cls: type[R], parts: Sequence[R]) -> R:
-        """Bundles of one kind one after another."""
+        """Concatenate records along their first axis."""
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def to(self: R, device: torch.device | str) -> R:
@@ -95,20 +95,20 @@ class Record:
 
 @dataclass
 class View(Record):
-    """What a team sees at one moment, real or imagined, in the environment's own units."""
+    """Input of a policy: a team's observations at one time step, real or imagined, in the environment's units."""
 
     obs: Tensor  # (B, N, O)
     state: Tensor  # (B, S)
     action_mask: Tensor  # (B, N, A) bool, True where an action is allowed (all real entries when continuous)
-    previous_action: Tensor  # (B, N, A) joint action that led here, zeros at an episode's start
+    previous_action: Tensor  # (B, N, A) joint action of the time step before, zeros at an episode's start
 
 
-Act = Callable[[View], tuple[Tensor, Tensor]]  # a team's view -> (B, N, A) action, (B, N) log-probability
+Act = Callable[[View], tuple[Tensor, Tensor]]  # view -> (B, N, A) actions, (B, N) log-probabilities
 
 
 @dataclass
 class Episode(Record):
-    """One played episode of T steps; ``obs``, ``state`` and ``action_mask`` hold one more row, the end."""
+    """A real episode of T steps; ``obs``, ``state`` and ``action_mask`` also hold the final observation."""
 
     obs: Tensor  # (T + 1, N, O)
     state: Tensor  # (T + 1, S)
@@ -123,7 +123,7 @@ class Episode(Record):
 
     @property
     def team_return(self) -> float:
-        """Sum over steps of the mean over agents of the reward: the one definition of a return here."""
+        """Sum over steps of the mean reward over agents."""
         return float(self.reward.double().sum())
 
 
@@ -151,7 +151,7 @@ def check_episode(episode: Episode, spec: EnvSpec) -> None:
 
 @dataclass
 class Rollout(Record):
-    """B stretches of T steps that a policy is updated on, real or imagined."""
+    """B segments of T steps for an on-policy update, real or imagined."""
 
     obs: Tensor  # (B, T, N, O)
     state: Tensor  # (B, T, S)
@@ -160,22 +160,22 @@ class Rollout(Record):
     action: Tensor  # (B, T, N, A)
     log_prob: Tensor  # (B, T, N) of each agent's action under the policy that chose it
     reward: Tensor  # (B, T)
-    continuation: Tensor  # (B, T) probability that the task goes on after this step: 1 - terminated when real
+    continuation: Tensor  # (B, T) probability that the task continues after this step: 1 - terminated if real
     boundary: Tensor  # (B, T) bool: the next row belongs to another episode (ended or cut), or there is none
     next_state: Tensor  # (B, T, S) true next state, also at a boundary
 
 
 @dataclass
 class TransitionBatch(Record):
-    """T steps of B environments, side by side."""
+    """Transitions of B environments over T steps, for off-policy learning."""
 
     obs: Tensor  # (B, T, N, O)
     state: Tensor  # (B, T, S)
     action_mask: Tensor  # (B, T, N, A) bool
     action: Tensor  # (B, T, N, A)
     reward: Tensor  # (B, T)
-    terminated: Tensor  # (B, T) bool: the task ended with this step
-    boundary: Tensor  # (B, T) bool: the next column belongs to another episode
-    next_obs: Tensor  # (B, T, N, O) what really followed, also at a boundary
+    terminated: Tensor  # (B, T) bool: the task ended in this step
+    boundary: Tensor  # (B, T) bool: the next step belongs to another episode
+    next_obs: Tensor  # (B, T, N, O) true next observations, also at a boundary
     next_state: Tensor  # (B, T, S)
     next_mask: Tensor  # (B, T, N, A) bool

@@ -1,4 +1,4 @@
-"""The errors a user can cause. The command line prints them as one line and exits with status 2."""
+"""Errors that a user can cause: the command line prints one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user gave cannot work: the message names the culprit and what to do, in one line."""
+    """Invalid input: the message names its source and a remedy, in one line."""
 
 
 class ConfigError(UserError):
@@ -15,15 +15,15 @@ class ConfigError(UserError):
 
 
 class EnvError(UserError):
-    """An environment that cannot be handled, or that broke its promises while it ran."""
+    """An environment that is not supported, or that violated the PettingZoo API."""
 
 
 class RunFolderError(UserError):
-    """A folder of ours, a run's or a dataset's, that is missing, damaged, not ours, or cannot be written."""
+    """A run folder or dataset folder that is missing, damaged, of another kind, or not writable."""
 
 
 class DatasetError(UserError):
-    """A dataset that does not fit what is asked of it: of another task, empty, unfinished, unlike its simulator."""
+    """A dataset that does not fit: of another task, empty, unfinished, or inconsistent with its simulator."""
 
 
 class DivergenceError(UserError):
@@ -31,11 +31,11 @@ class DivergenceError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that ends an error message: the nearest right name, or else every right name.
+    """Hint for an error message: the closest known name, or else all of them.
 
     Args:
-        name: what the user wrote.
-        known: what would have been right.
+        name: the unknown name.
+        known: valid names.
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -141,7 +141,7 @@ def load_module(path: str, name: str, error: type[UserError] = ConfigError) -> M
             raise error(f"{name}: there is no module {missing.name!r}: {_siblings(missing.name)}") from missing
         raise error(f"{name}: {path} needs the module {missing.name!r}, which is not installed") from missing
     except Exception as raised:
-        raise error(f"{name}: importing {path} raised {one_line(raised)}: mend the module") from raised
+        raise error(f"{name}: importing {path} raised {one_line(raised)}: fix the module") from raised
 
 
 def load_attribute(module: ModuleType, attribute: str, name: str, error: type[UserError] = ConfigError) -> Any:

@@ -70,10 +70,10 @@ def ours(pipe: Connection, args: argparse.Namespace) -> None:
             trainer.learn()
             turns.end(trainer.step)
             replay = trainer.algorithm.replay
-            if args.full_replay and isinstance(replay, Transitions) and replay.kept < replay.moments:
+            if args.full_replay and isinstance(replay, Transitions) and replay.kept < replay.time_steps:
                 for store in replay.store.values():
                     store.copy_(store[torch.arange(len(store)) % replay.kept])
-                replay.count = replay.moments
+                replay.count = replay.time_steps
 
 
 def harls(pipe: Connection, args: argparse.Namespace) -> None:

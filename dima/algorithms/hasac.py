@@ -110,7 +110,7 @@ class Hasac(Algorithm):
         """Critics' target (R,): n-step return, then the smaller target value with the team's entropy bonus."""
         action, log_prob = self.actors.sample(batch.next_obs, batch.next_mask)
         value = self.target(batch.next_state, action).amin(0) - self.alpha(-1) * log_prob.sum(-1)
-        return batch.ret + batch.discount * value
+        return batch.returns + batch.discount * value
 
     def critic_step(self, batch: NStepBatch) -> dict[str, Tensor]:
         """Make one gradient step of both critics."""

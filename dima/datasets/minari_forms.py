@@ -161,9 +161,9 @@ class Joint(Form):
 
     def _view_at(self, columns: Columns, t: int) -> dict[str, np.ndarray]:
         parallel = self.env.parallel_env
-        if not hasattr(parallel, "show"):
+        if not hasattr(parallel, "observations_of"):
             raise DatasetError(f"the observations of {self.env.name} cannot be computed from the state alone")
-        seen = self.env.encode(parallel.show(columns["observations"][t]))
+        seen = self.env.encode(parallel.observations_of(columns["observations"][t]))
         return {**seen, "state": np.asarray(parallel.state(), dtype=np.float32)}
 
     def _action_at(self, actions: Any, t: int) -> dict[Any, Any]:

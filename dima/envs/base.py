@@ -1,4 +1,4 @@
-"""The one adapter between environments and everything else: a PettingZoo team as padded arrays."""
+"""Adapt a PettingZoo environment to padded arrays of a team."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from dima.data import EnvSpec
-from dima.envs.checked import Team
+from dima.envs.checked import CheckedEnv
 from dima.envs.spaces import ActionWriter, ObservationReader
 from dima.errors import DivergenceError, EnvError
 
@@ -21,49 +21,51 @@ Joint = dict[str, np.ndarray]  # obs (N, O) float32, state (S,) float32, action_
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """One line of the list of tasks."""
+    """A task in the list of tasks."""
 
     name: str  # such as mamujoco/halfcheetah-2x3
-    n_agents: int | None  # None where settings decide
+    n_agents: int | None  # None if it depends on the settings
     note: str
 
 
 class JointEnv(gymnasium.Env[Joint, np.ndarray]):
-    """A PettingZoo ``ParallelEnv`` seen as one team.
+    """A PettingZoo ``ParallelEnv`` as one Gymnasium environment of joint observations and actions.
 
     An observation is a dictionary: ``obs`` (N, O) float32, ``state`` (S,) float32, ``action_mask`` (N, A) bool, True
     where an action is allowed (all real entries when continuous). An action is (N, A) floating point: continuous ones
     are clipped to [-1, 1] and mapped affinely onto the agent's Box, discrete ones are one-hot. Agents of different
-    sizes are padded with zeros, which the environment never sees. The reward is the mean over agents. ``terminated``
+    sizes are padded with zeros, which never reach the environment. The reward is the mean over agents. ``terminated``
     means that every agent terminated; an episode that ends otherwise (some agent was only truncated) is ``truncated``.
     Without ``state()`` the state is the concatenated observations, padding left out.
 
     Args:
-        parallel_env: the environment; it is reset once here, with seed 0, to see its state and its masks.
-        name: how messages call it, usually the task's name.
+        parallel_env: the environment; it is reset once here, with seed 0, to find its state and its masks.
+        name: of the environment in messages, usually the task's.
 
     Raises:
-        EnvError: its agents or spaces cannot be handled.
+        EnvError: its agents or spaces are not supported.
     """
 
-    spec: EnvSpec  # type: ignore[assignment]  # the facts networks are built from, not Gymnasium's registration record
+    spec: EnvSpec  # type: ignore[assignment]  # sizes for networks, not Gymnasium's registration record
 
     def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str) -> None:
         self.parallel_env, self.name = parallel_env, name
         self.metadata = dict(getattr(parallel_env, "metadata", None) or {})
         self.render_mode = getattr(parallel_env, "render_mode", None)
-        self._team = team = Team(parallel_env, name)
-        self._readers = [ObservationReader(_who(name, a), team.space("observation_space", a)) for a in team.agents]
-        self._writers = [ActionWriter(_who(name, a), team.space("action_space", a)) for a in team.agents]
+        self._checked = checked = CheckedEnv(parallel_env, name)
+        self._readers = [
+            ObservationReader(_agent_name(name, a), checked.space("observation_space", a)) for a in checked.agents
+        ]
+        self._writers = [ActionWriter(_agent_name(name, a), checked.space("action_space", a)) for a in checked.agents]
         self._discrete = self._writers[0].discrete
         if any(writer.discrete != self._discrete for writer in self._writers):
-            kinds = {a: "Discrete" if w.discrete else "Box" for a, w in zip(team.agents, self._writers, strict=True)}
+            kinds = {a: "Discrete" if w.discrete else "Box" for a, w in zip(checked.agents, self._writers, strict=True)}
             raise EnvError(f"{name}: agents mix Box and Discrete actions ({kinds}): give every agent the same kind")
-        observations, infos = team.begin(0, None)
-        state = team.state()
+        observations, infos = checked.reset(0, None)
+        state = checked.state()
         self._has_state = state is not None
         self.spec = EnvSpec(
-            agents=tuple(map(str, team.agents)),
+            agents=tuple(map(str, checked.agents)),
             state_dim=sum(reader.size for reader in self._readers) if state is None else state.size,
             obs_sizes=tuple(reader.size for reader in self._readers),
             action_sizes=tuple(writer.size for writer in self._writers),
@@ -81,78 +83,78 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """Start an episode.
 
         Args:
-            seed: makes the episode reproducible; None goes on with the environment's own random stream.
-            options: handed to the environment.
+            seed: makes the episode reproducible; None continues the environment's own random stream.
+            options: passed to the environment.
 
         Returns:
-            The observation, and the agents' infos as the environment gave them.
+            The observation, and the agents' infos from the environment.
         """
         super().reset(seed=seed)
-        observations, infos = self._team.begin(seed, options)
+        observations, infos = self._checked.reset(seed, options)
         return self._read(observations, infos), infos
 
     def step(self, action: np.ndarray) -> tuple[Joint, float, bool, bool, dict[str, Any]]:
-        """Play one joint action, (N, A).
+        """Step with a joint action (N, A).
 
         Raises:
-            EnvError: the environment broke a promise, or the action is of the wrong shape or forbidden by its mask.
+            EnvError: the environment violated the PettingZoo API, or the action has a wrong shape or is masked.
             DivergenceError: the action holds NaN or infinite values.
         """
-        observations, reward, terminated, truncated, infos = self._team.play(self._actions(np.asarray(action)))
+        observations, reward, terminated, truncated, infos = self._checked.step(self._actions(np.asarray(action)))
         return self._read(observations, infos), reward, terminated, truncated, infos
 
     def encode(self, observations: Any, infos: Any = None) -> Joint:
-        """A team's observations, as PettingZoo gives them, as ``obs`` (N, O) and ``action_mask`` (N, A).
+        """Convert PettingZoo observations to ``obs`` (N, O) and ``action_mask`` (N, A).
 
         For acting outside a running episode of this environment.
 
         Raises:
             EnvError: an agent is missing, or its observation does not fit its space.
         """
-        self._team.running = True
-        joint = self._read_team(observations, infos or {})
+        self._checked.running = True
+        joint = self._read_agents(observations, infos or {})
         return {"obs": joint, "action_mask": self._mask.copy()}
 
     def decode(self, action: np.ndarray, action_mask: np.ndarray | None = None) -> dict[Any, Any]:
-        """A joint action (N, A) as the PettingZoo environment takes it, one entry per agent.
+        """Convert a joint action (N, A) to PettingZoo actions, one entry per agent.
 
         Args:
-            action: whose entries may be written over.
-            action_mask: (N, A) bool, what is allowed; by default what was last observed.
+            action: may be overwritten.
+            action_mask: (N, A) bool; by default the last one observed.
         """
         if action_mask is not None:
             self._mask[:] = action_mask
         return self._actions(action)
 
     def encode_actions(self, actions: Any) -> np.ndarray:
-        """A team's actions, as the PettingZoo environment takes them, as a joint action (N, A): inverts :meth:`decode`.
+        """Convert PettingZoo actions to a joint action (N, A): the inverse of :meth:`decode`.
 
         Raises:
             EnvError: an agent is missing, or its action does not fit its space.
         """
         joint = np.zeros(self._mask.shape, dtype=np.float32)
-        for i, (agent, writer) in enumerate(zip(self._team.agents, self._writers, strict=True)):
+        for i, (agent, writer) in enumerate(zip(self._checked.agents, self._writers, strict=True)):
             if agent not in actions:
-                raise EnvError(f"{_who(self.name, agent)} was given no action: give one to every agent")
+                raise EnvError(f"{_agent_name(self.name, agent)} was given no action: give one to every agent")
             joint[i, : writer.size] = writer.inverse(actions[agent])
         return joint
 
     def decode_observations(self, obs: np.ndarray, action_mask: np.ndarray) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        """Observations and infos as the PettingZoo environment would give them: inverts :meth:`encode`.
+        """Convert arrays to PettingZoo observations and infos: the inverse of :meth:`encode`.
 
         Args:
-            obs: (N, O); features that lie outside an agent's space are moved to its border.
+            obs: (N, O); features outside an agent's space are clipped to it.
             action_mask: (N, A) bool.
         """
         observations, infos = {}, {}
-        for i, agent in enumerate(self._team.agents):
+        for i, agent in enumerate(self._checked.agents):
             reader, mask = self._readers[i], action_mask[i, : self._writers[i].size]
             observations[agent] = reader.inverse(obs[i, : reader.size], mask)
             infos[agent] = {"action_mask": mask.astype(np.int8)} if i in self._masked and not reader.masked else {}
         return observations, infos
 
     def render(self) -> Any:
-        """What the environment renders."""
+        """Render the environment."""
         return self.parallel_env.render()
 
     def close(self) -> None:
@@ -160,7 +162,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         self.parallel_env.close()
 
     def state_names(self) -> list[str]:
-        """What each of the S state features is, where the environment tells; numbered otherwise."""
+        """Names of the S state features, from the environment if it has any, else numbered."""
         if hasattr(self.parallel_env, "state_names"):
             return list(self.parallel_env.state_names())
         if self._has_state:
@@ -169,20 +171,22 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         return [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
 
     def state_kinds(self) -> list[str]:
-        """What kind of quantity each of the S state features is, where the environment tells.
+        """Kinds of quantity of the S state features, from the environment if it has any.
 
-        Otherwise what stands before the colon of its name: ``state``, or the agent that observes it.
+        Otherwise the part of the name before the colon: ``state``, or the agent that observes it.
         """
         if hasattr(self.parallel_env, "state_kinds"):
             return list(self.parallel_env.state_kinds())
         return [name.partition(":")[0] for name in self.state_names()]
 
     def _find_masks(self, infos: Any) -> bool:
-        self._masked = []  # the agents, by number, that have masks
-        for i, (agent, reader) in enumerate(zip(self._team.agents, self._readers, strict=True)):
+        self._masked = []  # numbers of the agents with masks
+        for i, (agent, reader) in enumerate(zip(self._checked.agents, self._readers, strict=True)):
             if reader.masked or "action_mask" in (infos.get(agent) or {}):
                 if not self._discrete:
-                    raise EnvError(f"{_who(self.name, agent)} has an action mask, but acts in a Box: drop the mask")
+                    raise EnvError(
+                        f"{_agent_name(self.name, agent)} has an action mask, but acts in a Box: drop the mask"
+                    )
                 self._masked.append(i)
         return bool(self._masked)
 
@@ -202,79 +206,83 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         self.action_space = spaces.Box(0 if spec.discrete else -1, 1, shape, np.float32)
 
     def _actions(self, action: np.ndarray) -> dict[Any, Any]:
-        """Each agent's action in the environment's own terms."""
-        team = self._team
+        """Each agent's action in its own space."""
+        checked = self._checked
         if action.shape != self._mask.shape:
-            team.fault(f"the joint action has shape {action.shape}, expected {self._mask.shape}")
+            checked.fault(f"the joint action has shape {action.shape}, expected {self._mask.shape}")
         action, wrong = _as_float32(action)
         if wrong:
-            agent = team.agents[wrong[0]]
+            agent = checked.agents[wrong[0]]
             raise DivergenceError(f"{self.name}: the policy's action for agent {agent!r} is NaN or infinite")
         if not self._discrete:
             action = np.minimum(np.maximum(action, _LOW), _HIGH)
         for i in self._masked:
             if not self._mask[i, action[i, : self._writers[i].size].argmax()]:
                 choice = self._writers[i].write(action[i])
-                team.fault(f"agent {team.agents[i]!r} was given action {choice}, which its action mask forbids")
-        return {agent: writer.write(row) for agent, writer, row in zip(team.agents, self._writers, action, strict=True)}
+                checked.fault(f"agent {checked.agents[i]!r} was given action {choice}, which its action mask forbids")
+        return {
+            agent: writer.write(row) for agent, writer, row in zip(checked.agents, self._writers, action, strict=True)
+        }
 
     def _read(self, observations: Any, infos: Any) -> Joint:
-        """What the environment returned, as arrays of their own."""
-        obs = self._read_team(observations, infos)
+        """Observations as new arrays."""
+        obs = self._read_agents(observations, infos)
         return {"obs": obs, "state": self._read_state(), "action_mask": self._mask.copy()}
 
-    def _read_team(self, observations: Any, infos: Any) -> np.ndarray:
-        """Every agent's observation and mask: (N, O), and ``self._mask`` brought up to date."""
-        team = self._team
-        for i, agent in enumerate(team.agents):
+    def _read_agents(self, observations: Any, infos: Any) -> np.ndarray:
+        """Read every agent's observation into (N, O), and its mask into ``self._mask``."""
+        checked = self._checked
+        for i, agent in enumerate(checked.agents):
             try:
                 value = observations[agent]
             except (KeyError, TypeError, IndexError):
-                team.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
+                checked.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
             if complaint := self._readers[i].read(value, self._rows[i]):
-                team.fault(f"agent {agent!r} {complaint}")
+                checked.fault(f"agent {agent!r} {complaint}")
         for i in self._masked:
-            agent = team.agents[i]
+            agent = checked.agents[i]
             self._read_mask(i, observations[agent] if self._readers[i].masked else infos.get(agent))
         obs, wrong = _as_float32(self._obs)
         if wrong:
             i, j = wrong
-            team.fault(f"agent {team.agents[i]!r} observed {self._obs[i, j]} in feature {j}: expected a finite number")
+            checked.fault(
+                f"agent {checked.agents[i]!r} observed {self._obs[i, j]} in feature {j}: expected a finite number"
+            )
         return obs
 
     def _read_state(self) -> np.ndarray:
-        told = self._team.state() if self._has_state else np.concatenate(self._rows)
-        if told is None or told.size != self._state_size:
-            size = 0 if told is None else told.size
-            self._team.fault(f"state() has {size} features, but had {self._state_size} at first: keep its size")
-        state, wrong = _as_float32(told)
+        values = self._checked.state() if self._has_state else np.concatenate(self._rows)
+        if values is None or values.size != self._state_size:
+            size = 0 if values is None else values.size
+            self._checked.fault(f"state() has {size} features, but had {self._state_size} at first: keep its size")
+        state, wrong = _as_float32(values)
         if wrong:
-            self._team.fault(f"state() holds {told[wrong]} in feature {wrong[0]}: expected a finite number")
+            self._checked.fault(f"state() holds {values[wrong]} in feature {wrong[0]}: expected a finite number")
         return state
 
     def _read_mask(self, i: int, source: Any) -> None:
-        """Agent i's mask from its observation or info; at an episode's end it may be missing or forbid everything."""
-        team, agent, size = self._team, self._team.agents[i], self._writers[i].size
+        """Read agent i's mask; at an episode's end it may be missing or forbid every action."""
+        checked, agent, size = self._checked, self._checked.agents[i], self._writers[i].size
         mask = None if source is None else source.get("action_mask")
-        if mask is None and team.running:
-            team.fault(f"agent {agent!r} has no action mask, but had one at first: return it at every step")
+        if mask is None and checked.running:
+            checked.fault(f"agent {agent!r} has no action mask, but had one at first: return it at every step")
         mask = np.ones(size, dtype=bool) if mask is None else np.asarray(mask)
         if mask.shape != (size,) or mask.dtype.kind not in "fiub":
-            team.fault(
+            checked.fault(
                 f"agent {agent!r} has an action mask of shape {mask.shape} and dtype {mask.dtype}: "
                 f"expected {size} truth values"
             )
         self._mask[i, :size] = mask != 0
         if not self._mask[i].any():
-            if team.running:
-                team.fault(f"agent {agent!r} has an action mask that forbids every action: allow at least one")
+            if checked.running:
+                checked.fault(f"agent {agent!r} has an action mask that forbids every action: allow at least one")
             self._mask[i, :size] = True
 
 
 def _as_float32(values: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """A copy, and the place of the first entry that is not finite (numbers too large for float32 are not)."""
+    """A copy, and the index of the first entry that is not finite (as are numbers too large for float32)."""
     flat = values.ravel()
-    if float(flat.dot(flat)) < 1e70:  # quick: false for NaN, infinity, and whatever might overflow
+    if float(flat.dot(flat)) < 1e70:  # fast path: false for NaN, infinity and possible overflow
         return values.astype(np.float32), None
     with np.errstate(over="ignore"):
         copy = values.astype(np.float32)
@@ -282,12 +290,12 @@ def _as_float32(values: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]
     return copy, tuple(map(int, wrong[0])) if len(wrong) else None
 
 
-def _who(name: str, agent: Any) -> str:
+def _agent_name(name: str, agent: Any) -> str:
     return f"{name}: agent {agent!r}"
 
 
 def _episode_limit(parallel_env: Any) -> int | None:
-    """The time limit an environment tells: ``episode_limit``, or ``max_cycles`` as many PettingZoo tasks call it."""
+    """Time limit of an environment: its ``episode_limit``, or ``max_cycles`` as in many PettingZoo tasks."""
     for owner in (parallel_env, getattr(parallel_env, "unwrapped", None)):
         for field in ("episode_limit", "max_cycles"):
             limit = getattr(owner, field, None)

@@ -1,4 +1,4 @@
-"""Is this environment fit for training? PettingZoo's own tests and ours, told in plain words."""
+"""Check whether an environment is fit for training: PettingZoo's tests and ours, as a report."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dima.config import Config
 from dima.data import EnvSpec
 from dima.envs import make_env, make_parallel_env
 from dima.envs.base import Joint, JointEnv
-from dima.envs.checked import told
+from dima.envs.checked import one_line
 from dima.errors import EnvError, UserError
 
-EPISODES = 3  # played at random
+EPISODES = 3  # of random actions
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     verdict: Literal["ok", "note", "wrong"]
     text: str
@@ -35,14 +35,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything that was found out about an environment."""
+    """The results of all checks of an environment."""
 
     task: str
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong (notes are advice)."""
+        """No check failed (notes are advice)."""
         return all(finding.verdict != "wrong" for finding in self.findings)
 
     @property
@@ -53,15 +53,15 @@ class CheckReport:
 
 
 def check_environment(task: str, config: Config | None = None, max_steps: int = 1000) -> CheckReport:
-    """Build an environment, run the tests on it, and play a few episodes at random.
+    """Build an environment, run the tests on it, and play a few episodes of random actions.
 
     Args:
         task: as for :func:`dima.envs.make_env`, for example ``package.module:factory``.
         config: settings of its suite.
-        max_steps: of each episode played here.
+        max_steps: of each episode.
 
     Raises:
-        ConfigError: the task has no such name. Whatever is wrong with the environment itself is in the report.
+        ConfigError: there is no such task. Errors of the environment itself are in the report.
     """
     found: list[Finding] = []
     make_parallel = partial(make_parallel_env, task, config)
@@ -70,14 +70,14 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
         env = make_env(task, config)
     except EnvError as error:
         return CheckReport(task, (Finding("wrong", str(error)),))
-    found.append(Finding("ok", _described(env.spec)))
+    found.append(Finding("ok", _description(env.spec)))
     found += _pettingzoo("API", lambda: parallel_api_test(make_parallel(), num_cycles=min(max_steps, 200)))
     if env.spec.masks_actions:
         found.append(Finding("note", "PettingZoo's seed test is left out: it ignores action masks; ours follows"))
     else:
         found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))
     try:
-        found += _same_twice(env, make_env(task, config))
+        found += _determinism(env, make_env(task, config))
         found += _episodes(env, max_steps)
     except UserError as error:
         found.append(Finding("wrong", str(error)))
@@ -86,7 +86,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
 
 
 def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A joint action (N, A) drawn evenly from what ``mask`` (N, A) allows; zero in the padding."""
+    """A uniform joint action (N, A) among those that ``mask`` (N, A) allows; padding is zero."""
     drawn = np.zeros(mask.shape, dtype=np.float32)
     if not spec.discrete:
         drawn[mask] = rng.uniform(-1, 1, mask.sum())
@@ -96,7 +96,7 @@ def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> 
     return drawn
 
 
-def _described(spec: EnvSpec) -> str:
+def _description(spec: EnvSpec) -> str:
     def sizes(values: tuple[int, ...]) -> str:
         return f"{values[0]} each" if len(set(values)) == 1 else ", ".join(map(str, values))
 
@@ -109,31 +109,31 @@ def _described(spec: EnvSpec) -> str:
 
 
 def _pettingzoo(name: str, test: Callable[[], Any]) -> list[Finding]:
-    """Run one of PettingZoo's tests; its prints are swallowed, its warnings become notes."""
-    with warnings.catch_warnings(record=True) as heard, contextlib.redirect_stdout(io.StringIO()):
+    """Run one of PettingZoo's tests; its output is suppressed, its warnings become notes."""
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("always")
         try:
             test()
             found = [Finding("ok", f"PettingZoo's {name} test passes")]
         except Exception as error:  # it asserts, and the environment may raise anything
-            found = [Finding("wrong", f"PettingZoo's {name} test fails: {told(error)}")]
-    notes = dict.fromkeys(" ".join(str(w.message).split()) for w in heard if issubclass(w.category, UserWarning))
+            found = [Finding("wrong", f"PettingZoo's {name} test fails: {one_line(error)}")]
+    notes = dict.fromkeys(" ".join(str(w.message).split()) for w in caught if issubclass(w.category, UserWarning))
     return found + [Finding("note", f"PettingZoo's {name} test warns: {note}") for note in notes]
 
 
-def _same_twice(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding]:
-    """The same seed and actions must give the same trajectory, in a second copy and in a second episode."""
-    rng, first = np.random.default_rng(0), [_row(env.reset(seed=1)[0])]
+def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding]:
+    """The same seed and actions must give the same trajectory, in a second episode and in a second copy."""
+    rng, first = np.random.default_rng(0), [_flat(env.reset(seed=1)[0])]
     actions: list[np.ndarray] = []
     joint, ended = env.reset(seed=1)[0], False
     while not ended and len(actions) < steps:
         actions.append(random_action(env.spec, joint["action_mask"], rng))
         joint, reward, terminated, truncated, _ = env.step(actions[-1])
         ended = terminated or truncated
-        first.append(_row(joint, reward, terminated, truncated))
+        first.append(_flat(joint, reward, terminated, truncated))
     for copy, what in ((env, "two episodes"), (other, "two copies")):
-        again = [_row(copy.reset(seed=1)[0])]
-        again += [_row(*copy.step(action)[:4]) for action in actions[: len(first) - 1]]
+        again = [_flat(copy.reset(seed=1)[0])]
+        again += [_flat(*copy.step(action)[:4]) for action in actions[: len(first) - 1]]
         for step, (one, two) in enumerate(zip(first, again, strict=True)):
             if not np.array_equal(one, two):
                 where = "at reset" if step == 0 else f"at step {step}"
@@ -141,13 +141,13 @@ def _same_twice(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding
                 return [Finding("wrong", text)]
     other.close()
     found = [Finding("ok", "the same seed and actions give the same episode")]
-    if np.array_equal(_row(env.reset(seed=1)[0]), _row(env.reset(seed=2)[0])):
+    if np.array_equal(_flat(env.reset(seed=1)[0]), _flat(env.reset(seed=2)[0])):
         found.append(Finding("note", "seeds 1 and 2 start alike: right if the start is fixed"))
     return found
 
 
 def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
-    """Play at random; the adapter checks every value on the way."""
+    """Play random actions; the adapter checks every value."""
     rng, ends, outside = np.random.default_rng(0), [], False
     for seed in range(EPISODES):
         joint, steps, terminated, truncated = env.reset(seed=seed)[0], 0, False, False
@@ -156,10 +156,8 @@ def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
             steps += 1
             outside = outside or not _within(env, joint)
         ends.append((steps, terminated, truncated))
-    told_ends = "; ".join(
-        f"{n} steps, {'terminated' if t else 'truncated' if c else 'still going'}" for n, t, c in ends
-    )
-    found = [Finding("ok", f"{EPISODES} episodes played at random: {told_ends}")]
+    outcomes = "; ".join(f"{n} steps, {'terminated' if t else 'truncated' if c else 'still going'}" for n, t, c in ends)
+    found = [Finding("ok", f"{EPISODES} episodes played at random: {outcomes}")]
     lengths, limit = {n for n, _, _ in ends}, env.spec.episode_limit
     if all(t for _, t, _ in ends) and len(lengths) == 1 and (limit in lengths or (max(lengths) > 1 and limit is None)):
         verdict: Literal["wrong", "note"] = "wrong" if limit in lengths else "note"
@@ -173,7 +171,7 @@ def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
 
 
 def _within(env: JointEnv, joint: Joint) -> bool:
-    """Whether observations lie in their Box, where that has bounds."""
+    """Whether observations are within the bounds of their Box."""
     for i, agent in enumerate(env.parallel_env.possible_agents):
         space = env.parallel_env.observation_space(agent)
         box = space["observation"] if isinstance(space, spaces.Dict) else space
@@ -185,7 +183,7 @@ def _within(env: JointEnv, joint: Joint) -> bool:
     return True
 
 
-def _row(joint: Joint, *more: float) -> np.ndarray:
+def _flat(joint: Joint, *more: float) -> np.ndarray:
     return np.concatenate(
         [*(values.ravel().astype(np.float64) for values in joint.values()), np.array(more, np.float64)]
     )

@@ -1,7 +1,7 @@
-"""A PettingZoo environment whose promises are checked at every call.
+"""Check every call of a PettingZoo environment against its API.
 
-Whatever breaks one ends in an :class:`~dima.errors.EnvError` of one line that names the environment, the agent, the
-value, what was expected, and the step and the episode's seed where it happened.
+A violation raises an :class:`~dima.errors.EnvError` of one line that names the environment, the agent, the value, what
+was expected, and the step and the episode's seed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pettingzoo import ParallelEnv
 from dima.errors import EnvError, UserError
 
 
-class Team:
-    """Calls a ``ParallelEnv`` and refuses whatever a team of fixed agents cannot do.
+class CheckedEnv:
+    """A ``ParallelEnv`` with a fixed set of agents, checked at every call.
 
     Args:
         parallel_env: the environment.
-        name: how messages call it.
+        name: of the environment in messages.
 
     Raises:
-        EnvError: it has no agents, or its names are ambiguous.
+        EnvError: it has no agents, or two agents have one name.
     """
 
     def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], name: str) -> None:
@@ -37,31 +37,31 @@ class Team:
             raise EnvError(f"{name}: possible_agents is empty or missing: list the names of all agents there")
         if len(set(map(str, self.agents))) < len(self.agents):
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
-        self._everybody = set(self.agents)
-        self._has_state: bool | None = None  # unknown
+        self._agent_set = set(self.agents)
+        self._has_state: bool | None = None  # None: not yet known
 
     def space(self, kind: str, agent: Any) -> spaces.Space[Any]:
         """An agent's ``observation_space`` or ``action_space``."""
         try:
             space = getattr(self.env, kind)(agent)
         except Exception as error:
-            raise EnvError(f"{self.name}: {kind}({agent!r}) raised {told(error)}: return a space") from error
+            raise EnvError(f"{self.name}: {kind}({agent!r}) raised {one_line(error)}: return a space") from error
         if not isinstance(space, spaces.Space):
             raise EnvError(f"{self.name}: {kind}({agent!r}) is {space!r}: return a gymnasium.spaces.Space")
         return space
 
-    def begin(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
-        """Reset: the observations and infos of all agents."""
+    def reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
+        """Start an episode: observations and infos of all agents."""
         self.running, self.steps, self.seed = True, 0, seed
         arguments: dict[str, Any] = {"seed": seed} if options is None else {"seed": seed, "options": options}
         answer = self._call("reset", self.env.reset, **arguments)
         if not isinstance(answer, tuple) or len(answer) != 2:
             self.fault("reset must return observations and infos (two dictionaries)")
-        self._roll_call()
+        self._check_agents()
         return answer
 
-    def play(self, actions: dict[Any, Any]) -> tuple[Any, float, bool, bool, Any]:
-        """One step: observations, mean reward, whether all terminated, whether it ended otherwise, and infos."""
+    def step(self, actions: dict[Any, Any]) -> tuple[Any, float, bool, bool, Any]:
+        """Step: observations, mean reward, terminated (all agents), truncated (ended otherwise), infos."""
         if not self.running:
             raise EnvError(f"{self.name}: step without a running episode: call reset first")
         self.steps += 1
@@ -69,14 +69,14 @@ class Team:
         if not isinstance(answer, tuple) or len(answer) != 5:
             self.fault("step must return observations, rewards, terminations, truncations and infos (five values)")
         observations, rewards, terminations, truncations, infos = answer
-        reward = self._mean(rewards)
-        terminated, truncated = self._ending(terminations, truncations)
+        reward = self._mean_reward(rewards)
+        terminated, truncated = self._end_of_episode(terminations, truncations)
         self.running = not (terminated or truncated)
         return observations, reward, terminated, truncated, infos
 
     def state(self) -> np.ndarray | None:
-        """What ``state()`` returns, (S,); None if the environment has no such method."""
-        if self._has_state is None:  # looked up after a reset: some environments keep a variable of that name
+        """The flattened ``state()``, (S,); None if the environment has no such method."""
+        if self._has_state is None:  # checked after a reset: some environments have an attribute of that name
             owners = (self.env, getattr(self.env, "unwrapped", self.env))
             self._has_state = all(callable(getattr(owner, "state", None)) for owner in owners)
         if not self._has_state:
@@ -93,7 +93,7 @@ class Team:
         return state.reshape(-1)
 
     def fault(self, text: str, cause: Exception | None = None) -> NoReturn:
-        """Raise an EnvError that says what is wrong, where and when."""
+        """Raise an EnvError with the environment, the step and the seed."""
         when = "reset" if self.steps == 0 else f"step {self.steps}"
         seed = "" if self.seed is None else f" of the episode with seed {self.seed}"
         raise EnvError(" ".join(f"{self.name}: {when}{seed}: {text}".split())) from cause
@@ -103,54 +103,50 @@ class Team:
             return function(*args, **kwargs)
         except UserError:
             raise
-        except Exception as error:  # whatever a stranger's code raises
-            self.fault(
-                f"{method}() raised {told(error)}: the fault is in the environment",
-                error,
-            )
+        except Exception as error:  # user code may raise anything
+            self.fault(f"{method}() raised {one_line(error)}: the fault is in the environment", error)
 
-    def _mean(self, rewards: Any) -> float:
+    def _mean_reward(self, rewards: Any) -> float:
         total = 0.0
         for agent in self.agents:
             try:
                 total += float(rewards[agent])
             except (KeyError, TypeError, ValueError) as error:
-                self.fault(f"agent {agent!r} has no usable reward ({told(error)}): return one number for each agent")
+                self.fault(
+                    f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
+                )
         if not math.isfinite(total):
             wrong = {agent: float(rewards[agent]) for agent in self.agents}
             self.fault(f"rewards must be finite numbers, but are {wrong}")
         return total / len(self.agents)
 
-    def _ending(self, terminations: Any, truncations: Any) -> tuple[bool, bool]:
-        gone, ended = 0, 0
+    def _end_of_episode(self, terminations: Any, truncations: Any) -> tuple[bool, bool]:
+        n_terminated, n_ended = 0, 0
         for agent in self.agents:
             try:
-                terminated, truncated = (
-                    bool(terminations[agent]),
-                    bool(truncations[agent]),
-                )
+                terminated, truncated = bool(terminations[agent]), bool(truncations[agent])
             except (KeyError, TypeError, ValueError) as error:
                 self.fault(
-                    f"agent {agent!r} has no usable termination and truncation ({told(error)}): "
+                    f"agent {agent!r} has no usable termination and truncation ({one_line(error)}): "
                     "return a truth value for each agent in both"
                 )
-            gone += terminated
-            ended += terminated or truncated
-        if ended == len(self.agents):
-            return gone == ended, gone < ended
-        if ended:
+            n_terminated += terminated
+            n_ended += terminated or truncated
+        if n_ended == len(self.agents):
+            return n_terminated == n_ended, n_terminated < n_ended
+        if n_ended:
             left = [agent for agent in self.agents if terminations[agent] or truncations[agent]]
             self.fault(
                 f"agents {left} ended while others go on: agents that leave one by one are not handled; "
                 "end the episode for all agents in the same step"
             )
-        self._roll_call()
+        self._check_agents()
         return False, False
 
-    def _roll_call(self) -> None:
-        """Everybody must be present while an episode runs."""
+    def _check_agents(self) -> None:
+        """All agents must be present while an episode runs."""
         present = self.env.agents
-        if len(present) == len(self.agents) and self._everybody.issuperset(present):
+        if len(present) == len(self.agents) and self._agent_set.issuperset(present):
             return
         if not present:
             self.fault("no agents are left although none terminated or was truncated: say which, or keep them")
@@ -160,7 +156,7 @@ class Team:
         )
 
 
-def told(error: Exception) -> str:
-    """An exception as one line: its kind and message."""
+def one_line(error: Exception) -> str:
+    """Type and message of an exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

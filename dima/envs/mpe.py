@@ -1,4 +1,4 @@
-"""The cooperative particle tasks of MPE (package mpe2): small teams on a plane that have no walls.
+"""Cooperative particle tasks of MPE (package mpe2): small teams on an unbounded plane.
 
 Episodes never terminate: ``max_cycles`` is a time limit.
 """
@@ -30,7 +30,7 @@ MODULES = {
 
 @dataclass(frozen=True)
 class MpeConfig(Config):
-    """How particles are steered, and how long."""
+    """Action space and length of episodes."""
 
     continuous_actions: bool = False  # a Box in place of a choice between directions
     max_cycles: EpisodeSteps = 25  # steps until truncation
@@ -40,7 +40,7 @@ CONFIG = MpeConfig
 
 
 def make(task: str, config: MpeConfig, render_mode: str | None = None) -> Any:
-    """The PettingZoo environment behind ``mpe/<task>``.
+    """Build the PettingZoo environment of ``mpe/<task>``.
 
     Raises:
         ConfigError: there is no such task.
@@ -55,12 +55,12 @@ def make(task: str, config: MpeConfig, render_mode: str | None = None) -> Any:
     env = module.parallel_env(
         max_cycles=config.max_cycles, continuous_actions=config.continuous_actions, render_mode=render_mode
     )
-    env.state_names = partial(_state_names, task, env.possible_agents)  # so that errors are told by kind
+    env.state_names = partial(_state_names, task, env.possible_agents)  # for errors by kind of feature
     return env
 
 
 def _state_names(task: str, agents: Sequence[str]) -> list[str]:
-    """What each feature of the state is: all agents' observations, each as mpe2 puts it together."""
+    """Names of the state features: mpe2's observations of all agents."""
     names = []
     for me in agents:
         others = [agent for agent in agents if agent != me]
@@ -78,7 +78,7 @@ def _state_names(task: str, agents: Sequence[str]) -> list[str]:
 
 
 def scene(parallel_env: Any, width: int, height: int) -> PlaneScene:
-    """Draws the particles of an environment that :func:`make` made; width and height in pixels."""
+    """A scene of the particles of an environment from :func:`make`; width and height in pixels."""
     from dima.envs.render.mpe import READERS, PlaneScene
 
     inner = parallel_env.unwrapped
@@ -91,24 +91,24 @@ def tasks() -> list[TaskInfo]:
 
 
 def greedy_spread(obs: np.ndarray) -> np.ndarray:
-    """A scripted player of ``simple_spread`` with discrete actions, to compare policies with.
+    """Scripted policy for ``simple_spread`` with discrete actions, as a reference.
 
-    Agents share the landmarks out so that the way to the farthest-off total is shortest, then each takes the step
-    along the axis where it is farther from its own.
+    Landmarks are assigned to agents so that the total distance is smallest; each agent then moves along the axis with
+    the larger distance to its landmark.
 
     Args:
-        obs: (N, O) what the agents observe: own velocity and position, landmarks relative to it, and the rest.
+        obs: (N, O) observations: own velocity and position, landmarks relative to it, and the rest.
 
     Returns:
         (N, 5) one-hot actions: wait, left, right, down, up.
     """
     n = len(obs)
-    ways = obs[:, 4 : 4 + 2 * n].reshape(n, n, 2)  # agent, landmark, axis
-    far = np.linalg.norm(ways, axis=-1)
-    mine = min(permutations(range(n)), key=lambda order: sum(far[i, k] for i, k in enumerate(order)))
+    offsets = obs[:, 4 : 4 + 2 * n].reshape(n, n, 2)  # agent, landmark, axis
+    distance = np.linalg.norm(offsets, axis=-1)
+    assignment = min(permutations(range(n)), key=lambda order: sum(distance[i, k] for i, k in enumerate(order)))
     actions = np.zeros((n, 5), dtype=np.float32)
-    for i, landmark in enumerate(mine):
-        x, y = ways[i, landmark] - 0.5 * obs[i, :2]  # brake: account for the velocity it has
+    for i, landmark in enumerate(assignment):
+        x, y = offsets[i, landmark] - 0.5 * obs[i, :2]  # brake: account for the velocity it has
         if max(abs(x), abs(y)) < 0.05:
             choice = 0
         elif abs(x) > abs(y):

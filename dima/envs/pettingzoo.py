@@ -24,12 +24,12 @@ from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest, one_line
 from dima.registry import load_attribute, load_module, load_name
 
-_ITS_OWN = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # environments, of all its modules
+_ENVIRONMENT = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # its modules that are environments
 
 
 @dataclass(frozen=True)
 class PettingZooConfig(Config):
-    """How the environment is built."""
+    """Arguments of the environment's factory."""
 
     arguments: str = "{}"  # keyword arguments of the factory, a JSON object such as {"n_walkers": 2}
 
@@ -52,20 +52,20 @@ CONFIG = PettingZooConfig
 
 
 def make(task: str, config: PettingZooConfig, render_mode: str | None = None) -> ParallelEnv[Any, Any, Any]:
-    """The environment behind ``pettingzoo/<task>``, or behind ``package.module:factory``.
+    """Build ``pettingzoo/<task>``, or ``package.module:factory``.
 
-    A factory is anything that is called with ``arguments`` and returns a ``ParallelEnv`` or ``AECEnv``: a function or
-    a class. ``render_mode`` is passed on if it takes one.
+    A factory is a function or class that takes ``arguments`` and returns a ``ParallelEnv`` or ``AECEnv``.
+    ``render_mode`` is passed if it takes one.
 
     Raises:
-        EnvError: it cannot be imported (the nearest right name is told), raises, or returns something else.
+        EnvError: it cannot be imported (with the closest name), raises, or returns something else.
     """
     if ":" in task:
         attribute = task.partition(":")[2]
         factory = load_name(task, EnvError)
     else:
         path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
-        _require_its_own(path, task)
+        _require_environment(path, task)
         module = load_module(path, task, EnvError)
         attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
         factory = load_attribute(module, attribute, task, EnvError)
@@ -121,7 +121,7 @@ def _call(
     except Exception as error:
         shown_arguments = ", ".join([*map(repr, given), *(f"{name}={value!r}" for name, value in keywords.items())])
         raise EnvError(
-            f"{task}: {attribute}({shown_arguments}) raised {one_line(error)}: mend the factory or its arguments"
+            f"{task}: {attribute}({shown_arguments}) raised {one_line(error)}: fix the factory or its arguments"
         ) from error
     if isinstance(env, AECEnv):
         try:
@@ -132,7 +132,7 @@ def _call(
                 f"{task} is turn-based (AECEnv) and cannot be played in parallel ({one_line(error)}): "
                 "only environments whose metadata say is_parallelizable can"
             ) from error
-    if isinstance(env, ParallelEnv) or _quacks(env):
+    if isinstance(env, ParallelEnv) or _is_parallel(env):
         parallel: ParallelEnv[Any, Any, Any] = env
         return parallel
     raise EnvError(
@@ -141,7 +141,7 @@ def _call(
 
 
 def scene(parallel_env: Any, width: int, height: int) -> Scene[Any] | None:
-    """What the environment's own method ``scene(width, height)`` gives; None if it has none."""
+    """Call the environment's own method ``scene(width, height)``; None if it has none."""
     if not hasattr(parallel_env, "scene"):
         return None
     own = parallel_env.scene(width, height)
@@ -153,18 +153,18 @@ def scene(parallel_env: Any, width: int, height: int) -> Scene[Any] | None:
 
 
 def tasks() -> list[TaskInfo]:
-    """How to name the environments of this suite; there is no end to them."""
+    """The forms of names in this suite, whose environments are not listed."""
     return [
         TaskInfo("pettingzoo/<family>.<module>", None, "PettingZoo's own, such as pettingzoo/sisl.multiwalker_v9"),
-        TaskInfo("<package>.<module>:<factory>", None, "your own: a function or class that gives a ParallelEnv"),
+        TaskInfo("<package>.<module>:<factory>", None, "your own: a function or class that returns a ParallelEnv"),
     ]
 
 
-def _require_its_own(path: str, task: str) -> None:
-    """Refuse a module that is not an environment of PettingZoo's. Imports nothing."""
+def _require_environment(path: str, task: str) -> None:
+    """Refuse modules that are not PettingZoo environments, without importing them."""
     family, _, name = path.removeprefix("pettingzoo.").rpartition(".")
     folders = [os.path.join(home, family) for home in pettingzoo.__path__ if family.isidentifier()]
-    known = [info.name for info in pkgutil.iter_modules(folders) if _ITS_OWN.fullmatch(f"{family}.{info.name}")]
+    known = [info.name for info in pkgutil.iter_modules(folders) if _ENVIRONMENT.fullmatch(f"{family}.{info.name}")]
     if name not in known:
         hint = nearest(name, known) if known else "write pettingzoo/<family>.<module>, such as sisl.multiwalker_v9"
         raise EnvError(f"{task}: there is no module {path!r} of an environment: {hint}")
@@ -178,6 +178,6 @@ def _takes(factory: Any, keyword: str) -> bool:
     return any(p.name == keyword or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
-def _quacks(env: Any) -> bool:
-    """PettingZoo's wrappers in other packages may not derive from its class."""
+def _is_parallel(env: Any) -> bool:
+    """By its methods: wrappers of other packages may not derive from PettingZoo's class."""
     return all(hasattr(env, name) for name in ("possible_agents", "reset", "step", "observation_space", "action_space"))

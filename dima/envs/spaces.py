@@ -1,4 +1,4 @@
-"""One agent's spaces: what they must be, and how its observations, actions and masks are read and written."""
+"""Convert one agent's observations and actions between its spaces and vectors."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from gymnasium import spaces
 
 from dima.errors import EnvError
 
-MAX_FEATURES = 4096  # of one agent's observation; beyond it lie images, which no model here is made for
+MAX_FEATURES = 4096  # of one agent's observation; larger ones are images, which no model here supports
 
 
 class ObservationReader:
-    """Turns one agent's observation into a vector, checking it against the declared space.
+    """Reads one agent's observation into a vector, checked against its space.
 
-    A Box is flattened, a Discrete observation becomes one-hot. ``{"observation": ..., "action_mask": ...}`` is
-    PettingZoo's convention for action masks and is understood.
+    A Box is flattened, a Discrete observation becomes one-hot. PettingZoo's convention for action masks,
+    ``{"observation": ..., "action_mask": ...}``, is supported.
 
     Args:
-        where: how messages name the agent, such as ``"mytask: agent 'left'"``.
+        where: name of the agent in messages, such as ``"mytask: agent 'left'"``.
         space: its observation space.
 
     Raises:
@@ -27,12 +27,9 @@ class ObservationReader:
     """
 
     def __init__(self, where: str, space: spaces.Space[Any]) -> None:
-        self.masked = isinstance(space, spaces.Dict) and set(space.spaces) == {
-            "observation",
-            "action_mask",
-        }
+        self.masked = isinstance(space, spaces.Dict) and set(space.spaces) == {"observation", "action_mask"}
         inner: Any = space["observation"] if isinstance(space, spaces.Dict) and self.masked else space
-        self.start: int | None = None  # of the choices, when Discrete
+        self.start: int | None = None  # lowest choice, if Discrete
         if isinstance(inner, spaces.Discrete):
             self.size, self.start = int(inner.n), int(inner.start)
         elif isinstance(inner, spaces.Box):
@@ -56,7 +53,7 @@ class ObservationReader:
         self.mask_dtype = space["action_mask"].dtype if isinstance(space, spaces.Dict) else None
 
     def read(self, value: Any, into: np.ndarray) -> str | None:
-        """Write ``value`` into ``into``, (size,) float32, or say what is wrong with it."""
+        """Write ``value`` into ``into`` (size,), or return a description of the error."""
         if self.masked:
             try:
                 value = value["observation"]
@@ -77,11 +74,11 @@ class ObservationReader:
         return None
 
     def inverse(self, row: np.ndarray, mask: np.ndarray) -> Any:
-        """The observation in its space that reads as ``row`` (size,), or is nearest to that.
+        """The observation whose vector is ``row`` (size,), or the nearest one in the space.
 
         Args:
-            row: features, such as a model predicts.
-            mask: (choices,) bool, for spaces that hold an action mask.
+            row: features, such as a model's prediction.
+            mask: (choices,) bool, for spaces with an action mask.
         """
         if self.start is not None:
             value: Any = self.start + row.argmax()
@@ -107,10 +104,10 @@ class ObservationReader:
 
 
 class ActionWriter:
-    """Turns one agent's row of a joint action into what its environment takes.
+    """Converts one agent's row of a joint action to its action space.
 
     Args:
-        where: how messages name the agent.
+        where: name of the agent in messages.
         space: its action space.
 
     Raises:
@@ -123,11 +120,7 @@ class ActionWriter:
         if isinstance(space, spaces.Discrete):
             self.size, self.start = int(space.n), int(space.start)
         elif isinstance(space, spaces.Box):
-            self.size, self.shape, self.dtype = (
-                int(np.prod(space.shape)),
-                space.shape,
-                space.dtype,
-            )
+            self.size, self.shape, self.dtype = int(np.prod(space.shape)), space.shape, space.dtype
             if self.size == 0:
                 raise EnvError(f"{where} acts in {_short(space)}, which is empty: give it an action or leave it out")
             if not np.issubdtype(space.dtype, np.floating):
@@ -145,11 +138,10 @@ class ActionWriter:
             )
 
     def write(self, row: np.ndarray) -> Any:
-        """The action for the environment.
+        """Convert a row to the agent's action.
 
         Args:
-            row: (A,) this agent's row, within [-1, 1] when continuous; entries past ``size`` are padding. The
-                environment may get a part of it, so it must not be used for anything else afterwards.
+            row: (A,) within [-1, 1] if continuous; entries past ``size`` are padding. The action may share its memory.
         """
         row = row[: self.size]
         if self.discrete:
@@ -159,7 +151,7 @@ class ActionWriter:
         return row.astype(self.dtype, copy=False).reshape(self.shape)
 
     def inverse(self, action: Any) -> np.ndarray:
-        """The row (size,) float32 that :meth:`write` makes this action of; continuous ones are clipped to the space.
+        """The row (size,) float32 of an action: the inverse of :meth:`write`, clipped to the space if continuous.
 
         Raises:
             EnvError: the action is of another shape or not one of the choices.
@@ -177,6 +169,6 @@ class ActionWriter:
 
 
 def _short(value: Any) -> str:
-    """``value`` in one line of at most 80 characters."""
+    """Representation in one line of at most 80 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."

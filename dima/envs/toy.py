@@ -1,4 +1,4 @@
-"""Tiny worlds with known dynamics, for tests, demonstrations and arithmetic that can be checked by hand.
+"""Toy tasks with known dynamics, for tests, demonstrations and checks by hand.
 
 ``toy/linear``    linear-Gaussian: the next state's distribution has a closed form; time limit only
 ``toy/walk``      each agent walks on a line to its target; time limit only; learnt in seconds
@@ -26,16 +26,16 @@ Step = tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], d
 
 @dataclass(frozen=True)
 class ToyConfig(Config):
-    """The size of a toy world."""
+    """Size of a toy task."""
 
     n_agents: Annotated[int, Range(1, 1000)] = 2  # toy/uneven has at most 3 different agents, then they repeat
     episode_limit: EpisodeSteps = 30  # steps until truncation
 
 
 class Toy(ParallelEnv[str, Any, Any]):
-    """What the toy worlds share: names, spaces, seeding, the time limit and the bookkeeping of a step.
+    """Base class of the toy tasks: names, spaces, seeds, the time limit.
 
-    A world fills ``observation_spaces`` and ``action_spaces`` and defines ``_start``, ``_move`` and ``_see``.
+    A task sets ``observation_spaces`` and ``action_spaces`` and defines ``_start``, ``_move`` and ``_observe``.
     """
 
     name = "toy"
@@ -60,12 +60,12 @@ class Toy(ParallelEnv[str, Any, Any]):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
-        """Start an episode; without a seed the random stream goes on."""
+        """Start an episode; without a seed the random stream continues."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self.agents, self._steps = self.possible_agents[:], 0
         self._start()
-        return self._see(), {agent: {} for agent in self.agents}
+        return self._observe(), {agent: {} for agent in self.agents}
 
     def step(self, actions: dict[str, Any]) -> Step:
         """Move all agents at once."""
@@ -76,16 +76,16 @@ class Toy(ParallelEnv[str, Any, Any]):
             self.agents = []
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in team}
         rewarded = dict(zip(team, map(float, rewards), strict=True))
-        return self._see(), rewarded, dict.fromkeys(team, terminated), dict.fromkeys(team, truncated), infos
+        return self._observe(), rewarded, dict.fromkeys(team, terminated), dict.fromkeys(team, truncated), infos
 
     def _start(self) -> None:
         raise NotImplementedError
 
     def _move(self, actions: list[Any]) -> tuple[Any, bool]:
-        """Rewards of the agents, and whether the task ended."""
+        """Move, and return the agents' rewards and whether the task terminated."""
         raise NotImplementedError
 
-    def _see(self) -> Observations:
+    def _observe(self) -> Observations:
         raise NotImplementedError
 
 
@@ -93,7 +93,7 @@ class Linear(Toy):
     """s' = A s + sum over agents k of B_k a_k + noise; agent k observes C_k s; the reward is -|s'|^2 / S.
 
     Attributes:
-        A: (S, S); B: (N, S, 2); C: (N, 3, S); noise_cov: (S, S), not diagonal; start_std: spread of the first state.
+        A: (S, S); B: (N, S, 2); C: (N, 3, S); noise_cov: (S, S), not diagonal; start_std: of the first state.
     """
 
     name, state_dim = "linear", 4
@@ -129,7 +129,7 @@ class Linear(Toy):
         self._s = self.mean(self._s, np.stack(actions).astype(np.float64)) + noise
         return [-np.square(self._s).mean()] * len(actions), False
 
-    def _see(self) -> Observations:
+    def _observe(self) -> Observations:
         seen = (self.C @ self._s).astype(np.float32)
         return dict(zip(self.possible_agents, seen, strict=True))
 
@@ -160,13 +160,13 @@ class Walk(Toy):
         self._position = np.clip(self._position + 0.2 * pushed, -1, 1)
         return -np.abs(self._position - self._target), False
 
-    def _see(self) -> Observations:
+    def _observe(self) -> Observations:
         seen = np.stack([self._position, self._target], axis=1).astype(np.float32)
         return dict(zip(self.possible_agents, seen, strict=True))
 
 
 class Switches(Toy):
-    """Agent i owns switch i. Flipped in the order 0, 1, 2, ..., all on ends the task; each step costs 0.1.
+    """Agent i owns switch i. Flipped in the order 0, 1, 2, ...; all on terminates; each step costs 0.1.
 
     Actions: 0 wait, 1 switch on (allowed while off), 2 switch off (allowed while on). Switching on before its turn
     turns every switch off and costs 0.5; finishing pays 1. A forbidden action counts as waiting. An episode starts
@@ -210,7 +210,7 @@ class Switches(Toy):
         done = bool(self._on.all())
         return [reward + done] * len(actions), done
 
-    def _see(self) -> Observations:
+    def _observe(self) -> Observations:
         seen = {}
         for i, agent in enumerate(self.possible_agents):
             turn = self._on[:i].all() and not self._on[i]
@@ -220,10 +220,10 @@ class Switches(Toy):
 
 
 class Uneven(Toy):
-    """Agents that observe 2, 5 and 3 features and have 1, 3 and 2 actions (and so on in turn).
+    """Agents that observe 2, 5 and 3 features and have 1, 3 and 2 actions (repeated for more agents).
 
-    Agent i holds a state of its own, as large as what it observes: x' = 0.9 x + W a + noise. It pays mean(x^2), so
-    rewards differ; there is no ``state()``.
+    Agent i has a state of its own, its observation: x' = 0.9 x + W a + noise. Its reward is -mean(x^2), so rewards
+    differ; there is no ``state()``.
     """
 
     name = "uneven"
@@ -244,7 +244,7 @@ class Uneven(Toy):
         self._x = [0.9 * x + push @ a + 0.05 * self._rng.normal(size=len(x)) for x, push, a in moved]
         return [-np.square(x).mean() for x in self._x], False
 
-    def _see(self) -> Observations:
+    def _observe(self) -> Observations:
         return {a: x.astype(np.float32) for a, x in zip(self.possible_agents, self._x, strict=True)}
 
 
@@ -266,7 +266,7 @@ WORLDS: dict[str, Callable[[ToyConfig], Toy]] = {
 
 
 def make(task: str, config: ToyConfig, render_mode: str | None = None) -> Toy:
-    """The environment behind ``toy/<task>``; toys draw no pictures, so ``render_mode`` is not used.
+    """Build ``toy/<task>``; toys cannot be rendered, so ``render_mode`` is ignored.
 
     Raises:
         ConfigError: there is no such world.
@@ -277,7 +277,7 @@ def make(task: str, config: ToyConfig, render_mode: str | None = None) -> Toy:
 
 
 def tasks() -> list[TaskInfo]:
-    """The toy worlds."""
+    """The toy tasks."""
     notes = {
         "linear": "linear-Gaussian world with a closed form",
         "switches": "discrete, action masks, true terminations",

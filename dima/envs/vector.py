@@ -1,8 +1,4 @@
-"""Many copies of a team stepped together: Gymnasium's vector API, automatic reset off.
-
-Each copy hands Gymnasium one packed row (observations, state, mask), so that a step costs one stacking, or one write to
-shared memory, however many fields there are.
-"""
+"""Step many copies of an environment together, through Gymnasium's vector API without automatic reset."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dima.envs.base import Joint, JointEnv
@@ -32,13 +27,13 @@ class VectorEnv:
     """``n`` copies of an environment, in this process or in one process each.
 
     Args:
-        make: builds one copy; called n times (and once more for a look when in processes).
-        n: how many.
+        make: builds one copy; called n times (with processes once more, for the spec).
+        n: number of copies.
         processes: one process per copy. Worth it for slow simulators and spare cores only: a step then costs a round
             trip, about 0.1 ms.
 
     Raises:
-        EnvError: an environment cannot be built or breaks a promise, also in another process.
+        EnvError: an environment cannot be built or violates the PettingZoo API, also in another process.
     """
 
     def __init__(self, make: Callable[[], JointEnv], n: int, processes: bool = False) -> None:
@@ -48,10 +43,10 @@ class VectorEnv:
         spare = [] if processes else [probe]  # serves as the first copy
         owner, in_main_thread = os.getpid(), threading.current_thread() is threading.main_thread()
 
-        def build() -> _Slot:
+        def build() -> _Copy:
             if os.getpid() != owner:
                 become_worker(owner, in_main_thread)
-            return _Slot(spare.pop() if spare else make())
+            return _Copy(spare.pop() if spare else make())
 
         self._vector: SyncVectorEnv | AsyncVectorEnv
         if processes:
@@ -67,44 +62,46 @@ class VectorEnv:
         """Start new episodes in the copies that ``mask`` (n,) selects.
 
         Args:
-            seeds: one for every copy; those not selected are not looked at.
+            seeds: one for every copy; those of copies not selected are ignored.
             mask: (n,) bool.
 
         Returns:
-            What every copy observes now: ``obs`` (n, N, O), ``state`` (n, S), ``action_mask`` (n, N, A) bool. Copies
-            not selected show again what they showed last (zeros before their first episode).
+            Observations of every copy: ``obs`` (n, N, O), ``state`` (n, S), ``action_mask`` (n, N, A) bool, in arrays
+            that are not written again. Copies not selected repeat their last observation (zeros before their first
+            episode).
         """
         mask = np.asarray(mask, dtype=bool)
         self._ended &= ~mask
-        rows, infos = self._calling(lambda: self._vector.reset(seed=list(seeds), options={"reset_mask": mask}))
-        _raise_told(infos)
-        return self._unpack(rows)
+        joint, infos = self._calling(lambda: self._vector.reset(seed=list(seeds), options={"reset_mask": mask}))
+        _raise_error(infos)
+        return _copied(joint)
 
     def step(self, action: np.ndarray, active: np.ndarray) -> tuple[Joint, np.ndarray, np.ndarray, np.ndarray]:
-        """Step the copies that ``active`` (n,) selects; the others stand still and give reward 0.
+        """Step the copies that ``active`` (n,) selects; the others pause with reward 0.
 
         Args:
             action: (n, N, A).
             active: (n,) bool. Every selected copy must be inside an episode.
 
         Returns:
-            The observations as from :meth:`reset`, reward (n,) float64, terminated (n,) bool and truncated (n,) bool.
+            Observations as from :meth:`reset`, reward (n,) float64, terminated (n,) bool and truncated (n,) bool.
         """
         active = np.asarray(active, dtype=bool)
-        if self._ended.any():  # Gymnasium steps no environment that ended: let those rest until they are reset
+        if self._ended.any():  # Gymnasium refuses to step a copy that ended: park it until its reset
             ended, self._ended = self._ended, np.zeros(self.n, dtype=bool)
             self._calling(lambda: self._vector.reset(options={"reset_mask": ended, "park": True}))
-        flat = np.empty((self.n, self.spec.n_agents * self.spec.action_dim + 1), dtype=np.float32)
-        flat[:, :-1] = action.reshape(self.n, -1)
-        flat[:, -1] = active
-        rows, reward, terminated, truncated, infos = self._calling(lambda: self._vector.step(flat))
-        _raise_told(infos)
+        actions: Any = [own if moves else None for own, moves in zip(action, active, strict=True)]
+        joint, reward, terminated, truncated, infos = self._calling(lambda: self._vector.step(actions))
+        _raise_error(infos)
         self._ended = terminated | truncated
-        return self._unpack(rows), reward, terminated, truncated
+        return _copied(joint), reward, terminated, truncated
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """A copy of this process plays here while the block runs; if it breaks off, processes may wait for it."""
+    def used_by_fork(self) -> Iterator[None]:
+        """Let a forked copy of this process step the environments while the block runs.
+
+        If the block raises, the environments' processes may still be answering the fork: :meth:`close` kills them.
+        """
         self._interrupted = True
         yield
         self._interrupted = False
@@ -115,7 +112,7 @@ class VectorEnv:
             return
         self._closed = True
         workers = getattr(self._vector, "processes", [])
-        if self._interrupted or not all(worker.is_alive() for worker in workers):  # they would not answer politely
+        if self._interrupted or not all(worker.is_alive() for worker in workers):  # a closing handshake could hang
             for worker in workers:
                 worker.kill()
                 worker.join()
@@ -135,8 +132,8 @@ class VectorEnv:
             self.close()
 
     def _calling(self, call: Callable[[], T]) -> T:
-        """Call Gymnasium; a process that died becomes an EnvError."""
-        self._interrupted = True  # should the call never come back
+        """Call Gymnasium, and raise an EnvError if a process died."""
+        self._interrupted = True  # until the call has returned
         try:
             answer = call()
         except (EOFError, ConnectionError) as error:
@@ -147,50 +144,37 @@ class VectorEnv:
         self._interrupted = False
         return answer
 
-    def _unpack(self, rows: np.ndarray) -> Joint:
-        spec, rows = self.spec, rows.copy()
-        agents, state = spec.n_agents * spec.obs_dim, spec.state_dim
-        return {
-            "obs": rows[:, :agents].reshape(self.n, spec.n_agents, spec.obs_dim),
-            "state": rows[:, agents : agents + state],
-            "action_mask": rows[:, agents + state :].reshape(self.n, spec.n_agents, spec.action_dim) > 0,
-        }
 
+class _Copy(gymnasium.Env[Joint, Any]):
+    """One copy, as Gymnasium's vector API needs it: pauses, and errors that keep its process alive.
 
-class _Slot(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One copy as Gymnasium's vector API sees it: packed rows, an "active" flag behind each action, and parking.
-
-    ``reset(options={"park": True})`` leaves the episode alone. It satisfies Gymnasium, which will not step an
-    environment that ended, while other copies go on. Errors of the environment travel in ``info``, which keeps the
-    exception whole and the processes alive.
+    The action None pauses the copy. ``reset(options={"park": True})`` leaves its episode alone: it satisfies Gymnasium,
+    which refuses to step an environment that ended, while other copies continue. Errors of the environment are passed
+    in ``info``, which preserves the exception.
     """
 
     def __init__(self, env: JointEnv) -> None:
-        spec = env.spec
-        entries = spec.n_agents * spec.obs_dim + spec.state_dim + spec.n_agents * spec.action_dim
         self.env, self.metadata, self.render_mode = env, env.metadata, env.render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, (entries,), np.float32)
-        self.action_space = spaces.Box(-np.inf, np.inf, (spec.n_agents * spec.action_dim + 1,), np.float32)
-        self._shape, self._row = (spec.n_agents, spec.action_dim), np.zeros(entries, dtype=np.float32)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        boxes: Any = env.observation_space
+        self._joint: Joint = {name: np.zeros(box.shape, box.dtype) for name, box in boxes.items()}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        if options and options.get("park"):
-            return self._row, {}
-        try:
-            return self._pack(self.env.reset(seed=seed)[0]), {}
-        except UserError as error:
-            return self._row, {"error": error}
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Joint, dict[str, Any]]:
+        if not (options and options.get("park")):
+            try:
+                self._joint, _ = self.env.reset(seed=seed)
+            except UserError as error:
+                return self._joint, {"error": error}
+        return self._joint, {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if not action[-1]:
-            return self._row, 0.0, False, False, {}
+    def step(self, action: np.ndarray | None) -> tuple[Joint, float, bool, bool, dict[str, Any]]:
+        if action is None:
+            return self._joint, 0.0, False, False, {}
         try:
-            joint, reward, terminated, truncated, _ = self.env.step(action[:-1].reshape(self._shape))
+            self._joint, reward, terminated, truncated, _ = self.env.step(action)
         except UserError as error:
-            return self._row, 0.0, False, False, {"error": error}
-        return self._pack(joint), reward, terminated, truncated, {}
+            return self._joint, 0.0, False, False, {"error": error}
+        return self._joint, reward, terminated, truncated, {}
 
     def render(self) -> Any:
         return self.env.render()
@@ -198,13 +182,13 @@ class _Slot(gymnasium.Env[np.ndarray, np.ndarray]):
     def close(self) -> None:
         self.env.close()
 
-    def _pack(self, joint: Joint) -> np.ndarray:
-        self._row = np.concatenate([joint["obs"].ravel(), joint["state"], joint["action_mask"].ravel()])
-        return self._row
+
+def _copied(joint: Joint) -> Joint:
+    """Gymnasium's arrays are overwritten by the next step."""
+    return {name: values.copy() for name, values in joint.items()}
 
 
-def _raise_told(infos: dict[str, Any]) -> None:
-    """Raise the first error that a copy put into its info."""
+def _raise_error(infos: dict[str, Any]) -> None:
     for error in infos.get("error", ()):
         if error is not None:
             raise error

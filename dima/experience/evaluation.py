@@ -1,4 +1,4 @@
-"""The only evaluation loop: the policy's mode, an environment of its own, seeds training never uses."""
+"""Evaluate a policy: separate environments, and seeds disjoint from those of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dima.experience.collector import episode_seed, play
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Team returns and lengths of the episodes played."""
+    """Team returns and lengths of evaluation episodes."""
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
@@ -25,19 +25,19 @@ class Evaluation:
 
     @property
     def std(self) -> float:
-        """Spread between episodes (population standard deviation)."""
+        """Population standard deviation over episodes."""
         return float(np.std(self.returns))
 
 
 def evaluate(envs: VectorEnv, act: Act, episodes: int, seed: int, device: torch.device | str = "cpu") -> Evaluation:
-    """Play ``episodes`` episodes.
+    """Play ``episodes`` episodes and return their team returns.
 
     Args:
-        envs: environments that training does not touch.
-        act: the policy; pass its mode for the library's standard protocol.
-        episodes: how many, each from its own seed.
-        seed: episode *i* is the same for every policy evaluated under this seed.
-        device: where the policy lives.
+        envs: environments that training does not use.
+        act: the policy; its mode for the library's standard protocol.
+        episodes: number of episodes, each with its own seed.
+        seed: episode *i* starts in the same way for every policy evaluated under this seed.
+        device: of the policy.
     """
     seeds = [episode_seed(seed, i, "evaluation") for i in range(episodes)]
     played = play(envs, act, seeds, device)

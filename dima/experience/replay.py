@@ -1,11 +1,12 @@
-"""Episodes kept as one ring of rows on the training device; a batch is index arithmetic and one gather.
+"""Replay of whole episodes: a ring of rows on the training device.
 
-An episode of T steps takes T + 1 rows, the last of which holds only where it ended. Rows are counted from the first
-ever stored, so a row's number never changes; it lives at ``number % rows``.
+An episode of T steps takes T + 1 rows, the last of which holds the final observation only. Row numbers count from the
+first row ever stored and never change; row ``number`` is stored at ``number % rows``. A batch is index arithmetic and
+one gather.
 
-The capacity counts environment steps. Whole episodes are evicted, the oldest first, so what is kept is always the
-longest run of newest episodes that has no more steps than the capacity. How many rows their ends take is known only
-once they are there: the ring begins with room for episodes of the task's full length, and grows where they are shorter.
+The capacity counts environment steps. Whole episodes are evicted, the oldest first: the replay keeps as many of the
+newest episodes as fit. Final observations take rows beyond the capacity, one per episode: the ring is allocated for
+episodes of the task's full length and grows if they are shorter.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from dima.runtime.device import require_memory
 
 @dataclass(frozen=True)
 class ReplayConfig(Config):
-    """The store of real experience."""
+    """Size and sampling of the replay."""
 
     capacity: Count = 250_000  # environment steps kept; the oldest episodes go first, each as a whole
-    recent_share: Annotated[float, Range(0.25, 1)] = 0.7  # of recency-weighted draws from the newest quarter
-    visit_temperature: Positive = 20.0  # visits after which a row is drawn e times less often
+    recent_share: Annotated[float, Range(0.25, 1)] = 0.7  # of recency-weighted samples from the newest quarter
+    visit_temperature: Positive = 20.0  # visits that make a row e times less likely to be sampled
 
 
 @dataclass
 class Rows(Record):
-    """Gathered rows, in time order; ``valid`` says which belong to the asked-for episode, the rest are zero."""
+    """Gathered rows in time order; rows outside the requested episode are zero and not ``valid``."""
 
     state: Tensor  # (B, W, S)
     obs: Tensor  # (B, W, N, O)
@@ -46,17 +47,17 @@ class Rows(Record):
     terminated: Tensor  # (B, W) bool
     episode: Tensor  # (B, W) number of the episode's first row
     valid: Tensor  # (B, W) bool
-    acted: Tensor  # (B, W) bool, an action was taken here: valid and not the episode's end
+    acted: Tensor  # (B, W) bool, the row has an action: valid and not the last of its episode
 
 
 class Replay:
-    """Stores episodes, samples windows.
+    """A ring buffer of episodes from which windows are sampled.
 
     Args:
-        config: capacity and weights.
-        spec: sizes of what is stored.
-        device: where the rows live.
-        visit_counters: names of the samplers that even out their own visit counts.
+        config: capacity and sampling weights.
+        spec: shapes of the stored tensors.
+        device: of the store.
+        visit_counters: names of the samplers that prefer rows they visited least.
 
     Raises:
         ConfigError: there is not enough memory for the capacity.
@@ -66,7 +67,7 @@ class Replay:
         self, config: ReplayConfig, spec: EnvSpec, device: torch.device | str, visit_counters: Sequence[str] = ()
     ) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
-        # a row for each step, and one for each episode's end
+        # a row for each step, and one for each final observation
         self.rows = config.capacity + -(-config.capacity // (spec.episode_limit or 10))
         agents, obs, actions = spec.n_agents, spec.obs_dim, spec.action_dim
         self.layout = {
@@ -99,7 +100,7 @@ class Replay:
         device: torch.device | str,
         visit_counters: Sequence[str] = (),
     ) -> Replay:
-        """A store of exactly these episodes, of which none is preferred."""
+        """Build a replay of exactly these episodes, sampled uniformly."""
         steps = sum(len(episode) for episode in episodes)
         replay = cls(ReplayConfig(capacity=steps, recent_share=0.25), spec, device, visit_counters)
         for episode in episodes:
@@ -117,7 +118,7 @@ class Replay:
         """Append an episode, evicting the oldest ones when full.
 
         Raises:
-            ConfigError: the episode alone has more steps than the capacity, or its end finds no memory.
+            ConfigError: the episode alone has more steps than the capacity, or memory is short.
         """
         length, capacity = len(episode) + 1, self.config.capacity
         if len(episode) > capacity:
@@ -139,7 +140,7 @@ class Replay:
         self._quarter_rows = None
 
     def _make_room(self, rows: int) -> None:
-        """Grow the ring to hold so many rows: the room for ends doubles, and every row moves to where it now lives."""
+        """Grow the ring to ``rows`` rows, doubling the share of final observations."""
         if rows <= self.rows:
             return
         capacity, before = self.config.capacity, self.rows
@@ -161,11 +162,11 @@ class Replay:
     # -- sampling -------------------------------------------------------------------------------------------------
 
     def gather(self, anchor: Tensor, before: int, after: int) -> Rows:
-        """Rows ``anchor - before ... anchor + after`` of each anchor's own episode; (B,) -> (B, before + 1 + after)."""
+        """Rows ``anchor - before ... anchor + after`` within each anchor's episode; (B,) -> (B, before + 1 + after)."""
         return self._rows(anchor[:, None] + torch.arange(-before, after + 1, device=self.device), anchor)
 
     def segments(self, start: Tensor, length: int) -> Rows:
-        """``length`` successive rows from each start, across episode ends; (B,) -> (B, length)."""
+        """``length`` successive rows from each start, across episode boundaries; (B,) -> (B, length)."""
         return self._rows(start[:, None] + torch.arange(length, device=self.device), None)
 
     def _rows(self, number: Tensor, anchor: Tensor | None) -> Rows:
@@ -175,10 +176,12 @@ class Replay:
         if anchor is not None:
             episode = self.first[anchor % self.rows][:, None]
             valid &= first == episode
-        got = {name: rows_of(self.store[name], where) for name in ("state", "obs", "action_mask", "action", "reward")}
-        got = {name: values * expand_like(valid, values) for name, values in got.items()}
+        window = {
+            name: rows_of(self.store[name], where) for name in ("state", "obs", "action_mask", "action", "reward")
+        }
+        window = {name: values * expand_like(valid, values) for name, values in window.items()}
         return Rows(
-            **got,
+            **window,
             terminated=rows_of(self.store["terminated"], where) & valid,
             episode=first,
             valid=valid,
@@ -186,9 +189,9 @@ class Replay:
         )
 
     def recent(self, batch: int) -> Tensor:
-        """(B,) row numbers where an action was taken, the newest quarter of the episodes drawn with ``recent_share``.
+        """Sample (B,) rows that have an action, from the newest quarter of the episodes with ``recent_share``.
 
-        The three older quarters share the rest evenly (DIMA section 6).
+        The three older quarters share the rest evenly (docs/reference/dima.md, Replay).
         """
         share = (1 - self.config.recent_share) / 3
         draw = torch.rand(batch, 2, device=self.device)
@@ -197,22 +200,22 @@ class Replay:
         number = begin + torch.minimum((draw[:, 1] * size).long(), size - 1)
         return self._before_end(number)
 
-    def least_visited(self, visitor: str, batch: int, length: int = 1) -> Tensor:
-        """(B,) first rows of ``length`` successive ones, drawn with probability softmax(-visits / temperature)."""
+    def least_visited(self, counter: str, batch: int, length: int = 1) -> Tensor:
+        """Sample (B,) first rows of ``length`` successive ones, with probability softmax(-visits / temperature)."""
         size = self.newest - self.oldest - length + 1
         if size < 1:
             raise ConfigError(f"the replay holds {self.steps} steps, too few for segments of {length}")
         numbers = torch.arange(self.oldest, self.oldest + size, device=self.device)
-        visits = self.visits[visitor][numbers % self.rows]
+        visits = self.visits[counter][numbers % self.rows]
         weight = ((visits.min() - visits) / self.config.visit_temperature).exp()
         chosen = numbers[torch.multinomial(weight, batch, replacement=True)]
-        self.visits[visitor].index_add_(0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device))
+        self.visits[counter].index_add_(0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device))
         return chosen
 
     def _quarters(self) -> tuple[Tensor, Tensor]:
         """First row and number of rows (4,) of each quarter of the episodes, the oldest first.
 
-        An episode on the border belongs to both quarters, so none is empty however few there are.
+        An episode on the border belongs to both quarters, so that no quarter is empty.
         """
         if self._quarter_rows is None:
             edges = self.oldest + np.cumsum([0, *self.lengths])
@@ -224,13 +227,13 @@ class Replay:
         return self._quarter_rows
 
     def _before_end(self, number: Tensor) -> Tensor:
-        """Steps back from an episode's last row, where there is no action."""
+        """Replace an episode's last row, which has no action, by the one before it."""
         return number - (number == self.last[number % self.rows]).long()
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def chunk(self) -> dict[str, Any] | None:
-        """The episodes added since the last chunk, or None; what was saved once is never written again."""
+        """Episodes added since the last chunk, or None; none is saved twice."""
         start = max(self.chunk_ends[-1] if self.chunk_ends else 0, self.oldest)
         if start == self.newest:
             return None
@@ -242,11 +245,11 @@ class Replay:
 
     @property
     def first_chunk(self) -> int:
-        """The number of the first chunk that still holds a kept row; those before are needed no more."""
+        """Number of the first chunk with a kept row; earlier ones can be deleted."""
         return sum(end <= self.oldest for end in self.chunk_ends)
 
     def checkpoint(self) -> dict[str, Any]:
-        """What the chunks do not hold: how often rows were visited, and which rows are kept."""
+        """State that the chunks do not hold: visit counts, and which rows are kept."""
         where = torch.arange(self.oldest, self.newest, device=self.device) % self.rows
         return {
             "oldest": self.oldest,
@@ -294,10 +297,10 @@ class Replay:
 
 
 def check_chunk(chunk: Mapping[str, Any]) -> None:
-    """Make sure that a saved chunk holds whole episodes, each row with the number of its episode's last.
+    """Check that a saved chunk holds whole episodes, with the number of its episode's last row in every row.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the chunk is inconsistent.
     """
     start, last = chunk["start"], chunk["last"]
     if type(start) is not int or not 0 <= start < 2**62 or last.dtype is not torch.long or last.dim() != 1:

@@ -212,7 +212,7 @@ class Trainer(TrainingLoop):
             yield
             return
         step, policy = self.step, self.collector.snapshot.of(self.algorithm.policy)
-        with self.test_envs.lent(), in_background(partial(self._play, policy)) as result:
+        with self.test_envs.used_by_fork(), in_background(partial(self._play, policy)) as result:
             yield
             with self.progress.phase("evaluate"):
                 self.pending_metrics.append((step, self._evaluated(step, result())))

@@ -143,21 +143,21 @@ def test_the_target_is_the_smaller_value_with_the_entropy_bonus() -> None:
     torch.manual_seed(1)
     action, log_prob = team.actors.sample(batch.next_obs, batch.next_mask)
     twins = team.target(batch.next_state, action)
-    expected = batch.ret + batch.discount * (torch.minimum(*twins) - 0.3 * log_prob.sum(-1))
+    expected = batch.returns + batch.discount * (torch.minimum(*twins) - 0.3 * log_prob.sum(-1))
     torch.testing.assert_close(target, expected)
     free = make(alpha=0.0)
     free.load_state_dict(team.state_dict())
     torch.manual_seed(1)
     without = free.target_value(batch)
     torch.testing.assert_close(without - target, batch.discount * 0.3 * log_prob.sum(-1))
-    assert (without <= (batch.ret + batch.discount * twins).amin(0) + 1e-6).all()
+    assert (without <= (batch.returns + batch.discount * twins).amin(0) + 1e-6).all()
 
 
 @pytest.mark.parametrize("hidden", [(16, 16), (16,), ()])
 @pytest.mark.parametrize("spec", [SPEC, CHOICES])
 def test_the_minimum_of_the_twins_and_its_gradient_equal_autograd_s(spec: EnvSpec, hidden: tuple[int, ...]) -> None:
     critic, batch = make(spec, hidden=hidden).critic, random_batch(spec)
-    action, weight = batch.action.clone().requires_grad_(), torch.randn(len(batch.ret))
+    action, weight = batch.action.clone().requires_grad_(), torch.randn(len(batch.returns))
     twins = critic(batch.state, action)
     assert 0 < float((twins[0] < twins[1]).float().mean()) < 1
     (twins.amin(0) * weight).sum().backward()

@@ -1,4 +1,4 @@
-"""A team whose every move a test can script."""
+"""A scripted PettingZoo environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on an environment says in plain words what is wrong."""
+"""The report on an environment names its faults."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_unseeded_randomness(report, puppet):
     assert "PettingZoo's seed test fails: AssertionError: Incorrect observations" in text
 
 
-def test_what_one_episode_leaves_to_the_next(report, puppet):
+def test_state_that_survives_a_reset(report, puppet):
     def make():
         born = []
 
@@ -73,7 +73,7 @@ def test_what_one_episode_leaves_to_the_next(report, puppet):
     assert "two episodes with the same seed and actions differ at step 1" in wrong(report(make))
 
 
-def test_a_time_limit_told_as_a_termination(report, puppet):
+def test_a_time_limit_as_a_termination(report, puppet):
     def make():
         env = puppet(
             terminations=lambda t, e: dict.fromkeys(e, t >= 3), truncations=lambda t, e: dict.fromkeys(e, False)

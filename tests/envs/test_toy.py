@@ -1,4 +1,4 @@
-"""The toy worlds do what their documentation promises."""
+"""The toy tasks behave as documented."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_pettingzoo_accepts_them(name, n):
     assert make_env(f"toy/{name}", config).spec.n_agents == n
 
 
-def test_linear_moments_are_those_it_tells():
+def test_linear_mean_and_covariance_are_as_documented():
     env, rng = Linear(ToyConfig(n_agents=3, episode_limit=9)), np.random.default_rng(0)
     state, action = rng.normal(size=4), rng.uniform(-1, 1, (3, 2))
     nexts = []
@@ -47,7 +47,7 @@ def test_linear_is_stable_and_its_means_come_in_batches():
     assert np.array_equal(Linear().A, env.A)  # the world is the same every time
 
 
-def test_linear_observes_and_pays_as_told():
+def test_linear_observations_and_rewards_are_as_documented():
     env = Linear()
     seen, _ = env.reset(seed=0)
     assert np.allclose(seen["agent_1"], env.C[1] @ env._s, atol=1e-6)
@@ -101,7 +101,7 @@ def test_a_switch_before_its_turn_turns_all_off():
 
 def test_masks_allow_what_makes_sense_and_the_rest_is_waiting():
     env = switches(on=[0])
-    seen = env._see()
+    seen = env._observe()
     assert seen["agent_0"]["action_mask"].tolist() == [1, 0, 1]
     assert seen["agent_1"]["action_mask"].tolist() == [1, 1, 0]
     env.step({"agent_0": 1, "agent_1": 2, "agent_2": 0})

@@ -1,4 +1,4 @@
-"""Many copies stepped together, here and in other processes."""
+"""Vectorised environments, in this process and in others."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_it_gives_what_single_copies_give(make, processes):
 
 
 @BOTH
-def test_copies_that_are_not_active_stand_still(processes):
+def test_inactive_copies_pause(processes):
     with VectorEnv(walk, 3, processes) as envs:
         start = envs.reset([1, 2, 3], np.array([True, True, False]))
         assert not start["obs"][2].any()  # it has not begun
@@ -90,7 +90,7 @@ def test_a_reset_of_some_leaves_the_others_alone(processes):
 
 
 @BOTH
-def test_what_was_returned_stays_as_it_was(processes):
+def test_returned_arrays_are_not_written_again(processes):
     with VectorEnv(walk, 2, processes) as envs:
         first = envs.reset([1, 2], np.ones(2, dtype=bool))
         kept = {name: values.copy() for name, values in first.items()}
@@ -126,7 +126,7 @@ def test_faults_of_reset_and_of_building(puppet, processes):
         VectorEnv(lambda: JointEnv(puppet(reset=fail), name="my/task"), 2, processes)
 
 
-def test_a_process_that_dies_is_told(puppet):
+def test_a_process_that_dies_is_an_error(puppet):
     def crash(step, value):
         if step == 1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -195,7 +195,7 @@ def test_closing_twice_is_fine():
     assert not any(process.is_alive() for process in envs._vector.processes)
 
 
-def test_what_is_handed_to_a_copy_in_another_thread_lives_on():
+def test_processes_survive_the_thread_that_started_them():
     made = []
     thread = threading.Thread(target=lambda: made.append(VectorEnv(walk, 1, processes=True)))
     thread.start()

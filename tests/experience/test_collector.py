@@ -13,7 +13,9 @@ from dima.data import Act, Episode, Rollout, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig, tasks
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Collector, episode_seed, play, random_policy
+from dima.experience.collector import Collector, PolicySnapshot, episode_seed, play, random_policy
+from dima.policies.base import Policy
+from dima.runtime.progress import Progress
 from dima.storage.serialization import decode, encode
 
 TOYS = [task.name for task in tasks()]
@@ -25,7 +27,7 @@ def environments(task: str, n: int = 1, limit: int = 12) -> VectorEnv:
 
 
 def by_rule(discrete: bool) -> Act:
-    """A policy without chance, computed row by row: a wave of what is seen, or the last allowed choice."""
+    """A deterministic policy: a sine of the observation, or the last allowed choice."""
 
     def act(view: View) -> tuple[Tensor, Tensor]:
         if discrete:
@@ -38,8 +40,19 @@ def by_rule(discrete: bool) -> Act:
     return act
 
 
+class Scripted(Policy):
+    """A policy without weights."""
+
+    def __init__(self, act: Act) -> None:
+        super().__init__()
+        self.chosen = act
+
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        return self.chosen(view)
+
+
 def by_chance(discrete: bool, seed: int) -> Act:
-    """A random policy that allows for masks, from a stream of its own."""
+    """A random policy that respects masks, with a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
 
     def act(view: View) -> tuple[Tensor, Tensor]:
@@ -169,21 +182,21 @@ def test_a_limit_truncates_episodes_where_they_would_have_gone_on() -> None:
 def test_playing_counts_whole_episodes_until_there_are_enough_steps() -> None:
     with environments("toy/walk", 2) as envs:
         collector = Collector(envs, seed=4)
-        episodes = collector.play(by_rule(False), 30)
+        episodes = collector.play(Scripted(by_rule(False)), 30)
         assert [len(e) for e in episodes] == [12] * 4  # two at a time: 24 steps are too few
         assert (collector.steps, collector.episodes) == (48, 4)
-        more = collector.play(by_rule(False), 1)
+        more = collector.play(Scripted(by_rule(False)), 1)
         assert (collector.steps, collector.episodes) == (72, 6)
         again = play(envs, by_rule(False), [episode_seed(4, i) for i in range(6)])
     for a, b in zip([*episodes, *more], again, strict=True):
         assert_same(a, b)
 
 
-# -- stretches of steps -----------------------------------------------------------------------------------------------
+# -- rollouts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", TOYS)
-def test_rolled_steps_are_those_of_the_episodes(task: str) -> None:
+def test_rollouts_equal_the_episodes(task: str) -> None:
     """One environment's rollouts, cut up at their boundaries, are the episodes of the same seeds."""
     with environments(task) as envs, environments(task) as others:
         act = by_rule(envs.spec.discrete)
@@ -209,7 +222,7 @@ def test_rolled_steps_are_those_of_the_episodes(task: str) -> None:
 
 @pytest.mark.parametrize("task", TOYS)
 def test_a_collector_restored_inside_episodes_goes_on_exactly(task: str) -> None:
-    """Three environments at different places of their episodes, one of them just begun; through JSON and back."""
+    """Three environments at different steps of their episodes, one just reset; through JSON and back."""
     with environments(task, 3) as envs, environments(task, 3) as fresh:
         discrete = envs.spec.discrete
         collector = Collector(envs, seed=2)
@@ -238,13 +251,13 @@ def test_a_collector_saved_at_the_end_of_episodes_goes_on_exactly() -> None:
 def test_a_collector_between_whole_episodes_restores_its_counters() -> None:
     with environments("toy/walk") as envs, environments("toy/walk") as fresh:
         collector, other = Collector(envs, seed=2), Collector(fresh, seed=2)
-        collector.play(by_rule(False), 20)
+        collector.play(Scripted(by_rule(False)), 20)
         other.restore(collector.checkpoint())
-        assert_same(other.play(by_rule(False), 1)[0], collector.play(by_rule(False), 1)[0])
+        assert_same(other.play(Scripted(by_rule(False)), 1)[0], collector.play(Scripted(by_rule(False)), 1)[0])
 
 
-def test_an_episode_that_ends_early_when_replayed_is_begun_anew() -> None:
-    """An environment that does not repeat itself costs the unfinished episode, not the run."""
+def test_an_episode_that_ends_early_when_replayed_is_started_again() -> None:
+    """A non-deterministic environment costs the unfinished episode, not the run."""
     with environments("toy/walk", 2) as envs, environments("toy/walk", 2, limit=5) as shorter:
         collector, other = Collector(envs, seed=2), Collector(shorter, seed=2)
         collector.roll(by_rule(False), 8)
@@ -253,3 +266,33 @@ def test_an_episode_that_ends_early_when_replayed_is_begun_anew() -> None:
         rollout, _ = other.roll(by_rule(False), 5)
         assert (rollout.previous_action[:, 0] == 0).all()
         assert rollout.boundary.tolist() == [[False] * 4 + [True]] * 2
+
+
+# -- in the background ------------------------------------------------------------------------------------------------
+
+
+def test_episodes_played_in_the_background_are_those_of_the_foreground() -> None:
+    """They are returned by the next call, survive a checkpoint, and counters change only then."""
+    policy = Scripted(by_rule(False))
+    with (
+        environments("toy/walk", 2) as envs,
+        environments("toy/walk", 2) as fresh,
+        environments("toy/walk", 2) as third,
+    ):
+        collector, direct, restored = (Collector(e, seed=2) for e in (envs, fresh, third))
+        with collector.in_background(policy, 30, 0, Progress()):
+            assert (collector.steps, collector.episodes) == (0, 0)
+        text, tensors = encode(collector.checkpoint())
+        restored.restore(decode(text, tensors))
+        expected = direct.play(policy, 30)
+        for one in (collector, restored):
+            for a, b in zip(one.play(policy, 1), expected, strict=True):
+                assert_same(a, b)
+            assert (one.steps, one.episodes) == (48, 4)
+            assert len(one.play(policy, 1)) == 2  # collected once
+
+
+def test_a_snapshot_of_a_policy_on_the_cpu_is_the_policy() -> None:
+    policy = Scripted(by_rule(False))
+    policy.weight = torch.nn.Parameter(torch.zeros(1))
+    assert PolicySnapshot().of(policy) is policy

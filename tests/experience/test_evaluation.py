@@ -1,4 +1,4 @@
-"""The only evaluation loop: the policy's mode, seeds of its own, no trace left in training."""
+"""Evaluation: the policy's mode, seeds of its own, no effect on training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_number_of_environments_does_not_matter() -> None:
 
 
 def test_policies_meet_the_same_episodes() -> None:
-    """Standing still costs the first distance at every step, so its returns tell the episodes apart."""
+    """Standing still costs the first distance at every step, so its return identifies the episode."""
     with environments(2) as envs:
         good, bad, again = (evaluate(envs, act, 5, seed=3) for act in (to_target, still, still))
         other = evaluate(envs, still, 5, seed=4)

@@ -1,6 +1,6 @@
 """Windows stay in their episode, sampling weights, eviction, and exact rebuilding from chunks.
 
-A row of these episodes tells where it comes from: its state is (episode, time), its action and reward repeat that.
+A row of these episodes identifies itself: its state is (episode, time), repeated in its action and reward.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_n_step_samples_are_equal(case: dict[str, Any]) -> None:
     assert len(found) == min(envs * steps, case["capacity"] // envs * envs)
     for begin, sample in found.items():
         n = expected[begin]
-        assert float(sample.ret) == pytest.approx(case["ret"][n], abs=1e-5)
+        assert float(sample.returns) == pytest.approx(case["ret"][n], abs=1e-5)
         assert float(sample.discount) == pytest.approx((1 - case["term"][n]) * case["discount"][n], abs=1e-6)
         assert sample.next_state.tolist() == case["end"][n]
 
@@ -117,7 +117,8 @@ def test_updates_of_hasac_leave_the_same_weights(monkeypatch: pytest.MonkeyPatch
     all_allowed = torch.ones(len(batch["ret"]), SPEC.n_agents, SPEC.action_dim, dtype=torch.bool)
     n_step_batch = NStepBatch(
         **{name: batch[name].transpose(0, 1) for name in ("obs", "action", "next_obs")},
-        **{name: batch[name] for name in ("state", "next_state", "ret")},
+        **{name: batch[name] for name in ("state", "next_state")},
+        returns=batch["ret"],
         discount=batch["discount"] * ~batch["term"],
         action_mask=all_allowed,
         next_mask=all_allowed,

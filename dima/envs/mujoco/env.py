@@ -1,4 +1,4 @@
-"""Multi-agent MuJoCo: one robot, its actuators shared out between agents.
+"""Multi-agent MuJoCo: one robot whose actuators are divided among agents.
 
 Tasks are called ``<scenario>-<partition>``, such as ``halfcheetah-2x3``. The simulators are Gymnasium's v5 tasks and
 the partitions Gymnasium-Robotics' ``mamujoco_v1``, with ``halfcheetah-3x2`` and ``walker2d-3x2`` added (consecutive
@@ -35,8 +35,8 @@ from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
-from dima.envs.checked import told
-from dima.envs.mujoco.observations import FullView, LocalView, standardized, state_kinds, state_names
+from dima.envs.checked import one_line
+from dima.envs.mujoco.observations import FullObservation, LocalObservation, standardized, state_kinds, state_names
 from dima.envs.mujoco.partitions import (
     GRAPHLESS,
     SCENARIOS,
@@ -53,11 +53,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MamujocoConfig(Config):
-    """What the agents see, and how long they play."""
+    """Observations and length of episodes."""
 
     observation: str = "full+id"  # full+id: the state and a one-hot id; local-K: joints at most K edges away
-    standardize: bool = False  # full+id: each vector, and the state, minus its own mean, divided by its own spread
-    contact_forces: bool = False  # ants: observe contact forces and pay for them, as Gymnasium's v5 tasks do
+    standardize: bool = (
+        False  # full+id: each vector, and the state, minus its own mean, divided by its own standard deviation
+    )
+    contact_forces: bool = False  # ants: observe contact forces and pay their cost, as in Gymnasium's v5 tasks
     episode_limit: EpisodeSteps | None = None  # steps until truncation; None: the task's (1000, pusher 100, reacher 50)
 
     def __post_init__(self) -> None:
@@ -71,13 +73,13 @@ class MamujocoConfig(Config):
 
 
 class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
-    """The team as a PettingZoo environment; its state is the robot's whole observation.
+    """A robot as a PettingZoo environment; its state is the robot's whole observation.
 
-    All agents get the robot's reward. A fall terminates (where the robot's task says so), the time limit truncates.
+    All agents receive the robot's reward. A fall terminates (if it does in the robot's task), the time limit truncates.
 
     Args:
         task: ``<scenario>-<partition>``.
-        config: what the agents see.
+        config: observations and length of episodes.
         render_mode: ``rgb_array``, ``depth_array``, ``human`` or None.
 
     Raises:
@@ -85,12 +87,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         EnvError: the installed versions cannot run it.
     """
 
-    def __init__(
-        self,
-        task: str,
-        config: MamujocoConfig | None = None,
-        render_mode: str | None = None,
-    ) -> None:
+    def __init__(self, task: str, config: MamujocoConfig | None = None, render_mode: str | None = None) -> None:
         config = config or MamujocoConfig()
         scenario, partition = parse(task)
         self.scenario = scenario
@@ -107,28 +104,24 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             versions = ", ".join(f"{name} {version(name)}" for name in ("gymnasium-robotics", "gymnasium", "mujoco"))
             cause = f"{SCENARIOS[scenario].broken}: " if SCENARIOS[scenario].broken else ""
             raise EnvError(
-                f"mamujoco/{task} does not work with {versions} ({cause}{told(error)}): choose another task"
+                f"mamujoco/{task} does not work with {versions} ({cause}{one_line(error)}): choose another task"
             ) from error
-        self.metadata = {
-            **self.simulator.metadata,
-            "name": task,
-            "is_parallelizable": True,
-        }
+        self.metadata = {**self.simulator.metadata, "name": task, "is_parallelizable": True}
         self.render_mode = render_mode
         self.obs_has_id = local is None
         self.episode_limit = config.episode_limit or SCENARIOS[scenario].episode_limit
         self.possible_agents = [f"agent_{i}" for i in range(len(parts.actuators))]
         self.agents: list[str] = []
         self.standardize = config.standardize
-        self._view: FullView | LocalView
+        self._observation: FullObservation | LocalObservation
         if local is None:
-            self._view = FullView(len(self.possible_agents), state.size, config.standardize)
+            self._observation = FullObservation(len(self.possible_agents), state.size, config.standardize)
         else:
-            self._view = LocalView(scenario, parts, local, config.contact_forces, self.simulator.data)
+            self._observation = LocalObservation(scenario, parts, local, config.contact_forces, self.simulator.data)
         self.actuators = {
             agent: np.array(ids) for agent, ids in zip(self.possible_agents, parts.actuators, strict=True)
         }
-        self._place = np.argsort(np.concatenate(parts.actuators))  # of each actuator among the agents' actions
+        self._order = np.argsort(np.concatenate(parts.actuators))  # index of each actuator in the joint action
         self._make_spaces(state.size)
 
     def _make_spaces(self, state_dim: int) -> None:
@@ -136,7 +129,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.state_space = spaces.Box(-np.inf, np.inf, (state_dim,), np.float64)
         self.observation_spaces: dict[str, spaces.Box] = {
             agent: spaces.Box(-np.inf, np.inf, (size,), np.float64)
-            for agent, size in zip(self.possible_agents, self._view.sizes, strict=True)
+            for agent, size in zip(self.possible_agents, self._observation.sizes, strict=True)
         }
         self.action_spaces: dict[str, spaces.Box] = {
             agent: spaces.Box(bounds.low[ids], bounds.high[ids], dtype=np.float32)
@@ -154,23 +147,17 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        """Put the robot into a random start pose."""
+        """Start an episode in a random pose."""
         state, info = self.simulator.reset(seed=seed)
         self.agents, self._steps = self.possible_agents[:], 0
         return self._observe(state), dict.fromkeys(self.agents, info)
 
     def step(
         self, actions: dict[str, np.ndarray]
-    ) -> tuple[
-        dict[str, np.ndarray],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
-        """Drive all actuators for one control step."""
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+        """Apply all actions for one control step."""
         joined = np.concatenate([actions[agent] for agent in self.possible_agents])
-        state, reward, terminated, _, info = self.simulator.step(joined.take(self._place).astype(np.float64))
+        state, reward, terminated, _, info = self.simulator.step(joined.take(self._order).astype(np.float64))
         self._steps += 1
         team, truncated = self.possible_agents, self._steps >= self.episode_limit
         if terminated or truncated:
@@ -184,32 +171,32 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
     def state(self) -> np.ndarray:
-        """(S,) float64: the robot's whole observation, standardised if asked for."""
+        """(S,) float64: the robot's whole observation, standardised if configured."""
         return self._state
 
     def state_names(self) -> list[str]:
-        """What each state feature is, such as ``qpos:rootz`` or ``qvel:bthigh``."""
+        """Names of the state features, such as ``qpos:rootz`` or ``qvel:bthigh``."""
         return state_names(self.simulator, self._state.size)
 
     def state_kinds(self) -> list[str]:
-        """What kind of quantity each state feature is: ``joint positions``, ``root velocity``, ..."""
+        """Kinds of quantity of the state features: ``joint positions``, ``root velocity``, ..."""
         return state_kinds(self.simulator, self.state_names())
 
     @property
     def single_agent_task(self) -> Any:
-        """Gymnasium's record of the robot's own task, where the state is what that observes; None elsewhere."""
+        """Gymnasium's spec of the robot's own task, if the state equals its observation; else None."""
         spec = self.simulator.spec
         return None if self.standardize or spec is None or "xml_file" in spec.kwargs else spec
 
-    def show(self, state: np.ndarray) -> dict[str, np.ndarray]:
-        """What the agents observe of a robot that observes ``state`` (S,) as a whole; :meth:`state` follows.
+    def observations_of(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        """The agents' observations in a ``state`` (S,), which :meth:`state` returns from then on.
 
         Raises:
-            EnvError: they see the joints near their own, which only the simulator knows.
+            EnvError: observations are local and depend on more than the state.
         """
-        if not isinstance(self._view, FullView):
+        if not isinstance(self._observation, FullObservation):
             raise EnvError(
-                f"mamujoco/{self.metadata['name']}: what agents observe locally does not follow from the state alone: "
+                f"mamujoco/{self.metadata['name']}: local observations do not follow from the state alone: "
                 "use observation = full+id"
             )
         return self._observe(np.asarray(state, dtype=np.float64))
@@ -224,43 +211,36 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         self._state = standardized(state) if self.standardize else state
-        return dict(
-            zip(
-                self.possible_agents,
-                self._view.see(state, self.simulator.data),
-                strict=True,
-            )
-        )
+        return dict(zip(self.possible_agents, self._observation.observe(state, self.simulator.data), strict=True))
 
 
 CONFIG = MamujocoConfig
 
 
 def make(task: str, config: MamujocoConfig, render_mode: str | None = None) -> MamujocoEnv:
-    """The environment behind ``mamujoco/<task>``."""
+    """Build ``mamujoco/<task>``."""
     return MamujocoEnv(task, config, render_mode)
 
 
 def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
-    """Draws the robot of an environment, in its own pose or in those that states describe; sizes in pixels.
+    """A scene of an environment's robot; sizes in pixels.
 
     Raises:
-        EnvError: its states are standardised, or this machine has nothing to draw with.
+        EnvError: its states are standardised, or this machine cannot render.
     """
-    from dima.envs.render.mujoco import MujocoScene
-    from dima.envs.render.mujoco_pose import layout_of
+    from dima.envs.render.mujoco import MujocoScene, layout_of
 
     if env.standardize:
         raise EnvError(
             f"mamujoco/{env.metadata['name']}: states that were standardised one by one (env.standardize = True) no "
-            "longer tell the robot's pose: only runs without it can be drawn"
+            "longer determine the robot's pose: only runs without it can be drawn"
         )
     layout = layout_of(env.scenario, env.simulator)
     return MujocoScene(env.simulator, layout, width, height, SCENARIOS[env.scenario].flat)
 
 
 def tasks() -> list[TaskInfo]:
-    """Every scenario and partition; two robots take any number of segments."""
+    """All scenarios and partitions; two robots have any number of segments."""
     found = []
     for name, scenario in SCENARIOS.items():
         for partition in scenario.partitions:

@@ -1,4 +1,4 @@
-"""What agents see of a MuJoCo robot: everything and their id, or the joints near their own."""
+"""Observations of a MuJoCo robot's agents: the full state and an id, or the nearby joints."""
 
 from __future__ import annotations
 
@@ -9,18 +9,8 @@ import numpy as np
 
 from dima.envs.mujoco.partitions import SCENARIOS, Parts, quiet
 
-_ARRAYS = (
-    "qpos",
-    "qvel",
-    "cinert",
-    "cvel",
-    "qfrc_actuator",
-    "cfrc_ext",
-)  # of the simulator, in this order
-_FROM_BODIES = (
-    "pusher",
-    "reacher",
-)  # some features are computed from body positions, not copied
+_ARRAYS = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")  # of the simulator, in this order
+_FROM_BODIES = ("pusher", "reacher")  # scenarios with features computed from body positions, not copied
 _KINDS = {
     "state": "state",
     "cinert": "body inertias",
@@ -31,62 +21,47 @@ _KINDS = {
 
 
 def standardized(rows: np.ndarray) -> np.ndarray:
-    """Each row (..., F) minus its own mean over the features, divided by its own standard deviation if it has one."""
+    """Each row (..., F) minus its own mean, divided by its own standard deviation unless that is 0."""
     centred = rows - rows.mean(axis=-1, keepdims=True)
-    spread = centred.std(axis=-1, keepdims=True)
-    scaled: np.ndarray = centred / np.where(spread > 0, spread, 1)
+    std = centred.std(axis=-1, keepdims=True)
+    scaled: np.ndarray = centred / np.where(std > 0, std, 1)
     return scaled
 
 
-class FullView:
-    """Every agent sees the whole state and a one-hot id: N rows of S + N features."""
+class FullObservation:
+    """The whole state and a one-hot id for every agent: N rows of S + N features."""
 
     def __init__(self, n_agents: int, state_dim: int, standardize: bool) -> None:
         self.sizes = (state_dim + n_agents,) * n_agents
         self._rows = np.concatenate([np.zeros((n_agents, state_dim)), np.eye(n_agents)], axis=1)
         self._state_dim, self._standardize = state_dim, standardize
 
-    def see(self, state: np.ndarray, data: Any) -> list[np.ndarray]:
-        """One row per agent, from the state (S,)."""
+    def observe(self, state: np.ndarray, data: Any) -> list[np.ndarray]:
+        """One row per agent from the state (S,)."""
         rows = self._rows.copy()
         rows[:, : self._state_dim] = state
         return list(standardized(rows) if self._standardize else rows)
 
 
-class LocalView:
-    """Each agent sees its own joints, the positions of joints at most ``distance`` edges away, and the root.
+class LocalObservation:
+    """An agent's own joints, the positions of joints at most ``distance`` edges away, and the root.
 
-    Observations are those of ``gymnasium_robotics.mamujoco_v1`` with ``agent_obsk=distance``. They are copies of
-    entries of the simulator's arrays, some clipped: which and how is found once, by showing the package's own function
-    numbered entries, and then costs one indexing per step. Two scenarios compute features, and call that function.
+    Observations equal those of ``gymnasium_robotics.mamujoco_v1`` with ``agent_obsk=distance``. They are entries of the
+    simulator's arrays, some clipped. Their indices and limits are found once, by applying the package's own function to
+    numbered entries; a step then costs one indexing. Two scenarios compute features, and call that function instead.
     """
 
-    def __init__(
-        self,
-        scenario: str,
-        parts: Parts,
-        distance: int,
-        contact_forces: bool,
-        data: Any,
-    ) -> None:
+    def __init__(self, scenario: str, parts: Parts, distance: int, contact_forces: bool, data: Any) -> None:
         with quiet():
-            from gymnasium_robotics.envs.multiagent_mujoco.obsk import (
-                build_obs,
-                get_joints_at_kdist,
-            )
+            from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs, get_joints_at_kdist
 
         near = SCENARIOS[scenario].near + (("cfrc_ext",) if contact_forces else ())
         categories = [list(near)] + [["qpos"]] * distance
-        # The package sorts joints by label only, and some share one: the actuator makes the order a fixed one.
+        # The package sorts joints by label only, and some share one: sort by actuator, too.
         around = [get_joints_at_kdist(joints, parts.edges, distance) for joints in parts.joints]
         for rings in around:
             for ring in rings.values():
-                ring.sort(
-                    key=lambda node: (
-                        node.label,
-                        -1 if node.act_ids is None else node.act_ids,
-                    )
-                )
+                ring.sort(key=lambda node: (node.label, -1 if node.act_ids is None else node.act_ids))
 
         def build(source: Any, agent: int) -> Any:
             return build_obs(source, around[agent], categories, parts.globals, ("qpos", "qvel"))
@@ -103,22 +78,22 @@ class LocalView:
         cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])
         total, cuts = int(cuts[-1]), cuts[:-1]
 
-        def shown(values: np.ndarray, agent: int) -> Any:
+        def observed(values: np.ndarray, agent: int) -> Any:
             pieces = [piece.reshape(s) for piece, s in zip(np.split(values, cuts), shapes, strict=True)]
             return self._build(SimpleNamespace(**dict(zip(self._names, pieces, strict=True))), agent)
 
         numbers = np.arange(1, total + 1) / (2 * total)  # below every clipping limit
         self._index, low, high = [], [], []
         for agent in self._agents:
-            self._index.append(np.rint(shown(numbers, agent) * 2 * total).astype(int) - 1)
-            low.append(shown(np.full(total, -np.inf), agent))
-            high.append(shown(np.full(total, np.inf), agent))
+            self._index.append(np.rint(observed(numbers, agent) * 2 * total).astype(int) - 1)
+            low.append(observed(np.full(total, -np.inf), agent))
+            high.append(observed(np.full(total, np.inf), agent))
         self._all, self._ends = np.concatenate(self._index), np.cumsum(self.sizes)[:-1]
         self._low, self._high = np.concatenate(low), np.concatenate(high)
         self._clips = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
-    def see(self, state: np.ndarray, data: Any) -> list[np.ndarray]:
-        """One row per agent, from the simulator's data."""
+    def observe(self, state: np.ndarray, data: Any) -> list[np.ndarray]:
+        """One row per agent from the simulator's data."""
         if self._computed:
             return [self._build(data, agent) for agent in self._agents]
         rows = np.concatenate([getattr(data, name).ravel() for name in self._names])[self._all]
@@ -128,7 +103,7 @@ class LocalView:
 
 
 def state_names(simulator: Any, state_dim: int) -> list[str]:
-    """What the features of the state are, such as ``qpos:rootz`` or ``qvel:bthigh``; numbered where unknown."""
+    """Names of the state features, such as ``qpos:rootz`` or ``qvel:bthigh``; numbered if unknown."""
     structure = getattr(simulator, "observation_structure", None)
     model = simulator.model
     positions: list[str] = []
@@ -152,21 +127,21 @@ def state_names(simulator: Any, state_dim: int) -> list[str]:
 
 
 def state_kinds(simulator: Any, names: list[str]) -> list[str]:
-    """What kind of quantity each feature that :func:`state_names` named is, such as ``root orientation``.
+    """Kinds of quantity of the features named by :func:`state_names`, such as ``root orientation``.
 
-    The root is what no actuator drives: where the robot is in its world, and how it is turned.
+    The root is every joint without an actuator: the robot's position and orientation.
     """
     model = simulator.model
-    driven = {model.joint(int(i)).name for i in model.actuator_trnid[:, 0]}
+    actuated = {model.joint(int(i)).name for i in model.actuator_trnid[:, 0]}
     hinges = {model.joint(i).name for i in range(model.njnt) if int(model.joint(i).type[0]) == 3}
     kinds = []
     for name in names:
         array, _, place = name.partition(":")
         joint, _, axis = place.partition(".")
         turns = axis[0] in "qr" if axis else joint in hinges
-        if array == "qpos" and joint not in driven:
+        if array == "qpos" and joint not in actuated:
             kinds.append("root orientation" if turns else "root position")
-        elif array == "qvel" and joint not in driven:
+        elif array == "qvel" and joint not in actuated:
             kinds.append("root rotation" if turns else "root velocity")
         else:
             kinds.append({"qpos": "joint positions", "qvel": "joint velocities"}.get(array) or _KINDS[array])

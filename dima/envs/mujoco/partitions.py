@@ -1,4 +1,4 @@
-"""Who drives which joints: the scenarios of multi-agent MuJoCo, their partitions, and their simulators.
+"""Scenarios of multi-agent MuJoCo: partitions of the actuators, and simulators.
 
 Partitions, edges and categories come from Gymnasium-Robotics (``obsk``); the three simulators it builds from templates
 are generated in a temporary folder, so that read-only installations and parallel processes work.
@@ -26,17 +26,18 @@ MAX_SEGMENTS = 100  # of a many-segment robot; more only costs memory
 
 @dataclass(frozen=True)
 class Scenario:
-    """A robot of the package."""
+    """A robot of Gymnasium-Robotics."""
 
-    label: str  # as the package spells it
+    label: str  # the package's name
     partitions: tuple[str, ...]  # () where any NxM is one: N agents of M segments
     episode_limit: int = 1000
-    near: tuple[str, ...] = ("qpos", "qvel")  # what an agent observes of its own joints
-    broken: str = ""  # why the installed versions may be unable to run it
+    near: tuple[str, ...] = ("qpos", "qvel")  # categories that an agent observes of its own joints
+    broken: str = ""  # why installed versions may not run it
     own_partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # agents' sizes, actuators in XML order
-    flat: bool = False  # moves in a plane that is best seen from above
+    flat: bool = False  # moves in a horizontal plane, drawn from above
 
 
+_HUMANOID = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 SCENARIOS = {
     "ant": Scenario("Ant", ("2x4", "2x4d", "4x2")),
     "coupledhalfcheetah": Scenario(
@@ -47,16 +48,8 @@ SCENARIOS = {
     ),
     "halfcheetah": Scenario("HalfCheetah", ("2x3", "3x2", "6x1"), own_partitions={"3x2": (2, 2, 2)}),
     "hopper": Scenario("Hopper", ("3x1",)),
-    "humanoid": Scenario(
-        "Humanoid",
-        ("9|8",),
-        near=("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"),
-    ),
-    "humanoidstandup": Scenario(
-        "HumanoidStandup",
-        ("9|8",),
-        near=("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"),
-    ),
+    "humanoid": Scenario("Humanoid", ("9|8",), near=_HUMANOID),
+    "humanoidstandup": Scenario("HumanoidStandup", ("9|8",), near=_HUMANOID),
     "inverteddoublependulum": Scenario("InvertedDoublePendulum", ("1x1",)),
     "invertedpendulum": Scenario("InvertedPendulum", ("1x1",)),
     "manysegmentant": Scenario("ManySegmentAnt", ()),
@@ -67,19 +60,13 @@ SCENARIOS = {
     "walker2d": Scenario("Walker2d", ("2x3", "3x2"), own_partitions={"3x2": (2, 2, 2)}),
 }
 WITH_CONTACTS = ("ant", "manysegmentant")  # whose contact forces are an option
-GRAPHLESS = (
-    "inverteddoublependulum",
-    "invertedpendulum",
-)  # one actuator: the package has no graph of joints for them
-_SEGMENTED = {
-    "manysegmentant": ("Ant-v5", 1),
-    "manysegmentswimmer": ("Swimmer-v5", 2),
-}  # model, fewest segments
+GRAPHLESS = ("inverteddoublependulum", "invertedpendulum")  # one actuator, no graph of joints in the package
+_SEGMENTED = {"manysegmentant": ("Ant-v5", 1), "manysegmentswimmer": ("Swimmer-v5", 2)}  # task, fewest segments
 
 
 @dataclass(frozen=True)
 class Parts:
-    """How a robot is split between agents."""
+    """Division of a robot among agents."""
 
     actuators: tuple[tuple[int, ...], ...]  # of each agent, ids in the order of the simulator's ``ctrl``
     joints: tuple[tuple[Any, ...], ...]  # the package's nodes of each agent; empty for graphless scenarios
@@ -105,7 +92,7 @@ def parse(task: str) -> tuple[str, str]:
 
 
 def segments(scenario: str, partition: str) -> int:
-    """How many segments N agents of M segments have together."""
+    """Number of segments of N agents with M segments each."""
     fewest = _SEGMENTED[scenario][1]
     sizes = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", partition)
     total = int(sizes[1]) * int(sizes[2]) if sizes else 0
@@ -118,20 +105,20 @@ def segments(scenario: str, partition: str) -> int:
 
 
 def parts_of(scenario: str, partition: str) -> Parts:
-    """The joints and actuators of each agent."""
+    """Joints and actuators of each agent."""
     if scenario in GRAPHLESS:
         return Parts(((0,),), ((),))
     with quiet():
         from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
-    facts = SCENARIOS[scenario]
-    if partition in facts.own_partitions:
-        (everything,), edges, roots = get_parts_and_edges(facts.label, None)
-        ordered, joints = sorted(everything, key=lambda node: node.act_ids), []
-        for size in facts.own_partitions[partition]:
+    robot = SCENARIOS[scenario]
+    if partition in robot.own_partitions:
+        (all_joints,), edges, roots = get_parts_and_edges(robot.label, None)
+        ordered, joints = sorted(all_joints, key=lambda node: node.act_ids), []
+        for size in robot.own_partitions[partition]:
             joints.append(tuple(ordered[:size]))
             ordered = ordered[size:]
     else:
-        joints, edges, roots = get_parts_and_edges(facts.label, partition)
+        joints, edges, roots = get_parts_and_edges(robot.label, partition)
     actuators = tuple(tuple(node.act_ids for node in agent) for agent in joints)
     return Parts(actuators, tuple(map(tuple, joints)), tuple(edges), tuple(roots))
 
@@ -143,14 +130,11 @@ def simulator(scenario: str, partition: str, render_mode: str | None, contact_fo
         scenario: a key of ``SCENARIOS``.
         partition: decides the length of many-segment robots.
         render_mode: as in Gymnasium.
-        contact_forces: for ants: observe contact forces and pay their cost, as Gymnasium's v5 does. Without, neither.
+        contact_forces: of ants: observe contact forces and pay their cost, as in Gymnasium's v5 tasks, or neither.
     """
     options: dict[str, Any] = {"render_mode": render_mode}
     if scenario in WITH_CONTACTS and not contact_forces:
-        options |= {
-            "include_cfrc_ext_in_observation": False,
-            "contact_cost_weight": 0.0,
-        }
+        options |= {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
     with quiet():
         if scenario == "coupledhalfcheetah":
             from gymnasium_robotics.envs.multiagent_mujoco import CoupledHalfCheetahEnv
@@ -158,10 +142,7 @@ def simulator(scenario: str, partition: str, render_mode: str | None, contact_fo
             return CoupledHalfCheetahEnv(render_mode)
         if scenario not in _SEGMENTED:
             return gymnasium.make(f"{SCENARIOS[scenario].label}-v5", **options).unwrapped
-        from gymnasium_robotics.envs.multiagent_mujoco import (
-            many_segment_ant,
-            many_segment_swimmer,
-        )
+        from gymnasium_robotics.envs.multiagent_mujoco import many_segment_ant, many_segment_swimmer
 
         generator = many_segment_ant if scenario == "manysegmentant" else many_segment_swimmer
         with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +153,7 @@ def simulator(scenario: str, partition: str, render_mode: str | None, contact_fo
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep two notices of the packages from the terminal (and from MUJOCO_LOG.TXT); everything else passes.
+    """Suppress two notices of the packages, also in MUJOCO_LOG.TXT; everything else is printed.
 
     Importing Gymnasium-Robotics prints one about hands that are not used here, and loading HalfCheetah's model warns
     that an attribute of its XML is deprecated.
@@ -182,13 +163,13 @@ def quiet() -> Iterator[None]:
         if "settotalmass" not in str(message):
             print(f"mujoco: {message}", file=sys.stderr)
 
-    before, heard = mujoco.get_mju_user_warning(), io.StringIO()
+    before, caught = mujoco.get_mju_user_warning(), io.StringIO()
     mujoco.set_mju_user_warning(warn)
     try:
-        with contextlib.redirect_stderr(heard):
+        with contextlib.redirect_stderr(caught):
             yield
     finally:
         mujoco.set_mju_user_warning(before)
-        for line in heard.getvalue().splitlines():
+        for line in caught.getvalue().splitlines():
             if "AdroitHand" not in line:
                 print(line, file=sys.stderr)

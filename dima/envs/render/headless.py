@@ -1,8 +1,8 @@
-"""Where MuJoCo draws on a machine without a screen: EGL, else OSMesa, or what ``MUJOCO_GL`` asks for.
+"""Headless rendering for MuJoCo: EGL, else OSMesa, or the backend in ``MUJOCO_GL``.
 
-MuJoCo itself reads ``MUJOCO_GL`` when it is imported, long before anybody knows whether there will be pictures. So
-contexts are opened here by name, and a backend is first tried in a process of its own: one that fails keeps others from
-being loaded, and a broken driver may crash.
+MuJoCo itself reads ``MUJOCO_GL`` on import, before it is known whether anything will be drawn. Contexts are therefore
+opened here by name. A backend is first tried in a subprocess: one that fails to load prevents others from loading, and
+a broken driver may crash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dima.errors import EnvError
 
 VARIABLE = "MUJOCO_GL"
 _KNOWN = ("egl", "osmesa", "glfw", "cgl")  # modules of the package mujoco with a GLContext
-_AUTOMATIC = ("", "1", "on", "true", "enable", "enabled")  # MuJoCo's own words for "you choose"
+_AUTOMATIC = ("", "1", "on", "true", "enable", "enabled")  # MuJoCo's values for automatic choice
 _TRY = """
 import mujoco
 from mujoco.{name} import GLContext
@@ -36,7 +36,7 @@ def open_context(width: int, height: int) -> Any:
     """An OpenGL context of the first backend that works, with ``make_current`` and ``free``.
 
     Raises:
-        EnvError: none does; what to install is told.
+        EnvError: none works; the message says what to install.
     """
     return import_module(f"mujoco.{backend()}").GLContext(width, height)
 
@@ -51,16 +51,16 @@ def backend() -> str:
     if asked not in _AUTOMATIC:
         if asked not in _KNOWN:
             raise EnvError(f"{VARIABLE} = {asked!r} draws no pictures: unset it, or give one of {', '.join(_KNOWN)}")
-        if why := _fault(asked):
+        if why := _error_of(asked):
             raise EnvError(f"{VARIABLE} = {asked!r} cannot draw here ({why}): unset it, or {_INSTALL}")
         return asked
     faults = {}
     for name in _candidates():
-        faults[name] = _fault(name)
+        faults[name] = _error_of(name)
         if not faults[name]:
             return name
-    told = "; ".join(f"{name}: {why}" for name, why in faults.items())
-    raise EnvError(f"MuJoCo cannot draw pictures here ({told}): {_INSTALL}")
+    reasons = "; ".join(f"{name}: {why}" for name, why in faults.items())
+    raise EnvError(f"MuJoCo cannot draw pictures here ({reasons}): {_INSTALL}")
 
 
 def _candidates() -> tuple[str, ...]:
@@ -68,8 +68,8 @@ def _candidates() -> tuple[str, ...]:
 
 
 @cache
-def _fault(name: str) -> str:
-    """Why a backend does not work, or nothing; costs a second, once."""
+def _error_of(name: str) -> str:
+    """Error of a backend, or "" if it works; takes a second, cached."""
     program = "import os\n" + _TRY.format(name=name)
     try:
         tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -1,8 +1,8 @@
-"""Draws the particle tasks: agents are numbered discs, landmarks squares, messages bars above whoever sends them.
+"""Draw the particle tasks: agents as numbered discs, landmarks as squares, messages as bars above their sender.
 
-The state is all agents' observations, which place others relative to the observer. Where only ``simple_spread`` tells
-where an agent itself is, the landmarks, which never move, are kept around their true middle. Two agents may imagine a
-landmark at two places: it is drawn halfway.
+The state is all agents' observations, in which positions are relative to the observer. Only ``simple_spread`` observes
+absolute positions; elsewhere the landmarks, which never move, keep their true mean. Where an imagined state gives a
+landmark two positions, it is drawn at their mean.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dima.envs.render.scene import Scene
 
-_REACH = 1.5  # half the height of the picture, in the plane's units; particles start within 1 of its middle
-_SMALLEST = 0.09  # radius of anything: smaller particles could not be seen
-_FINER = 3  # drawn so many times larger, then reduced: round edges
-_PAPER, _GRID, _INK = (255, 255, 255), (225, 225, 225), (40, 40, 40)
+_HALF_HEIGHT = 1.5  # half the height of the picture in the plane's units; particles start within 1 of the origin
+_MIN_RADIUS = 0.09  # of visible particles
+_SUPERSAMPLING = 3  # factor, for smooth edges
+_BACKGROUND, _GRID, _INK = (255, 255, 255), (225, 225, 225), (40, 40, 40)
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Where everything is, which colours things have, and what is said."""
+    """Positions, colours and messages of the particles."""
 
     agents: np.ndarray  # (N, 2)
     landmarks: np.ndarray  # (L, 2)
     agent_colors: np.ndarray  # (N, 3) within [0, 1]
     landmark_colors: np.ndarray  # (L, 3)
-    messages: np.ndarray  # (N, C) what each agent says, where it can speak
+    messages: np.ndarray  # (N, C) of each agent
 
 
 Read = Callable[[np.ndarray, Plane], Plane]  # a state (S,) and the first pose -> the pose
 
 
 class PlaneScene(Scene[Plane]):
-    """A particle world.
+    """A particle task.
 
     Args:
         world: of the environment.
-        read: how its states are understood.
+        read: converts its states to positions.
         width: of a picture in pixels.
-        height: likewise.
+        height: of a picture in pixels.
     """
 
     def __init__(self, world: Any, read: Read, width: int, height: int) -> None:
@@ -60,18 +60,18 @@ class PlaneScene(Scene[Plane]):
             messages=np.stack([agent.state.c for agent in agents]),
         )
 
-    def follow(self, states: np.ndarray, first: Plane) -> list[Plane]:
+    def poses(self, states: np.ndarray, first: Plane) -> list[Plane]:
         return [self._read(state, first) for state in np.asarray(states, dtype=np.float64)]
 
     def draw(self, pose: Plane) -> np.ndarray:
         width, height = self._size
-        picture = Image.new("RGB", (_FINER * width, _FINER * height), _PAPER)
+        picture = Image.new("RGB", (_SUPERSAMPLING * width, _SUPERSAMPLING * height), _BACKGROUND)
         pen = _Pen(ImageDraw.Draw(picture), picture.size)
         pen.grid()
         for place, color in zip(pose.landmarks, pose.landmark_colors, strict=True):
-            pen.square(place, _SMALLEST, color)
+            pen.square(place, _MIN_RADIUS, color)
         for i, agent in enumerate(self._world.agents):
-            radius = max(agent.size, _SMALLEST)
+            radius = max(agent.size, _MIN_RADIUS)
             pen.disc(pose.agents[i], radius, pose.agent_colors[i], str(i))
             if not agent.silent:
                 pen.bars(pose.agents[i] + [0, radius], pose.messages[i])
@@ -79,11 +79,11 @@ class PlaneScene(Scene[Plane]):
 
 
 class _Pen:
-    """Draws in the plane's units; what lies beyond the picture stands hollow at its edge."""
+    """Draws in the plane's units; particles outside the picture are drawn hollow at its edge."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
         self._draw, self._size = draw, size
-        self._scale = size[1] / (2 * _REACH)
+        self._scale = size[1] / (2 * _HALF_HEIGHT)
         self._half = np.array(size) / (2 * self._scale)
 
     def grid(self) -> None:
@@ -93,34 +93,34 @@ class _Pen:
                 ends = [[tick, -self._half[1]], [tick, self._half[1]]]
                 if axis == 1:
                     ends = [[-self._half[0], tick], [self._half[0], tick]]
-                self._draw.line([self._pixel(end) for end in ends], _GRID, _FINER)
+                self._draw.line([self._pixel(end) for end in ends], _GRID, _SUPERSAMPLING)
 
     def square(self, place: np.ndarray, radius: float, color: np.ndarray) -> None:
         box, fill = self._box(place, radius, color)
-        self._draw.rectangle(box, fill, _INK if fill else _rgb(color), _FINER)
+        self._draw.rectangle(box, fill, _INK if fill else _rgb(color), _SUPERSAMPLING)
 
     def disc(self, place: np.ndarray, radius: float, color: np.ndarray, name: str) -> None:
         box, fill = self._box(place, radius, color)
-        self._draw.ellipse(box, fill, _INK if fill else _rgb(color), _FINER)
+        self._draw.ellipse(box, fill, _INK if fill else _rgb(color), _SUPERSAMPLING)
         dark = fill is not None and sum(fill) < 450
         middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         font = ImageFont.load_default(size=1.3 * radius * self._scale)
-        self._draw.text(middle, name, _PAPER if dark else _INK, font, anchor="mm")
+        self._draw.text(middle, name, _BACKGROUND if dark else _INK, font, anchor="mm")
 
     def bars(self, place: np.ndarray, values: np.ndarray) -> None:
-        """One bar for each value within [0, 1], side by side above ``place``."""
+        """A bar for each value in [0, 1], in a row above ``place``."""
         x, y = self._pixel(place)
         wide, high = 0.05 * self._scale, 0.2 * self._scale
         x -= wide * len(values) / 2
-        self._draw.line([(x, y - _FINER), (x + wide * len(values), y - _FINER)], _INK, _FINER)
+        self._draw.line([(x, y - _SUPERSAMPLING), (x + wide * len(values), y - _SUPERSAMPLING)], _INK, _SUPERSAMPLING)
         for i, value in enumerate(np.clip(values, 0, 1)):
-            left, top = x + i * wide, y - _FINER - high * value
-            self._draw.rectangle([left, top, left + 0.8 * wide, y - _FINER], _INK)
+            left, top = x + i * wide, y - _SUPERSAMPLING - high * value
+            self._draw.rectangle([left, top, left + 0.8 * wide, y - _SUPERSAMPLING], _INK)
 
     def _box(
         self, place: np.ndarray, radius: float, color: np.ndarray
     ) -> tuple[tuple[float, float, float, float], tuple[int, ...] | None]:
-        """Where something is drawn, and how it is filled: not at all beyond the edge."""
+        """Bounding box, and fill: None outside the picture."""
         inside = np.clip(place, radius - self._half, self._half - radius)
         x, y = self._pixel(inside)
         reach = radius * self._scale
@@ -140,8 +140,8 @@ def _spread(state: np.ndarray, first: Plane) -> Plane:
     """Each observes its velocity and position, then landmarks and others relative to itself."""
     n, count = len(first.agents), len(first.landmarks)
     rows = state.reshape(n, -1)
-    agents, ways = rows[:, 2:4], rows[:, 4 : 4 + 2 * count].reshape(n, count, 2)
-    return replace(first, agents=agents, landmarks=(agents[:, None] + ways).mean(0))
+    agents, offsets = rows[:, 2:4], rows[:, 4 : 4 + 2 * count].reshape(n, count, 2)
+    return replace(first, agents=agents, landmarks=(agents[:, None] + offsets).mean(0))
 
 
 def _reference(state: np.ndarray, first: Plane) -> Plane:
@@ -160,24 +160,24 @@ def _reference(state: np.ndarray, first: Plane) -> Plane:
 def _speaker_listener(state: np.ndarray, first: Plane) -> Plane:
     """The speaker observes the goal's colour; the listener its velocity, the landmarks, the message."""
     agents, landmarks = _around(state[5:11].reshape(1, 3, 2), first)
-    colors = np.stack([first.agent_colors[0], (state[:3] + _PALER).clip(0, 1)])
+    colors = np.stack([first.agent_colors[0], (state[:3] + _LISTENER_TINT).clip(0, 1)])
     messages = np.stack([state[11:], np.zeros_like(state[11:])])
     return replace(
         first,
-        agents=np.stack([first.agents[0], agents[0]]),  # nobody observes the speaker, which cannot move
+        agents=np.stack([first.agents[0], agents[0]]),  # not observed, but the speaker cannot move
         landmarks=landmarks,
         agent_colors=colors,
         messages=messages,
     )
 
 
-def _around(ways: np.ndarray, first: Plane) -> tuple[np.ndarray, np.ndarray]:
-    """Agents (N, 2) and landmarks (L, 2) from the ways between them (N, L, 2), the landmarks' middle staying put."""
-    agents = first.landmarks.mean(0) - ways.mean(1)
-    return agents, (agents[:, None] + ways).mean(0)
+def _around(offsets: np.ndarray, first: Plane) -> tuple[np.ndarray, np.ndarray]:
+    """Agents (N, 2) and landmarks (L, 2) from the offsets between them (N, L, 2), the landmarks' mean being fixed."""
+    agents = first.landmarks.mean(0) - offsets.mean(1)
+    return agents, (agents[:, None] + offsets).mean(0)
 
 
-_PALER = 0.45  # the listener's colour is its goal's with so much more of everything
+_LISTENER_TINT = 0.45  # added to the goal's colour for the listener's
 READERS: dict[str, Read] = {
     "simple_reference": _reference,
     "simple_speaker_listener": _speaker_listener,

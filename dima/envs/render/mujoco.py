@@ -1,20 +1,29 @@
-"""Draws a MuJoCo robot in any pose, from a camera that goes along with it."""
+"""Draw a MuJoCo robot from its states, with a camera that follows it.
+
+A robot's state is its observation, from which ``qpos`` and ``qvel`` are recovered. Most v5 tasks observe ``qpos``
+without the root's position, then ``qvel``, then quantities that follow from both; the root's position is integrated
+from its velocity by the trapezoidal rule. Three tasks compute their observations (angles as sine and cosine, bodies
+instead of joints); the coupled cheetahs have two roots. Velocities that the state omits, those of a pushed object or a
+target, are set to 0: pictures do not depend on them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
 import numpy as np
 
 from dima.envs.render.headless import open_context
-from dima.envs.render.mujoco_pose import Layout, coordinates
 from dima.envs.render.scene import Scene
 
-_GEOMS = 2000  # most things in a picture
+Coordinates = tuple[np.ndarray, np.ndarray]  # qpos (T, nq), qvel (T, nv)
+_FREE, _BALL = 0, 1  # MuJoCo's joint types with a quaternion
+_MAX_GEOMS = 2000  # in a picture
 _MARGIN = 1.05  # of the view around the robot
 
 
@@ -27,17 +36,17 @@ class MujocoPose:
 
 
 class MujocoScene(Scene[MujocoPose]):
-    """The robot of a Gymnasium environment, drawn from a copy of its simulator, which is left alone.
+    """The robot of a Gymnasium environment, drawn from a copy of its model.
 
     Args:
-        simulator: the environment, without wrappers.
+        simulator: the environment, without wrappers; it is only read.
         layout: of its states.
         width: of a picture in pixels.
-        height: likewise.
-        from_above: look down on it, rather than from the side.
+        height: of a picture in pixels.
+        from_above: view from above instead of from the side.
 
     Raises:
-        EnvError: this machine cannot draw.
+        EnvError: this machine cannot render.
     """
 
     def __init__(self, simulator: Any, layout: Layout, width: int, height: int, from_above: bool = False) -> None:
@@ -46,38 +55,39 @@ class MujocoScene(Scene[MujocoPose]):
         self._context = open_context(width, height)
         self._model = model = copy.copy(simulator.model)
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        model.vis.quality.shadowsize = 0  # shadows are nine tenths of the work where there is no GPU
-        self._data, self._tile = mujoco.MjData(model), _tile(model)
-        self._camera, self._area = self._place_camera(from_above, width / height), mujoco.MjrRect(0, 0, width, height)
+        model.vis.quality.shadowsize = 0  # shadows take 90 % of the time without a GPU
+        self._data, self._tile = mujoco.MjData(model), _tile_size(model)
+        self._camera = self._place_camera(from_above, width / height)
+        self._viewport = mujoco.MjrRect(0, 0, width, height)
         self._context.make_current()
-        self._view = mujoco.MjvScene(model, maxgeom=_GEOMS)
-        self._options, self._pull = mujoco.MjvOption(), mujoco.MjvPerturb()
-        self._painter = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._painter)
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._options, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._renderer)
 
     def now(self) -> MujocoPose:
         data = self._simulator.data
         return MujocoPose(data.qpos.copy(), data.qvel.copy())
 
-    def follow(self, states: np.ndarray, first: MujocoPose) -> list[MujocoPose]:
+    def poses(self, states: np.ndarray, first: MujocoPose) -> list[MujocoPose]:
         qpos, qvel = coordinates(self._layout, self._model, states, first.qpos, self.seconds)
         return [MujocoPose(*row) for row in zip(qpos, qvel, strict=True)]
 
     def draw(self, pose: MujocoPose) -> np.ndarray:
-        self._data.qpos, self._data.qvel = self._near(pose.qpos), pose.qvel
+        self._data.qpos, self._data.qvel = self._near_origin(pose.qpos), pose.qvel
         mujoco.mj_forward(self._model, self._data)
         self._context.make_current()
-        if self._layout.unseen_qpos:  # it goes where it likes
+        if self._layout.unseen_qpos:  # the robot moves about
             self._camera.lookat[:2] = self._data.subtree_com[0, :2]
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self._model, self._data, self._options, self._pull, self._camera, everything, self._view)
-        mujoco.mjr_render(self._area, self._view, self._painter)
-        picture = np.empty((self._area.height, self._area.width, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(picture, None, self._area, self._painter)
+        visual = self._options, self._perturbation, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(self._model, self._data, *visual, self._scene)
+        mujoco.mjr_render(self._viewport, self._scene, self._renderer)
+        picture = np.empty((self._viewport.height, self._viewport.width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(picture, None, self._viewport, self._renderer)
         return picture[::-1]
 
     def measures(self, pose: MujocoPose) -> dict[str, float]:
-        """Where the root stands, as far as states do not tell, in metres: the camera goes along."""
+        """The root's position in metres, which the picture cannot show: the camera follows it."""
         unseen = self._layout.unseen_qpos
         names = [f"x{n}" for n in range(len(unseen))] if self._layout.several_roots else "xy"
         return {name: float(pose.qpos[i]) for name, i in zip(names, unseen, strict=False)}
@@ -85,23 +95,23 @@ class MujocoScene(Scene[MujocoPose]):
     def close(self) -> None:
         if self._context is not None:
             self._context.make_current()
-            self._painter.free()
+            self._renderer.free()
             self._context.free()
             self._context = None
 
-    def _near(self, qpos: np.ndarray) -> np.ndarray:
-        """The robot moved back by whole tiles of the floor, which looks the same there but ends somewhere."""
+    def _near_origin(self, qpos: np.ndarray) -> np.ndarray:
+        """``qpos`` moved by whole tiles of the floor, which looks the same but is finite."""
         near, unseen = qpos.copy(), list(self._layout.unseen_qpos)
         place = qpos[unseen[:1] if self._layout.several_roots else unseen]
         near[unseen] -= self._tile * np.round(place / self._tile)
         return near
 
     def _place_camera(self, from_above: bool, aspect: float) -> Any:
-        """So far away that the robot, or all that does not move, fills most of the picture in its first pose."""
+        """A camera at the distance where the robot, or a fixed task's whole scene, fills the picture."""
         model, data = self._model, self._data
         mujoco.mj_forward(model, data)
-        roams = bool(self._layout.unseen_qpos)
-        solid = (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE.value) & ((model.geom_bodyid > 0) | (not roams))
+        moves_about = bool(self._layout.unseen_qpos)
+        solid = (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE.value) & ((model.geom_bodyid > 0) | (not moves_about))
         radius = model.geom_rbound[solid, None]
         low, high = (data.geom_xpos[solid] - radius).min(0), (data.geom_xpos[solid] + radius).max(0)
         camera = mujoco.MjvCamera()
@@ -116,10 +126,108 @@ class MujocoScene(Scene[MujocoPose]):
             self.close()
 
 
-def _tile(model: Any) -> float:
-    """After how many metres the pattern of the floor repeats itself; 1 where there is none."""
+def _tile_size(model: Any) -> float:
+    """Period of the floor's pattern in metres; 1 without a pattern."""
     for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE.value):
         material, size = int(model.geom_matid[geom]), float(model.geom_size[geom, 0])
         if material >= 0 and size > 0:
             return 2 * size / float(model.mat_texrepeat[material, 0])
     return 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Relation of a task's state to the simulator's coordinates.
+
+    Attributes:
+        read: model and states (T, S) -> ``qpos`` and ``qvel``, zero if not in the state.
+        unseen_qpos: indices of ``qpos`` that are not in the state. They are integrated from the velocities of the same
+            indices: no quaternion precedes them.
+        several_roots: the unseen coordinates are positions of several robots along one axis.
+    """
+
+    read: Callable[[Any, np.ndarray], Coordinates]
+    unseen_qpos: tuple[int, ...] = ()
+    several_roots: bool = False
+
+
+def layout_of(scenario: str, simulator: Any) -> Layout:
+    """Layout of a scenario's states in its Gymnasium environment."""
+    if scenario in _LAYOUTS:
+        return _LAYOUTS[scenario]
+    skipped = simulator.observation_structure.get("skipped_qpos", 0)
+    return _copied(tuple(range(skipped)))
+
+
+def coordinates(layout: Layout, model: Any, states: np.ndarray, first_qpos: np.ndarray, seconds: float) -> Coordinates:
+    """Recover ``qpos`` (T, nq) and ``qvel`` (T, nv) from a sequence of states.
+
+    Args:
+        layout: of the states.
+        model: the simulator's ``MjModel``.
+        states: (T, S), one environment step apart.
+        first_qpos: (nq,) true coordinates at the first state, from which unseen ones are integrated.
+        seconds: of an environment step.
+    """
+    qpos, qvel = layout.read(model, np.asarray(states, dtype=np.float64))
+    for i in layout.unseen_qpos:
+        speed = qvel[:, i]
+        distance = seconds * np.cumsum((speed[1:] + speed[:-1]) / 2)
+        qpos[:, i] = first_qpos[i] + np.concatenate([[0.0], distance])
+    for joint in range(model.njnt):
+        kind, at = int(model.jnt_type[joint]), int(model.jnt_qposadr[joint])
+        if kind in (_FREE, _BALL):
+            rotation = slice(at + 3, at + 7) if kind == _FREE else slice(at, at + 4)
+            qpos[:, rotation] = _normalized(qpos[:, rotation])
+    return qpos, qvel
+
+
+def _normalized(quaternion: np.ndarray) -> np.ndarray:
+    """Quaternions (T, 4) of length 1; zero becomes the identity."""
+    length = np.linalg.norm(quaternion, axis=-1, keepdims=True)
+    identity = np.array([1.0, 0.0, 0.0, 0.0])
+    return np.where(length > 1e-9, quaternion / np.maximum(length, 1e-9), identity)
+
+
+def _copied(unseen: tuple[int, ...]) -> Layout:
+    """States that start with a copy of ``qpos`` without the unseen entries, and of ``qvel``."""
+
+    def read(model: Any, states: np.ndarray) -> Coordinates:
+        seen = [i for i in range(model.nq) if i not in unseen]
+        qpos = np.zeros((len(states), model.nq))
+        qpos[:, seen] = states[:, : len(seen)]
+        return qpos, states[:, len(seen) : len(seen) + model.nv].copy()
+
+    return Layout(read, unseen)
+
+
+def _reacher(model: Any, states: np.ndarray) -> Coordinates:
+    """Cosines and sines of two angles, the target, two velocities; angles are known modulo a full turn."""
+    angles = np.arctan2(states[:, 2:4], states[:, 0:2])
+    zeros = np.zeros((len(states), 2))
+    return np.concatenate([angles, states[:, 4:6]], axis=1), np.concatenate([states[:, 6:8], zeros], axis=1)
+
+
+def _double_pendulum(model: Any, states: np.ndarray) -> Coordinates:
+    """Cart position, sines and cosines of two angles, three velocities (clipped)."""
+    angles = np.arctan2(states[:, 1:3], states[:, 3:5])
+    return np.concatenate([states[:, :1], angles], axis=1), states[:, 5:8].copy()
+
+
+def _pusher(model: Any, states: np.ndarray) -> Coordinates:
+    """Seven joints and their velocities, then the positions of fingertip, object and goal."""
+    qpos, qvel = np.zeros((len(states), model.nq)), np.zeros((len(states), model.nv))
+    qpos[:, :7], qvel[:, :7] = states[:, :7], states[:, 7:14]
+    for body, position in (("object", states[:, 17:20]), ("goal", states[:, 20:23])):
+        first = int(model.body(body).jntadr[0])
+        for joint in range(first, first + int(model.body(body).jntnum[0])):
+            qpos[:, int(model.jnt_qposadr[joint])] = (position - model.body(body).pos) @ model.jnt_axis[joint]
+    return qpos, qvel
+
+
+_LAYOUTS = {
+    "coupledhalfcheetah": replace(_copied((0, 9)), several_roots=True),
+    "inverteddoublependulum": Layout(_double_pendulum),
+    "pusher": Layout(_pusher),
+    "reacher": Layout(_reacher),
+}

@@ -1,7 +1,7 @@
-"""How states become pictures: what an environment offers so that imagined states can be seen beside real ones.
+"""Interface for drawing an environment's states, real or imagined.
 
-A suite's module offers ``scene(parallel_env, width, height)``, a user's own environment a method
-``scene(width, height)``; both return a :class:`Scene` and raise an EnvError where a setting makes states unreadable.
+A suite's module has ``scene(parallel_env, width, height)``, a user's own environment a method ``scene(width, height)``;
+both return a :class:`Scene`, and raise an EnvError if a setting makes it impossible to draw states.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-P = TypeVar("P")  # whatever a scene draws: a simulator's coordinates, positions on a plane
+P = TypeVar("P")  # pose: a simulator's coordinates, positions on a plane
 
 
 class Scene(ABC, Generic[P]):
-    """Draws one environment, as it is now or as a sequence of its states tells.
+    """Draws one environment: its present state, or any sequence of states.
 
     Attributes:
-        seconds: how long a step lasts in the environment's own time; 0 where it has none.
+        seconds: simulated time of a step; 0 if undefined.
     """
 
     seconds: float = 0.0
 
     @abstractmethod
     def now(self) -> P:
-        """The true pose of the running environment, also what its state leaves out; later steps do not change it."""
+        """Copy the present pose of the environment, including what its state omits."""
 
     @abstractmethod
-    def follow(self, states: np.ndarray, first: P) -> list[P]:
-        """The poses that a sequence of states describes.
+    def poses(self, states: np.ndarray, first: P) -> list[P]:
+        """Poses of a sequence of states.
 
         Args:
             states: (T, S) in the environment's units, one step apart.
-            first: a pose at the first of them; what states leave out starts from there.
+            first: pose at the first state, the starting point for what states omit.
         """
 
     @abstractmethod
     def draw(self, pose: P) -> np.ndarray:
-        """(height, width, 3) uint8."""
+        """Draw a pose: (height, width, 3) uint8."""
 
     def measures(self, pose: P) -> dict[str, float]:
-        """What the picture cannot show, such as how far the robot has come, in the environment's units."""
+        """Quantities that the picture cannot show, such as the distance covered, by name."""
         return {}
 
     def close(self) -> None:
-        """Free what drawing needed."""
+        """Free the renderer."""

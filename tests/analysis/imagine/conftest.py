@@ -70,7 +70,7 @@ class Dots(Scene[np.ndarray]):
     def now(self):
         return self.env.x.copy()
 
-    def follow(self, states, first):
+    def poses(self, states, first):
         return list(states)
 
     def draw(self, pose):

@@ -96,10 +96,10 @@ def test_discrete_observations_become_one_hot(puppet):
     ],
 )
 def test_a_time_limit_is_not_a_termination(puppet, terminations, truncations, expected):
-    def told(values):
+    def by_agent(values):
         return lambda t, _: dict(zip(("left", "right"), values, strict=True))
 
-    env = JointEnv(puppet(terminations=told(terminations), truncations=told(truncations)), name="p")
+    env = JointEnv(puppet(terminations=by_agent(terminations), truncations=by_agent(truncations)), name="p")
     env.reset(seed=0)
     assert env.step(ZERO)[2:4] == expected
     with pytest.raises(EnvError, match="call reset first"):

@@ -1,4 +1,4 @@
-"""A robot's state leads back to the simulator's coordinates, for every scenario."""
+"""The simulator's coordinates are recovered from states, for every scenario."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 from dima.envs import make_parallel_env
 from dima.envs.mujoco.env import tasks
 from dima.envs.mujoco.partitions import parse, quiet
-from dima.envs.render.mujoco_pose import coordinates, layout_of
+from dima.envs.render.mujoco import coordinates, layout_of
 
 SCENARIOS = {parse(info.name.removeprefix("mamujoco/"))[0]: info.name for info in tasks()}
 STEPS = 40
 CLIPPED = {"hopper": 10.0, "walker2d": 10.0, "inverteddoublependulum": 10.0}  # velocities, in the observation
-WINDING = {"inverteddoublependulum": (1, 2), "reacher": (0, 1)}  # angles that are told without their turns
-UNTOLD_SPEEDS = {"pusher": (7, 8, 9, 10), "reacher": (2, 3)}  # of what the robot does not drive
-LAGS = {"pusher": (7, 8)}  # its task tells where the object was one simulator step (10 ms) ago
+WINDING = {"inverteddoublependulum": (1, 2), "reacher": (0, 1)}  # angles known modulo a full turn
+UNOBSERVED_SPEEDS = {"pusher": (7, 8, 9, 10), "reacher": (2, 3)}  # of what the robot does not drive
+LAGS = {"pusher": (7, 8)}  # its task observes the object's position one simulator step (10 ms) late
 del SCENARIOS["coupledhalfcheetah"]  # cannot be built with these versions: see below
 
 
 def played(task: str):
-    """An environment, and what it passed through: states, qpos, qvel, a row for each step."""
+    """An environment and its trajectory: states, qpos, qvel, a row per step."""
     env, rng = make_parallel_env(task), np.random.default_rng(3)
     env.reset(seed=3)
     rows = []
@@ -39,7 +39,7 @@ def played(task: str):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_state_leads_back_to_the_coordinates(scenario: str) -> None:
+def test_coordinates_are_recovered_from_states(scenario: str) -> None:
     env, state, qpos, qvel = played(SCENARIOS[scenario])
     layout = layout_of(scenario, env.simulator)
     found_qpos, found_qvel = coordinates(layout, env.simulator.model, state, qpos[0], env.simulator.dt)
@@ -53,13 +53,13 @@ def test_a_state_leads_back_to_the_coordinates(scenario: str) -> None:
     for i in LAGS.get(scenario, ()):
         assert np.abs(found_qpos[:, i] - qpos[:, i]).max() <= 0.011 * np.abs(qvel[:, i]).max()
 
-    told = np.setdiff1d(np.arange(qvel.shape[1]), UNTOLD_SPEEDS.get(scenario, ()))
+    observed = np.setdiff1d(np.arange(qvel.shape[1]), UNOBSERVED_SPEEDS.get(scenario, ()))
     limit = CLIPPED.get(scenario, np.inf)
-    assert np.array_equal(found_qvel[:, told], qvel[:, told].clip(-limit, limit))
+    assert np.array_equal(found_qvel[:, observed], qvel[:, observed].clip(-limit, limit))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_where_the_robot_stands_follows_from_its_velocity(scenario: str) -> None:
+def test_the_root_position_is_integrated_from_its_velocity(scenario: str) -> None:
     env, state, qpos, _ = played(SCENARIOS[scenario])
     layout = layout_of(scenario, env.simulator)
     unseen = list(layout.unseen_qpos)
@@ -71,7 +71,7 @@ def test_where_the_robot_stands_follows_from_its_velocity(scenario: str) -> None
         np.testing.assert_allclose(elsewhere[:, unseen], found[:, unseen] + 7.0)
 
 
-def test_walking_on_is_integrated_by_the_trapezoidal_rule() -> None:
+def test_integration_is_by_the_trapezoidal_rule() -> None:
     env = make_parallel_env("mamujoco/halfcheetah-2x3")
     layout, states = layout_of("halfcheetah", env.simulator), np.zeros((3, 17))
     states[:, 8] = 1.0, 2.0, 4.0  # velocity of rootx
@@ -80,19 +80,19 @@ def test_walking_on_is_integrated_by_the_trapezoidal_rule() -> None:
     assert not qpos[:, 1:].any()
 
 
-def test_quaternions_are_made_rotations() -> None:
+def test_quaternions_are_normalised() -> None:
     env, state, qpos, _ = played("mamujoco/ant-4x2")
     layout, model = layout_of("ant", env.simulator), env.simulator.model
-    stretched = state.copy()
-    stretched[:, 1:5] *= 3
-    found, _ = coordinates(layout, model, stretched, qpos[0], env.simulator.dt)
+    scaled = state.copy()
+    scaled[:, 1:5] *= 3
+    found, _ = coordinates(layout, model, scaled, qpos[0], env.simulator.dt)
     np.testing.assert_allclose(found[:, 3:7], qpos[:, 3:7], atol=1e-12)
-    stretched[:, 1:5] = 0
-    assert coordinates(layout, model, stretched, qpos[0], env.simulator.dt)[0][0, 3:7].tolist() == [1, 0, 0, 0]
+    scaled[:, 1:5] = 0
+    assert coordinates(layout, model, scaled, qpos[0], env.simulator.dt)[0][0, 3:7].tolist() == [1, 0, 0, 0]
 
 
 def test_the_coupled_cheetahs_have_two_roots() -> None:
-    """Their environment cannot be built with these versions; its model can, and its source tells what it observes."""
+    """Their environment cannot be built with these versions; its model can, and its source says what it observes."""
     with quiet():
         import gymnasium_robotics
 

@@ -1,4 +1,4 @@
-"""States are drawn: the same picture of the same state, real or put back together; environments without say so."""
+"""Real and imagined states are drawn alike; environments without a scene are an error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_robot_s_real_and_imagined_picture_of_one_state_are_equal(task: str) -
     _, poses = walk(env, scene)
     before = env.parallel_env.simulator.data.qpos.copy()
     real, other = scene.draw(poses[-1]), scene.draw(poses[0])
-    again = scene.follow(env.parallel_env.state()[None], poses[-1])[0]
+    again = scene.poses(env.parallel_env.state()[None], poses[-1])[0]
     assert real.shape == (HEIGHT, WIDTH, 3) and real.dtype == np.uint8
     assert np.array_equal(scene.draw(again), real)
     assert not np.array_equal(real, other)
@@ -88,7 +88,7 @@ def test_particles_are_found_again_in_their_states(name: str, continuous: bool) 
     env = make_env(f"mpe/{name}", MpeConfig(continuous_actions=continuous))
     scene = make_scene(f"mpe/{name}", env, WIDTH, HEIGHT)
     states, poses = walk(env, scene)
-    found = scene.follow(states, poses[0])
+    found = scene.poses(states, poses[0])
     assert len(found) == len(poses)
     for pose, again in zip(poses, found, strict=True):
         for field in vars(pose):
@@ -140,7 +140,7 @@ def test_a_user_s_own_environment_may_bring_its_scene(puppet, monkeypatch) -> No
             self.size = (height, width)
 
         def now(self) -> None: ...
-        def follow(self, states, first):
+        def poses(self, states, first):
             return [None] * len(states)
 
         def draw(self, pose):

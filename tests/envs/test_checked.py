@@ -1,4 +1,4 @@
-"""Whatever an environment does wrong is one line that names who, what, when, and what to do."""
+"""Violations of the PettingZoo API are one line with the agent, the value, the step and a remedy."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def message(make, seed=5, steps=3, action=ZERO):
         ),
     ],
 )
-def test_spaces_that_cannot_be_handled(puppet, observation, action, expected):
+def test_unsupported_spaces(puppet, observation, action, expected):
     def make():
         env = puppet(observation=observation or None, action=action)
         if observation == {}:
@@ -118,7 +118,7 @@ def test_spaces_that_cannot_be_handled(puppet, observation, action, expected):
         ({"state": lambda t, s: np.zeros(0)}, r"state\(\) is empty"),
     ],
 )
-def test_broken_promises(puppet, hooks, expected):
+def test_api_violations(puppet, hooks, expected):
     text, _ = message(lambda: puppet(**hooks))
     assert re.search(expected, text), text
 
@@ -147,7 +147,7 @@ def test_an_environment_that_raises(puppet, where):
         (None, "agent 'left' has no action mask, but had one at first"),
     ],
 )
-def test_broken_masks(puppet, mask, expected):
+def test_invalid_masks(puppet, mask, expected):
     def infos(step, _):
         return {a: {"action_mask": mask if step == 1 else np.ones(2)} for a in AGENTS}
 
@@ -170,7 +170,7 @@ def test_an_action_of_the_wrong_shape(puppet):
 
 
 @pytest.mark.parametrize(("method", "answer"), [("reset", None), ("step", (1, 2, 3, 4))])
-def test_old_interfaces_are_told_from_new_ones(puppet, method, answer):
+def test_old_interfaces_are_refused(puppet, method, answer):
     def make():
         env = puppet()
         setattr(env, method, lambda *a, **k: answer)
@@ -185,7 +185,7 @@ def test_old_interfaces_are_told_from_new_ones(puppet, method, answer):
     assert f"{method} must return" in text
 
 
-def test_spaces_that_are_not_there(puppet):
+def test_missing_spaces(puppet):
     def make():
         env = puppet()
         del env.action_spaces["right"]

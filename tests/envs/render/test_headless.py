@@ -19,7 +19,7 @@ def nothing_asked(monkeypatch) -> None:
 
 
 def working(monkeypatch, *names: str) -> None:
-    monkeypatch.setattr(headless, "_fault", lambda name: "" if name in names else f"no {name} library")
+    monkeypatch.setattr(headless, "_error_of", lambda name: "" if name in names else f"no {name} library")
 
 
 def test_egl_comes_first_then_osmesa(monkeypatch) -> None:
@@ -62,14 +62,14 @@ def test_other_systems_have_their_own(monkeypatch) -> None:
 def test_a_backend_is_tried_in_a_process_of_its_own(monkeypatch) -> None:
     asked = []
 
-    def answer(status: int, told: str):
+    def answer(status: int, stderr: str):
         def run(command, **_):
             asked.append(command)
-            return subprocess.CompletedProcess(command, status, "", told)
+            return subprocess.CompletedProcess(command, status, "", stderr)
 
         monkeypatch.setattr(subprocess, "run", run)
-        headless._fault.cache_clear()
-        return headless._fault("egl")
+        headless._error_of.cache_clear()
+        return headless._error_of("egl")
 
     assert answer(0, "some warning") == ""
     assert answer(1, "Traceback\n  ...\nImportError: no EGL\n\n") == "ImportError: no EGL"
@@ -80,9 +80,9 @@ def test_a_backend_is_tried_in_a_process_of_its_own(monkeypatch) -> None:
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    headless._fault.cache_clear()
-    assert headless._fault("egl") == "it did not answer within a minute"
-    headless._fault.cache_clear()
+    headless._error_of.cache_clear()
+    assert headless._error_of("egl") == "it did not answer within a minute"
+    headless._error_of.cache_clear()
 
 
 def test_nothing_is_decided_before_something_is_drawn() -> None:
