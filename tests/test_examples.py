@@ -114,6 +114,7 @@ def test_own_fields_are_flags(capsys, example, flag, meaning):
     assert dima.build_config("toy/walk", REGISTERED[example], "small").steps in (15_000, 20_000)
 
 
+@pytest.mark.usefixtures("one_thread", "on_the_path")
 @pytest.mark.parametrize(
     ("example", "args", "run"),
     [
@@ -121,18 +122,21 @@ def test_own_fields_are_flags(capsys, example, flag, meaning):
         ("own_algorithm", ("--steps", "700"), "."),
     ],
 )
-def test_own_code_as_a_script(tmp_path, example, args, run):
+def test_own_code_as_a_script(tmp_path, capsys, example, args, run):
     """Its run folder has the name that the script registered; who names the class consents."""
     script = [sys.executable, str(EXAMPLES / f"{example}.py"), "--folder", str(tmp_path / "runs"), *args]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment())
+    paths = os.pathsep.join((str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(script, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"{REGISTERED[example]} on toy/walk" in done.stdout
-    evaluate = [sys.executable, "-m", "dima", "evaluate", str(tmp_path / "runs" / run), "--episodes", "1"]
-    refused = subprocess.run(evaluate, capture_output=True, text=True, env=environment(EXAMPLES))
-    assert refused.returncode == 2 and f"there is no algorithm '{REGISTERED[example]}'" in refused.stderr
-    named = [*evaluate, "--algorithm", OWN[example]]
-    done = subprocess.run(named, capture_output=True, text=True, env=environment(EXAMPLES))
-    assert done.returncode == 0, done.stderr
+    evaluate = ["evaluate", str(tmp_path / "runs" / run), "--episodes", "1"]
+    assert main(evaluate) == 2
+    assert f"there is no algorithm '{REGISTERED[example]}'" in capsys.readouterr().err
+    other = "own_algorithm" if example == "own_world_model" else "own_world_model"
+    assert main([*evaluate, "--algorithm", OWN[other]]) == 2
+    assert f"is of '{REGISTERED[example]}'" in capsys.readouterr().err
+    assert main([*evaluate, "--algorithm", OWN[example]]) == 0
 
 
 @pytest.mark.usefixtures("one_thread", "on_the_path")
@@ -153,11 +157,6 @@ def test_the_own_algorithm_learns(tmp_path):
 @pytest.mark.usefixtures("one_thread", "on_the_path")
 def test_the_policy_learns_in_the_own_world_model(tmp_path):
     assert import_module("own_world_model").main(tmp_path, steps=3_500, iterations=2) > -5
-
-
-def environment(*path: Path) -> dict[str, str]:
-    paths = (str(Path(__file__).parents[1]), *map(str, path))
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

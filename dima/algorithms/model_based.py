@@ -1,4 +1,7 @@
-"""Learning in imagination: fit a world model to real experience, improve the policy inside it (DIMA sections 6, 7)."""
+"""Learning in imagination: fit a world model to real experience, improve the policy in its rollouts.
+
+docs/reference/dima.md, "Learning in imagination" and "Schedule".
+"""
 
 from __future__ import annotations
 
@@ -37,20 +40,18 @@ class ModelBasedConfig(AlgorithmConfig):
     world_model: WorldModelConfig
     ppo: PPOConfig = PPOConfig()
     replay: ReplayConfig = ReplayConfig()
-    iteration_steps: Count = 200  # new environment steps a learning iteration waits for, rounded up to whole episodes
-    episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: where the task ends them
-    learn_after: Count = 5_000  # environment steps before the first learning iteration
-    policy_after: Whole = 9  # learning iterations that fit the world model only
+    iteration_steps: Count = 200  # environment steps collected per iteration, rounded up to whole episodes
+    episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: only by the environment
+    learn_after: Count = 5_000  # environment steps collected before the first iteration of learning
+    policy_after: Whole = 9  # iterations that fit only the world model
     imaginations: Whole = 5  # imagined batches per iteration, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
-    compile: bool = False  # let PyTorch compile the costly modules, minutes before the first iteration; kept on disk
-    cuda_graphs: bool = True  # on a GPU, launch an imagination, and each gradient of a fit, as one recorded graph
-    collect_in_background: bool = (
-        False  # while an iteration learns, the policy it began with plays the next iteration's episodes
-    )
+    compile: bool = False  # compile the costly modules with PyTorch, once for minutes; kept on disk
+    cuda_graphs: bool = True  # on a GPU, launch each imagination and each gradient of a fit as one captured graph
+    collect_in_background: bool = False  # collect the next episodes, with the iteration's first policy, while learning
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)

@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dima.config import Config, Count, Positive, Range, count
+from dima.config import Config, Count, Range, count
 from dima.data import EnvSpec, Episode, Record, rows_of
 from dima.errors import ConfigError
 from dima.runtime.device import require_memory
+
+VISIT_TEMPERATURE = 20.0  # visits after which a row is sampled e times less often (docs/reference/dima.md, "Replay")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,6 @@ class ReplayConfig(Config):
 
     capacity: Count = 250_000  # environment steps kept; the oldest episodes go first, each as a whole
     recent_share: Annotated[float, Range(0.25, 1)] = 0.7  # of recency-weighted samples from the newest quarter
-    visit_temperature: Positive = 20.0  # visits that make a row e times less likely to be sampled
 
 
 @dataclass
@@ -207,7 +208,7 @@ class Replay:
             raise ConfigError(f"the replay holds {self.steps} steps, too few for segments of {length}")
         numbers = torch.arange(self.oldest, self.oldest + size, device=self.device)
         visits = self.visits[counter][numbers % self.rows]
-        weight = ((visits.min() - visits) / self.config.visit_temperature).exp()
+        weight = ((visits.min() - visits) / VISIT_TEMPERATURE).exp()
         chosen = numbers[torch.multinomial(weight, batch, replacement=True)]
         self.visits[counter].index_add_(0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device))
         return chosen

@@ -243,8 +243,9 @@ def _memory_errors(folder: RunFolder) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         why = " ".join(str(error).split())[:200]
-        told = f"{folder.path}: no memory is left for an iteration of this config: lower its batches"
-        raise ConfigError(f"{told} ({why})") from error
+        raise ConfigError(
+            f"{folder.path}: no memory is left for an iteration of this config: lower its batches ({why})"
+        ) from error
 
 
 @contextmanager

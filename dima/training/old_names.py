@@ -21,6 +21,7 @@ RETIRED = {
     "learner.ppo.actor.std_scale": 0.5,
     "learner.ppo.adam_eps": 1e-5,
     "learner.ppo.huber_delta": 10.0,
+    "learner.replay.visit_temperature": 20.0,
     "learner.world_model.denoiser.whole_team": 0.0,
     "learner.mode_share": 0.0,
 }
