@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.speed.timing import ratio
 from dima.errors import UserError
 from dima.runtime.provenance import protocol
+from dima.storage.metrics import read_metrics
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Contender:
 
     def iterations(self) -> list[tuple[int, float]]:
         """(steps at its end, seconds) of every iteration."""
-        records = map(json.loads, (self.run / "metrics.jsonl").read_text().splitlines())
+        records = read_metrics(self.run / "metrics.jsonl")  # in today's names, whichever version wrote them
         return [(r["step"], r["time/iteration"] - r.get("time/evaluate", 0)) for r in records if "time/iteration" in r]
 
     def commit(self) -> str:
