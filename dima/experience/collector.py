@@ -41,7 +41,7 @@ class _UnfinishedEpisode:
     """Time steps of one environment since its last reset."""
 
     number: int = -1  # of the episode, in the order of the seeds
-    observations: list[dict[str, np.ndarray]] = field(default_factory=list)  # T + 1
+    observations: list[Joint] = field(default_factory=list)  # T + 1
     actions: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
 
@@ -308,9 +308,8 @@ class Collector:
             return
         self._unfinished = [_UnfinishedEpisode(number=count(episode["number"])) for episode in saved["unfinished"]]
         everyone, lost = np.ones(self.envs.n, dtype=bool), np.zeros(self.envs.n, dtype=bool)
-        self._joint = self.envs.reset(
-            [episode_seed(self.seed, episode.number) for episode in self._unfinished], everyone
-        )
+        seeds = [episode_seed(self.seed, episode.number) for episode in self._unfinished]
+        self._joint = self.envs.reset(seeds, everyone)
         histories = [episode["actions"].numpy() for episode in saved["unfinished"]]
         for t in range(max(map(len, histories))):
             active = np.array([t < len(history) for history in histories]) & ~lost
@@ -324,17 +323,14 @@ class Collector:
         if lost.any():
             self._restart(lost)
 
-    def _next_seed(self) -> int:
-        self.episodes += 1
-        return episode_seed(self.seed, self.episodes - 1)
-
     def _restart(self, which: np.ndarray) -> None:
         """Start new episodes in the chosen environments."""
         assert self._unfinished is not None
         seeds: list[int | None] = [None] * self.envs.n
         for n in np.flatnonzero(which):
             self._unfinished[n] = _UnfinishedEpisode(number=self.episodes)
-            seeds[n] = self._next_seed()
+            seeds[n] = episode_seed(self.seed, self.episodes)
+            self.episodes += 1
         self._joint = self.envs.reset(seeds, which)
         self._previous[which] = 0
 
