@@ -60,7 +60,7 @@ class Paced(Trainer):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def live(self) -> Metrics:
+    def learn(self) -> Metrics:
         steps = self.algorithm.config.iteration_steps
         self.algorithm.replay.add(random_episode(self.algorithm.spec, steps))
         self.collector.steps += steps

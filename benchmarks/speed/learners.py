@@ -63,7 +63,7 @@ def build(config: TrainConfig, device: str = "cpu") -> ModelBased:
 
 def fill(learner: ModelBased) -> None:
     """Let a learner take in random experience."""
-    learner.update_statistics([random_episode(learner.spec) for _ in range(EPISODES)])
+    learner.add([random_episode(learner.spec) for _ in range(EPISODES)])
 
 
 def plain(learner: ModelBased) -> PlainLearner:

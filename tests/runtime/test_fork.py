@@ -170,7 +170,7 @@ def test_causes_notes_and_traceback_are_kept(two_threads) -> None:
 
     def fail(forked: bool) -> None:
         try:
-            open_file(copy)
+            open_file(forked)
         except ValueError as error:
             failure = OtherArguments("path", 1)
             failure.__notes__ = ["seen at night"]
