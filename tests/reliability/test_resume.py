@@ -87,9 +87,7 @@ def test_a_run_killed_in_every_phase_equals_an_uninterrupted_one(whole: RunConfi
     assert_equal_runs(whole, again)
 
 
-def test_a_run_killed_while_saving_equals_an_uninterrupted_one(
-    whole: RunConfig, again: RunConfig, monkeypatch
-) -> None:
+def test_a_run_killed_while_saving_equals_an_uninterrupted_one(whole: RunConfig, again: RunConfig, monkeypatch) -> None:
     """The record and the replay's chunk are written, the checkpoint is not."""
     left, replace_checkpoint = [2], run_folder.replace_checkpoint
 
