@@ -67,7 +67,7 @@ def ours(pipe: Connection, args: argparse.Namespace) -> None:
         turns = Turns(pipe)
         while True:
             turns.begin()
-            trainer.live()
+            trainer.learn()
             turns.end(trainer.step)
             replay = trainer.algorithm.replay
             if args.full_replay and isinstance(replay, Transitions) and replay.kept < replay.moments:
