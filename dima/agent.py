@@ -37,18 +37,18 @@ REPLAY, EPISODES = "replay", "episodes"  # initial states of imagined episodes, 
 
 
 class Agent:
-    """The policy of a run after its last saved iteration.
+    """The policy of a run at its last checkpoint.
 
     Attributes:
         config: the run's configuration.
         env: an environment of the task; its ``parallel_env`` is the PettingZoo one to play in.
         algorithm: with its weights restored and its replay empty.
-        device: where it computes.
+        device: of its tensors.
         folder: of the run.
         steps: environment steps of the run; 0 for a run of `dima fit`.
         digest: SHA-256 of the checkpoint.
-        earlier: weights of earlier policies that the run kept, by environment steps.
-        protocol: versions, commit and class of machine that it was made under.
+        earlier: weights of earlier policies, by environment steps.
+        protocol: versions, commit and class of machine of the run.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Agent:
 
     @property
     def simulator(self) -> str:
-        """``MuJoCo 3.17.0``, which plays now, and under which other version the run learnt; empty for other tasks."""
+        """Installed MuJoCo version, and that of training if it differs; empty for tasks of other simulators."""
         return simulator_line(self.config.task, self.protocol, here=True)
 
     @property
     def mujoco(self) -> dict[str, Any] | None:
-        """The MuJoCo version that plays now (``evaluated``) and those the run learnt under (``trained``).
+        """MuJoCo versions: installed (``evaluated``) and those of training (``trained``).
 
-        None for tasks that MuJoCo does not simulate.
+        None for tasks of other simulators.
         """
         if not uses_mujoco(self.config.task):
             return None
@@ -101,12 +101,12 @@ class Agent:
     def act(
         self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
     ) -> dict[Any, Any]:
-        """Every agent's action, as the PettingZoo environment takes it.
+        """Choose an action for every agent, in the PettingZoo environment's spaces.
 
         Args:
-            observations: what ``reset`` or ``step`` returned.
-            infos: likewise; needed where action masks live there.
-            mode: the most probable action, or else a random draw.
+            observations: as returned by ``reset`` or ``step``.
+            infos: likewise; needed where they hold the action masks.
+            mode: take the most probable action instead of sampling one.
 
         Raises:
             EnvError: an agent is missing, or its observation does not fit its space.
@@ -123,14 +123,14 @@ class Agent:
         return self.env.decode(action[0].cpu().numpy())
 
     def earlier_policies(self) -> dict[int, Act]:
-        """Earlier policies that the run kept, by environment steps."""
+        """Earlier policies of the run, by environment steps."""
         return {steps: _with_weights(self, weights).act for steps, weights in self.earlier.items()}
 
     def evaluate(self, episodes: int = 20, seed: int | None = None) -> Evaluation:
-        """Play episodes with the policy's mode, in environments and on seeds that training never saw.
+        """Evaluate the policy's mode in fresh environments, on seeds that training does not use.
 
         Args:
-            episodes: how many.
+            episodes: number of episodes.
             seed: of the episodes; by default :attr:`evaluation_seed`.
         """
         make = partial(make_env, self.config.task, self.config.env)
@@ -144,7 +144,7 @@ class Agent:
         return self.config.seed + EVALUATION_SEED
 
     def experience(self) -> Replay:
-        """The real episodes that the world model was fitted to, with uniform sampling weights.
+        """Load the real episodes that the world model was fitted to, for uniform sampling.
 
         Raises:
             RunFolderError: they are missing or damaged, or the algorithm keeps none.
@@ -163,7 +163,7 @@ class Agent:
                 chunks = [chunk for _, chunk in saved.chunks]
                 rows = max(1, stored["newest"] - stored["oldest"])
                 if rows > sum(len(chunk["last"]) for chunk in chunks):
-                    raise ValueError(f"its replay is said to have {rows} rows")
+                    raise ValueError(f"its replay claims {rows} rows")
                 replay = Replay(ReplayConfig(capacity=rows, recent_share=0.25), self.env.spec, self.device)
                 replay.restore(stored, chunks)
         return replay
@@ -174,26 +174,26 @@ class Agent:
         Args:
             starts: initial states: ``replay``, any step of the experience it was fitted to; ``episodes``, the first
                 step of fresh real episodes; or a dataset's folder, any step of its episodes.
-            horizon: steps after which an episode is truncated; by default as many as the policy learns to imagine.
+            horizon: steps after which an episode is truncated; by default the horizon of training.
             seed: of all random draws, until ``reset`` is given one; None takes one from the operating system.
 
         Raises:
             UserError: the run has no world model, or the initial states cannot be read.
         """
-        worlds, env = self._worlds(1, starts, horizon, seed)
-        return ImaginedEnv(worlds, env)
+        batch, env = self._imagined_batch(1, starts, horizon, seed)
+        return ImaginedEnv(batch, env)
 
     def as_vector_env(
         self, count: int, starts: str | Path = REPLAY, horizon: int | None = None, seed: int | None = None
     ) -> ImaginedVectorEnv:
-        """``count`` copies as one vectorised Gymnasium environment, stepped in one call of the world model.
+        """The world model as a vectorised Gymnasium environment of ``count`` rollouts, stepped as one batch.
 
         Arguments and errors as for :meth:`as_env`.
         """
-        worlds, env = self._worlds(count, starts, horizon, seed)
-        return ImaginedVectorEnv(worlds, env)
+        batch, env = self._imagined_batch(count, starts, horizon, seed)
+        return ImaginedVectorEnv(batch, env)
 
-    def _worlds(
+    def _imagined_batch(
         self, count: int, starts: str | Path, horizon: int | None, seed: int | None
     ) -> tuple[ImaginedBatch, JointEnv]:
         world_model = self.world_model
@@ -203,10 +203,10 @@ class Agent:
             if value < 1:
                 raise ConfigError(f"{name} = {value} is out of range: expected at least 1")
         env = make_env(self.config.task, self.config.env)
-        begin = self._starts(starts, env, world_model.context)
-        return ImaginedBatch(world_model, begin, count, horizon, self.device, seed), env
+        initial = self._initial_states(starts, env, world_model.context)
+        return ImaginedBatch(world_model, initial, count, horizon, self.device, seed), env
 
-    def _starts(self, starts: str | Path, env: JointEnv, context: int) -> InitialStates:
+    def _initial_states(self, starts: str | Path, env: JointEnv, context: int) -> InitialStates:
         if starts == EPISODES:
             return EpisodeInitialStates(env, context, self.device)
         if starts == REPLAY:
@@ -217,7 +217,7 @@ class Agent:
 
 
 def load(run: str | Path, device: str = "auto", *, task: str | None = None, algorithm: str | None = None) -> Agent:
-    """Load the trained agents of a run folder.
+    """Load the policy and world model of a run folder.
 
     Args:
         run: the folder.
@@ -226,8 +226,8 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None, algo
         algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
 
     Raises:
-        UserError: the folder is missing, damaged or not ours, its environment cannot be built, or its task or
-            algorithm is code of somebody's own that the user has not agreed to.
+        UserError: the folder is missing, damaged, not ours or of another version, its environment cannot be built, or
+            its task or algorithm is code that the user has not agreed to run.
     """
     where = pick_device(device)
     with RunFolder.open(run) as folder:
@@ -246,7 +246,7 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None, algo
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
     """Build the algorithm with its initial weights."""
     assert isinstance(config.learner, AlgorithmConfig)
-    with torch.random.fork_rng([]):  # first weights are drawn, then replaced: leave the caller's random state alone
+    with torch.random.fork_rng([]):  # initial weights are drawn, then replaced
         return config.learner.for_acting().build(env.spec, str(device))
 
 

@@ -1,11 +1,11 @@
-"""Another library's PPO learns inside a world model that dima fitted, and is then tried in the real task.
+"""Train Stable-Baselines3's PPO inside a world model of dima, then evaluate it in the real task.
 
     pip install stable-baselines3
     python examples/train_in_imagination.py
 
 Random episodes of ``toy/walk`` (two agents walk to their targets) are recorded, a small world model is fitted to them,
-and Stable-Baselines3 trains one policy, shared by both agents, on many imagined teams at a time. The real task is never
-played between the recording and the last test. About a minute on two cores.
+and Stable-Baselines3 trains one policy, shared by both agents, on a batch of imagined teams. Between the recording and
+the final evaluation nothing is played in the real task. About a minute on two cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SharedPolicy(VecEnv):
     """Every agent of every imagined team as one environment of Stable-Baselines3.
 
     n teams of N agents are n * N environments in that order; each is paid the team's reward. Fits continuous actions,
-    and observations that tell the agents apart where that matters.
+    and observations that identify the agent where that matters.
     """
 
     def __init__(self, teams: ImaginedVectorEnv) -> None:
@@ -57,10 +57,10 @@ class SharedPolicy(VecEnv):
         self.actions = actions.reshape(self.teams.action_space.shape)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        now, reward, terminated, truncated, told = self.teams.step(self.actions)
+        now, reward, terminated, truncated, team_infos = self.teams.step(self.actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for team in np.flatnonzero(terminated | truncated):
-            for agent, seen in enumerate(told["final_obs"][team]["obs"]):
+            for agent, seen in enumerate(team_infos["final_obs"][team]["obs"]):
                 info = {"terminal_observation": seen, "TimeLimit.truncated": bool(truncated[team])}
                 infos[team * self.n_agents + agent] = info
         per_agent = (np.repeat(column, self.n_agents) for column in (reward.astype(np.float32), terminated | truncated))

@@ -1,4 +1,4 @@
-"""Interface between an algorithm and the training loop: collect, fit, update the policy; save and load."""
+"""Interface of algorithms: collect, fit, update the policy; save and load."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dima.experience.collector import Collector
 from dima.policies.base import Policy
 from dima.runtime.progress import Progress
 
-Metrics = dict[str, Tensor | float]  # tensors stay on the device until the iteration ends
+Metrics = dict[str, Tensor | float]  # tensors stay on the device until the end of the iteration
 
 
 class Store(Protocol):
-    """Real experience, saved next to the checkpoint in chunks that are written once."""
+    """Real experience, saved next to the checkpoint in write-once chunks."""
 
     def chunk(self) -> dict[str, Any] | None:
-        """What was added since the last chunk, or None."""
+        """Experience added since the last chunk, or None."""
 
     @property
     def first_chunk(self) -> int:
@@ -33,10 +33,10 @@ class AlgorithmConfig(Config, ABC):
 
     @abstractmethod
     def build(self, spec: EnvSpec, device: str) -> Algorithm:
-        """The algorithm for a task on a device, initialised from PyTorch's global random state."""
+        """Build the algorithm for a task, initialised from PyTorch's global random state."""
 
     def for_acting(self) -> AlgorithmConfig:
-        """The same networks without what only learning needs, such as memory for a replay."""
+        """The same networks without memory that only learning needs, such as a replay."""
         return self
 
 
@@ -53,7 +53,7 @@ class Algorithm(nn.Module, ABC):
     @property
     @abstractmethod
     def policy(self) -> Policy:
-        """What acts."""
+        """The policy to act with."""
 
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Actions (B, N, A) and log-probabilities (B, N), sampled or the policy's mode."""
@@ -61,37 +61,37 @@ class Algorithm(nn.Module, ABC):
 
     @abstractmethod
     def collect(self, collector: Collector, progress: Progress) -> Metrics:
-        """Collect an iteration's real experience.
+        """Collect an iteration's real experience; returns metrics.
 
         Args:
             collector: the source of real experience.
-            progress: told of the phase.
+            progress: displays the phase.
         """
 
     def collect_in_background(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:
-        """Collect the next iteration's experience in the background while the block learns; by default, do not."""
+        """Collect the next iteration's experience while the block learns; by default do nothing."""
         return nullcontext()
 
     def fit(self, progress: Progress) -> Metrics:
-        """Fit whatever the policy is learnt from, such as a world model; by default there is nothing."""
+        """Fit models that the policy learns from, such as a world model; returns metrics. Default: none."""
         return {}
 
     @abstractmethod
     def update_policy(self, progress: Progress, done: float) -> Metrics:
-        """Improve the policy.
+        """Update the policy; returns metrics.
 
         Args:
-            progress: told of the phase.
-            done: share of the run that is over, for schedules.
+            progress: displays the phase.
+            done: fraction of the run that is over, for schedules.
         """
 
     @abstractmethod
     def checkpoint(self) -> dict[str, Any]:
-        """Everything :meth:`restore` needs to continue exactly, except for the replay's rows."""
+        """State for :meth:`restore`, except for the replay's rows."""
 
     @abstractmethod
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
-        """Continue exactly where :meth:`checkpoint` was taken.
+        """Restore a :meth:`checkpoint`, so that learning continues exactly.
 
         Args:
             saved: the checkpoint.

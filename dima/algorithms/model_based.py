@@ -1,4 +1,4 @@
-"""Learning in imagination: fit a world model to real experience, improve the policy in its rollouts.
+"""Learning in imagination: fit a world model to real experience, update the policy inside it.
 
 docs/reference/dima.md, "Learning in imagination" and "Schedule".
 """
@@ -35,23 +35,23 @@ from dima.world_models.rollout import imagine
 
 @dataclass(frozen=True)
 class ModelBasedConfig(AlgorithmConfig):
-    """A world model and the MAPPO that learns inside it; defaults are the published DIMA schedule."""
+    """A world model and the MAPPO that learns in it; defaults are the published DIMA schedule."""
 
     world_model: WorldModelConfig
     ppo: PPOConfig = PPOConfig()
     replay: ReplayConfig = ReplayConfig()
     iteration_steps: Count = 200  # environment steps collected per iteration, rounded up to whole episodes
-    episode_steps: Whole = 0  # collected episodes are truncated after so many steps; 0: only by the environment
-    learn_after: Count = 5_000  # environment steps collected before the first iteration of learning
-    policy_after: Whole = 9  # iterations that fit only the world model
+    episode_steps: Whole = 0  # limit of collected episodes; 0: the task's own
+    learn_after: Count = 5_000  # environment steps before the first iteration learns
+    policy_after: Whole = 9  # iterations that fit the world model only
     imaginations: Whole = 5  # imagined batches per iteration, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
-    compile: bool = False  # compile the costly modules with PyTorch, once for minutes; kept on disk
-    cuda_graphs: bool = True  # on a GPU, launch each imagination and each gradient of a fit as one captured graph
-    collect_in_background: bool = False  # collect the next episodes, with the iteration's first policy, while learning
+    compile: bool = False  # compile the slowest modules, minutes before the first iteration; cached on disk
+    cuda_graphs: bool = True  # on a GPU, capture imagination and gradients as CUDA graphs
+    collect_in_background: bool = False  # collect the next iteration's episodes while an iteration learns
 
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
@@ -61,7 +61,7 @@ class ModelBasedConfig(AlgorithmConfig):
 
 
 class ModelBased(Algorithm):
-    """A world model, a replay of real episodes, and a PPO that sees imagined ones only."""
+    """A world model fitted to a replay of real episodes, and a PPO that learns from imagined ones only."""
 
     config: ModelBasedConfig
     replay: Replay
@@ -76,10 +76,10 @@ class ModelBased(Algorithm):
         self.replay = Replay(config.replay, spec, device, self.world_model.visit_counters)
         if config.compile:
             parts = [self.world_model.get_submodule(name) for name in self.world_model.compile_targets]
-            compile_parts([inner for part in parts for inner in _stages(part)], device)
+            compile_parts([block for part in parts for block in _blocks(part)], device)
         self.graph = CudaGraph(self._imagine)
-        self.iterations = 0  # learning iterations so far
-        self.warm = False  # whether everything is compiled
+        self.iterations = 0  # in which the world model was fitted
+        self.warm = False  # whether the modules are compiled
 
     @property
     def policy(self) -> Policy:
@@ -103,7 +103,7 @@ class ModelBased(Algorithm):
         return collector.in_background(self.policy, self.config.iteration_steps, self.config.episode_steps, progress)
 
     def add(self, episodes: Sequence[Episode]) -> None:
-        """Keep real episodes, and update every running statistic with them."""
+        """Add real episodes to the replay, and update all running statistics with them."""
         for episode in episodes:
             self.replay.add(episode)
             self.ppo.update_statistics(episode.obs.to(self.device), episode.state.to(self.device))
@@ -128,9 +128,13 @@ class ModelBased(Algorithm):
         return {f"policy/{key}": value for key, value in average.values().items()}
 
     def imagine(self, start: Rows) -> Rollout:
-        """Roll out the policy in the world model from rows of real experience; each worker takes its share of them."""
+        """Roll out the policy in the world model, in parallel over ``workers``.
 
-        def share(rows: Tensor, seed: int, forked: bool) -> Rollout:
+        Args:
+            start: real rows (B, C, ...), C being the world model's context.
+        """
+
+        def imagine_share(rows: Tensor, seed: int, forked: bool) -> Rollout:
             with drawn_from(self.device, seed):
                 if self.config.cuda_graphs:
                     return self.graph(start[rows]).clone()
@@ -138,7 +142,7 @@ class ModelBased(Algorithm):
 
         shares = torch.arange(len(start.state), device=self.device).chunk(self.config.workers)
         seeds = torch.randint(2**62, (len(shares),)).tolist()
-        jobs = [partial(share, *given) for given in zip(shares, seeds, strict=True)]
+        jobs = [partial(imagine_share, *drawn) for drawn in zip(shares, seeds, strict=True)]
         return Rollout.cat(parallel_map(jobs, self.config.workers))
 
     def _imagine(self, start: Rows) -> Rollout:
@@ -146,12 +150,14 @@ class ModelBased(Algorithm):
             return imagine(self.world_model, self.act, start, self.config.horizon)
 
     def warm_up(self, progress: Progress) -> None:
-        """Have everything compiled for the shapes of an iteration: copies of the process would forget it again."""
+        """Compile for all shapes of an iteration in this process, since child processes cannot keep compiled code."""
         visits = {name: counts.clone() for name, counts in self.replay.visits.items()}
-        model = {name: value.clone() for name, value in self.world_model.state_dict().items()}  # a codebook moves
+        model = {
+            name: value.clone() for name, value in self.world_model.state_dict().items()
+        }  # a codebook is updated by the forward pass
         workers, batch = self.config.workers, self.config.imagination_batch
-        alone = one_thread() if workers > 1 and can_fork() else nullcontext()  # as an iteration works
-        with progress.phase("compile"), alone, drawn_from(self.device, 0):
+        threads = one_thread() if workers > 1 and can_fork() else nullcontext()  # as in an iteration
+        with progress.phase("compile"), threads, drawn_from(self.device, 0):
             for name, objective in self.world_model.objectives().items():
                 part = self.world_model.get_submodule(name).train()
                 with autocast(self.device, self.config.precision):
@@ -183,6 +189,6 @@ class ModelBased(Algorithm):
         self.iterations = count(saved["iterations"])
 
 
-def _stages(part: nn.Module) -> list[nn.Module]:
-    """A list of alike modules one by one, which are compiled once for all; anything else as it is."""
+def _blocks(part: nn.Module) -> list[nn.Module]:
+    """The elements of a module list, which share compiled code; any other module itself."""
     return list(part) if isinstance(part, nn.ModuleList | nn.Sequential) else [part]

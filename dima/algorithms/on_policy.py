@@ -32,7 +32,7 @@ class OnPolicyConfig(AlgorithmConfig):
 
 
 class OnPolicy(Algorithm):
-    """Alternates between rollouts of the current policy and PPO updates."""
+    """Rollouts of the current policy, each followed by a PPO update."""
 
     config: OnPolicyConfig
     _rollout: Rollout  # of the iteration

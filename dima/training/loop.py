@@ -1,4 +1,4 @@
-"""Training loop: learn, evaluate, log, save, so that a run continues after a crash."""
+"""Training loop: learn, evaluate, log, save; resume after a crash."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ R = TypeVar("R", bound="TrainingLoop")
 
 
 class TrainingLoop(ABC):
-    """Iterations of learning until the last step: learn, evaluate, log, save.
+    """Iterate until the last step: learn, evaluate, log, save.
 
     Attributes:
-        config: every choice of the run.
+        config: of the run.
         algorithm: the learner.
-        iterations: how many are over.
-        wall: seconds they took.
+        iterations: finished so far.
+        wall: seconds of the finished iterations.
         evaluations: (step, score) of every evaluation.
     """
 
@@ -56,25 +56,25 @@ class TrainingLoop(ABC):
         self.chunks: list[dict[str, Any]] = []  # new replay chunks of these iterations
         self.first_chunk = 0  # the number of the first chunk still needed
 
-    # -- what kinds of runs differ in -----------------------------------------------------------------------------
+    # -- defined by each kind of run ------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def step(self) -> int:
-        """How far the run is."""
+        """Steps made so far."""
 
     @property
     @abstractmethod
     def target(self) -> int:
-        """The step at which it is finished."""
+        """Steps of the whole run."""
 
     @abstractmethod
     def learn(self) -> Metrics:
-        """One iteration of experience and learning."""
+        """Run one iteration: experience and learning; returns its metrics."""
 
     @abstractmethod
     def evaluate(self, before: int) -> dict[str, float]:
-        """Evaluate if it is due after an iteration that began at step ``before``."""
+        """Evaluate if due after an iteration that began at step ``before``; returns metrics, or nothing."""
 
     @property
     def log_fields(self) -> dict[str, float]:
@@ -84,7 +84,7 @@ class TrainingLoop(ABC):
     @property
     @abstractmethod
     def highlights(self) -> dict[str, str]:
-        """Metrics that progress displays, and their labels."""
+        """Names of the metrics to display, and their labels."""
 
     def new_chunks(self) -> tuple[list[dict[str, Any]], int]:
         """Replay chunks that are new since the last call, and the number of the first chunk still needed."""
@@ -94,24 +94,24 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """The state of :meth:`load_state` besides the algorithm's."""
+        """State for :meth:`load_state`, besides the algorithm's."""
 
     @abstractmethod
     def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
-        """Put the algorithm and everything of this kind of run where the checkpoint was taken."""
+        """Restore the algorithm and the rest of this kind of run from a checkpoint and its replay chunks."""
 
     @abstractmethod
     def summary(self, folder: Path, finished: bool) -> Summary:
-        """How the run went so far."""
+        """Summary of the run so far."""
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, folder: RunFolder, stop: Stop) -> Summary:
-        """Iterate until the last step, or until asked to stop.
+        """Iterate until the last step, or until a stop is requested.
 
         The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows.
         """
-        self.progress.lap()  # what was timed before belongs to no iteration
+        self.progress.lap()  # times before the first iteration are not logged
         budget = TimeBudget(self.config.checkpoint_budget)
         with _log_failure(folder), _memory_errors(folder):
             while self.step < self.target and not stop.requested:
@@ -136,19 +136,19 @@ class TrainingLoop(ABC):
     def _log(
         self, folder: RunFolder, metrics: dict[str, float], evaluation: dict[str, float], began: float
     ) -> dict[str, float]:
-        """Log an iteration, and evaluations of earlier ones that ended meanwhile; returns all metrics."""
+        """Log an iteration, and finished background evaluations of earlier ones; returns all metrics."""
         pending, self.pending_metrics = self.pending_metrics, []
-        for found in (evaluation, *(found for _, found in pending)):
-            _require_finite(found, self.algorithm, self.step)
-        for step, found in pending:
-            folder.log({"step": step, "iteration": self.iterations - 1, **found})
+        for scores in (evaluation, *(scores for _, scores in pending)):
+            _require_finite(scores, self.algorithm, self.step)
+        for step, scores in pending:
+            folder.log({"step": step, "iteration": self.iterations - 1, **scores})
         record = {"step": self.step, "iteration": self.iterations, **self.log_fields, **metrics, **evaluation}
         folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
-        chunks, self.first_chunk = self.new_chunks()  # every iteration, so that no file depends on the budget
+        chunks, self.first_chunk = self.new_chunks()  # every iteration, so that chunks do not depend on the budget
         self.chunks += chunks
         self.unsaved += 1
         self.wall += time.perf_counter() - began
-        return {name: value for _, found in pending for name, value in found.items()} | metrics | evaluation
+        return {name: value for _, scores in pending for name, value in scores.items()} | metrics | evaluation
 
     def _save(self, folder: RunFolder) -> None:
         began = time.perf_counter()
@@ -198,16 +198,16 @@ class TrainingLoop(ABC):
 
 
 def build(config: RunConfig, spec: EnvSpec, device: torch.device, known: int | None) -> Algorithm:
-    """The algorithm of a run, freshly initialised.
+    """Build and initialise the algorithm of a run.
 
     Args:
-        config: the run's.
-        spec: facts of the environment.
-        device: where it lives.
-        known: bytes of the tensors in the checkpoint that it is going to take up, if there is one.
+        config: of the run.
+        spec: of the environment.
+        device: of its tensors.
+        known: bytes of the tensors in the checkpoint to be restored, if there is one.
 
     Raises:
-        ConfigError: the networks are larger than the checkpoint, or take more memory than is free.
+        ConfigError: the networks are larger than the checkpoint, or need more memory than is free.
     """
     learner = config.learner
     assert isinstance(learner, AlgorithmConfig)
@@ -220,7 +220,7 @@ def build(config: RunConfig, spec: EnvSpec, device: torch.device, known: int | N
 
 @contextmanager
 def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
-    """Draw from the run's seed and use its threads; the caller's random state and threads come back afterwards."""
+    """Use the run's seed and threads for the block; the caller's random state and threads come back afterwards."""
     keep_freed_memory()
     threads = torch.get_num_threads()
     devices = [device] if device.type == "cuda" else []
@@ -236,21 +236,20 @@ def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _memory_errors(folder: RunFolder) -> Iterator[None]:
-    """Say in one line that memory ran out."""
+    """Turn an out-of-memory error into a ConfigError of one line."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         why = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"{folder.path}: no memory is left for an iteration of this config: lower its batches ({why})"
-        ) from error
+        message = f"{folder.path}: out of memory in an iteration of this config: lower its batch sizes"
+        raise ConfigError(f"{message} ({why})") from error
 
 
 @contextmanager
 def _log_failure(folder: RunFolder) -> Iterator[None]:
-    """Log what ended the run early. A resumed run first removes what follows the last saved iteration."""
+    """Log the exception that ends the run; a resume removes records after the last saved iteration."""
     try:
         yield
     except BaseException as error:
@@ -260,7 +259,7 @@ def _log_failure(folder: RunFolder) -> Iterator[None]:
 
 
 def _to_numbers(metrics: Metrics) -> dict[str, float]:
-    """Bring an iteration's metrics to the host, all tensors in one copy."""
+    """Copy an iteration's metrics to the host, all tensors at once."""
     names = [name for name, value in metrics.items() if isinstance(value, Tensor)]
     numbers = {name: float(value) for name, value in metrics.items() if name not in names}
     if names:
@@ -269,7 +268,7 @@ def _to_numbers(metrics: Metrics) -> dict[str, float]:
 
 
 def _require_finite(numbers: dict[str, float], algorithm: Algorithm, step: int) -> None:
-    """Raise DivergenceError when a loss or a weight is not a number; the iteration is not saved then."""
+    """Raise DivergenceError if a metric or a weight is not finite; the iteration is then not saved."""
     bad = [name for name, value in numbers.items() if not math.isfinite(value)]
     if not bad:
         weights = [(name, tensor) for name, tensor in algorithm.named_parameters()]
@@ -277,6 +276,6 @@ def _require_finite(numbers: dict[str, float], algorithm: Algorithm, step: int) 
         bad = [name for (name, _), fine in zip(weights, finite, strict=True) if not fine]
     if bad:
         raise DivergenceError(
-            f"learning diverged before step {step}: {bad[0]} is not finite; what was saved before is kept: "
-            "lower that part's learning rate, or look at the rewards and observations of the task"
+            f"learning diverged before step {step}: {bad[0]} is not finite; the last checkpoint is kept: "
+            "lower that part's learning rate, or check the task's rewards and observations"
         )

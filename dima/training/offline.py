@@ -24,7 +24,7 @@ from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.run_config import OfflineConfig, offline_config
 from dima.training.validation import HeldOut, state_std
 
-_NEEDED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # of a learner, by its fits
+_USED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # settings of a learner with an effect here
 
 
 def fit_config(
@@ -35,20 +35,20 @@ def fit_config(
     *,
     task: str | None = None,
 ) -> OfflineConfig:
-    """The resolved config of a run that fits a world model to a dataset.
+    """Build the resolved config of a run that fits a world model to a dataset.
 
-    A preset gives the learner's settings; the replay holds all training episodes and prefers none.
+    Of a preset only the learner's settings apply; the replay holds all training episodes, sampled uniformly.
 
     Args:
         dataset: its folder.
         algorithm: name of an algorithm that learns a world model.
         preset: name of one of the algorithm's presets.
-        overrides: what the user wants otherwise, nested as the config is.
+        overrides: changes to the preset, nested like the config.
         task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Raises:
         UserError: the dataset cannot be opened, a name or a field does not exist, a value does not fit, or the task is
-            code of somebody's own that the user has not agreed to.
+            code that the user has not agreed to run.
     """
     data = Dataset.open(dataset)
     name = agreed_task(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
@@ -63,23 +63,23 @@ def fit_config(
 
 
 def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
-    """Start a run that fits a world model to a dataset, and carry it to its last iteration.
+    """Fit a world model to a dataset in a new run folder.
 
     Args:
-        config: every choice of the run, see :func:`fit_config`.
+        config: of the run, see :func:`fit_config`.
         overwrite: replace an earlier run in the same folder.
-        progress: told of each phase and iteration; silent by default.
+        progress: display of phases and iterations; none by default.
 
     Raises:
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
-            diverged. What was saved last is kept.
+            diverged. The last checkpoint is kept.
     """
     _refuse_unused(config)
     device = pick_device(config.device)
-    with seeded(config, device), graceful_stop() as stop, Fitting(config, device, progress or Progress()) as fitting:
+    with seeded(config, device), graceful_stop() as stop, Fitting(config, device, progress or Progress()) as run:
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
-            return fitting.run(folder, stop)
+            return run.run(folder, stop)
 
 
 class Fitting(TrainingLoop):
@@ -105,7 +105,7 @@ class Fitting(TrainingLoop):
         algorithm = build(config, spec, device, known)
         assert isinstance(algorithm, ModelBased)
         self.algorithm = algorithm
-        # sources follow one another in a dataset; shuffled, any part of the replay is a fair sample
+        # a dataset is sorted by source; shuffled, any part of the replay is a fair sample
         order = np.random.default_rng(config.seed).permutation(len(training))
         self.algorithm.add([training[n] for n in order])
         if self.algorithm.replay.steps < sum(map(len, training)):
@@ -148,14 +148,16 @@ class Fitting(TrainingLoop):
         return metrics
 
     def new_chunks(self) -> tuple[list[dict[str, Any]], int]:
-        return [], 0  # the replay's content is the dataset's
+        return [], 0  # the dataset is the replay's content
 
     def state(self) -> dict[str, Any]:
         return {"dataset": self.dataset.digest}
 
     def load_state(self, tree: dict[str, Any], chunks: Iterator[tuple[int, dict[str, Any]]]) -> None:
         if tree["dataset"] != self.dataset.digest:
-            raise DatasetError(f"{self.dataset.path} is not the dataset that the run began with: put that one back")
+            raise DatasetError(
+                f"{self.dataset.path} is not the dataset that the run was started with: restore that one"
+            )
         content = self.algorithm.replay.chunk()
         assert content is not None
         self.algorithm.restore(tree["algorithm"], [content])
@@ -183,9 +185,9 @@ class Fitting(TrainingLoop):
 
 
 def _refuse_unused(config: OfflineConfig) -> None:
-    """Refuse settings of collection and policy, which have no effect here."""
+    """Raise ConfigError for changed settings of collection or policy, which have no effect here."""
     base = fit_config(config.dataset, config.algorithm, config.preset, task=config.task)
     before, after = base.learner.to_dict(), config.learner.to_dict()
     for name, value in after.items():
-        if name not in _NEEDED and value != before[name]:
+        if name not in _USED and value != before[name]:
             raise ConfigError(f"learner.{name} has no effect here: the policy is not trained, only the world model is")

@@ -1,4 +1,4 @@
-"""Training in the environment: iterations of an algorithm, and evaluation; and going on with any run."""
+"""Train in the environment; resume runs of any kind."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
 
 
 def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
-    """Start a run and carry it to its last step.
+    """Train an algorithm in the environment, in a new run folder.
 
     Args:
-        config: every choice of the run.
+        config: of the run.
         overwrite: replace an earlier run in the same folder.
-        progress: told of each phase and iteration; silent by default.
+        progress: display of phases and iterations; none by default.
 
     Raises:
-        UserError: the task, the folder or the device cannot be used, the environment broke a promise, or learning
-            diverged. What was saved last is kept.
+        UserError: the task, the folder or the device cannot be used, the environment violated the PettingZoo API, or
+            learning diverged. The last checkpoint is kept.
     """
     device = pick_device(config.device)
     with seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
@@ -60,23 +60,23 @@ def resume(
     algorithm: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Go on with a run from its last saved iteration.
+    """Resume a run from its last saved iteration.
 
     Args:
         path: the run folder.
-        steps: carry a run in the environment to this many steps instead of as many as it was started for.
+        steps: new length of a run in the environment; by default the one it was started with.
         iterations: likewise for a run that learns from a dataset.
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
         algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
-        progress: told of each phase and iteration; silent by default.
+        progress: display of phases and iterations; none by default.
 
     Raises:
-        UserError: as :func:`train`; or the folder is missing, damaged or not ours, the run is past ``steps`` or
-            ``iterations`` already, or its task or algorithm is code of somebody's own that the user has not
-            agreed to: then nothing in the folder is touched.
+        UserError: as :func:`train`; or the folder is missing, damaged, not ours or of another version, the run is past
+            ``steps`` or ``iterations`` already, or its task or algorithm is code that the user has not agreed to
+            run: then nothing in the folder is changed.
     """
     if steps is not None or iterations is not None:
-        with RunFolder.open(path) as folder:  # before a writable one tidies up
+        with RunFolder.open(path) as folder:  # before opening it for writing cleans up
             _refuse_shorter(folder, steps, iterations, algorithm)
     with RunFolder.open(path, write=True) as folder:
         kept = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=path).agreed(task, path)
@@ -86,14 +86,14 @@ def resume(
         with (
             seeded(config, device),
             graceful_stop() as stop,
-            _begin(config, device, progress or Progress(), folder.checkpoint_size) as run,
+            _build_run(config, device, progress or Progress(), folder.checkpoint_size) as run,
         ):
             if folder.has_checkpoint:
                 run.restore(folder)
             else:
                 folder.rewind_to_start()
             if wanted != kept and run.step < run.target:
-                folder.replace_config(wanted.to_dict())  # so that the next resume knows of it
+                folder.replace_config(wanted.to_dict())  # for the next resume
             if run.step < run.target:
                 before = folder.protocol()
                 folder.record_resume(run.step, str(device))
@@ -103,7 +103,7 @@ def resume(
 
 
 def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None, algorithm: str | None) -> None:
-    """Raise ConfigError where a run is past the end that is asked for; its own end is never refused."""
+    """Raise ConfigError if a run is past its new length; its own length is never refused."""
     kept = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=folder.path)
     wanted = _longer(kept, steps, iterations)
     if wanted == kept or not folder.has_checkpoint:
@@ -117,8 +117,7 @@ def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None
             unit, asked, made = "steps", wanted.steps, count(tree["collector"]["steps"])
     if asked < made:
         raise ConfigError(
-            f"{unit} = {asked} is less than the {made} that {folder.path} has made already: "
-            "give more to carry it further"
+            f"{unit} = {asked} is less than the {made} that {folder.path} has made already: give more to extend it"
         )
 
 
@@ -136,7 +135,7 @@ def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> Run
     return config.override({name: value for name, value in wanted.items() if value is not None})
 
 
-def _begin(config: RunConfig, device: torch.device, progress: Progress, known: int | None) -> TrainingLoop:
+def _build_run(config: RunConfig, device: torch.device, progress: Progress, known: int | None) -> TrainingLoop:
     if isinstance(config, OfflineConfig):
         return Fitting(config, device, progress, known)
     assert isinstance(config, TrainConfig)
@@ -144,7 +143,7 @@ def _begin(config: RunConfig, device: torch.device, progress: Progress, known: i
 
 
 class Trainer(TrainingLoop):
-    """A run in the environment; its steps are the environment's."""
+    """A run in the environment, counted in environment steps."""
 
     config: TrainConfig
 
@@ -156,8 +155,8 @@ class Trainer(TrainingLoop):
         self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device)
         self.algorithm = build(config, self.envs.spec, device, known)
-        self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of policies kept on the way
-        self.evaluation_pending = False  # the policy is to be evaluated while the next iteration runs
+        self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of earlier policies
+        self.evaluation_pending = False  # during the next iteration, in the background
 
     @property
     def step(self) -> int:
@@ -176,7 +175,7 @@ class Trainer(TrainingLoop):
         return {"evaluate/return": "evaluated_return", "collect/return": "collected_return"}
 
     def warn_of_another_simulator(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Say that a run goes on under another MuJoCo version than before; arguments are its protocols."""
+        """Warn if a run is resumed under another MuJoCo version; arguments are its protocols."""
         old, new = (mujoco_versions(self.config.task, facts)[-1:] for facts in (before, now))
         if old != new and self.step:
             self.progress.message(
@@ -203,11 +202,11 @@ class Trainer(TrainingLoop):
             self.evaluation_pending = True
             return {}
         with self.progress.phase("evaluate"):
-            return self._evaluated(self.step, self._play(self.collector.snapshot.of(self.algorithm.policy)))
+            return self._record(self.step, self._play(self.collector.snapshot.of(self.algorithm.policy)))
 
     @contextmanager
     def _evaluating_in_background(self) -> Iterator[None]:
-        """Evaluate the present policy, if that is pending, while the block runs."""
+        """Evaluate the current policy in the background while the block runs, if that is pending."""
         if not self.evaluation_pending:
             yield
             return
@@ -215,21 +214,21 @@ class Trainer(TrainingLoop):
         with self.test_envs.used_by_fork(), in_background(partial(self._play, policy)) as result:
             yield
             with self.progress.phase("evaluate"):
-                self.pending_metrics.append((step, self._evaluated(step, result())))
+                self.pending_metrics.append((step, self._record(step, result())))
         self.evaluation_pending = False
 
     def _play(self, policy: Policy) -> Evaluation:
         act, episodes = partial(policy.act, mode=True), self.config.evaluation_episodes
         return evaluate(self.test_envs, act, episodes, self.config.seed)
 
-    def _evaluated(self, step: int, result: Evaluation) -> dict[str, float]:
-        """Metrics of an evaluation of the policy after ``step`` steps."""
+    def _record(self, step: int, result: Evaluation) -> dict[str, float]:
+        """Record the score of the policy after ``step`` steps; returns its metrics."""
         self.evaluations.append((step, result.mean))
         length = sum(result.lengths) / len(result.lengths)
         return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
 
     def _keep_policy(self, before: int) -> None:
-        """Keep the policy whenever the run passes the next of its equal parts; the last one needs no keeping."""
+        """Keep the policy whenever the run passes one of its ``keep_policies`` equidistant steps."""
         parts = self.config.keep_policies + 1
         if self.step < self.target and self.step * parts // self.target > before * parts // self.target:
             policy = self.algorithm.policy.state_dict()

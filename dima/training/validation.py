@@ -1,4 +1,4 @@
-"""How well a world model forecasts episodes it was not fitted to."""
+"""Held-out error of a world model: open-loop forecasts of held-out episodes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel
 from dima.world_models.rollout import forecast
 
-_SEED = 0  # of the segments and of the models' noise: the same for every model, so that they are compared fairly
+_SEED = 0  # of segments and noise: the same for every model, for a fair comparison
 
 
 class HeldOut:
-    """Segments of real episodes, each to be forecast from its first state and its actions.
+    """Segments of held-out episodes, forecast from their first state and recorded actions.
 
     Args:
-        episodes: none of which a world model was fitted to.
-        scale: (S,) standard deviation of each state feature, in which errors of the state are forecasts.
-        spec: sizes.
-        context: real rows that an imagination starts from.
-        horizon: steps of a segment, H; shorter episodes are left out.
-        segments: how many; fewer if the episodes have no more.
-        device: where world models live.
+        episodes: held out from fitting.
+        scale: (S,) standard deviation of each state feature, the unit of state errors.
+        spec: of the environment.
+        context: real rows that a rollout starts from.
+        horizon: steps per segment, H; shorter episodes are left out.
+        segments: number of segments; fewer if the episodes have no more.
+        device: of the world models.
 
     Raises:
         ConfigError: no episode is as long as a segment.
@@ -53,12 +53,12 @@ class HeldOut:
                 if episodes
                 else "no episode is held out, so nothing can be forecast: record the dataset with held_out above 0"
             )
-        replay, begins = Replay.of(episodes, spec, device), []
+        replay, first_rows = Replay.of(episodes, spec, device), []
         row = 0
         for episode in episodes:
-            begins.append(row + np.arange(max(0, len(episode) - horizon + 1)))
+            first_rows.append(row + np.arange(max(0, len(episode) - horizon + 1)))
             row += len(episode) + 1
-        every = np.concatenate(begins)
+        every = np.concatenate(first_rows)
         chosen = np.random.default_rng(_SEED).choice(every, min(segments, len(every)), replace=False)
         rows = replay.gather(torch.from_numpy(np.sort(chosen)).to(device), context - 1, horizon)
         self.start, self.rows = rows[:, :context], rows[:, context - 1 :]  # (M, C, ...), (M, H + 1, ...)
@@ -66,11 +66,11 @@ class HeldOut:
         self._valid = torch.from_numpy(spec.obs_valid).to(device)
 
     def errors(self, world_model: WorldModel[Any]) -> dict[str, float]:
-        """Mean errors of a world model in evaluation mode, the same number whenever the model is the same.
+        """Mean errors of a world model in evaluation mode; deterministic.
 
         Returns:
             ``state_1`` and ``state_H``: mean absolute error after the first and the last step, in standard deviations;
-            ``persistence_1`` and ``persistence_H``: that of the last known state; ``obs_1`` and ``obs_H``: in the
+            ``persistence_1`` and ``persistence_H``: those of repeating the first state; ``obs_1`` and ``obs_H``: in the
             observations' own units, averaged over agents; ``obs_sum_H``: summed over the steps; ``reward``: mean
             absolute error of a step; ``continuation``: Brier score of the predicted probability.
         """
@@ -79,9 +79,9 @@ class HeldOut:
             forecasts = forecast(world_model, self.start, rows.action[:, acted])
         state = (((forecasts.state - rows.state) / self.scale).abs().mean(-1))[:, 1:]  # (M, H)
         persistence = ((rows.state[:, :1] - rows.state) / self.scale).abs().mean(-1)[:, 1:]
-        wrong = ((forecasts.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
-        obs = wrong.mean(-1)[:, 1:]
-        goes_on = (~rows.terminated[:, acted]).to(forecasts.continuation.dtype)
+        obs_error = ((forecasts.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
+        obs = obs_error.mean(-1)[:, 1:]
+        continued = (~rows.terminated[:, acted]).to(forecasts.continuation.dtype)
         last = self.horizon
         parts = {
             "state_1": state[:, 0],
@@ -92,14 +92,14 @@ class HeldOut:
             f"obs_{last}": obs[:, -1],
             f"obs_sum_{last}": obs.sum(1),
             "reward": (forecasts.reward - rows.reward[:, acted]).abs(),
-            "continuation": (forecasts.continuation - goes_on).square(),
+            "continuation": (forecasts.continuation - continued).square(),
         }
         means = torch.stack([part.double().mean() for part in parts.values()])
         return dict(zip(parts, means.tolist(), strict=True))
 
 
 def state_std(episodes: Sequence[Episode], spec: EnvSpec) -> Tensor:
-    """(S,) standard deviation of each state feature over episodes, 1 where it never varies."""
+    """Standard deviation (S,) of each state feature over episodes, 1 where it is constant."""
     state = Normalizer((spec.state_dim,))
     for episode in episodes:
         state.update(episode.state)

@@ -1,4 +1,4 @@
-"""TrainingLoop whose checkpoint was spared are lost with the process, and lived again exactly."""
+"""Checkpoint budget: iterations without a checkpoint are lost in a kill and repeated exactly."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from dima.training.online import resume, train
 from dima.training.run_config import RunConfig
 from tests.reliability.test_resume import Interrupted, Power, pull_plug
 
-ROUNDS = 8
+ITERATIONS = 8
 PHASES = {"dima": ("collect", "denoiser", "imagine and update", "save"), "mappo": ("collect", "update", "save")}
-BESIDE = {
+BACKGROUND = {
     "dima": {"evaluate_in_background": True, "learner": {"collect_in_background": True}},
     "mappo": {"evaluate_in_background": True},
 }
@@ -44,7 +44,7 @@ class Clock:
 
 
 def work(budget: TimeBudget, clock: Clock, gap: float, job: float) -> bool:
-    """Time passes; then the job is done, if it may be."""
+    """Let time pass, then do the job if the budget allows it."""
     clock.now += gap
     if not budget.allows:
         return False
@@ -73,7 +73,7 @@ def test_a_whole_share_is_every_time_and_none_is_once() -> None:
 
 
 def test_a_slow_disk_makes_checkpoints_rarer() -> None:
-    """TrainingLoop of 5 s: one of 0.8 s every eighth iteration, one of 0.02 s every iteration."""
+    """Iterations of 5 s: a checkpoint of 0.8 s every eighth iteration, one of 0.02 s every iteration."""
     for job, expected in ((0.8, {7, 8}), (0.02, {1})):
         clock = Clock()
         budget = TimeBudget(0.02, clock)
@@ -84,14 +84,14 @@ def test_a_slow_disk_makes_checkpoints_rarer() -> None:
 @pytest.fixture(scope="module", params=list(RUNS))
 def whole(request, tmp_path_factory) -> RunConfig:
     """The config of a run that saved every iteration, finished in its folder."""
-    config = small_run(request.param, tmp_path_factory.mktemp("whole"), ROUNDS).override(BESIDE[request.param])
+    config = small_run(request.param, tmp_path_factory.mktemp("whole"), ITERATIONS).override(BACKGROUND[request.param])
     assert train(config).finished
     return config
 
 
 @pytest.fixture
 def sparing(whole: RunConfig, tmp_path: Path) -> RunConfig:
-    """The same run, not begun, in a folder of its own; saves its first and last iteration, and when stopped."""
+    """The same run, not started, in a folder of its own; saves its first and last iteration, and when stopped."""
     return whole.override({"run": str(tmp_path / "sparing"), "checkpoint_budget": 0.0})
 
 
@@ -109,8 +109,8 @@ def test_the_last_iteration_is_saved_and_nothing_depends_on_the_budget(whole: Ru
         assert len(folder.load().tree["earlier"]) == sparing.keep_policies
 
 
-def test_lost_iterations_are_lived_again_exactly(whole: RunConfig, sparing: RunConfig, monkeypatch) -> None:
-    """Whichever iterations are saved, and whatever is going on when the plug is pulled."""
+def test_lost_iterations_are_repeated_exactly(whole: RunConfig, sparing: RunConfig, monkeypatch) -> None:
+    """Whichever iterations are saved, in whichever phase the run is killed."""
     draw, lost = random.Random(3), 0
     monkeypatch.setattr(TimeBudget, "allows", property(lambda budget: not budget.spent or draw.random() < 0.3))
     for number, phase in enumerate(PHASES[whole.algorithm]):
@@ -124,7 +124,7 @@ def test_lost_iterations_are_lived_again_exactly(whole: RunConfig, sparing: RunC
 
 
 @pytest.mark.parametrize("algorithm", RUNS)
-def test_a_run_killed_at_random_moments_lives_lost_iterations_again(tmp_path: Path, algorithm: str) -> None:
+def test_a_run_killed_at_random_moments_repeats_lost_iterations(tmp_path: Path, algorithm: str) -> None:
     """SIGKILL, in processes of their own."""
     result = measure(algorithm, kills=3, seed=4, folder=tmp_path, budget=0.0)
     assert result["lost_iterations"]
@@ -132,7 +132,7 @@ def test_a_run_killed_at_random_moments_lives_lost_iterations_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_iteration_it_ends(whole: RunConfig, sparing: RunConfig, number: int) -> None:
+def test_a_signal_saves_the_current_iteration(whole: RunConfig, sparing: RunConfig, number: int) -> None:
     ask = Interrupted(PHASES[whole.algorithm][1], 3, lambda: os.kill(os.getpid(), number))
     assert not train(sparing, progress=ask).finished
     assert iterations(sparing.folder) == logged(sparing.folder) == 3
@@ -140,7 +140,7 @@ def test_a_signal_saves_the_iteration_it_ends(whole: RunConfig, sparing: RunConf
     assert_equal_runs(whole, sparing)
 
 
-def test_a_full_disk_is_told_by_the_next_checkpoint(sparing: RunConfig, monkeypatch) -> None:
+def test_a_full_disk_is_an_error_at_the_next_checkpoint(sparing: RunConfig, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -152,8 +152,8 @@ def test_a_full_disk_is_told_by_the_next_checkpoint(sparing: RunConfig, monkeypa
     assert iterations(sparing.folder) == 1
 
 
-def test_a_killed_run_is_evaluated_as_it_was_saved(sparing: RunConfig, tmp_path: Path) -> None:
-    """Its metrics tell of later iterations, which are neither in its policy nor in its experience."""
+def test_a_killed_run_is_evaluated_at_its_last_checkpoint(sparing: RunConfig, tmp_path: Path) -> None:
+    """Its metrics have later iterations, which are neither in its policy nor in its experience."""
     saved = sparing.override({"run": str(tmp_path / "saved")})
     learning = PHASES[sparing.algorithm][1]
     for config, times in ((saved, 2), (sparing, 3)):
@@ -170,8 +170,8 @@ def test_a_killed_run_is_evaluated_as_it_was_saved(sparing: RunConfig, tmp_path:
     assert before == {path: path.read_bytes() for path in sparing.folder.rglob("*") if path.is_file()}
 
 
-def test_a_copy_without_later_metrics_is_whole(whole: RunConfig, sparing: RunConfig) -> None:
-    """What a checkpoint needs of the metrics is on disk when it is; later lines may be lost with the machine."""
+def test_a_copy_without_later_metrics_is_complete(whole: RunConfig, sparing: RunConfig) -> None:
+    """The metrics up to a checkpoint are on disk before it; later lines may be lost with the machine."""
     with pytest.raises(Power):
         train(sparing, progress=Interrupted("collect", 4, pull_plug))
     content, *_ = read_checkpoint(sparing.folder / "checkpoint")

@@ -1,4 +1,4 @@
-"""The throughput of several runs at once: what is counted, and what the command writes."""
+"""Benchmark of concurrent runs: throughput, table, command."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_the_command_trains_every_count_and_cleans_up(tmp_path: Path, monkeypatc
     given = ["toy/walk", "--preset", "debug", "--counts", "1", "2", "--steps", "240", "--skip", "1"]
     monkeypatch.setattr("sys.argv", ["seeds", *given, "--device", "cpu", "--out", str(tmp_path)])
     assert seeds.main() == 0
-    told = json.loads((tmp_path / "walk-debug-cpu.json").read_text())
-    assert {count: len(found["paces"]) for count, found in told["found"].items()} == {"1": 1, "2": 2}
-    assert told["found"]["2"]["iterations_a_minute"] == sum(told["found"]["2"]["paces"])
+    written = json.loads((tmp_path / "walk-debug-cpu.json").read_text())
+    assert {count: len(found["paces"]) for count, found in written["found"].items()} == {"1": 1, "2": 2}
+    assert written["found"]["2"]["iterations_a_minute"] == sum(written["found"]["2"]["paces"])
     assert (tmp_path / "walk-debug-cpu.md").read_text().strip() in capsys.readouterr().out
     assert len(list(tmp_path.iterdir())) == 2

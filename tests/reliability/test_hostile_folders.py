@@ -569,7 +569,7 @@ def test_a_replay_that_no_run_wrote(copy, edit) -> None:
     content = path.read_bytes()
     facts = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     change(run, f"checkpoint/{TREE}", lambda tree: replaced(tree, ("chunks", "items", 0, 1), facts))
-    for call in (lambda: dima.load(run, "cpu").experience(), lambda: dima.resume(run, steps=60)):
+    for call in (lambda: dima.load(run, "cpu").experience(), lambda: dima.resume(run, steps=600)):
         with pytest.raises(UserError, match="does not fit"):
             call()
 

@@ -1,4 +1,4 @@
-"""Nothing is lost: a run that was cut off anywhere ends exactly like one that was not."""
+"""Exact resume: a run killed at any moment ends exactly like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dima.storage.run_folder import RunFolder
 from dima.training.online import resume, train
 from dima.training.run_config import RunConfig
 
-ROUNDS = 8
+ITERATIONS = 8
 PHASES = {
     "dima": ("collect", "decoder", "denoiser", "reward", "imagine and update", "save", "evaluate"),
     "hasac": ("collect", "update", "save", "evaluate"),
@@ -29,11 +29,11 @@ PHASES = {
 
 
 class Power(Exception):
-    """The plug is pulled."""
+    """Stands for a power failure."""
 
 
 class Interrupted(Progress):
-    """Does something when a phase begins for the n-th time."""
+    """Calls an action when a phase begins for the n-th time."""
 
     def __init__(self, phase: str, times: int, action) -> None:
         super().__init__()
@@ -55,15 +55,15 @@ def pull_plug() -> None:
 
 @pytest.fixture(scope="module", params=list(RUNS))
 def whole(request, tmp_path_factory) -> RunConfig:
-    """The config of a run that was never disturbed, finished in its folder."""
-    config = small_run(request.param, tmp_path_factory.mktemp("whole"), ROUNDS)
+    """The config of an uninterrupted run, finished in its folder."""
+    config = small_run(request.param, tmp_path_factory.mktemp("whole"), ITERATIONS)
     assert train(config).finished
     return config
 
 
 @pytest.fixture
 def again(whole: RunConfig, tmp_path: Path) -> RunConfig:
-    """The same run in a folder of its own, not begun."""
+    """The same run in a folder of its own, not started."""
     return whole.override({"run": str(tmp_path / "again")})
 
 
@@ -76,7 +76,7 @@ def assert_equal_runs(one: RunConfig, other: RunConfig) -> None:
     assert not differences(contents(one.folder), contents(other.folder))
 
 
-def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(whole: RunConfig, again: RunConfig) -> None:
+def test_a_run_killed_in_every_phase_equals_an_uninterrupted_one(whole: RunConfig, again: RunConfig) -> None:
     phases = PHASES[whole.algorithm]
     for number, phase in enumerate(phases):
         progress = Interrupted(phase, 1 if phase == "evaluate" else 2, pull_plug)
@@ -87,9 +87,7 @@ def test_a_run_cut_off_in_every_phase_ends_like_one_undisturbed(whole: RunConfig
     assert_equal_runs(whole, again)
 
 
-def test_a_run_cut_off_while_it_saves_ends_like_one_undisturbed(
-    whole: RunConfig, again: RunConfig, monkeypatch
-) -> None:
+def test_a_run_killed_while_saving_equals_an_uninterrupted_one(whole: RunConfig, again: RunConfig, monkeypatch) -> None:
     """The record and the replay's chunk are written, the checkpoint is not."""
     left, replace_checkpoint = [2], run_folder.replace_checkpoint
 
@@ -110,7 +108,7 @@ def test_a_run_cut_off_while_it_saves_ends_like_one_undisturbed(
 
 
 @pytest.mark.parametrize("algorithm", RUNS)
-def test_a_run_killed_at_random_moments_ends_like_one_undisturbed(tmp_path: Path, algorithm: str) -> None:
+def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Path, algorithm: str) -> None:
     """SIGKILL, in processes of their own; ``benchmarks/studies/kill.py`` does it twenty times."""
     result = measure(algorithm, kills=3, seed=1, folder=tmp_path)
     assert result["kills"]
@@ -146,7 +144,7 @@ def test_a_second_signal_stops_at_once(again: RunConfig) -> None:
     assert iterations(again.folder) == 1
 
 
-def test_a_run_killed_in_its_first_iteration_begins_again(whole: RunConfig, again: RunConfig) -> None:
+def test_a_run_killed_in_its_first_iteration_starts_again(whole: RunConfig, again: RunConfig) -> None:
     with pytest.raises(Power):
         train(again, progress=Interrupted("save", 1, pull_plug))
     assert iterations(again.folder) == 0
@@ -163,7 +161,7 @@ def test_a_run_killed_before_its_config_was_written_can_be_started_again(whole: 
     assert_equal_runs(whole, again)
 
 
-def test_a_finished_run_is_finished(whole: RunConfig) -> None:
+def test_resuming_a_finished_run_changes_nothing(whole: RunConfig) -> None:
     before = contents(whole.folder)
     summary = resume(whole.folder)
     assert summary.finished
@@ -172,7 +170,7 @@ def test_a_finished_run_is_finished(whole: RunConfig) -> None:
     assert not differences(before, contents(whole.folder))
 
 
-def test_a_run_is_carried_further_and_remembers_so(whole: RunConfig, again: RunConfig) -> None:
+def test_an_extended_run_records_its_new_length(whole: RunConfig, again: RunConfig) -> None:
     shutil.copytree(whole.folder, again.folder)
     further = whole.steps + 300
     with pytest.raises(Power):
@@ -187,7 +185,7 @@ def test_a_run_is_carried_further_and_remembers_so(whole: RunConfig, again: RunC
 def test_fewer_steps_than_were_made_are_refused_before_anything_is_written(
     again: RunConfig, interrupted: bool, capsys
 ) -> None:
-    """The folder even keeps what a resume would tidy up: the record of an iteration that was cut off."""
+    """Even the record of an unsaved iteration is kept, which a resume would remove."""
     with pytest.raises(Power):
         train(again, progress=Interrupted("save", 4, pull_plug))
     if not interrupted:
@@ -202,7 +200,7 @@ def test_fewer_steps_than_were_made_are_refused_before_anything_is_written(
         assert files(again.folder) == before
 
 
-def test_as_many_steps_as_were_made_are_enough_and_lower_nothing(again: RunConfig) -> None:
+def test_as_many_steps_as_were_made_finish_the_run_and_leave_its_config(again: RunConfig) -> None:
     with pytest.raises(Power):
         train(again, progress=Interrupted("collect", 3, pull_plug))
     with RunFolder.open(again.folder) as folder:
@@ -215,13 +213,13 @@ def test_as_many_steps_as_were_made_are_enough_and_lower_nothing(again: RunConfi
     assert resume(again.folder).steps > made
 
 
-def test_a_runs_own_end_is_never_refused_though_its_last_iteration_went_past_it(whole: RunConfig) -> None:
+def test_a_run_s_own_length_is_never_refused_though_its_last_iteration_overshot(whole: RunConfig) -> None:
     before = contents(whole.folder)
     assert resume(whole.folder, steps=whole.steps).steps >= whole.steps
     assert not differences(before, contents(whole.folder))
 
 
-def test_a_moved_run_goes_on_where_it_is(whole: RunConfig, again: RunConfig, tmp_path: Path) -> None:
+def test_a_moved_run_is_resumed_in_place(whole: RunConfig, again: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(Power):
         train(again, progress=Interrupted("collect", 3, pull_plug))
     moved = tmp_path / "elsewhere"
@@ -240,8 +238,8 @@ def test_a_config_that_was_changed_by_hand_is_refused(again: RunConfig) -> None:
         resume(again.folder)
 
 
-def test_a_run_whose_checkpoint_is_gone_is_left_alone(tiny, capsys) -> None:
-    """Results are often kept without what only a resumed run needs."""
+def test_a_run_without_its_checkpoint_is_left_unchanged(tiny, capsys) -> None:
+    """Results are often kept without checkpoint and replay."""
     folder = train(tiny(steps=240)).folder
     shutil.rmtree(folder / "checkpoint")
     shutil.rmtree(folder / "replay")
