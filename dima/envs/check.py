@@ -19,8 +19,7 @@ from dima.config import Config
 from dima.data import EnvSpec
 from dima.envs import make_env, make_parallel_env
 from dima.envs.base import Joint, JointEnv
-from dima.envs.checked import one_line
-from dima.errors import EnvError, UserError
+from dima.errors import EnvError, UserError, one_line
 
 EPISODES = 3  # of random actions
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from dima.errors import EnvError, UserError
+from dima.errors import EnvError, UserError, one_line
 
 
 class CheckedEnv:
@@ -154,9 +154,3 @@ class CheckedEnv:
             f"its agents are {list(present)}, expected {self.agents}: agents that come and go are not handled; "
             "keep all of possible_agents until the episode ends"
         )
-
-
-def one_line(error: Exception) -> str:
-    """Type and message of an exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -215,7 +215,7 @@ class TestOthers:
         ("train toy/walk --steps", "--steps needs a value"),
         ("train toy/walk --steps x", "--steps = 'x' is not a whole number"),
         ("train toy/walk --seeds x", "--seeds = x does not fit"),
-        ("train toy/walk --seeds 1 1", "seeds = [1, 1]: give one or more, none of them twice"),
+        ("train toy/walk --seeds 1 1", "seeds = [1, 1]: give at least one, each of them once"),
         ("train toy/walk --seeds 1 99999999999999999999", "seed = 99999999999999999999 is out of range"),
         ("train toy/walk --steps 0", "--steps = 0 is out of range: expected at least 1"),
         ("train toy/walk --learner.ppo.lam x", "--learner.ppo.lam = 'x' is not a number"),

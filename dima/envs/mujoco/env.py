@@ -35,7 +35,6 @@ from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
-from dima.envs.checked import one_line
 from dima.envs.mujoco.observations import FullObservation, LocalObservation, standardized, state_kinds, state_names
 from dima.envs.mujoco.partitions import (
     GRAPHLESS,
@@ -45,7 +44,7 @@ from dima.envs.mujoco.partitions import (
     parts_of,
     simulator,
 )
-from dima.errors import ConfigError, EnvError
+from dima.errors import ConfigError, EnvError, one_line
 
 if TYPE_CHECKING:
     from dima.envs.render.mujoco import MujocoScene
