@@ -32,7 +32,7 @@ class WorldModelFitter:
     """Gradient steps on each objective of a world model, part by part.
 
     Args:
-        world_model: already on its device.
+        world_model: on its device already; the optimisers hold its parameters.
         precision: of the losses' matrix products.
         workers: processes that fit parts in parallel, where that is possible; results do not depend on it.
         cuda_graphs: on a GPU, launch each gradient as one captured graph.
@@ -85,7 +85,9 @@ class WorldModelFitter:
 
         if not (self.cuda_graphs and replay.device.type == "cuda"):
             return gradient
-        return self._graphs.setdefault(name, CudaGraph(gradient, self.world_model.get_submodule(name)))
+        if name not in self._graphs:
+            self._graphs[name] = CudaGraph(gradient, self.world_model.get_submodule(name))
+        return self._graphs[name]
 
     def _fit_part(
         self,
