@@ -78,10 +78,10 @@ def agreed_algorithm(name: str, typed: str | None = None, where: object = "the f
     """The name of an algorithm that may be built, see :func:`dima.registry.agreed`.
 
     Args:
-        name: as it stands in a file.
-        typed: the name that the user typed beside the file, if any: the same one, or ``package.module:Name`` of the
+        name: as read from a file.
+        typed: the name that the user typed, if any: the same one, or ``package.module:Name`` of the
             class that is registered under it, which is then imported.
-        where: what the name stands in, for messages.
+        where: the file, for messages.
 
     Raises:
         ConfigError: the user has not agreed to the algorithm, or named another.

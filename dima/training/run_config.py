@@ -47,13 +47,13 @@ class RunConfig(Config):
         """Inverse of :meth:`to_dict` for both kinds of runs, also of earlier versions; the task is a ``FromFile``.
 
         Args:
-            content: what stands in a file.
-            algorithm: the name that the user typed beside the file, if any.
+            content: of a file.
+            algorithm: the name that the user typed, if any.
             where: the run folder, for messages.
 
         Raises:
-            ConfigError: a field does not exist, a value does not fit, or the algorithm is code of somebody's own that
-                the user has not agreed to: then nothing was imported.
+            ConfigError: a field does not exist, a value does not fit, or the algorithm is code that the user has not
+                agreed to run: then nothing was imported.
         """
         if "task" not in content:
             raise ConfigError("the config names no task")

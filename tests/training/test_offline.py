@@ -290,7 +290,7 @@ def test_another_dataset_at_the_same_path_is_refused(small: Build, data: Path, t
         fit(config, progress=Interrupted("denoiser", 2, pull_plug))
     changes = {"out": str(moved), "steps": 40, "episode_steps": 8, "device": "cpu", "env": {"episode_limit": 9}}
     record(record_config("toy/walk").override(changes), overwrite=True)
-    with pytest.raises(DatasetError, match="is not the dataset that the run began with"):
+    with pytest.raises(DatasetError, match="is not the dataset that the run was started with"):
         resume(config.folder)
     shutil.rmtree(moved)
     with pytest.raises(RunFolderError, match="does not exist"):
@@ -373,7 +373,7 @@ def test_misuse_is_one_line(command, data: Path, args, said):
     assert said in err and len(err.splitlines()) == 1
 
 
-def test_an_interrupted_recording_says_how_to_go_on(command, tmp_path: Path, monkeypatch):
+def test_an_interrupted_recording_says_how_to_continue(command, tmp_path: Path, monkeypatch):
     class Impatient(Progress):
         def iteration(self, done: int, total: int, **numbers: float) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -382,7 +382,7 @@ def test_an_interrupted_recording_says_how_to_go_on(command, tmp_path: Path, mon
     monkeypatch.setattr("dima.recording.record.CHUNK_STEPS", 30)
     status, out, _ = command("dataset", "record", "toy/walk", "--steps", 60, "--out", tmp_path / "d", "--device", "cpu")
     assert status == 130
-    assert "interrupted after 30 steps: the same command goes on" in out
+    assert "interrupted after 30 steps: the same command continues" in out
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dima.analysis.report.runs import read_run
 from dima.cli import main
 from dima.config import read_yaml
 from dima.errors import ConfigError, RunFolderError
-from dima.storage.manifest import sealed
+from dima.storage.manifest import manifest_text
 from dima.storage.metrics import OLD_NAMES, OLD_PREFIXES, read_metrics
 from dima.training.old_names import RENAMED, RETIRED, modernise
 from dima.training.online import train
@@ -115,7 +115,7 @@ def old(tiny) -> Path:
     manifest = folder / "checkpoint" / "manifest.json"
     body = json.loads(manifest.read_text())
     del body["sha256"]
-    manifest.write_text(sealed(body | {"format": 1, "dima": "0.1.0"}))
+    manifest.write_text(manifest_text(body | {"format": 1, "dima": "0.1.0"}))
     protocol = folder / "protocol.json"
     protocol.write_text(json.dumps(json.loads(protocol.read_text()) | {"commit": {"id": COMMIT, "dirty": False}}))
     return folder
