@@ -22,7 +22,7 @@ import torch
 import dima
 from dima.data import View
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.experience.evaluation import evaluate
 from dima.world_models.env import ImaginedVectorEnv
 

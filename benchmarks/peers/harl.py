@@ -40,7 +40,7 @@ from dima.data import Act, View
 from dima.envs import make_env, suite_config
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, UserError
-from dima.experience.collector import episode_seed
+from dima.experience.episodes import episode_seed
 from dima.experience.evaluation import evaluate
 from dima.storage.run_folder import RunFolder
 

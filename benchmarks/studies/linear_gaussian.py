@@ -30,7 +30,7 @@ from dima.data import Episode, View
 from dima.envs import make_env
 from dima.envs.toy import Linear
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import play
+from dima.experience.episodes import play
 from dima.experience.replay import Replay, ReplayConfig
 from dima.nn.optim import Fitter
 from dima.world_models.dima.denoiser import Context

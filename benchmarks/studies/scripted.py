@@ -20,7 +20,7 @@ from dima.data import Act, EnvSpec, View
 from dima.envs import make_env
 from dima.envs.mpe import MpeConfig, greedy_spread
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.experience.evaluation import evaluate
 
 

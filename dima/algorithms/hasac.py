@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
 from dima.data import EnvSpec
-from dima.experience.collector import Collector, random_policy
+from dima.experience.collector import Collector
+from dima.experience.episodes import random_policy
 from dima.experience.transitions import NStepBatch, Transitions
 from dima.nn.optim import Average, restore_optimizer
 from dima.policies.base import Policy

@@ -6,133 +6,25 @@ actions, so a collector is restored in the middle of an episode by replaying the
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dima.config import count
-from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, View, check_episode
+from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, check_episode
 from dima.envs.base import Joint
 from dima.envs.vector import VectorEnv
+from dima.experience.episodes import UnfinishedEpisode, episode_seed, play, view_of
 from dima.policies.base import Policy
 from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
-
-Purpose = Literal["training", "evaluation"]
-
-
-def episode_seed(run_seed: int, episode: int, purpose: Purpose = "training") -> int:
-    """Seed of an episode, below 2**31: even in training and odd in evaluation, so they are disjoint."""
-    drawn = int(np.random.SeedSequence((run_seed, episode)).generate_state(1)[0])
-    return (drawn >> 2 << 1) | (purpose == "evaluation")
-
-
-@dataclass
-class _UnfinishedEpisode:
-    """Time steps of one environment since its last reset."""
-
-    number: int = -1  # of the episode, in the order of the seeds
-    observations: list[Joint] = field(default_factory=list)  # T + 1
-    actions: list[np.ndarray] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-
-    def finish(self, terminated: bool) -> Episode:
-        end = torch.zeros(len(self.actions), dtype=torch.bool)
-        end[-1] = True
-        stacked = {
-            name: torch.from_numpy(np.stack([joint[name] for joint in self.observations]))
-            for name in self.observations[0]
-        }
-        return Episode(
-            **stacked,
-            action=torch.from_numpy(np.stack(self.actions)),
-            reward=torch.tensor(self.rewards, dtype=torch.float32),
-            terminated=end & terminated,
-            truncated=end & (not terminated),
-        )
-
-
-def play(
-    envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device | str = "cpu", limit: int = 0
-) -> list[Episode]:
-    """Play one whole episode per seed, as many at a time as there are environments.
-
-    Args:
-        envs: vectorised environments.
-        act: the policy.
-        seeds: one for each episode.
-        device: where ``act`` expects its input.
-        limit: truncate episodes after this many steps; 0 leaves that to the environment.
-
-    Returns:
-        The episodes in the order of their seeds, on the CPU.
-    """
-    device = torch.device(device)
-    waiting = deque(enumerate(seeds))
-    running: dict[int, _UnfinishedEpisode] = {}  # by environment
-    finished: dict[int, Episode] = {}
-    previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
-    while waiting or running:
-        idle = [n for n in range(envs.n) if n not in running][: len(waiting)]
-        if idle:
-            start_seeds: list[int | None] = [None] * envs.n
-            for n in idle:
-                number, start_seeds[n] = waiting.popleft()
-                running[n] = _UnfinishedEpisode(number)
-            joint = envs.reset(start_seeds, np.isin(np.arange(envs.n), idle))
-            previous[idle] = 0
-            for n in idle:
-                running[n].observations.append(_of_env(joint, n))
-        chosen, _ = act(view_of(joint, previous, device))
-        action = chosen.cpu().numpy()
-        active = np.array([n in running for n in range(envs.n)])
-        joint, reward, terminated, truncated = envs.step(action, active)
-        previous = action.copy()
-        for n, episode in list(running.items()):
-            episode.actions.append(action[n])
-            episode.rewards.append(float(reward[n]))
-            episode.observations.append(_of_env(joint, n))
-            if terminated[n] or truncated[n] or len(episode.actions) == limit:
-                finished[episode.number] = episode.finish(bool(terminated[n]))
-                del running[n]
-    return [finished[number] for number in range(len(seeds))]
-
-
-def random_policy(spec: EnvSpec) -> Act:
-    """Uniform policy over each agent's action space, or its allowed choices; log-probabilities are 0."""
-
-    def act(view: View) -> tuple[Tensor, Tensor]:
-        draw = torch.rand(view.action_mask.shape, device=view.obs.device)
-        log_prob = torch.zeros(draw.shape[:-1], device=draw.device)
-        if not spec.discrete:
-            return (2 * draw - 1) * view.action_mask, log_prob
-        choice = torch.where(view.action_mask, draw, -1.0).argmax(-1)
-        return F.one_hot(choice, spec.action_dim).float(), log_prob
-
-    return act
-
-
-def view_of(joint: Joint, previous: np.ndarray, device: torch.device | str) -> View:
-    """Observations of a vectorised environment and the actions before them, as tensors on ``device``."""
-    return View(
-        obs=torch.from_numpy(joint["obs"]).to(device),
-        state=torch.from_numpy(joint["state"]).to(device),
-        action_mask=torch.from_numpy(joint["action_mask"]).to(device, torch.bool),
-        previous_action=torch.from_numpy(previous).to(device),
-    )
-
-
-def _of_env(joint: Joint, n: int) -> Joint:
-    return {name: values[n] for name, values in joint.items()}
 
 
 @dataclass
@@ -191,7 +83,7 @@ class Collector:
         self.snapshot = PolicySnapshot()
         self.steps, self.episodes = 0, 0  # environment steps and episodes so far
         self._prefetched: CollectedEpisodes | None = None  # played in the background, returned next
-        self._unfinished: list[_UnfinishedEpisode] | None = None  # of rollouts, one per environment
+        self._unfinished: list[UnfinishedEpisode] | None = None  # of rollouts, one per environment
         self._joint: Joint = {}
         self._previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
 
@@ -251,7 +143,7 @@ class Collector:
     def _step(self, act: Act, steps: int) -> tuple[list[dict[str, Tensor]], list[float]]:
         """All fields of a rollout or transition, (B, ...) for each step; and the returns of the episodes that ended."""
         if self._unfinished is None:
-            self._unfinished = [_UnfinishedEpisode() for _ in range(self.envs.n)]
+            self._unfinished = [UnfinishedEpisode() for _ in range(self.envs.n)]
             self._restart(np.ones(self.envs.n, dtype=bool))
         columns: list[dict[str, Tensor]] = []
         returns = []
@@ -306,7 +198,7 @@ class Collector:
         self._prefetched = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"], self.envs.spec)
         if not saved["unfinished"]:
             return
-        self._unfinished = [_UnfinishedEpisode(number=count(episode["number"])) for episode in saved["unfinished"]]
+        self._unfinished = [UnfinishedEpisode(number=count(episode["number"])) for episode in saved["unfinished"]]
         everyone, lost = np.ones(self.envs.n, dtype=bool), np.zeros(self.envs.n, dtype=bool)
         seeds = [episode_seed(self.seed, episode.number) for episode in self._unfinished]
         self._joint = self.envs.reset(seeds, everyone)
@@ -328,7 +220,7 @@ class Collector:
         assert self._unfinished is not None
         seeds: list[int | None] = [None] * self.envs.n
         for n in np.flatnonzero(which):
-            self._unfinished[n] = _UnfinishedEpisode(number=self.episodes)
+            self._unfinished[n] = UnfinishedEpisode(number=self.episodes)
             seeds[n] = episode_seed(self.seed, self.episodes)
             self.episodes += 1
         self._joint = self.envs.reset(seeds, which)

@@ -9,7 +9,7 @@ import torch
 
 from dima.data import Act
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import episode_seed, play
+from dima.experience.episodes import episode_seed, play
 
 
 @dataclass(frozen=True)

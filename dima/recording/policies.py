@@ -15,7 +15,7 @@ from dima.config import Config
 from dima.data import Act, EnvSpec, View
 from dima.datasets.format import RANDOM, Source
 from dima.errors import ConfigError, DatasetError, nearest
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.runtime.summary import settings_line
 
 

@@ -13,7 +13,7 @@ from dima.datasets.format import Header
 from dima.datasets.writer import DatasetWriter
 from dima.envs import make_env
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import episode_seed, play
+from dima.experience.episodes import episode_seed, play
 from dima.recording.config import RecordConfig
 from dima.recording.policies import LoadedSource, load_source, parse_source
 from dima.runtime.device import pick_device

@@ -13,7 +13,8 @@ from dima.data import Act, Episode, Rollout, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig, tasks
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Collector, PolicySnapshot, episode_seed, play, random_policy
+from dima.experience.collector import Collector, PolicySnapshot
+from dima.experience.episodes import episode_seed, play, random_policy
 from dima.policies.base import Policy
 from dima.runtime.progress import Progress
 from dima.storage.serialization import decode, encode

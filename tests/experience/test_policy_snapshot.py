@@ -10,7 +10,8 @@ import torch
 from dima import build_config
 from dima.algorithms import algorithm_names
 from dima.envs import make_env
-from dima.experience.collector import PolicySnapshot, view_of
+from dima.experience.collector import PolicySnapshot
+from dima.experience.episodes import view_of
 from dima.runtime import device
 
 pytestmark = pytest.mark.usefixtures("one_thread")

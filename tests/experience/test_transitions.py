@@ -13,7 +13,8 @@ from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
-from dima.experience.collector import Collector, random_policy
+from dima.experience.collector import Collector
+from dima.experience.episodes import random_policy
 from dima.experience.transitions import NStepBatch, Transitions
 from dima.storage.serialization import decode, encode
 

@@ -15,7 +15,7 @@ from dima.datasets.format import Source
 from dima.datasets.reader import Dataset, describe, description_text
 from dima.envs.toy import ToyConfig
 from dima.errors import ConfigError, DatasetError, EnvError
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.recording.config import RecordConfig
 from dima.recording.policies import NoisyPolicy, load_source, parse_source
 from dima.recording.record import record

@@ -20,7 +20,7 @@ from dima.envs import make_parallel_env
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, DatasetError, EnvError, RunFolderError
-from dima.experience.collector import play, random_policy
+from dima.experience.episodes import play, random_policy
 from dima.recording.config import record_config
 from dima.recording.record import record
 from dima.training.offline import fit, fit_config

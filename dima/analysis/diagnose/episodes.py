@@ -13,7 +13,7 @@ from torch import Tensor
 from dima.data import Act, Episode
 from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import episode_seed, play
+from dima.experience.episodes import episode_seed, play
 from dima.experience.replay import check_chunk
 from dima.nn.normalizer import Normalizer
 from dima.runtime.progress import Progress

@@ -18,7 +18,7 @@ from dima.analysis.diagnose.episodes import EpisodeSource, FeatureScales
 from dima.analysis.diagnose.rollouts import Forecaster
 from dima.data import EnvSpec, Episode, View
 from dima.envs.base import JointEnv
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.rng import drawn_from
 

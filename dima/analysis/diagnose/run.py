@@ -27,7 +27,7 @@ from dima.data import Act
 from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
 from dima.errors import ConfigError, UserError
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import read_errors, require_writable, results_folder

@@ -16,7 +16,7 @@ from dima.data import Act, Episode
 from dima.envs.base import JointEnv
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, DivergenceError, EnvError
-from dima.experience.collector import episode_seed
+from dima.experience.episodes import episode_seed
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel

@@ -16,7 +16,7 @@ from dima.analysis.imagine.time_steps import policy_actions
 from dima.envs import make_env, make_scene
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
-from dima.experience.collector import episode_seed
+from dima.experience.episodes import episode_seed
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.summary import settings_line

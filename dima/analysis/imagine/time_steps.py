@@ -10,7 +10,7 @@ import torch
 
 from dima.data import Act, EnvSpec
 from dima.envs.base import Joint, JointEnv
-from dima.experience.collector import view_of
+from dima.experience.episodes import view_of
 
 Choose = Callable[[Joint, np.ndarray], np.ndarray | None]  # observation, last action -> next action; None to stop
 

@@ -10,7 +10,7 @@ from dima.analysis.diagnose.episodes import feature_scales, play_fresh, replay_e
 from dima.data import EnvSpec
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.experience.replay import Replay, ReplayConfig
 from tests.analysis.diagnose.worlds import numbered_episode
 

@@ -15,7 +15,7 @@ from dima.analysis.diagnose.rollouts import Forecaster, Segments, cut_segments
 from dima.data import EnvSpec, Episode, View
 from dima.envs import make_env
 from dima.envs.toy import Linear, ToyConfig
-from dima.experience.collector import random_policy
+from dima.experience.episodes import random_policy
 from dima.experience.replay import Rows
 from dima.world_models.base import Objective, Reveal, Step, WorldModel
 

@@ -9,7 +9,7 @@ import torch
 from dima.analysis.imagine.compare import compare
 from dima.analysis.imagine.time_steps import play_steps, policy_actions
 from dima.errors import ConfigError, DivergenceError, EnvError
-from dima.experience.collector import episode_seed
+from dima.experience.episodes import episode_seed
 
 
 @pytest.mark.parametrize("actions", ["recorded", "policy"])
