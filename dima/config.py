@@ -231,6 +231,8 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return str(value)  # a name that remembers where it is from becomes plain text
     return str(value) if isinstance(value, str) else value
 
 

@@ -12,7 +12,9 @@ types are consent. A run folder or a dataset may come from a stranger, so a name
     allow_tasks: [lab.worlds:make_env, "lab.robots.*"]
     allow_algorithms: ["lab.models:*"]
 
-An entry is a name, or a pattern in which ``*`` stands for anything.
+An entry is a name, or a pattern in which ``*`` stands for anything. What is allowed so is imported from installed
+packages or ``PYTHONPATH``, never from the working directory, which may be the stranger's folder; a pattern allows only
+what its module itself defines, and no arguments from the file.
 """
 
 from __future__ import annotations
@@ -72,6 +74,10 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def is_registered(self, name: str) -> bool:
+        """Whether a decorator registered the name, besides the library and installed packages."""
+        return name in self._registered
+
     def names(self) -> list[str]:
         """Every name, in order; nothing is imported."""
         return sorted({*self._registered, *self.library, *self._entry_points()})
@@ -119,17 +125,20 @@ def _same(one: object, other: object) -> bool:
 
 
 def load_name(name: str, error: type[UserError] = ConfigError) -> Any:
-    """Import what ``package.module:Name`` names, from installed packages and from the working directory.
+    """Import ``package.module:Name`` from installed packages or, if the user typed it, the working directory.
 
     Args:
-        name: which the user typed or agreed to.
+        name: which the user typed or allowed.
         error: raised where it cannot be imported; suggests the nearest right name.
     """
     path, _, attribute = name.partition(":")
     here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    return load_attribute(load_module(path, name, error), attribute, name, error)
+    if not isinstance(name, Allowed) and here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # behind installed packages, which a stranger's folder must not replace
+    found = load_attribute(load_module(path, name, error), attribute, name, error)
+    if isinstance(name, AllowedByPattern) and getattr(found, "__module__", None) != path:
+        raise error(f"{name} is not defined in {path}, so a pattern does not allow it: list the name itself")
+    return found
 
 
 def load_module(path: str, name: str, error: type[UserError] = ConfigError) -> ModuleType:
@@ -176,6 +185,14 @@ class FromFile(str):
     """
 
 
+class Allowed(str):
+    """A name from a file that the user's own configuration lists; it is not looked up in the working directory."""
+
+
+class AllowedByPattern(Allowed):
+    """A name from a file that matches a pattern of the user's own configuration; its module must define it."""
+
+
 def agreed(kind: Kind, name: str, typed: str | None = None, where: object = "the file", arguments: str = "{}") -> str:
     """A name that may be imported, as a plain string; nothing is imported here.
 
@@ -194,10 +211,14 @@ def agreed(kind: Kind, name: str, typed: str | None = None, where: object = "the
         raise ConfigError(f"{kind} = {shown(typed)} does not fit: {where} is of {shown(str(name))}")
     if (own := ":" in name) and not _OWN.fullmatch(name):
         raise ConfigError(f"{kind} {shown(str(name))} is not of the form {_FORM[kind]}")
+    if isinstance(name, Allowed) and typed is None:
+        return name
     if not isinstance(name, FromFile) or typed is not None or not (own or arguments != "{}"):
         return str(name)
-    if any(fnmatchcase(name, entry) for entry in _allowed(kind)):
-        return str(name)
+    if name in (allowed := _allowed(kind)):
+        return Allowed(name)
+    if arguments == "{}" and any(fnmatchcase(name, entry) for entry in allowed):
+        return AllowedByPattern(name)
     called_with = "" if arguments == "{}" else f" with the arguments {shown(arguments)}"
     raise ConfigError(
         f"{where} names the {kind} {name}, which would run code of that name{called_with}: if you trust it, repeat it, "

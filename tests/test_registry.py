@@ -279,3 +279,10 @@ def test_what_is_no_algorithm(lab: Path, capsys, name: str, expected: str) -> No
     assert main(["train", "toy/walk", "--algorithm", name]) == 2
     told = capsys.readouterr().err
     assert expected in told and told.count("\n") == 1
+
+
+def test_a_world_model_with_the_name_of_an_algorithm_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(WORLD_MODELS, "_registered", dict(WORLD_MODELS._registered))
+    dima.register_world_model("mappo")(EnsembleModelConfig)
+    with pytest.raises(ConfigError, match="a world model was registered as 'mappo'"):
+        algorithm_config("mappo")

@@ -65,6 +65,8 @@ def algorithm_class(name: str) -> type[AlgorithmConfig] | type[WorldModelConfig]
     if ":" in name:
         return _checked_class(name, load_name(name))
     if name in ALGORITHMS:
+        if WORLD_MODELS.is_registered(name):
+            raise ConfigError(f"a world model was registered as {name!r}, which is an algorithm: choose another name")
         return _checked_class(name, ALGORITHMS.get(name))
     if name in WORLD_MODELS:
         return _checked_class(name, WORLD_MODELS.get(name))

@@ -92,6 +92,8 @@ class ModelBased(Algorithm):
             steps = max(missing, config.iteration_steps)
             episodes = collector.play(self.policy, steps, config.episode_steps)
             self.add(episodes)
+        if config.compile and not self.warm:
+            self.warm_up(progress)  # before any process is forked
         return {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
@@ -110,8 +112,6 @@ class ModelBased(Algorithm):
         self.world_model.update_statistics(episodes)
 
     def fit(self, progress: Progress) -> Metrics:
-        if self.config.compile and not self.warm:
-            self.warm_up(progress)
         self.iterations += 1
         return {**self.fitter.fit(self.replay, progress)}
 

@@ -35,7 +35,7 @@ class OnPolicy(Algorithm):
     """Rollouts of the current policy, each followed by a PPO update."""
 
     config: OnPolicyConfig
-    _rollout: Rollout  # of the iteration
+    _rollout: Rollout | None = None  # collected and not learnt from yet
 
     def __init__(self, config: OnPolicyConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
@@ -52,7 +52,8 @@ class OnPolicy(Algorithm):
         return {"collect/return": float(np.mean(returns))} if returns else {}
 
     def update_policy(self, progress: Progress, done: float) -> Metrics:
-        rollout = self._rollout
+        rollout, self._rollout = self._rollout, None
+        assert rollout is not None, "collect comes first"
         with progress.phase("update", total=1) as advance:
             metrics = self.ppo.update(rollout, done)
             self.ppo.update_statistics(rollout.obs, rollout.state)

@@ -95,8 +95,8 @@ def make_parallel_env(task: str, config: Config | None = None, *, render_mode: s
             "see dima.envs.suite_config"
         )
     config = suite.CONFIG() if config is None else config
-    agreed_task(task, config.to_dict())
-    return suite.make(name, config, render_mode)
+    agreed_name = agreed_task(task, config.to_dict())
+    return suite.make(agreed_name if ":" in task else name, config, render_mode)
 
 
 def agreed_task(task: str, env: Mapping[str, object], typed: str | None = None, where: object = "the file") -> str:

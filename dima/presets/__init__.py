@@ -16,7 +16,6 @@ from typing import Any
 from dima.algorithms import algorithm_class
 from dima.config import read_yaml
 from dima.errors import ConfigError, nearest
-from dima.world_models import WORLD_MODELS
 from dima.world_models.base import WorldModelConfig
 
 PUBLISHED = "published"
@@ -60,9 +59,8 @@ def read_preset(algorithm: str, preset: str) -> list[Mapping[str, Any]]:
 
 
 def _folders(algorithm: str) -> list[str]:
-    if ":" in algorithm:  # files are for names
-        return [MODEL_BASED] if issubclass(algorithm_class(algorithm), WorldModelConfig) else []
-    return [MODEL_BASED, algorithm] if algorithm in WORLD_MODELS else [algorithm]
+    own = [] if ":" in algorithm else [algorithm]  # files are for names
+    return [MODEL_BASED, *own] if issubclass(algorithm_class(algorithm), WorldModelConfig) else own
 
 
 def _own(algorithm: str) -> Mapping[str, Mapping[str, Any]]:

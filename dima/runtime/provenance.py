@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,12 @@ def uses_mujoco(task: str) -> bool:
 
 
 def mujoco_versions(task: str, facts: Mapping[str, Any]) -> list[str]:
-    """MuJoCo versions that simulated a run, in order; none for tasks of other simulators."""
+    """MuJoCo versions that simulated a run, in order, a change a version; none for tasks of other simulators."""
     if not uses_mujoco(task):
         return []
     packages = (one.get("packages") for one in protocol_history(facts))
     found = (some.get("mujoco") for some in packages if isinstance(some, dict))
-    return list(dict.fromkeys(str(version) for version in found if version is not None))
+    return [version for version, _ in groupby(str(version) for version in found if version is not None)]
 
 
 def simulator_line(task: str, facts: Mapping[str, Any], *, here: bool = False) -> str:

@@ -178,9 +178,10 @@ class Trainer(TrainingLoop):
         """Warn if a run is resumed under another MuJoCo version; arguments are its protocols."""
         old, new = (mujoco_versions(self.config.task, facts)[-1:] for facts in (before, now))
         if old != new and self.step:
+            before_that, from_here = (versions[0] if versions else "of an unknown version" for versions in (old, new))
             self.progress.message(
-                f"dima: MuJoCo {old[0] if old else 'of an unknown version'} simulated the first {self.step:,} steps, "
-                f"{new[0]} simulates the rest: returns may differ; protocol.json records both"
+                f"dima: MuJoCo {before_that} simulated the steps up to {self.step:,}, {from_here} simulates the rest: "
+                "returns may differ; protocol.json records both"
             )
 
     def learn(self) -> Metrics:

@@ -137,7 +137,7 @@ class ImaginedBatch:
         """The view of the B teams as arrays of a vectorised environment."""
         view = self.view
         return {
-            "obs": view.obs.cpu().numpy(),
-            "state": view.state.cpu().numpy(),
-            "action_mask": view.action_mask.cpu().numpy(),
+            "obs": view.obs.cpu().numpy().copy(),  # the caller's own: latents are values
+            "state": view.state.cpu().numpy().copy(),
+            "action_mask": view.action_mask.cpu().numpy().copy(),
         }

@@ -304,6 +304,28 @@ def test_the_names_of_pettingzoo_lead_to_its_environments_only(canary, name) -> 
     assert not {module for module in set(sys.modules) - before if module.startswith("pettingzoo.")}
 
 
+def test_a_pattern_allows_only_what_its_module_defines(copy, canary, capsys, monkeypatch, tmp_path) -> None:
+    """Not what the module imports, no arguments of the stranger's, and nothing from the stranger's folder."""
+    run, allowed = copy("mappo"), tmp_path / "config" / "dima" / "config.yaml"
+    allowed.parent.mkdir(parents=True)
+    allowed.write_text(yaml.safe_dump({"allow_tasks": ["helper:*", "elsewhere:make"]}))
+    (tmp_path / "modules" / "helper.py").write_text("import os\nfrom os import system\n")
+    monkeypatch.setenv("CANARY", str(tmp_path / "touched"))
+    for name in ("helper:os.system", "helper:system"):
+        for arguments in ("{}", '{"command": "touch $CANARY"}'):
+            task = {"task": name, "env": {"arguments": arguments}}
+            change(run, "config.yaml", lambda config, task=task: config | task)
+            line = refused(capsys, "evaluate", run)
+            expected = "a pattern does not allow it" if arguments == "{}" else "--task"
+            assert expected in line, line
+    (run / "elsewhere.py").write_text(CANARY)
+    monkeypatch.chdir(run)
+    change(run, "config.yaml", lambda config: config | {"task": "elsewhere:make", "env": {"arguments": "{}"}})
+    assert "there is no module 'elsewhere'" in refused(capsys, "evaluate", run)
+    assert not canary()
+    assert not (tmp_path / "touched").exists()
+
+
 def test_a_task_that_is_repeated_or_allowed_is_used(copy, canary, capsys, tmp_path) -> None:
     run, data = copy("mappo"), copy("data")
     for folder, file in ((run, "config.yaml"), (data, "dataset.json")):

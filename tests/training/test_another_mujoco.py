@@ -43,7 +43,7 @@ def test_a_resume_warns_in_one_line_and_records_both(begun, tmp_path, capsys):
     out, err = capsys.readouterr()
     warnings = [line for line in err.splitlines() if "MuJoCo" in line]
     assert warnings == [
-        f"dima: MuJoCo 3.2.0 simulated the first {steps} steps, {INSTALLED} simulates the rest: returns may differ; "
+        f"dima: MuJoCo 3.2.0 simulated the steps up to {steps}, {INSTALLED} simulates the rest: returns may differ; "
         "protocol.json records both"
     ]
     assert f"MuJoCo 3.2.0, then {INSTALLED}" in out

@@ -117,6 +117,8 @@ def film(
     seed: int | None = None,
     width: int = 480,
     device: str = "auto",
+    task: str | None = None,
+    algorithm: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Film the first episode that :func:`dima.evaluate` plays under this seed, as an MP4 file.
@@ -127,6 +129,8 @@ def film(
         seed: of the episode; by default the one of :func:`dima.evaluate`.
         width: of the picture in pixels.
         device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
         progress: shows the frames drawn; silent by default.
 
     Returns:
@@ -136,7 +140,7 @@ def film(
         EnvError: the environment cannot be drawn, or this machine has no renderer.
         RunFolderError: the run folder cannot be read, or the file not be written.
     """
-    agent = run if isinstance(run, Agent) else load(run, device)
+    agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     path, config, scene = Path(path), agent.config, None
     env = make_env(config.task, config.env, render_mode="rgb_array")
     try:
