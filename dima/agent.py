@@ -95,7 +95,9 @@ class Agent:
             ConfigError: its algorithm learns no world model.
         """
         if not isinstance(self.algorithm, ModelBased):
-            raise ConfigError(f"{self.folder}: {self.config.algorithm} learns no world model: give a run of dima")
+            raise ConfigError(
+                f"{self.folder}: {self.config.algorithm} learns no world model: give a run of dima or another world model"
+            )
         return self.algorithm.world_model
 
     def act(
@@ -157,7 +159,9 @@ class Agent:
         with RunFolder.open(self.folder) as folder:
             saved = folder.load()
             if "replay" not in saved.tree["algorithm"]:
-                raise RunFolderError(f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima")
+                raise RunFolderError(
+                    f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima or another world model"
+                )
             with read_errors(f"{self.folder}:", MISMATCH):
                 stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
                 chunks = [chunk for _, chunk in saved.chunks]

@@ -4,8 +4,8 @@ B batch, T time, N agents, S state features, O observation features, A action fe
 
 Agents may differ in observation and action size: arrays are padded to the largest, ``EnvSpec`` knows which
 entries are real, and padding is zero everywhere. A discrete action is a one-hot vector of length A, so every
-array of actions is ``(..., N, A)`` floating point; a continuous action lies in [-1, 1] (the environment
-adapter clips to it and maps it to the environment's own bounds).
+array of actions is ``(..., N, A)`` floating point; a continuous action may exceed [-1, 1]: the environment
+adapter clips it and maps it to the environment's own bounds.
 """
 
 from __future__ import annotations
