@@ -96,7 +96,7 @@ class Agent:
         """
         if not isinstance(self.algorithm, ModelBased):
             raise ConfigError(
-                f"{self.folder}: {self.config.algorithm} learns no world model: give a run of dima or another world model"
+                f"{self.folder}: {self.config.algorithm} learns no world model: give a run of dima or the like"
             )
         return self.algorithm.world_model
 
@@ -160,7 +160,7 @@ class Agent:
             saved = folder.load()
             if "replay" not in saved.tree["algorithm"]:
                 raise RunFolderError(
-                    f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima or another world model"
+                    f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima or the like"
                 )
             with read_errors(f"{self.folder}:", MISMATCH):
                 stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
