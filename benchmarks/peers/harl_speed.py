@@ -100,7 +100,7 @@ def harls(pipe: Connection, args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """TrainingLoop in turn; the first ones, in which HASAC fills its replay, are thrown away."""
+    """Iterations in turn; the first ones, in which HASAC fills its replay, are thrown away."""
     context = multiprocessing.get_context("spawn")
     sides: dict[str, Connection] = {}
     for name, body in (("ours", ours), ("harl", harls)):

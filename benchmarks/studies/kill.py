@@ -38,6 +38,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
     "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
 }
+PER_KILL = {"dima": 2, "mappo": 25}  # iterations; those of mappo take milliseconds, and a run must outlast its kills
 _PRELOAD = [
     "dima.training.online",
     "dima.algorithms.model_based",
@@ -136,7 +137,7 @@ def kill(config: RunConfig, delays: Sequence[float], unsaved: int = 0) -> list[d
 
 
 def iterations(folder: Path) -> int:
-    """TrainingLoop that a run has saved, by its checkpoint."""
+    """Iterations that a run has saved, by its checkpoint."""
     if not (folder / CONFIG).exists():
         return 0
     with RunFolder.open(folder) as run:
@@ -144,7 +145,7 @@ def iterations(folder: Path) -> int:
 
 
 def logged(folder: Path) -> int:
-    """TrainingLoop that a run has finished, by its metrics."""
+    """Iterations that a run has finished, by its metrics."""
     if not (folder / CONFIG).exists():
         return 0
     with RunFolder.open(folder) as run:
@@ -181,7 +182,7 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float =
 
     Args:
         algorithm: a key of ``RUNS``.
-        kills: how many; the run has twice as many iterations.
+        kills: how many; the run has ``PER_KILL`` times as many iterations.
         seed: of the moments.
         folder: for both runs.
         budget: of the killed run's checkpoints; the other one saves every iteration.
@@ -189,8 +190,9 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float =
     Returns:
         What happened, ready for JSON; ``differences`` is empty when all is well.
     """
-    whole = small_run(algorithm, folder / f"{algorithm}-whole", 2 * kills)
-    broken = small_run(algorithm, folder / f"{algorithm}-killed", 2 * kills, budget)
+    length = PER_KILL[algorithm] * kills
+    whole = small_run(algorithm, folder / f"{algorithm}-whole", length)
+    broken = small_run(algorithm, folder / f"{algorithm}-killed", length, budget)
     seconds = finish(whole)
     count = iterations(whole.folder)
     moments = random.Random(seed)  # any time within start-up and the next iteration or two

@@ -19,7 +19,7 @@ def test_turns_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
     calls: list[tuple[str, str, int]] = []
 
     def dima(self: Contender, *args: str) -> None:
-        """TrainingLoop of 100 steps, which take 10 seconds here, 25 there, and 7 for an evaluation at the end."""
+        """Iterations of 100 steps, which take 10 seconds here, 25 there, and 7 for an evaluation at the end."""
         steps = int(args[args.index("--steps") + 1])
         calls.append((args[0], self.run.name, steps))
         self.run.mkdir(exist_ok=True)
