@@ -146,6 +146,8 @@ class TrainingLoop(ABC):
         folder.log(record | self.progress.lap() | {"time/iteration": time.perf_counter() - began})
         chunks, self.first_chunk = self.new_chunks()  # every iteration, so that chunks do not depend on the budget
         self.chunks += chunks
+        obsolete = min(len(self.chunks), max(0, self.first_chunk - folder.next_chunk))
+        self.chunks[:obsolete] = [{}] * obsolete  # never written: a replay's memory stays bounded between checkpoints
         self.unsaved += 1
         self.wall += time.perf_counter() - began
         return {name: value for _, scores in pending for name, value in scores.items()} | metrics | evaluation

@@ -19,12 +19,13 @@ from benchmarks.studies.kill import RUNS, contents, differences, iterations, log
 from dima.agent import load
 from dima.errors import RunFolderError
 from dima.runtime.progress import Progress
+from dima.runtime.signals import Stop
 from dima.storage import checkpoint
 from dima.storage.budget import TimeBudget
 from dima.storage.run_folder import RunFolder
 from dima.storage.saved import read_checkpoint
-from dima.training.online import resume, train
-from dima.training.run_config import RunConfig
+from dima.training.online import Trainer, resume, train
+from dima.training.run_config import RunConfig, build_config
 from tests.reliability.test_resume import Interrupted, Power, pull_plug
 
 ITERATIONS = 8
@@ -107,6 +108,25 @@ def test_the_last_iteration_is_saved_and_nothing_depends_on_the_budget(whole: Ru
     assert_equal_runs(whole, sparing)
     with RunFolder.open(sparing.folder) as folder:
         assert len(folder.load().tree["earlier"]) == sparing.keep_policies
+
+
+def test_obsolete_experience_is_not_kept_until_the_next_checkpoint(tmp_path: Path) -> None:
+    """However many iterations are not saved, only the chunks that a full replay needs stay in memory."""
+    learner = {"capacity": 60, "warmup": 20, "interval": 20, "updates": 0.05}
+    short = {"steps": 400, "checkpoint_budget": 0.0, "tensorboard": False, "evaluate_every": 1_000, "learner": learner}
+    config = build_config("toy/walk", "hasac", "debug", {"run": str(tmp_path / "run"), "device": "cpu", **short})
+    kept = []
+
+    class Watch(Progress):
+        def iteration(self, step: int, target: int, **shown: float) -> None:
+            kept.append(sum(bool(chunk) for chunk in trainer.chunks))
+
+    folder = RunFolder.create(config.folder, config.to_dict())
+    with folder, Trainer(config, torch.device("cpu"), Watch()) as trainer:
+        assert trainer.run(folder, Stop()).finished
+    assert len(kept) > 10
+    assert max(kept) <= 4
+    assert resume(config.folder, steps=440).finished
 
 
 def test_lost_iterations_are_repeated_exactly(whole: RunConfig, sparing: RunConfig, monkeypatch) -> None:
