@@ -32,5 +32,6 @@ so the number of network calls grows with the number of agents, not with the pro
    interface of ``dima.world_models.base``: ``objectives`` for fitting, ``start`` / ``observe`` / ``step`` for rollouts.
    MAPPO learns in them (``dima.algorithms.model_based``).
 
-``fused`` holds two exact rewritings for speed. docs/reference/dima.md has every size, every trap and its decision.
+Read ``unet`` and ``action_encoder``; what runs by default are their exact rewritings for speed in ``fused``.
+docs/reference/dima.md has every size, every trap and its decision.
 """
