@@ -66,7 +66,7 @@ def uses_mujoco(task: str) -> bool:
 
 
 def mujoco_versions(task: str, facts: Mapping[str, Any]) -> list[str]:
-    """MuJoCo versions that simulated a run, in order, a change a version; none for tasks of other simulators."""
+    """MuJoCo versions that simulated a run, in order, repeats merged; none for tasks of other simulators."""
     if not uses_mujoco(task):
         return []
     packages = (one.get("packages") for one in protocol_history(facts))

@@ -55,7 +55,7 @@ class TestProtocolHistory:
         assert provenance.resumed(record, 200, NOW) == record
         back = provenance.resumed(record, 200, NOW | {"packages": {"mujoco": "4.0.0"}})
         assert [one["packages"]["mujoco"] for one in provenance.protocol_history(back)] == ["4.0.0", "3.17.0", "4.0.0"]
-        assert provenance.mujoco_versions("mamujoco/ant-4x2", back) == ["4.0.0", "3.17.0"]
+        assert provenance.mujoco_versions("mamujoco/ant-4x2", back) == ["4.0.0", "3.17.0", "4.0.0"]
 
     def test_a_resume_that_saved_nothing_is_dropped(self):
         record = provenance.resumed(OLD, 100, NOW)
