@@ -203,7 +203,7 @@ class Denoiser(nn.Module):
     # -- training -------------------------------------------------------------------------------------------------
 
     def loss(self, state: Tensor, action: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """EDM loss over a window in which the model's own estimates replace the true states as it proceeds.
+        """EDM loss over a window in which the model's own estimates replace the true states, one step after the other.
 
         Args:
             state: (B, C + H, S) scaled states, C for context and H targets.
