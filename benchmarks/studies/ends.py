@@ -38,16 +38,17 @@ def judge(model: DimaWorldModel, replay: Replay) -> dict[str, float]:
     rows = replay.segments(torch.arange(replay.oldest, replay.newest - length, length), length + 1)
     batch = model.segments(rows)
     predicted = model.reward(batch.state, batch.action, batch.episode, batch.next_state)
-    real = batch.terminated[batch.valid].float()
-    end = (1 - predicted.continuation[batch.valid]).clamp(1e-6, 1 - 1e-6)
+    acted = batch.weight > 0
+    real = batch.terminated[acted].float()
+    end = (1 - predicted.continuation[acted]).clamp(1e-6, 1 - 1e-6)
     base_rate = F.binary_cross_entropy(real.mean().expand_as(real), real)
-    reward = batch.reward[batch.valid]
+    reward = batch.reward[acted]
     return {
         "ends": real.sum().item(),
         "skill": (1 - F.binary_cross_entropy(end, real) / base_rate).item(),
         "recall": ((end > 0.5) & (real > 0)).sum().item() / max(1.0, real.sum().item()),
         "predicted": end.sum().item(),
-        "reward": (1 - (predicted.reward[batch.valid] - reward).square().mean() / reward.var()).item(),
+        "reward": (1 - (predicted.reward[acted] - reward).square().mean() / reward.var()).item(),
     }
 
 

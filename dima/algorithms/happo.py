@@ -72,9 +72,9 @@ class SequentialPPO(PPO):
             batch.log_prob[:, agent : agent + 1],
             batch.advantage,
             self.config.clip,
-            batch.factor[:, None],
+            (batch.weight * batch.factor)[:, None],
         )
-        entropy = policy.entropy().mean()
+        entropy = (batch.weight[:, None] * policy.entropy()).mean()
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
         network = self.actor.members[agent]
         norm = self.gradient_step(network, self.actor_optimizer, loss - self.config.entropy * entropy)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
+from dima.algorithms.objectives import survival
 from dima.algorithms.ppo import PPO, PPOConfig
 from dima.config import Count, Range, Whole, count
 from dima.data import EnvSpec, Episode, Rollout
@@ -31,6 +32,8 @@ from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel, WorldModelConfig
 from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import imagine
+
+OPTIMISM_STARTS = 128  # states of new episodes from which imagination is compared with them
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,39 @@ class ModelBased(Algorithm):
             steps = max(missing, config.iteration_steps)
             episodes = collector.play(self.policy, steps, config.episode_steps)
             self.add(episodes)
+            optimism = self.optimism(sum(map(len, episodes))) if self.iterations else {}
         if config.compile and not self.warm:
             self.warm_up(progress)  # before any process is forked
         return {
             "collect/return": float(np.mean([e.team_return for e in episodes])),
             "collect/length": float(np.mean([len(e) for e in episodes])),
+            **optimism,
+        }
+
+    @torch.no_grad()
+    def optimism(self, fresh: int) -> dict[str, Tensor]:
+        """Reward and terminations per step of new episodes, beside those imagined from the same states.
+
+        The policy that played is the one that imagines, and the model has not been fitted to the episodes yet.
+
+        Args:
+            fresh: steps of the new episodes, the newest in the replay.
+        """
+        context, horizon = self.world_model.context, self.config.horizon
+        steps = self.replay.index.steps[-fresh:]
+        anchor = steps[torch.randint(len(steps), (OPTIMISM_STARTS,), device=self.device)]
+        rows = self.replay.gather(anchor, context - 1, horizon - 1)
+        imagined, real = self._imagine(rows[:, :context]), rows[:, context - 1 :]
+        weight, acted = survival(imagined.continuation, imagined.boundary), real.acted.float()
+
+        def average(values: Tensor, weight: Tensor) -> Tensor:
+            return (values * weight).sum() / weight.sum()
+
+        return {
+            "optimism/imagined_reward": average(imagined.reward, weight),
+            "optimism/real_reward": average(real.reward, acted),
+            "optimism/imagined_terminations": average(1 - imagined.continuation, weight),
+            "optimism/real_terminations": average(real.terminated.float(), acted),
         }
 
     def collect_in_background(self, collector: Collector, progress: Progress) -> AbstractContextManager[None]:

@@ -37,9 +37,23 @@ def lambda_returns(
     return torch.stack(returns[::-1], dim=1)
 
 
-def standardize(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Standardise to mean 0 and population standard deviation 1 over all entries."""
-    return (x - x.mean()) / (x.std(correction=0) + eps)
+def survival(continuation: Tensor, boundary: Tensor) -> Tensor:
+    """(B, T) probability that a step's episode has not terminated before it, within its segment of a rollout.
+
+    The product of the continuations before the step (DreamerV2's loss weights, arXiv 2010.02193, without the discount);
+    1 after a boundary, and everywhere in real rollouts. Arguments as of :func:`lambda_returns`.
+    """
+    weight = [torch.ones_like(continuation[:, 0])]
+    for t in range(continuation.shape[1] - 1):
+        weight.append(torch.where(boundary[:, t], 1.0, weight[-1] * continuation[:, t]))
+    return torch.stack(weight, dim=1)
+
+
+def standardize(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Standardise to weighted mean 0 and population standard deviation 1 over all entries."""
+    mean = (weight * x).sum() / weight.sum()
+    variance = (weight * (x - mean).square()).sum() / weight.sum()
+    return (x - mean) / (variance.sqrt() + eps)
 
 
 def ppo_policy_loss(
@@ -52,7 +66,7 @@ def ppo_policy_loss(
         old_log_prob: (..., N) the same under the policy that collected.
         advantage: (...) of the team, shared by its agents.
         clip: the ratio is clipped to [1 - clip, 1 + clip].
-        weight: broadcast to (..., N), multiplies outside the clipping (HAPPO's correction factor).
+        weight: broadcast to (..., N), multiplies outside the clipping (a row's weight, HAPPO's correction factor).
     """
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
@@ -74,7 +88,9 @@ def huber(error: Tensor, delta: float) -> Tensor:
     return bounded * (size - 0.5 * bounded)
 
 
-def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float, delta: float) -> Tensor:
+def clipped_value_loss(
+    value: Tensor, old_value: Tensor, target: Tensor, clip: float, delta: float, weight: Tensor | float = 1.0
+) -> Tensor:
     """Mean Huber loss of values clipped around the old ones (docs/reference/baselines.md, "PPO losses").
 
     Args:
@@ -83,6 +99,7 @@ def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: f
         target: (...) normalised returns.
         clip: distance from ``old_value`` beyond which moving towards the target has no gradient.
         delta: error beyond which the Huber loss is linear.
+        weight: (...) of each value.
     """
     clipped = old_value + (value - old_value).clamp(-clip, clip)
-    return torch.maximum(huber(target - value, delta), huber(target - clipped, delta)).mean()
+    return (weight * torch.maximum(huber(target - value, delta), huber(target - clipped, delta))).mean()

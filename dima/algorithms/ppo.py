@@ -14,7 +14,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms.objectives import clipped_value_loss, lambda_returns, ppo_policy_loss, standardize
+from dima.algorithms.objectives import (
+    clipped_value_loss,
+    lambda_returns,
+    ppo_policy_loss,
+    standardize,
+    survival,
+)
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
 from dima.data import EnvSpec, Record, Rollout
 from dima.nn.optim import Average, restore_optimizer
@@ -44,6 +50,7 @@ class PPOConfig(Config):
     lr: Positive = 5e-4  # the actor's learning rate
     critic_lr: Positive = 5e-4  # the critic's learning rate
     linear_lr_decay: bool = False  # decay both learning rates linearly to 0 over the run
+    survival_weights: bool = False  # weigh imagined steps by the probability that the episode has not ended before
     value_norm_beta: Annotated[float, Range(0, 0.999999999)] = 0.99999  # decay of the running moments of returns
 
     def build(self, spec: EnvSpec) -> PPO:
@@ -59,6 +66,7 @@ class ActorBatch(Record):
     action: Tensor  # (R, N, A)
     log_prob: Tensor  # (R, N)
     advantage: Tensor  # (R,) standardised
+    weight: Tensor  # (R,) in the losses, 1 on average
 
 
 @dataclass
@@ -69,6 +77,7 @@ class CriticBatch(Record):
     previous_action: Tensor  # (R, N, A)
     value: Tensor  # (R,) of the critic before the update, normalised
     target: Tensor  # (R,) return, normalised
+    weight: Tensor  # (R,) in the losses, 1 on average
 
 
 @dataclass
@@ -190,17 +199,22 @@ class PPO(nn.Module):
             rollout.reward, rollout.continuation, rollout.boundary, raw_next, config.gamma, config.lam
         )
         advantage = returns - raw_value
+        weight = torch.ones_like(advantage)
+        if config.survival_weights:
+            weight = survival(rollout.continuation, rollout.boundary)
+            weight = weight / weight.mean()
         self.value_norm.update(returns)
         batch = Batch(
             obs=rollout.obs.flatten(0, 1),
             action_mask=rollout.action_mask.flatten(0, 1),
             action=rollout.action.flatten(0, 1),
             log_prob=rollout.log_prob.flatten(0, 1),
-            advantage=standardize(advantage).flatten(),
+            advantage=standardize(advantage, weight).flatten(),
             state=rollout.state.flatten(0, 1),
             previous_action=rollout.previous_action.flatten(0, 1),
             value=value.flatten(),
             target=self.value_norm.normalize(returns).flatten(),
+            weight=weight.flatten(),
         )
         unexplained = advantage.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
         return batch, {"return": returns.mean(), "value": raw_value.mean(), "explained_variance": 1 - unexplained}
@@ -209,9 +223,9 @@ class PPO(nn.Module):
         """Clipped surrogate loss minus the entropy bonus, and metrics; scalars."""
         policy = self.actor(batch.obs, batch.action_mask)
         loss, metrics = ppo_policy_loss(
-            policy.log_prob(batch.action), batch.log_prob, batch.advantage, self.config.clip
+            policy.log_prob(batch.action), batch.log_prob, batch.advantage, self.config.clip, batch.weight[:, None]
         )
-        entropy = policy.entropy().mean()
+        entropy = (batch.weight[:, None] * policy.entropy()).mean()
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
         return loss - self.config.entropy * entropy, metrics
 
@@ -219,7 +233,7 @@ class PPO(nn.Module):
         """Clipped Huber loss of normalised values, a scalar."""
         clip = self.config.clip if self.config.value_clip is None else self.config.value_clip
         value = self.critic(batch.state, batch.previous_action)
-        return clipped_value_loss(value, batch.value, batch.target, clip, HUBER_DELTA)
+        return clipped_value_loss(value, batch.value, batch.target, clip, HUBER_DELTA, batch.weight)
 
     def checkpoint(self) -> dict[str, Any]:
         """State for :meth:`restore`; its tensors are shared, not copied."""

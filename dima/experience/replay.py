@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,22 @@ class Rows(Record):
     episode: Tensor  # (B, W) number of the episode's first row
     valid: Tensor  # (B, W) bool
     acted: Tensor  # (B, W) bool, the row has an action: valid and not the last of its episode
+
+
+@dataclass
+class WeightedRows(Rows):
+    """Rows that were not drawn uniformly, with the weights that correct it."""
+
+    weight: Tensor  # (B,)
+
+
+class StepIndex(NamedTuple):
+    """Row numbers of the stored steps, in time order, and the episodes' quarters among them, the oldest first."""
+
+    steps: Tensor  # (K,) rows that have an action
+    terminal: Tensor  # (E,) those of them that terminate an episode
+    begin: Tensor  # (4,) position among the steps at which a quarter begins
+    size: Tensor  # (4,) number of its steps
 
 
 class Replay:
@@ -91,7 +107,7 @@ class Replay:
         self.oldest, self.newest = 0, 0  # row numbers: the first kept, one past the last
         self.lengths: deque[int] = deque()  # rows of each kept episode
         self.chunk_ends: list[int] = []  # one past the last row of each chunk made so far
-        self._quarter_rows: tuple[Tensor, Tensor] | None = None  # of the episodes, once asked for
+        self._index: StepIndex | None = None  # of the stored steps, once asked for
 
     @classmethod
     def of(
@@ -138,7 +154,7 @@ class Replay:
             visits[where] = 0
         self.lengths.append(length)
         self.newest += length
-        self._quarter_rows = None
+        self._index = None
 
     def _make_room(self, rows: int) -> None:
         """Grow the ring to ``rows`` rows, doubling the share of final observations."""
@@ -197,9 +213,33 @@ class Replay:
         share = (1 - self.config.recent_share) / 3
         draw = torch.rand(batch, 2, device=self.device)
         quarter = (draw[:, 0] / share if share else draw[:, 0] * 0 + 3).long().clamp(max=3)
-        begin, size = (column[quarter] for column in self._quarters())
-        number = begin + torch.minimum((draw[:, 1] * size).long(), size - 1)
-        return self._before_end(number)
+        index = self.index
+        begin, size = index.begin[quarter], index.size[quarter]
+        return index.steps[begin + torch.minimum((draw[:, 1] * size).long(), size - 1)]
+
+    def stratified(self, batch: int, terminal_share: float) -> tuple[Tensor, Tensor]:
+        """Sample (B,) rows that have an action: terminal steps more often than others, with weights that correct it.
+
+        Args:
+            batch: B.
+            terminal_share: of the batch, drawn among terminal steps, if there are any; the rest is drawn uniformly.
+
+        Returns:
+            The rows, and (B,) weights under which an average over the batch is one over all stored steps.
+        """
+        index = self.index
+        count, terminal = len(index.steps), len(index.terminal)
+        special = int(terminal_share * batch) if terminal else 0
+        draw = torch.rand(batch, device=self.device)
+        drawn = [
+            rows[(part * len(rows)).long().clamp(max=len(rows) - 1)]
+            for rows, part in zip((index.terminal, index.steps), draw.split((special, batch - special)), strict=True)
+            if len(part)
+        ]
+        rows, share = torch.cat(drawn), special / batch
+        # the probability of a step under uniform sampling, over that under this mixture
+        often = 1 / (1 - share + share * count / max(terminal, 1))
+        return rows, torch.where(self.store["terminated"][rows % self.rows], often, 1 / (1 - share))
 
     def least_visited(self, counter: str, batch: int, length: int = 1) -> Tensor:
         """Sample (B,) first rows of ``length`` successive ones, with probability softmax(-visits / temperature)."""
@@ -213,23 +253,21 @@ class Replay:
         self.visits[counter].index_add_(0, chosen % self.rows, torch.ones(batch, dtype=torch.int32, device=self.device))
         return chosen
 
-    def _quarters(self) -> tuple[Tensor, Tensor]:
-        """First row and number of rows (4,) of each quarter of the episodes, the oldest first.
-
-        An episode on the border belongs to both quarters, so that no quarter is empty.
-        """
-        if self._quarter_rows is None:
-            edges = self.oldest + np.cumsum([0, *self.lengths])
+    @property
+    def index(self) -> StepIndex:
+        """Which rows hold steps, made anew when episodes were added."""
+        if self._index is None:
+            number = torch.arange(self.oldest, self.newest, device=self.device)
+            steps = number[self.last[number % self.rows] != number]
+            # an episode on a quarter's border belongs to both, so that no quarter is empty
+            edges = np.cumsum([0, *(length - 1 for length in self.lengths)])
             count = len(self.lengths)
             begin = edges[[count * q // 4 for q in range(4)]]
             end = edges[[-(-count * (q + 1) // 4) for q in range(4)]]
-            both = torch.from_numpy(np.stack([begin, end - begin])).to(self.device)
-            self._quarter_rows = both[0], both[1]
-        return self._quarter_rows
-
-    def _before_end(self, number: Tensor) -> Tensor:
-        """Replace an episode's last row, which has no action, by the one before it."""
-        return number - (number == self.last[number % self.rows]).long()
+            quarters = torch.from_numpy(np.stack([begin, end - begin])).to(self.device)
+            terminal = steps[self.store["terminated"][steps % self.rows]]
+            self._index = StepIndex(steps, terminal, quarters[0], quarters[1])
+        return self._index
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -266,7 +304,7 @@ class Replay:
             ConfigError: they do not fit each other or the capacity.
         """
         self.lengths.clear()
-        self._quarter_rows = None
+        self._index = None
         self.oldest = self.newest = count(saved["oldest"])
         self._make_room(count(saved["newest"]) - self.oldest)
         for chunk in chunks:

@@ -22,7 +22,7 @@ class FitConfig(Config):
     updates: Whole = 200  # gradient steps per iteration
     batch: Count = 256  # examples per gradient step
     lr: Positive = 1e-4  # learning rate
-    weight_decay: NonNegative = 0.0  # of AdamW
+    weight_decay: NonNegative = 0.0  # of AdamW, on the matrices of layers; not on biases, norms and embeddings
     warmup: Whole = 0  # gradient steps over which the learning rate rises linearly from 0
     max_grad_norm: NonNegative = 0.0  # gradient clipping by norm; 0: none
     ema: Annotated[float, Range(0, 0.999999)] = 0.0  # decay of the weights' EMA, used to predict; 0: none
@@ -37,7 +37,10 @@ class Fitter:
 
     def __init__(self, module: nn.Module, config: FitConfig) -> None:
         self.config, self.parameters = config, list[Tensor](module.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.decayed: list[Tensor] = [
+            weight for name, weight in module.named_parameters() if weight.dim() > 1 and "weight" in name.split(".")
+        ]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, fused=True)
         self.steps = 0
         self.inactive: list[Tensor] = []  # EMA or last iterate, the one that the module does not hold
 
@@ -71,6 +74,10 @@ class Fitter:
             weight.grad = grad
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if self.config.weight_decay:  # decoupled, as AdamW's (arXiv 1711.05101)
+            with torch.no_grad():
+                lr = self.optimizer.param_groups[0]["lr"]
+                torch._foreach_mul_(self.decayed, 1 - lr * self.config.weight_decay)
         self.optimizer.step()
         if self.inactive:
             # a smaller decay at first, so that the EMA forgets the initial weights
@@ -92,6 +99,7 @@ class Fitter:
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue exactly from a :meth:`checkpoint`."""
         restore_optimizer(self.optimizer, saved["optimizer"])
+        self.optimizer.param_groups[0]["weight_decay"] = 0.0  # that of earlier versions was the optimiser's
         self.steps = count(saved["steps"])
         weights = self.parameters if saved["other"] else []
         self.inactive = [kept.to(weight, copy=True) for weight, kept in zip(weights, saved["other"], strict=True)]

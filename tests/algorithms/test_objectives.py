@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dima.algorithms.objectives import clipped_value_loss, huber, lambda_returns, ppo_policy_loss, standardize
+from dima.algorithms.objectives import clipped_value_loss, huber, lambda_returns, ppo_policy_loss, standardize, survival
 
 REWARD = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
 VALUE = torch.tensor([[0.5, 0.4, 0.3, 0.2]])
@@ -90,11 +90,25 @@ def test_returns_do_not_cross_a_termination() -> None:
 
 def test_standardize() -> None:
     x = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
-    y = standardize(x)
+    y = standardize(x, torch.ones_like(x))
     assert float(y.mean()) == pytest.approx(0, abs=1e-6)
     assert float(y.std(correction=0)) == pytest.approx(1, abs=1e-4)
-    torch.testing.assert_close(standardize(3 * x + 7), y, atol=1e-4, rtol=1e-4)
-    assert not standardize(torch.ones(3, 3)).any()
+    torch.testing.assert_close(standardize(3 * x + 7, torch.ones_like(x)), y, atol=1e-4, rtol=1e-4)
+    assert not standardize(torch.ones(3, 3), torch.ones(3, 3)).any()
+
+
+def test_standardize_with_weights_equals_repeated_entries() -> None:
+    x = torch.tensor([1.0, 4.0, -2.0])
+    repeated = torch.tensor([1.0, 1.0, 1.0, 4.0, -2.0])
+    weighted = standardize(x, torch.tensor([3.0, 1.0, 1.0]))
+    torch.testing.assert_close(weighted, standardize(repeated, torch.ones(5))[2:])
+
+
+def test_survival_is_the_product_of_the_continuations_before() -> None:
+    continuation = torch.tensor([[0.5, 0.8, 0.0, 1.0], [1.0, 0.0, 0.9, 0.5]])
+    boundary = torch.tensor([[False, False, False, True], [False, True, False, True]])
+    expected = torch.tensor([[1.0, 0.5, 0.4, 0.0], [1.0, 1.0, 1.0, 0.9]])  # a boundary begins another episode
+    torch.testing.assert_close(survival(continuation, boundary), expected)
 
 
 def test_policy_loss_at_ratio_one_is_the_mean_advantage() -> None:

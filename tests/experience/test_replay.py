@@ -127,6 +127,35 @@ def test_recent_share_is_configurable() -> None:
     assert (replay.gather(replay.recent(1000), 0, 0).state[:, 0, 0] >= 6).all()
 
 
+def test_every_step_of_an_episode_is_drawn_as_often() -> None:
+    """Also the last one, which is followed by a row without an action."""
+    replay = filled([3, 5], recent_share=0.25)
+    drawn = torch.bincount(replay.recent(40_000), minlength=replay.newest)[acted_rows(replay)] / 40_000
+    first, second = drawn[:3], drawn[3:]
+    torch.testing.assert_close(first, first.mean().expand(3), atol=0.01, rtol=0)
+    torch.testing.assert_close(second, second.mean().expand(5), atol=0.01, rtol=0)
+
+
+def test_stratified_draws_are_weighted_back_to_all_steps() -> None:
+    replay = filled([20, 20])
+    replay.add(episode(2, 10, terminated=True))
+    torch.manual_seed(0)
+    rows, weight = replay.stratified(80_000, 0.25)
+    ends = replay.store["terminated"][rows]
+    assert ends.float().mean() == pytest.approx(0.25 + 0.75 / 50, abs=0.01)
+    assert (weight * ends).mean() == pytest.approx(1 / 50, abs=1e-3)  # one of fifty steps terminates
+    shares = torch.zeros(replay.newest).index_add_(0, rows, weight)[acted_rows(replay)] / 80_000
+    torch.testing.assert_close(shares, torch.full((50,), 1 / 50), atol=2e-3, rtol=0)
+
+
+def test_without_terminal_steps_stratified_draws_are_uniform() -> None:
+    replay = filled([20, 20])
+    rows, weight = replay.stratified(1000, 0.25)
+    assert len(rows) == 1000
+    assert set(rows.tolist()) == set(acted_rows(replay).tolist())
+    assert (weight == 1).all()
+
+
 @pytest.mark.parametrize("episodes", [1, 2, 3, 5])
 def test_recent_reaches_every_step_of_few_episodes(episodes: int) -> None:
     replay = filled([4] * episodes)

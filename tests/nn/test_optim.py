@@ -74,3 +74,19 @@ def test_a_restored_fitter_continues_exactly() -> None:
     torch.set_rng_state(random)
     train(again, other, 4)
     assert torch.equal(module.weight, again.weight)
+
+
+def test_weight_decay_acts_on_matrices_alone() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.norm = nn.Linear(3, 2), nn.LayerNorm(2)
+            self.embedding = nn.Parameter(torch.ones(4, 2))
+
+    net = Net()
+    before = {name: value.detach().clone() for name, value in net.named_parameters()}
+    fitter = Fitter(net, FitConfig(lr=0.1, weight_decay=0.5))
+    fitter.step(sum(value.sum() for value in net.parameters()) * 0.0)  # without a gradient only decay moves weights
+    for name, value in net.named_parameters():
+        expected = before[name] * (1 - 0.1 * 0.5 if name == "layer.weight" else 1)
+        torch.testing.assert_close(value.detach(), expected)

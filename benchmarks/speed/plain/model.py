@@ -105,7 +105,7 @@ class PlainModel(nn.Module):
                 terminated=rows.terminated[:, :-1],
                 next_mask=rows.action_mask[:, 1:],
                 episode=rows.episode[:, :-1],
-                valid=rows.acted[:, :-1],
+                weight=rows.acted[:, :-1].float(),
             )
         )
 

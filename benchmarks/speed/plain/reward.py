@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from benchmarks.speed.plain.layers import PlainAttention, PlainBlock, PlainFeedForward
 from dima.nn.normalizer import Normalizer
-from dima.world_models.dima.reward_termination import Prediction, RewardTermination, Segments
+from dima.world_models.dima.reward_termination import Prediction, Segments
+from dima.world_models.dima.reward_transformer import RewardTransformer
 
 Cache = list[tuple[Tensor, Tensor] | None]  # of each block: keys and values so far
 
 
 class PlainReward(nn.Module):
-    """A copy of :class:`dima.world_models.dima.reward_termination.RewardTermination`, weights included."""
+    """A copy of :class:`dima.world_models.dima.reward_transformer.RewardTransformer`, weights included."""
 
-    def __init__(self, source: RewardTermination) -> None:
+    def __init__(self, source: RewardTransformer) -> None:
         super().__init__()
         self.config, self.spec = source.config, source.spec
         config, spec, dim = self.config, self.spec, source.config.dim
@@ -65,7 +66,7 @@ class PlainReward(nn.Module):
             logits = self.mask_head(hidden).unflatten(-1, real.shape)
             error = F.binary_cross_entropy_with_logits(logits, batch.next_mask.float(), reduction="none")
             errors["mask"] = (error * real).sum((-1, -2)) / real.sum()
-        parts = {name: (error * batch.valid).sum() / batch.valid.sum().clamp(min=1) for name, error in errors.items()}
+        parts = {name: (error * batch.weight).sum() / batch.weight.sum().clamp(min=1) for name, error in errors.items()}
         return sum(parts.values()), {f"reward_model/{name}": part.detach() for name, part in parts.items()}
 
     def start(self) -> Cache:

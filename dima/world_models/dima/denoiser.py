@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, NonEmpty, NonNegative, Positive, SmallCount
+from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Positive, SmallCount
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
+from dima.world_models.dima.residual_mlp import ResidualMLP
 from dima.world_models.dima.unet import GROUP, TemporalUNet
 
 
@@ -28,8 +29,9 @@ class DenoiserConfig(Config):
     context: SmallCount = 3  # past states and joint actions it conditions on
     rollout: SmallCount = 3  # successive targets of a training window, each predicted from the model's own estimates
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
+    whole_team: Fraction = 0.0  # cumulative: share of training examples that see all agents, besides those drawn
     group_size: Count = 1  # agents that are revealed together; more make fewer levels for a large team
-    action_path: Literal["condition", "condition+input"] = "condition"  # where the newest actions enter
+    action_path: Literal["condition", "condition+input", "input"] = "condition"  # where actions enter the network
     target: Literal["state", "change"] = "state"  # what is denoised: the next state, or its difference from the newest
     sigma_data: Positive = 0.5  # standard deviation of a scaled state feature
     sigma_offset: NonNegative = 0.3  # noise added at every level, also the last
@@ -38,19 +40,22 @@ class DenoiserConfig(Config):
     log_sigma_mean: float = -0.4  # training noise is log-normal: mean of ln sigma
     log_sigma_std: Positive = 1.2  # and its standard deviation
     condition_dim: Count = 256  # width of the condition vector, even
-    # U-Net width by resolution, multiples of 32; each after the first halves the time axis
+    backbone: Literal["unet", "mlp"] = "unet"  # a U-Net over time steps, or a residual MLP over all of them at once
+    # unet: width by resolution, multiples of 32; each after the first halves the time axis
     channels: Annotated[tuple[Count, ...], NonEmpty()] = (64, 64, 64)
-    blocks: SmallCount = 2  # U-Net residual blocks at each resolution
+    width: Count = 256  # mlp: width of the residual blocks
+    blocks: SmallCount = 2  # residual blocks, of the mlp or at each resolution of the unet
     encoder: ActionEncoderConfig = ActionEncoderConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.context + 1) % 2 ** (len(self.channels) - 1):
+        unet = self.backbone == "unet"
+        if unet and (self.context + 1) % 2 ** (len(self.channels) - 1):
             raise ConfigError(
                 f"channels = {list(self.channels)} does not fit context = {self.context}: each width after the first "
                 f"halves the {self.context + 1} time steps"
             )
-        if any(width % GROUP for width in self.channels):
+        if unet and any(width % GROUP for width in self.channels):
             raise ConfigError(f"channels = {list(self.channels)} must be multiples of {GROUP}")
         if self.condition_dim % 2:
             raise ConfigError(
@@ -103,7 +108,7 @@ class Denoiser(nn.Module):
     Args:
         config: sizes and noise.
         spec: of the task.
-        unet: class of the network.
+        unet: class of the U-Net, where that is the backbone.
         encoder: class of the Perceiver.
     """
 
@@ -121,11 +126,16 @@ class Denoiser(nn.Module):
         dim = config.condition_dim
         self.register_buffer("change_std", torch.ones(spec.state_dim))
         self.noise_features = FourierFeatures(dim)
-        self.encoder = encoder(config.encoder, spec, config.context, dim)
+        self.encoder = encoder(config.encoder, spec, config.context, dim) if config.action_path != "input" else None
         self.condition = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.actions_at_input = config.action_path == "condition+input"
+        self.actions_at_input = config.action_path != "condition"
         extra = spec.n_agents * (spec.action_dim + 1) if self.actions_at_input else 0
-        self.net = unet(config.context + 1, spec.state_dim + extra, spec.state_dim, dim, config.channels, config.blocks)
+        sizes = (config.context + 1, spec.state_dim + extra, spec.state_dim, dim)
+        self.net: TemporalUNet | ResidualMLP = (
+            unet(*sizes, config.channels, config.blocks)
+            if config.backbone == "unet"
+            else ResidualMLP(*sizes, config.width, config.blocks)
+        )
 
     def to_target(self, state: Tensor, newest: Tensor) -> Tensor:
         """(B, S) scaled next states after the ``newest`` known ones -> what is denoised."""
@@ -177,8 +187,11 @@ class Denoiser(nn.Module):
     def encode_actions(self, action: Tensor, valid: Tensor, reveal: Tensor) -> Tensor:
         """(B, C, N, A) actions, (B, C) validity and (B, N) reveal masks -> (B, D) action conditions.
 
-        They do not depend on the noise level: compute them once, before the denoising loop.
+        They do not depend on the noise level: compute them once, before the denoising loop. Zero where actions enter
+        at the network's input only.
         """
+        if self.encoder is None:
+            return action.new_zeros(len(action), self.config.condition_dim)
         encoded: Tensor = self.encoder(action, visible(valid, reveal))
         return encoded
 
@@ -247,7 +260,10 @@ class Denoiser(nn.Module):
             return rank // self.config.group_size == group
         if self.config.reveal == "all":
             return torch.ones_like(rank, dtype=torch.bool)
-        return rank < torch.randint(1, agents + 1, (batch, 1), device=device)
+        seen = torch.randint(1, agents + 1, (batch, 1), device=device)
+        if self.config.whole_team:
+            seen = torch.where(torch.rand(batch, 1, device=device) < self.config.whole_team, agents, seen)
+        return rank < seen
 
 
 def visible(valid: Tensor, reveal: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dima.data import EnvSpec, Episode, View
-from dima.experience.replay import Replay, Rows
+from dima.experience.replay import Replay, Rows, WeightedRows
 from dima.nn.optim import FitConfig
 from dima.world_models.base import (
     Loss,
@@ -26,7 +26,9 @@ from dima.world_models.base import (
 )
 from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
 from dima.world_models.dima.fused import FusedActionEncoder, FusedUNet
+from dima.world_models.dima.reward_mlp import RewardMLP
 from dima.world_models.dima.reward_termination import Memory, RewardTermination, RewardTerminationConfig, Segments
+from dima.world_models.dima.reward_transformer import RewardTransformer
 from dima.world_models.dima.sampler import (
     Denoise,
     SamplerConfig,
@@ -79,8 +81,6 @@ class DimaWorldModel(StateModel[Latent]):
         denoiser: the diffusion model; by default in its plain form.
     """
 
-    visit_counters = ("decoder", "reward")
-
     def __init__(self, config: DimaModelConfig, spec: EnvSpec, denoiser: Denoiser | None = None) -> None:
         super().__init__(spec)
         self.config = config
@@ -88,13 +88,19 @@ class DimaWorldModel(StateModel[Latent]):
         self.context = self.past + 1  # one more, for the joint action that led to the first state
         self.denoiser = Denoiser(config.denoiser, spec) if denoiser is None else denoiser
         self.decoder = ObservationDecoder(config.decoder, spec)
-        self.reward = RewardTermination(config.reward, spec)
+        reward = RewardTransformer if config.reward.backbone == "transformer" else RewardMLP
+        self.reward: RewardTermination = reward(config.reward, spec)
+        if config.reward.backbone == "transformer":
+            self.visit_counters = (*self.visit_counters, "reward")
 
     @property
     def compile_targets(self) -> tuple[str, ...]:
-        parts = ("denoiser.encoder", "denoiser.net", "reward.mix_agents")
+        encoder = () if self.denoiser.encoder is None else ("denoiser.encoder",)
+        parts = (*encoder, "denoiser.net")
+        if not isinstance(self.reward, RewardTransformer):
+            return parts
         # blocks that go step by step along a memory are another program at each step
-        return (*parts, "reward.blocks") if self.batched_rewards else parts
+        return (*parts, "reward.mix_agents", *(("reward.blocks",) if self.batched_rewards else ()))
 
     # -- fitting --------------------------------------------------------------------------------------------------
 
@@ -123,9 +129,13 @@ class DimaWorldModel(StateModel[Latent]):
         return self.denoiser.loss(self.scale_state(rows.state), clip_action(rows.action, self.spec), rows.valid)
 
     def reward_rows(self, replay: Replay) -> Rows:
-        """(B, T + 1) the least visited segments."""
-        length = self.config.reward.segment + 1
-        return replay.segments(replay.least_visited("reward", self.config.reward_fit.batch, length), length)
+        """The least visited segments (B, T + 1), or for an MLP transitions (B, 2)."""
+        config, batch = self.config.reward, self.config.reward_fit.batch
+        if config.backbone == "transformer":
+            length = config.segment + 1
+            return replay.segments(replay.least_visited("reward", batch, length), length)
+        anchor, weight = replay.stratified(batch, config.terminal_share)
+        return WeightedRows(**vars(replay.gather(anchor, 0, 1)), weight=weight)
 
     def reward_loss(self, rows: Rows) -> Loss:
         """Losses of reward, termination and action masks."""
@@ -133,7 +143,9 @@ class DimaWorldModel(StateModel[Latent]):
 
     def segments(self, rows: Rows) -> Segments:
         """T + 1 successive rows as T steps for the reward model."""
-        state = self.state_scale.normalize(rows.state)
+        state, weight = self.state_scale.normalize(rows.state), rows.acted[:, :-1].to(rows.reward.dtype)
+        if isinstance(rows, WeightedRows):
+            weight = weight * rows.weight[:, None]
         return Segments(
             state=state[:, :-1],
             next_state=state[:, 1:],
@@ -142,7 +154,7 @@ class DimaWorldModel(StateModel[Latent]):
             terminated=rows.terminated[:, :-1],
             next_mask=rows.action_mask[:, 1:],
             episode=rows.episode[:, :-1],
-            valid=rows.acted[:, :-1],
+            weight=weight,
         )
 
     # -- rollouts -------------------------------------------------------------------------------------------------

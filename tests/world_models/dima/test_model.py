@@ -13,7 +13,7 @@ from dima.runtime.progress import Progress
 from dima.world_models.base import PartialReset, SequentialReveal, mask_from_logits
 from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel, Latent
-from dima.world_models.dima.reward_termination import RewardTermination
+from dima.world_models.dima.reward_transformer import RewardTransformer
 from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
 from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.observation_decoder import ObservationDecoder
@@ -60,7 +60,7 @@ def test_published_sizes() -> None:
             "denoiser": denoiser,
             "perceiver": denoiser.encoder,
             "u-net": denoiser.net,
-            "reward": RewardTermination(config.reward, spec),
+            "reward": RewardTransformer(config.reward, spec),
             "decoder": ObservationDecoder(config.decoder, spec),
         }
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}

@@ -12,22 +12,33 @@ from torch import Tensor
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.optim import FitConfig, Fitter
+from dima.world_models.dima.reward_mlp import RewardMLP
 from dima.world_models.dima.reward_termination import (
     Memory,
     Prediction,
     RewardTermination,
     RewardTerminationConfig,
     Segments,
-    block_causal_mask,
 )
+from dima.world_models.dima.reward_transformer import RewardTransformer, block_causal_mask
 
 SMALL = RewardTerminationConfig(dim=16, layers=2, heads=2, dropout=0.1, segment=6, action_layers=1, action_heads=2)
 
 EMPTY = Memory()
 
 
-def build(spec: EnvSpec, **changes: Any) -> RewardTermination:
-    return RewardTermination(SMALL.override(changes), spec)
+def build(spec: EnvSpec, **changes: Any) -> RewardTransformer:
+    return RewardTransformer(SMALL.override(changes), spec)
+
+
+def build_mlp(spec: EnvSpec, **changes: Any) -> RewardMLP:
+    return RewardMLP(SMALL.override({"backbone": "mlp", "hidden": [16, 16]} | changes), spec)
+
+
+def predict_segments(
+    model: RewardTermination, state: Tensor, action: Tensor, episode: Tensor, next_state: Tensor | None = None
+) -> Prediction:
+    return model.forward(state, action, episode, torch.zeros_like(state) if next_state is None else next_state)
 
 
 @pytest.fixture
@@ -49,7 +60,7 @@ def rollout(
     """Step by step along (B, T, ...)."""
     predictions = []
     for t in range(state.shape[1]):
-        reached = None if next_state is None else next_state[:, t]
+        reached = torch.zeros_like(state[:, t]) if next_state is None else next_state[:, t]
         prediction, memory = model.step(memory, state[:, t], action[:, t], reached)
         predictions.append(prediction)
     return predictions, memory
@@ -70,14 +81,14 @@ def test_the_mask_is_causal_within_each_episode() -> None:
 def test_no_prediction_depends_on_another_episode_or_the_future(model, any_spec, actions) -> None:
     state, action = torch.randn(4, 6, any_spec.state_dim), actions(any_spec, 4, 6)
     episode = torch.tensor([0, 0, 0, 7, 7, 7]).expand(4, -1)
-    before = model(state, action, episode)
+    before = predict_segments(model, state, action, episode)
     for changed in range(6):
         other, pushed = state.clone(), action.clone()
         other[:, changed] += 1
         pushed[:, changed] = pushed[:, changed].flip(-1) + 0.3
         end = 3 if changed < 3 else 6
         for s, a in ((other, action), (state, pushed)):
-            for one, two in zip(fields(before), fields(model(s, a, episode)), strict=True):
+            for one, two in zip(fields(before), fields(predict_segments(model, s, a, episode)), strict=True):
                 moved = (one - two).abs().flatten(2).amax((0, 2)) if one.dim() > 2 else (one - two).abs().amax(0)
                 assert (moved[changed:end] > 1e-6).all()
                 assert (moved[:changed] == 0).all()
@@ -86,10 +97,10 @@ def test_no_prediction_depends_on_another_episode_or_the_future(model, any_spec,
 
 def test_steps_equal_the_full_pass(model, any_spec, actions) -> None:
     state, action = torch.randn(3, 6, any_spec.state_dim), actions(any_spec, 3, 6)
-    whole = model(state, action, torch.zeros(3, 6, dtype=torch.long))
+    whole = predict_segments(model, state, action, torch.zeros(3, 6, dtype=torch.long))
     memory = Memory()
     for t in range(6):
-        step, memory = model.step(memory, state[:, t], action[:, t])
+        step, memory = model.step(memory, state[:, t], action[:, t], torch.zeros_like(state[:, t]))
         for one, two in zip(fields(step), fields(whole), strict=True):
             torch.testing.assert_close(one, two[:, t])
 
@@ -108,15 +119,18 @@ def test_batched_predictions_equal_step_by_step(any_spec: EnvSpec, next_state, a
 def test_a_full_memory_is_emptied(model, any_spec, actions) -> None:
     state, action = torch.randn(3, 8, any_spec.state_dim), actions(any_spec, 3, 8)
     steps, _ = rollout(model, state, action)
-    again = model(state[:, 6:], action[:, 6:], torch.zeros(3, 2, dtype=torch.long))
+    again = predict_segments(model, state[:, 6:], action[:, 6:], torch.zeros(3, 2, dtype=torch.long))
     torch.testing.assert_close(torch.stack([steps[6].reward, steps[7].reward], dim=1), again.reward)
 
 
 def test_a_batch_equals_its_halves(model, any_spec, actions) -> None:
     state, action = torch.randn(6, 6, any_spec.state_dim), actions(any_spec, 6, 6)
     episode = torch.arange(6).expand(6, -1) // 4
-    parts = [model(s, a, e) for s, a, e in zip(state.split(3), action.split(3), episode.split(3), strict=True)]
-    for whole, *halves in zip(*map(fields, (model(state, action, episode), *parts)), strict=True):
+    parts = [
+        predict_segments(model, s, a, e)
+        for s, a, e in zip(state.split(3), action.split(3), episode.split(3), strict=True)
+    ]
+    for whole, *halves in zip(*map(fields, (predict_segments(model, state, action, episode), *parts)), strict=True):
         torch.testing.assert_close(torch.cat(halves), whole)
 
 
@@ -129,7 +143,7 @@ def segments(spec: EnvSpec, actions, batch: int = 8) -> Segments:
         terminated=torch.tensor([False, False, True, False, False, False]).expand(batch, -1).clone(),
         next_mask=(torch.rand(batch, 6, spec.n_agents, spec.action_dim) < 0.5) & torch.from_numpy(spec.action_valid),
         episode=torch.tensor([0, 0, 0, 0, 1, 1]).expand(batch, -1),
-        valid=torch.tensor([True, True, True, False, True, True]).expand(batch, -1),
+        weight=torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0]).expand(batch, -1),
     )
 
 
@@ -149,11 +163,11 @@ def test_rows_without_an_action_and_padded_choices_do_not_enter_the_loss(model, 
 
 def test_losses_are_smooth_l1_and_cross_entropy(model, any_spec, actions) -> None:
     batch = segments(any_spec, actions)
-    predicted, parts = model(batch.state, batch.action, batch.episode), model.loss(batch)[1]
-    gap = (predicted.reward - batch.reward).abs()[batch.valid]
+    predicted, parts = predict_segments(model, batch.state, batch.action, batch.episode), model.loss(batch)[1]
+    gap = (predicted.reward - batch.reward).abs()[batch.weight > 0]
     smooth = torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean()
     torch.testing.assert_close(parts["reward_model/reward"], smooth)
-    chance = torch.where(batch.terminated, 1 - predicted.continuation, predicted.continuation)[batch.valid]
+    chance = torch.where(batch.terminated, 1 - predicted.continuation, predicted.continuation)[batch.weight > 0]
     torch.testing.assert_close(parts["reward_model/continuation"], -chance.log().mean())
 
 
@@ -162,7 +176,7 @@ def test_rewards_can_be_normalised(spec: EnvSpec, alive, actions) -> None:
     scaled.load_state_dict(plain.state_dict())
     scaled.eval().reward_scale.update(torch.tensor([100.0, 300.0]))  # mean 200, deviation 100
     batch = segments(spec, actions)
-    one, two = (m(batch.state, batch.action, batch.episode).reward for m in (plain, scaled))
+    one, two = (predict_segments(m, batch.state, batch.action, batch.episode).reward for m in (plain, scaled))
     torch.testing.assert_close(two, 200 + 100 * one)
     big = replace(batch, reward=200 + 100 * batch.reward)
     torch.testing.assert_close(scaled.loss(big)[0], plain.loss(batch)[0])
@@ -192,7 +206,7 @@ def test_a_reset_row_equals_a_new_episode(any_spec: EnvSpec, alive, actions) -> 
     reset = memory.reset_rows(rows)
     predictions, after = rollout(model, state[:, 2:], action[:, 2:], memory=reset)
     episode = torch.tensor([[0] * 5, [0, 0, 1, 1, 1], [0] * 5])
-    expected = model(state, action, episode)
+    expected = predict_segments(model, state, action, episode)
     for t, now in enumerate(predictions, start=2):
         torch.testing.assert_close(now.reward, expected.reward[:, t])
         torch.testing.assert_close(now.continuation, expected.continuation[:, t])
@@ -204,9 +218,9 @@ def test_a_full_memory_loses_its_reset_rows(spec: EnvSpec, alive, actions) -> No
     model = alive(build(spec))
     state, action, memory = torch.randn(2, spec.state_dim), actions(spec, 2), Memory()
     for _ in range(model.config.segment):
-        _, memory = model.step(memory, state, action)
-    fresh, _ = model.step(Memory(), state, action)
-    prediction, memory = model.step(memory.reset_rows(torch.tensor([True, False])), state, action)
+        _, memory = model.step(memory, state, action, state)
+    fresh, _ = model.step(Memory(), state, action, state)
+    prediction, memory = model.step(memory.reset_rows(torch.tensor([True, False])), state, action, state)
     torch.testing.assert_close(prediction.reward, fresh.reward)
     assert memory.tokens == 2
     assert memory.begin is None
@@ -220,18 +234,58 @@ def test_heads_must_divide_the_width() -> None:
 def test_predictions_can_depend_on_the_reached_state(spec: EnvSpec, alive, actions) -> None:
     model, blind = alive(build(spec, next_state=True)).eval(), alive(build(spec)).eval()
     batch = segments(spec, actions)
-    whole = model(batch.state, batch.action, batch.episode, batch.next_state)
+    whole = predict_segments(model, batch.state, batch.action, batch.episode, batch.next_state)
     other = batch.next_state.clone()
     other[:, 2] += 1
-    for one, two in zip(fields(whole), fields(model(batch.state, batch.action, batch.episode, other)), strict=True):
+    for one, two in zip(
+        fields(whole), fields(predict_segments(model, batch.state, batch.action, batch.episode, other)), strict=True
+    ):
         assert torch.equal(one[:, [0, 1, 3, 4, 5]], two[:, [0, 1, 3, 4, 5]])
         assert (one[:, 2] != two[:, 2]).all()
     assert model.loss(replace(batch, next_state=other))[0] != model.loss(batch)[0]
     assert torch.equal(blind.loss(replace(batch, next_state=other))[0], blind.loss(batch)[0])
 
     together = torch.zeros(8, 6, dtype=torch.long)
-    whole, memory = model(batch.state, batch.action, together, batch.next_state), Memory()
+    whole, memory = predict_segments(model, batch.state, batch.action, together, batch.next_state), Memory()
     for t in range(6):
         step, memory = model.step(memory, batch.state[:, t], batch.action[:, t], batch.next_state[:, t])
         for one, two in zip(fields(step), fields(whole), strict=True):
             torch.testing.assert_close(one, two[:, t], atol=1e-5, rtol=1e-5)
+
+
+# -- the MLP of a transition ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("termination", ["shared", "additive"])
+def test_the_mlp_predicts_alike_in_whole_rollouts_and_step_by_step(any_spec, termination, alive, actions) -> None:
+    model = alive(build_mlp(any_spec, termination=termination, normalize_reward=True))
+    state, action = torch.randn(3, 9, any_spec.state_dim), actions(any_spec, 3, 8)
+    steps, memory = rollout(model, state[:, :-1], action, state[:, 1:])
+    reward, continuation = model.predict(state, action)
+    torch.testing.assert_close(reward, torch.stack([step.reward for step in steps], dim=1))
+    torch.testing.assert_close(continuation, torch.stack([step.continuation for step in steps], dim=1))
+    assert memory == Memory()
+
+
+def test_additive_termination_depends_on_the_reached_state_alone(any_spec, alive, actions) -> None:
+    model, batch = alive(build_mlp(any_spec, termination="additive")), segments(any_spec, actions)
+    changes = {"state": batch.state + 1, "action": actions(any_spec, 8, 6), "next_state": batch.next_state + 0.5}
+
+    def reward_and_logit(batch: Segments) -> tuple[Tensor, Tensor]:
+        features = model.features(batch.state, batch.action, batch.episode, batch.next_state)
+        return model.reward_head(features), model.continuation_logit(features, batch.next_state)
+
+    reward, logit = reward_and_logit(batch)
+    for name, value in changes.items():
+        other_reward, other_logit = reward_and_logit(replace(batch, **{name: value}))
+        assert (other_reward != reward).any()
+        assert torch.equal(other_logit, logit) == (name != "next_state")
+
+
+def test_rows_weigh_in_every_loss(any_spec, alive, actions) -> None:
+    """A row of weight 3 counts as three of weight 1."""
+    model, batch = alive(build_mlp(any_spec, termination="additive")), segments(any_spec, actions, 4)
+    tripled = replace(batch, **{name: torch.cat([x, x[:1], x[:1]]) for name, x in vars(batch).items()})
+    weighted = replace(batch, weight=batch.weight * torch.tensor([3.0, 1, 1, 1])[:, None])
+    for one, two in zip(model.loss(weighted)[1].values(), model.loss(tripled)[1].values(), strict=True):
+        torch.testing.assert_close(one, two)
