@@ -35,6 +35,7 @@ from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
+from dima.envs.mujoco.coordinates import layout_of
 from dima.envs.mujoco.observations import FullObservation, LocalObservation, standardized, state_kinds, state_names
 from dima.envs.mujoco.partitions import (
     GRAPHLESS,
@@ -227,7 +228,7 @@ def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
     Raises:
         EnvError: its states are standardised, or this machine cannot render.
     """
-    from dima.envs.render.mujoco import MujocoScene, layout_of
+    from dima.envs.render.mujoco import MujocoScene
 
     if env.standardize:
         raise EnvError(
