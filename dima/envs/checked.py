@@ -98,7 +98,7 @@ class CheckedEnv:
         found: Callable[..., Any] | None = getattr(self.env, method, None)
         if found is None:
             raise EnvError(
-                f"{self.name}: its state cannot be set: the environment has no method {method}; mamujoco's have it"
+                f"{self.name}: its state cannot be set, it has no method {method}: add one, or choose another task"
             )
         return found
 

@@ -64,11 +64,11 @@ class OracleWorldModel(WorldModel[Latent]):
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
         try:
             if spec.masks_actions:
-                raise EnvError(f"{self.env.name}: its state cannot be set: it has action masks")
+                raise EnvError(f"{self.env.name}: action masks do not follow from its state: choose another task")
             self.env.set_state(self.env.reset(seed=0)[0]["state"])
             self.env.snapshot()
         except EnvError as error:
-            raise EnvError(f"algorithm oracle: {error}: choose another algorithm") from error
+            raise EnvError(f"algorithm oracle: {error}") from error
 
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
         """There are none."""

@@ -17,7 +17,9 @@ from dima.envs import make_env, suite_config
 from dima.envs.base import JointEnv
 from dima.errors import ConfigError, EnvError
 from dima.experience.replay import Replay, Rows
+from dima.recording.record import record
 from dima.storage.run_folder import RunFolder
+from dima.training.offline import fit, fit_config
 from dima.training.online import resume, train
 from dima.world_models.imagined import EpisodeInitialStates
 from dima.world_models.oracle import OracleModelConfig, OracleWorldModel
@@ -187,11 +189,21 @@ def test_a_run_trains_resumes_exactly_and_is_diagnosed(tiny, tmp_path) -> None:
         assert envs.observation_space.contains(now)
 
 
+def test_on_a_dataset_nothing_is_fitted_and_the_error_is_that_of_rounding(recording, tmp_path) -> None:
+    data = recording("mamujoco/halfcheetah-2x3", env={"episode_limit": 15})
+    record(data)
+    fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "iterations": 1, "evaluation_horizon": 3}
+    summary = fit(fit_config(data.out, "oracle", "debug", fixed | {"evaluation_segments": 8, "tensorboard": False}))
+    with RunFolder.open(summary.folder) as run:
+        (found,) = run.records()
+    assert all(found[f"held_out/{name}"] < 1e-3 for name in ("state_1", "state_3", "obs_3", "reward", "continuation"))
+
+
 @pytest.mark.parametrize(
     ("task", "env", "expected"),
     [
-        ("toy/walk", {}, "toy/walk: its state cannot be set: the environment has no method set_state"),
-        ("toy/switches", {}, "toy/switches: its state cannot be set: it has action masks"),
+        ("toy/walk", {}, "toy/walk: its state cannot be set, it has no method set_state: add one"),
+        ("toy/switches", {}, "toy/switches: action masks do not follow from its state"),
         ("mamujoco/ant-4x2", {"standardize": True}, "standardised one by one"),
         ("mamujoco/ant-4x2", {"observation": "local-1"}, "local observations do not follow from the state alone"),
     ],
