@@ -11,9 +11,9 @@ adapter clips it and maps it to the environment's own bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class EnvSpec:
     masks_actions: bool = False  # the environment forbids some discrete actions in some states
     obs_has_id: bool = False  # observations identify the agent
     episode_limit: int | None = None  # steps after which an episode is truncated, if known
+    # builds another environment of the task, a dima.envs.base.JointEnv; unknown where the rest was read from a file
+    make: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def n_agents(self) -> int:
@@ -51,6 +53,11 @@ class EnvSpec:
     @property
     def action_dim(self) -> int:
         return max(self.action_sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but ``make`` as plain data, equal to what JSON returns."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
 
     def only(self, agent: int) -> EnvSpec:
         """The spec of one agent alone, without padding."""

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from dima.algorithms import algorithm_names
 from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import TrainConfig, build_config
+
+ON_ANY_TASK = sorted(set(algorithm_names()) - {"oracle"})  # that one needs a simulator whose state can be set
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ class ModelBased(Algorithm):
 
         def imagine_share(rows: Tensor, seed: int, forked: bool) -> Rollout:
             with drawn_from(self.device, seed):
-                if self.config.cuda_graphs:
+                if self.config.cuda_graphs and self.world_model.capturable:
                     return self.graph(start[rows]).clone()
                 return self._imagine(start[rows])
 

@@ -10,7 +10,7 @@ its own SHA-256. Nothing is pickled.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,8 +60,7 @@ class Header:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, equal to what JSON returns."""
-        spec = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.spec).items()}
-        return {**asdict(self), "spec": spec}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"spec": self.spec.to_dict()}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Header:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -126,8 +125,8 @@ class Dataset:
             )
         if self.spec != spec:
             raise DatasetError(
-                f"{self.path} was recorded with {_differing(asdict(self.spec), asdict(spec))}, but {task} now has "
-                f"{_differing(asdict(spec), asdict(self.spec))}: record it again with the versions installed here"
+                f"{self.path} was recorded with {_differing(self.spec.to_dict(), spec.to_dict())}, but {task} now has "
+                f"{_differing(spec.to_dict(), self.spec.to_dict())}: record it again with the versions installed here"
             )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from dima.config import Config, shown
@@ -83,7 +84,8 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
             user has not agreed to a name that stands in a file.
         EnvError: the environment cannot be built or handled.
     """
-    return JointEnv(make_parallel_env(task, config, render_mode=render_mode), name=task)
+    parallel_env = make_parallel_env(task, config, render_mode=render_mode)
+    return JointEnv(parallel_env, name=task, make=partial(make_env, task, config))
 
 
 def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:

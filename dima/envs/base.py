@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     Args:
         parallel_env: the environment; it is reset once here, with seed 0, to find its state and its masks.
         name: of the environment in messages, usually the task's.
+        make: builds another environment like this one.
 
     Raises:
         EnvError: its agents or spaces are not supported.
@@ -48,7 +50,9 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     spec: EnvSpec  # type: ignore[assignment]  # sizes for networks, not Gymnasium's registration record
 
-    def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str) -> None:
+    def __init__(
+        self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str, make: Callable[[], JointEnv] | None = None
+    ) -> None:
         self.parallel_env, self.name = parallel_env, name
         self.metadata = dict(getattr(parallel_env, "metadata", None) or {})
         self.render_mode = getattr(parallel_env, "render_mode", None)
@@ -73,6 +77,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
             masks_actions=self._find_masks(infos),
             obs_has_id=bool(getattr(parallel_env, "obs_has_id", False)),
             episode_limit=_episode_limit(parallel_env),
+            make=make,
         )
         if self.spec.state_dim == 0:
             raise EnvError(f"{name}: state() is empty: return at least one feature, or leave the method out")
@@ -102,6 +107,26 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """
         observations, reward, terminated, truncated, infos = self._checked.step(self._actions(np.asarray(action)))
         return self._read(observations, infos), reward, terminated, truncated, infos
+
+    def set_state(self, state: np.ndarray, previous: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Continue from a state (S,) with a new time limit, where the environment has a method ``set_state``.
+
+        Args:
+            state: as observed.
+            previous: the state (S,) and the joint action (N, A) that led there; None at an episode's start.
+
+        Raises:
+            EnvError: the environment cannot do that.
+        """
+        self._checked.set_state(state, previous and (previous[0], self._actions(previous[1])))
+
+    def snapshot(self) -> np.ndarray:
+        """(D,) float64: all that the next step depends on, for :meth:`restore`; errors as for :meth:`set_state`."""
+        return self._checked.snapshot()
+
+    def restore(self, snapshot: np.ndarray) -> None:
+        """Continue where a :meth:`snapshot` was taken, with a new time limit; errors as for :meth:`set_state`."""
+        self._checked.restore(snapshot)
 
     def encode(self, observations: Any, infos: Any = None) -> Joint:
         """Convert PettingZoo observations to ``obs`` (N, O) and ``action_mask`` (N, A).

@@ -74,6 +74,34 @@ class CheckedEnv:
         self.running = not (terminated or truncated)
         return observations, reward, terminated, truncated, infos
 
+    def set_state(self, *arguments: Any) -> None:
+        """Continue an episode from a state; arguments are the environment's own."""
+        self.running, self.steps, self.seed = True, 0, None
+        self._call("set_state", self._settable("set_state"), *arguments)
+        self._check_agents()
+
+    def snapshot(self) -> np.ndarray:
+        """All that the environment's next step depends on, (D,)."""
+        return np.asarray(self._call("snapshot", self._settable("snapshot")), dtype=np.float64)
+
+    def restore(self, snapshot: np.ndarray) -> None:
+        """Continue where a snapshot was taken."""
+        self.running, self.steps, self.seed = True, 0, None
+        self._call("restore", self._settable("restore"), snapshot)
+
+    def _settable(self, method: str) -> Callable[..., Any]:
+        """An optional method.
+
+        Raises:
+            EnvError: the environment does not have it.
+        """
+        found: Callable[..., Any] | None = getattr(self.env, method, None)
+        if found is None:
+            raise EnvError(
+                f"{self.name}: its state cannot be set, it has no method {method}: add one, or choose another task"
+            )
+        return found
+
     def state(self) -> np.ndarray | None:
         """The flattened ``state()``, (S,); None if the environment has no such method."""
         if self._has_state is None:  # checked after a reset: some environments have an attribute of that name

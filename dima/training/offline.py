@@ -94,9 +94,9 @@ class Fitting(TrainingLoop):
         super().__init__(device, progress)
         self.config, self.dataset = config, Dataset.open(config.dataset)
         progress.unit = "iteration"
-        spec = self.dataset.spec
         env = make_env(config.task, config.env)
-        self.dataset.require(config.task, config.env, env.spec)
+        spec = env.spec
+        self.dataset.require(config.task, config.env, spec)
         env.close()
         with progress.phase("read"):
             recorded = list(self.dataset.recorded())

@@ -1,8 +1,9 @@
 """World models: learnt simulators that policies are trained in.
 
 Read ``base`` (the interface: ``start``, ``observe``, ``step``, ``objectives``), ``rollout`` (a policy in a model),
-``fitting`` (gradient steps), then ``dima`` (the paper) or ``ensemble`` (the plain alternative). ``state_based`` and
-``observation_decoder`` are shared by models of the global state; ``imagined`` and ``env`` make a model an environment.
+``fitting`` (gradient steps), then ``dima`` (the paper), ``ensemble`` (the plain alternative) or ``oracle`` (the
+simulator itself, as a yardstick). ``state_based`` and ``observation_decoder`` are shared by models of the global state;
+``imagined`` and ``env`` make a model an environment.
 
 A model of your own is a config class that builds it, registered by :func:`register_world_model` or by an entry point
 ``dima.world_models``; its name is then an algorithm, MAPPO in its rollouts.
@@ -26,6 +27,7 @@ WORLD_MODELS: Registry[type[WorldModelConfig]] = Registry(
     {
         "dima": "dima.world_models.dima.model:DimaModelConfig",
         "ensemble": "dima.world_models.ensemble:EnsembleModelConfig",
+        "oracle": "dima.world_models.oracle:OracleModelConfig",
     },
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -64,6 +65,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     spec: EnvSpec
     context: int  # real steps, the newest included, that a rollout starts from
     visit_counters: tuple[str, ...] = ()  # objectives that sample the replay's least visited rows
+    capturable: bool = True  # on a GPU, as a CUDA graph: rollouts never wait for the device nor copy from the host
 
     @property
     def compile_targets(self) -> tuple[str, ...]:
@@ -148,3 +150,10 @@ def mask_from_logits(logits: Tensor, valid: Tensor) -> Tensor:
 def select_rows(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """(B, ...) ``yes`` where ``rows`` (B,) is True, ``no`` elsewhere."""
     return torch.where(rows.reshape(-1, *[1] * (no.dim() - 1)), yes, no)
+
+
+def replace_rows(latent: L, fresh: L, rows: Tensor) -> L:
+    """:meth:`PartialReset.reset_rows` for latents that are dataclasses of tensors (B, ...)."""
+    old, new = (vars(one) for one in (latent, fresh))
+    selected: dict[str, Any] = {f.name: select_rows(rows, new[f.name], old[f.name]) for f in fields(latent)}  # type: ignore[arg-type]
+    return replace(latent, **selected)  # type: ignore[type-var]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import Normalizer
-from dima.world_models.base import Loss, WorldModel, select_rows
+from dima.world_models.base import Loss, WorldModel, replace_rows
 from dima.world_models.observation_decoder import ObservationDecoder
 
 L = TypeVar("L")
@@ -59,6 +58,4 @@ class StateModel(WorldModel[L]):
 
     def reset_rows(self, latent: L, fresh: L, rows: Tensor) -> L:
         """Replace the selected rows; for latents that are dataclasses of tensors (B, ...)."""
-        old, new = (vars(one) for one in (latent, fresh))
-        selected: dict[str, Any] = {f.name: select_rows(rows, new[f.name], old[f.name]) for f in fields(latent)}  # type: ignore[arg-type]
-        return replace(latent, **selected)  # type: ignore[type-var]
+        return replace_rows(latent, fresh, rows)

@@ -7,27 +7,25 @@ from typing import Any, get_origin
 import pytest
 import torch
 
-from dima.algorithms import algorithm_config, algorithm_names
+from dima.algorithms import algorithm_config
 from dima.cli.options import flags
 from dima.errors import ConfigError
 from dima.runtime.progress import Progress
 from dima.training.loop import _require_finite, _to_numbers
 from dima.training.online import Trainer
 from dima.training.run_config import build_config
+from tests.conftest import ON_ANY_TASK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT: dict[str, dict[str, Any]] = {
-    **{
-        name: {"learn_after": 30, "iteration_steps": 30, "policy_after": 0, "imaginations": 1}
-        for name in algorithm_names()
-    },
+    **{name: {"learn_after": 30, "iteration_steps": 30, "policy_after": 0, "imaginations": 1} for name in ON_ANY_TASK},
     **{name: {"rollout": 30} for name in ("happo", "mappo")},
     "hasac": {"warmup": 30},
 }
 LISTS = [
     (algorithm, name.replace("-", "_"))
-    for algorithm in algorithm_names()
+    for algorithm in ON_ANY_TASK
     for name, kind in flags(algorithm_config(algorithm))
     if get_origin(kind) is tuple
 ]
@@ -61,7 +59,7 @@ def test_every_list_setting_is_tried() -> None:
     }
     assert ("hasac", "hidden") in LISTS
     assert ("ensemble", "world_model.hidden") in LISTS
-    assert {algorithm for algorithm, _ in LISTS} == set(algorithm_names())
+    assert {algorithm for algorithm, _ in LISTS} == set(ON_ANY_TASK)
 
 
 @pytest.mark.parametrize("task", ["toy/uneven", "toy/switches"])

@@ -212,3 +212,16 @@ def test_workers_share_the_starts_of_an_imagination(two_threads) -> None:
     assert rollout.reward.shape == (7, 5)
     torch.testing.assert_close(rollout.state[:, 0], start.state[:, -1])
     assert len(rollout.action[:, 0].unique(dim=0)) == 7  # all workers' draws differ
+
+
+def test_a_world_model_that_cannot_be_captured_is_rolled_out_as_it_is() -> None:
+    with environments() as envs:
+        learner = build(envs)
+        learner.add(Collector(envs, 0).play(learner.policy, 30))
+    start, calls = learner.replay.gather(learner.replay.recent(4), learner.world_model.context - 1, 0), []
+    learner.graph = lambda rows: calls.append(rows) or learner._imagine(rows)  # type: ignore[assignment]
+    learner.imagine(start)
+    assert len(calls) == 1
+    learner.world_model.capturable = False
+    assert len(learner.imagine(start).reward) == 4
+    assert len(calls) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -9,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 
 from dima.envs import make_env
 from dima.envs.base import JointEnv
+from dima.envs.toy import ToyConfig
 from dima.errors import DivergenceError, EnvError
 
 ZERO = np.zeros((2, 1), dtype=np.float32)
@@ -258,3 +262,14 @@ def test_actions_in_other_bounds_are_mapped_back_and_clipped(puppet):
     np.testing.assert_allclose(joint, [[0.5, 1.0], [0.5, 0.0]])
     with pytest.raises(EnvError, match="agent 'left' was given action"):
         env.encode_actions({"left": np.zeros(3), "right": np.zeros(1)})
+
+
+def test_a_spec_can_make_another_environment_and_is_no_different_for_it():
+    env = make_env("toy/walk", ToyConfig(n_agents=3))
+    assert env.spec.make is not None
+    other = env.spec.make()
+    assert other is not env
+    assert other.spec == env.spec == replace(env.spec, make=None)
+    assert len(other.spec.agents) == 3
+    assert json.loads(json.dumps(env.spec.to_dict())) == env.spec.to_dict()
+    assert "make" not in env.spec.to_dict()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dima import build_config
-from dima.algorithms import algorithm_names
 from dima.envs import make_env
 from dima.experience.collector import PolicySnapshot
 from dima.experience.episodes import view_of
 from dima.runtime import device
+from tests.conftest import ON_ANY_TASK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +25,7 @@ def elsewhere(policy: torch.nn.Module, monkeypatch, change: float = 0.0) -> dict
     return state
 
 
-@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("algorithm", ON_ANY_TASK)
 @pytest.mark.parametrize("task", ["toy/uneven", "toy/switches"])
 def test_a_snapshot_acts_alike_and_draws_nothing(task: str, algorithm: str, monkeypatch) -> None:
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)

@@ -14,7 +14,7 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 from torch import Tensor
 
 import dima
-from dima.algorithms import algorithm_config, algorithm_names
+from dima.algorithms import algorithm_config
 from dima.algorithms.model_based import ModelBasedConfig
 from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.data import EnvSpec
@@ -22,8 +22,9 @@ from dima.experience.replay import Replay, Rows
 from dima.training.online import train
 from dima.training.run_config import build_config
 from dima.world_models.base import BatchedRewards, PartialReset, SequentialReveal, Step, WorldModel
+from tests.conftest import ON_ANY_TASK
 
-MODELS = [name for name in algorithm_names() if isinstance(algorithm_config(name), ModelBasedConfig)]
+MODELS = [name for name in ON_ANY_TASK if isinstance(algorithm_config(name), ModelBasedConfig)]
 SMALL = DiagnosisConfig(episodes=2, segments=4, horizon=3, samples=3, calibration_segments=4, orders=2, starts=2)
 
 

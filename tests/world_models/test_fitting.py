@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dima.algorithms import algorithm_config, algorithm_names
+from dima.algorithms import algorithm_config
 from dima.algorithms.model_based import ModelBasedConfig
 from dima.data import EnvSpec, View
 from dima.experience.replay import Replay, ReplayConfig, Rows
@@ -23,9 +23,10 @@ from dima.training.run_config import build_config
 from dima.world_models import fitting
 from dima.world_models.base import Loss, Objective, Step, WorldModel
 from dima.world_models.fitting import WorldModelFitter
+from tests.conftest import ON_ANY_TASK
 from tests.world_models.conftest import draw_episodes
 
-MODELS = [name for name in algorithm_names() if isinstance(algorithm_config(name), ModelBasedConfig)]
+MODELS = [name for name in ON_ANY_TASK if isinstance(algorithm_config(name), ModelBasedConfig)]
 models = pytest.mark.parametrize("algorithm", MODELS)
 LENGTHS = (12, 9, 15, 4, 20)
 

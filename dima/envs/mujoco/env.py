@@ -26,15 +26,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import mujoco
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.envs.base import TaskInfo
+from dima.envs.mujoco.coordinates import Layout, coordinates, layout_of
 from dima.envs.mujoco.observations import FullObservation, LocalObservation, standardized, state_kinds, state_names
 from dima.envs.mujoco.partitions import (
     GRAPHLESS,
@@ -155,8 +158,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self, actions: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Apply all actions for one control step."""
-        joined = np.concatenate([actions[agent] for agent in self.possible_agents])
-        state, reward, terminated, _, info = self.simulator.step(joined.take(self._order).astype(np.float64))
+        state, reward, terminated, _, info = self.simulator.step(self._joined(actions))
         self._steps += 1
         team, truncated = self.possible_agents, self._steps >= self.episode_limit
         if terminated or truncated:
@@ -172,6 +174,68 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def state(self) -> np.ndarray:
         """(S,) float64: the robot's whole observation, standardised if configured."""
         return self._state
+
+    def set_state(self, state: np.ndarray, previous: tuple[np.ndarray, dict[str, np.ndarray]] | None = None) -> None:
+        """Continue from a ``state`` (S,) with a new time limit; what went before in this environment has no influence.
+
+        The root's position starts at 0 where states leave it out. Velocities that they clip (hopper, walker2d, double
+        pendulum) are as clipped, those that they leave out (pusher) are 0.
+
+        Args:
+            state: as :meth:`state` returns it.
+            previous: the state and the actions that led there, which are played first; None at an episode's start. The
+                ants and humanoids are paid for the distance from where the step before left their bodies' positions,
+                which lag behind the joints by one simulator step.
+
+        Raises:
+            EnvError: observations are local, or a state does not determine the robot's pose.
+        """
+        self._refuse_local()
+        if self.layout.several_roots:
+            raise EnvError(f"mamujoco/{self.metadata['name']}: its states leave out the distance between the robots")
+        model, data, start = self.simulator.model, self.simulator.data, np.zeros(self.simulator.model.nq)
+        if previous is not None:
+            self.set_state(previous[0])
+            self.simulator.step(self._joined(previous[1]))
+            start, lagging = data.qpos.copy(), (data.xpos.copy(), data.xipos.copy())
+        qpos, qvel = coordinates(self.layout, model, state[None], start, self.simulator.dt)
+        mujoco.mj_resetData(model, data)
+        self.simulator.set_state(qpos[0], qvel[0])
+        if previous is not None:
+            data.xpos[:], data.xipos[:] = lagging
+        self.agents, self._steps = self.possible_agents[:], 0
+        self._state = np.asarray(state, dtype=np.float64)
+
+    def snapshot(self) -> np.ndarray:
+        """(D,) float64: all that the next step depends on, for :meth:`restore`."""
+        return np.concatenate([part.ravel() for part in self._simulation])
+
+    def restore(self, snapshot: np.ndarray) -> None:
+        """Continue where a :meth:`snapshot` was taken, with a new time limit. Before a step, :meth:`state` is stale."""
+        first = 0
+        for part in self._simulation:
+            part[:] = snapshot[first : first + part.size].reshape(part.shape)
+            first += part.size
+        self.agents, self._steps = self.possible_agents[:], 0
+
+    @property
+    def _simulation(self) -> tuple[np.ndarray, ...]:
+        data = self.simulator.data
+        return data.qpos, data.qvel, data.qacc_warmstart, data.xpos, data.xipos
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Relation of its states to the simulator's coordinates.
+
+        Raises:
+            EnvError: its states are standardised.
+        """
+        if self.standardize:
+            raise EnvError(
+                f"mamujoco/{self.metadata['name']}: states that were standardised one by one (env.standardize = True) "
+                "no longer determine the robot's pose: expected env.standardize = False"
+            )
+        return layout_of(self.scenario, self.simulator)
 
     def state_names(self) -> list[str]:
         """Names of the state features, such as ``qpos:rootz`` or ``qvel:bthigh``."""
@@ -193,11 +257,7 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         Raises:
             EnvError: observations are local and depend on more than the state.
         """
-        if not isinstance(self._observation, FullObservation):
-            raise EnvError(
-                f"mamujoco/{self.metadata['name']}: local observations do not follow from the state alone: "
-                "use observation = full+id"
-            )
+        self._refuse_local()
         return self._observe(np.asarray(state, dtype=np.float64))
 
     def render(self) -> Any:
@@ -207,6 +267,18 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     def close(self) -> None:
         """Free the renderer."""
         self.simulator.close()
+
+    def _refuse_local(self) -> None:
+        if isinstance(self._observation, LocalObservation):
+            raise EnvError(
+                f"mamujoco/{self.metadata['name']}: local observations do not follow from the state alone: "
+                "use observation = full+id"
+            )
+
+    def _joined(self, actions: dict[str, np.ndarray]) -> np.ndarray:
+        """The simulator's action, in the order of its actuators."""
+        joined = np.concatenate([actions[agent] for agent in self.possible_agents])
+        return joined.take(self._order).astype(np.float64)
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         self._state = standardized(state) if self.standardize else state
@@ -227,15 +299,9 @@ def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
     Raises:
         EnvError: its states are standardised, or this machine cannot render.
     """
-    from dima.envs.render.mujoco import MujocoScene, layout_of
+    from dima.envs.render.mujoco import MujocoScene
 
-    if env.standardize:
-        raise EnvError(
-            f"mamujoco/{env.metadata['name']}: states that were standardised one by one (env.standardize = True) no "
-            "longer determine the robot's pose: only runs without it can be drawn"
-        )
-    layout = layout_of(env.scenario, env.simulator)
-    return MujocoScene(env.simulator, layout, width, height, SCENARIOS[env.scenario].flat)
+    return MujocoScene(env.simulator, env.layout, width, height, SCENARIOS[env.scenario].flat)
 
 
 def tasks() -> list[TaskInfo]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +325,40 @@ def test_other_warnings_of_the_simulator_still_show(capfd):
     with quiet():
         mujoco.get_mju_user_warning()("the sky falls") if mujoco.get_mju_user_warning() else None
     assert "the sky falls" in capfd.readouterr().err
+
+
+def test_a_set_state_pays_as_the_environment_does():
+    """Ants are paid for the distance between places that lag one simulator step: those of the step before."""
+    env, other, rng = make("ant-4x2"), make("ant-4x2"), np.random.default_rng(0)
+    env.reset(seed=0)
+    previous = None
+    alone, paid, expected = [], [], []
+    for _ in range(20):
+        state, action = env.parallel_env.state(), rng.uniform(-1, 1, env.action_space.shape)
+        for before, rewards in ((None, alone), (previous, paid)):
+            other.set_state(state, before)
+            rewards.append(other.step(action)[1])
+        expected.append(env.step(action)[1])
+        previous = state, action
+    np.testing.assert_allclose(paid, expected, atol=1e-9)
+    assert np.abs(np.subtract(alone, expected)).max() > 1e-3
+
+
+def test_states_that_leave_out_a_distance_cannot_be_set():
+    env = make("halfcheetah-2x3")
+    env.parallel_env.layout = replace(env.parallel_env.layout, several_roots=True)
+    with pytest.raises(EnvError, match=r"^mamujoco/halfcheetah-2x3: its states leave out the distance"):
+        env.set_state(env.reset(seed=0)[0]["state"])
+
+
+def test_a_set_state_starts_an_episode_and_its_time_limit():
+    env = make("halfcheetah-2x3", episode_limit=2)
+    state, action = env.reset(seed=0)[0]["state"], np.zeros(env.action_space.shape)
+    for _ in range(2):
+        env.set_state(state)
+        assert [env.step(action)[3] for _ in range(2)] == [False, True]
+        env.set_state(state)
+        snapshot = env.snapshot()
+        env.step(action)
+        env.restore(snapshot)
+        assert [env.step(action)[3] for _ in range(2)] == [False, True]

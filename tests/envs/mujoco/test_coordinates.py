@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dima.envs import make_parallel_env
+from dima.envs.mujoco.coordinates import coordinates, layout_of
 from dima.envs.mujoco.env import tasks
 from dima.envs.mujoco.partitions import parse, quiet
-from dima.envs.render.mujoco import coordinates, layout_of
 
 SCENARIOS = {parse(info.name.removeprefix("mamujoco/"))[0]: info.name for info in tasks()}
 STEPS = 40
