@@ -50,7 +50,8 @@ class SequentialPPO(PPO):
     def build_actor(self) -> SeparateActors:
         return SeparateActors(self.config.actor, self.spec)
 
-    def run_epochs(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
+    def run_epochs(self, batch: Batch, workers: int = 1, replayed: CriticBatch | None = None) -> dict[str, Tensor]:
+        assert replayed is None  # HAPPO learns from real experience only
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.objectives import survival
-from dima.algorithms.ppo import PPO, PPOConfig
-from dima.config import Count, Range, Whole, count
+from dima.algorithms.ppo import PPO, PPOConfig, RealSteps
+from dima.config import Count, NonNegative, Range, Whole, count
 from dima.data import EnvSpec, Episode, Rollout
 from dima.experience.collector import Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
@@ -50,6 +50,7 @@ class ModelBasedConfig(AlgorithmConfig):
     imaginations: Whole = 5  # imagined batches per iteration, each followed by a policy update
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
+    replay_value: NonNegative = 0.0  # weight of real steps, as many as imagined ones, in the critic's loss
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
     compile: bool = False  # compile the slowest modules, minutes before the first iteration; cached on disk
@@ -154,9 +155,28 @@ class ModelBased(Algorithm):
             for _ in range(config.imaginations):
                 starts = self.replay.recent(config.imagination_batch)
                 rollout = self.imagine(self.replay.gather(starts, self.world_model.context - 1, 0))
-                average.add(self.ppo.update(rollout, done, config.workers))
+                replayed = self.replayed_steps() if config.replay_value else None
+                average.add(self.ppo.update(rollout, done, config.workers, replayed))
                 advance()
         return {f"policy/{key}": value for key, value in average.values().items()}
+
+    def replayed_steps(self) -> RealSteps:
+        """Recent real windows, as many and as long as an imagined batch."""
+        horizon = self.config.horizon
+        rows = self.replay.gather(self.replay.recent(self.config.imagination_batch), 1, horizon)
+        before, now, after = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+        last = ~after.acted
+        last[:, -1] = True
+        return RealSteps(
+            state=now.state,
+            previous_action=before.action,
+            action=now.action,
+            reward=now.reward,
+            continuation=1 - now.terminated.float(),
+            boundary=last,
+            next_state=after.state,
+            weight=self.config.replay_value * now.acted.float(),
+        )
 
     def imagine(self, start: Rows) -> Rollout:
         """Roll out the policy in the world model, in parallel over ``workers``.

@@ -85,6 +85,20 @@ class Batch(CriticBatch, ActorBatch):
     """R rows of a rollout with advantages and targets."""
 
 
+@dataclass
+class RealSteps(Record):
+    """B windows of T real steps from which a critic learns."""
+
+    state: Tensor  # (B, T, S)
+    previous_action: Tensor  # (B, T, N, A)
+    action: Tensor  # (B, T, N, A)
+    reward: Tensor  # (B, T)
+    continuation: Tensor  # (B, T) 1 - terminated
+    boundary: Tensor  # (B, T) bool: the last step of its episode or of the window
+    next_state: Tensor  # (B, T, S)
+    weight: Tensor  # (B, T) in the critic's loss, 0 behind an episode's end
+
+
 RowIndex = Tensor | slice  # rows of a minibatch
 Learner = tuple[nn.Module, torch.optim.Adam, Callable[[RowIndex], dict[str, Tensor]]]  # network, optimiser, step
 
@@ -117,13 +131,17 @@ class PPO(nn.Module):
         self.actor.update_statistics(obs)
         self.critic.update_statistics(state)
 
-    def update(self, rollout: Rollout, progress: float = 0.0, workers: int = 1) -> dict[str, Tensor]:
+    def update(
+        self, rollout: Rollout, progress: float = 0.0, workers: int = 1, replayed: RealSteps | None = None
+    ) -> dict[str, Tensor]:
         """Update actor and critic on a rollout.
 
         Args:
             rollout: collected by the current actor, as its ``log_prob`` says.
             progress: share of the run that is over, for the decay of learning rates.
             workers: processes that may be used; without effect on the results.
+            replayed: as many real steps, which the critic learns from besides (DreamerV3's replay value loss, arXiv
+                2301.04104): states before a fall get the value that they had, whether a model foresees it or not.
 
         Returns:
             Metrics, scalars still on the device; losses are averages over the gradient steps.
@@ -134,18 +152,24 @@ class PPO(nn.Module):
             for group in optimizer.param_groups:
                 group["lr"] = rate * decay
         batch, metrics = self.prepare(rollout)
-        return metrics | self.run_epochs(batch, workers)
+        return metrics | self.run_epochs(batch, workers, None if replayed is None else self.value_batch(replayed))
 
-    def run_epochs(self, batch: Batch, workers: int = 1) -> dict[str, Tensor]:
+    def run_epochs(self, batch: Batch, workers: int = 1, replayed: CriticBatch | None = None) -> dict[str, Tensor]:
         """Make every gradient step on a prepared batch; metrics are averages over the steps.
 
         Actor and critic share nothing but the order of the rows, so they may run in parallel.
         """
         order = list(self.minibatches(batch))
         actor_batch, critic_batch = batch.part(ActorBatch), batch.part(CriticBatch)
+
+        def critic_step(rows: RowIndex) -> dict[str, Tensor]:
+            if replayed is None:
+                return self.critic_step(critic_batch[rows])
+            return self.critic_step(critic_batch[rows], replayed[rows])
+
         learners: list[Learner] = [
             (self.actor, self.actor_optimizer, lambda rows: self.actor_step(actor_batch[rows])),
-            (self.critic, self.critic_optimizer, lambda rows: self.critic_step(critic_batch[rows])),
+            (self.critic, self.critic_optimizer, critic_step),
         ]
 
         def train(learner: Learner, copy: bool) -> tuple[dict[str, Tensor], tuple[Any, Any] | None]:
@@ -177,9 +201,11 @@ class PPO(nn.Module):
             average.add(metrics, share)
         return average.values() | {"actor_grad_norm": self.apply_gradient(self.actor, self.actor_optimizer)}
 
-    def critic_step(self, batch: CriticBatch) -> dict[str, Tensor]:
+    def critic_step(self, batch: CriticBatch, replayed: CriticBatch | None = None) -> dict[str, Tensor]:
         """Make one gradient step of the critic."""
         loss = self.critic_loss(batch)
+        if replayed is not None:
+            loss = loss + self.critic_loss(replayed)
         norm = self.gradient_step(self.critic, self.critic_optimizer, loss)
         return {"critic_grad_norm": norm, "value_loss": loss.detach()}
 
@@ -218,6 +244,29 @@ class PPO(nn.Module):
         )
         unexplained = advantage.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
         return batch, {"return": returns.mean(), "value": raw_value.mean(), "explained_variance": 1 - unexplained}
+
+    @torch.no_grad()
+    def value_batch(self, replayed: RealSteps) -> CriticBatch:
+        """Targets of the critic at real steps (B, T), as B * T rows; ValueNorm stays as it is."""
+        config = self.config
+        value, next_value = self.critic(
+            torch.stack([replayed.state, replayed.next_state]), torch.stack([replayed.previous_action, replayed.action])
+        )
+        returns = lambda_returns(
+            replayed.reward,
+            replayed.continuation,
+            replayed.boundary,
+            self.value_norm.denormalize(next_value),
+            config.gamma,
+            config.lam,
+        )
+        return CriticBatch(
+            state=replayed.state.flatten(0, 1),
+            previous_action=replayed.previous_action.flatten(0, 1),
+            value=value.flatten(),
+            target=self.value_norm.normalize(returns).flatten(),
+            weight=replayed.weight.flatten(),
+        )
 
     def actor_loss(self, batch: ActorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped surrogate loss minus the entropy bonus, and metrics; scalars."""

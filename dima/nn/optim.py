@@ -99,7 +99,7 @@ class Fitter:
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue exactly from a :meth:`checkpoint`."""
         restore_optimizer(self.optimizer, saved["optimizer"])
-        self.optimizer.param_groups[0]["weight_decay"] = 0.0  # that of earlier versions was the optimiser's
+        self.optimizer.param_groups[0]["weight_decay"] = 0  # that of earlier versions was the optimiser's
         self.steps = count(saved["steps"])
         weights = self.parameters if saved["other"] else []
         self.inactive = [kept.to(weight, copy=True) for weight, kept in zip(weights, saved["other"], strict=True)]

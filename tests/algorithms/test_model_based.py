@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dima.algorithms.model_based import ModelBased
+from dima.data import EnvSpec, Episode, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
-from dima.experience.collector import Collector
+from dima.experience.collector import Collector, play
 from dima.experience.evaluation import evaluate
+from dima.experience.replay import Rows
 from dima.runtime.progress import Progress
 from dima.storage.serialization import encode
 from dima.training.run_config import build_config
+from dima.world_models.base import Objective, Step, WorldModel
 from tests.algorithms.iteration import iterate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,6 +127,87 @@ def test_the_policy_is_updated_after_the_iterations_of_the_world_model_alone() -
         metrics = iterate(dima, collector)
     assert moved(dima.ppo.actor, {name[6:]: value for name, value in actor.items() if name.startswith("actor.")})
     assert any("policy_loss" in name for name in metrics)
+
+
+class KnownModel(WorldModel[Tensor]):
+    """Predicts a reward of 2 and terminates with probability 0.1, whatever happens."""
+
+    context = 2
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def update_statistics(self, episodes: Sequence[Episode]) -> None: ...
+
+    def objectives(self) -> dict[str, Objective]:
+        return {}
+
+    def start(self, rows: Rows) -> Tensor:
+        return rows.state[:, -1]
+
+    def observe(self, latent: Tensor) -> View:
+        agents, batch = self.spec.n_agents, len(latent)
+        mask = torch.from_numpy(self.spec.action_valid).expand(batch, -1, -1)
+        return View(latent.new_zeros(batch, agents, self.spec.obs_dim), latent, mask, mask.float())
+
+    def step(self, latent: Tensor, action: Tensor) -> Step[Tensor]:
+        return Step(latent, latent.new_full((len(latent),), 2.0), latent.new_full((len(latent),), 0.9))
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_optimism_compares_imagination_with_new_real_steps(terminated: bool) -> None:
+    """Of episodes shorter than the horizon, whose real part ends with them."""
+    with environments() as envs:
+        dima = build(envs, horizon=5)
+        dima.world_model = KnownModel(envs.spec)
+        episodes = play(envs, dima.act, [0, 1], limit=4)
+    for n, episode in enumerate(episodes):
+        episode.reward[:] = 0.5 + n
+        episode.terminated[-1] = terminated
+        dima.replay.add(episode)
+    found = dima.optimism(4)  # of the second episode alone
+    assert found["optimism/real_reward"] == 1.5
+    assert found["optimism/imagined_reward"] == 2
+    assert found["optimism/imagined_terminations"] == pytest.approx(0.1)
+    # from the k-th of four steps the window holds the 5 - k that are left, the last of which may end the episode
+    assert found["optimism/real_terminations"] == (pytest.approx(0.4, abs=0.1) if terminated else 0)
+
+
+def test_replayed_steps_are_real_windows() -> None:
+    with environments() as envs:
+        dima = build(envs, horizon=3, imagination_batch=400, replay_value=0.5)
+        episode = play(envs, dima.act, [0], limit=6)[0]
+    episode.terminated[-1] = True
+    dima.replay.add(episode)
+    steps = dima.replayed_steps()
+    known = steps.weight > 0
+    assert steps.weight[known].unique().tolist() == [0.5]
+    state, reward = episode.state, episode.reward
+    for t in range(6):
+        here = known & (steps.state == state[t]).all(-1)
+        assert here.any()
+        assert (steps.reward[here] == reward[t]).all()
+        assert (steps.action[here] == episode.action[t]).all()
+        assert (steps.next_state[here] == state[t + 1]).all()
+        assert (steps.previous_action[here] == (episode.action[t - 1] if t else 0)).all()
+        assert (steps.continuation[here] == (t < 5)).all()
+        assert (steps.boundary[here][:, None] | torch.tensor(t < 5)).all()
+    assert steps.boundary[:, -1].all()
+
+
+def test_the_critic_learns_the_values_of_replayed_steps() -> None:
+    with environments() as envs:
+        dima = build(envs, horizon=5, imagination_batch=64, replay_value=1.0, policy_after=0)
+        iterate(dima, Collector(envs, 0))
+        rollout = dima.imagine(dima.replay.gather(dima.replay.recent(64), dima.world_model.context - 1, 0))
+        steps = dima.replayed_steps()
+        steps.reward[:] = 1000.0  # unlike anything imagined
+        before = dima.ppo.critic(steps.state, steps.previous_action).mean()
+        for _ in range(5):
+            dima.ppo.update(rollout, replayed=steps)
+        after = dima.ppo.critic(steps.state, steps.previous_action).mean()
+    assert after > before + 0.1, (before, after)
 
 
 def test_policy_updates_do_not_change_the_world_model() -> None:

@@ -85,9 +85,17 @@ def test_training_noise_is_log_normal_and_clipped(spec: EnvSpec) -> None:
 # -- the reveal mask --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["condition", "condition+input"])
-def test_only_revealed_newest_actions_have_influence(any_spec: EnvSpec, path: str, alive, actions) -> None:
-    denoiser = alive(build(any_spec, action_path=path))
+FORMS = pytest.mark.parametrize(
+    "form",
+    [{"action_path": path} for path in ("condition", "condition+input", "input")]
+    + [{"action_path": path, "backbone": "mlp", "width": 16} for path in ("condition", "input")],
+    ids=lambda form: "-".join(map(str, form.values())),
+)
+
+
+@FORMS
+def test_only_revealed_newest_actions_have_influence(any_spec: EnvSpec, form: dict[str, Any], alive, actions) -> None:
+    denoiser = alive(build(any_spec, **form))
     context, noisy, sigma = (
         context_of(denoiser, actions, 8),
         torch.randn(8, any_spec.state_dim),
@@ -104,9 +112,9 @@ def test_only_revealed_newest_actions_have_influence(any_spec: EnvSpec, path: st
         assert ((shown[0] - shown[1]).abs().amax(-1) > 1e-5).all()
 
 
-@pytest.mark.parametrize("path", ["condition", "condition+input"])
-def test_actions_before_the_episode_have_no_influence(spec: EnvSpec, path: str, alive, actions) -> None:
-    denoiser = alive(build(spec, action_path=path))
+@FORMS
+def test_actions_before_the_episode_have_no_influence(spec: EnvSpec, form: dict[str, Any], alive, actions) -> None:
+    denoiser = alive(build(spec, **form))
     context, noisy, sigma = context_of(denoiser, actions, 8), torch.randn(8, spec.state_dim), torch.full((8, 1), 0.5)
     filled = torch.where(context.valid[..., None, None], context.action, actions(spec, 8, 3))
     reveal = torch.ones(8, 3, dtype=torch.bool)
@@ -159,6 +167,12 @@ def test_training_reveals_agents_evenly(spec: EnvSpec, kind: str) -> None:
         chosen = reveal[reveal.sum(-1) == size].float()
         if len(chosen):
             torch.testing.assert_close(chosen.mean(0), torch.full((3,), size / 3), atol=0.02, rtol=0)
+
+
+def test_training_may_show_the_whole_team_more_often(spec: EnvSpec) -> None:
+    reveal = build(spec, reveal="cumulative", whole_team=0.4).draw_reveal(30_000, torch.device("cpu"))
+    sizes = torch.bincount(reveal.sum(-1), minlength=4) / len(reveal)
+    torch.testing.assert_close(sizes, torch.tensor([0, 0.2, 0.2, 0.6]), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(("group_size", "sizes"), [(1, [0, 1, 0, 0]), (2, [0, 0.5, 0.5, 0]), (3, [0, 0, 0, 1])])
@@ -268,7 +282,14 @@ def test_channels_must_be_multiples_of_a_group(spec: EnvSpec) -> None:
         build(spec, channels=[32, 48])
 
 
-@pytest.mark.parametrize("change", [{}, {"action_path": "condition+input", "target": "change", "reveal": "cumulative"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"action_path": "condition+input", "target": "change", "reveal": "cumulative"},
+        {"action_path": "input", "target": "change", "reveal": "cumulative", "backbone": "mlp", "width": 64},
+    ],
+)
 def test_the_loss_equals_one_target_at_a_time(any_spec: EnvSpec, change: dict[str, str], alive, actions) -> None:
     denoiser = alive(build(any_spec, **change))
     state, action, valid = window(any_spec, actions, [0, 1, 1, 1, 1, 0])
