@@ -6,6 +6,7 @@ DIMA's idea (docs/reference/dima.md, "Idea"). States come here normalised, with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -17,9 +18,13 @@ from torch import Tensor, nn
 from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Positive, SmallCount
 from dima.data import EnvSpec
 from dima.errors import ConfigError
+from dima.nn.mlp import mlp
 from dima.world_models.dima.action_encoder import ActionEncoder, ActionEncoderConfig
 from dima.world_models.dima.residual_mlp import ResidualMLP
 from dima.world_models.dima.unet import GROUP, TemporalUNet
+
+RESIDUAL_WIDTH = 128  # hidden units of the network for the size of prediction errors
+LOG_STD_RANGE = (-7.0, 1.0)  # of its output
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class DenoiserConfig(Config):
     sigma_offset: NonNegative = 0.3  # noise added at every level, also the last
     sigma_min: Positive = 0.002  # smallest training noise
     sigma_max: Positive = 20.0  # largest training noise
+    residual_noise: bool = False  # add noise to samples, of a learnt size: that of the prediction error
     log_sigma_mean: float = -0.4  # training noise is log-normal: mean of ln sigma
     log_sigma_std: Positive = 1.2  # and its standard deviation
     condition_dim: Count = 256  # width of the condition vector, even
@@ -74,6 +80,30 @@ class Coefficients(NamedTuple):
     scale_in: Tensor
     scale_out: Tensor
     noise: Tensor
+
+
+class ResidualScale(nn.Module):
+    """Standard deviation of the prediction error, feature by feature.
+
+    Below the noise floor every level averages, so draws are narrower than they err. What the average leaves is
+    Gaussian noise here, whose size depends on state and joint action; trained by likelihood on the denoiser's errors.
+    """
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.net = mlp((spec.state_dim + spec.n_agents * spec.action_dim, RESIDUAL_WIDTH, spec.state_dim), nn.SiLU)
+        self.bias = nn.Parameter(torch.full((spec.state_dim,), math.log(0.1)))
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """(B, S) scaled states, (B, N, A) -> (B, S) logarithms of the standard deviation."""
+        log_std: Tensor = self.net(torch.cat([state, action.flatten(1)], dim=-1)).float() + self.bias
+        return log_std.clamp(*LOG_STD_RANGE)
+
+    def loss(self, state: Tensor, action: Tensor, error: Tensor, weight: Tensor) -> Tensor:
+        """Negative log-likelihood of errors (B, S), averaged with ``weight`` (B,)."""
+        log_std = self(state, action)
+        nll = (0.5 * (error * (-log_std).exp()).square() + log_std).mean(-1)
+        return (nll * weight).sum() / weight.sum().clamp(min=1)
 
 
 class FourierFeatures(nn.Module):
@@ -130,12 +160,20 @@ class Denoiser(nn.Module):
         self.condition = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.actions_at_input = config.action_path != "condition"
         extra = spec.n_agents * (spec.action_dim + 1) if self.actions_at_input else 0
+        self.residual = ResidualScale(spec) if config.residual_noise else None
         sizes = (config.context + 1, spec.state_dim + extra, spec.state_dim, dim)
         self.net: TemporalUNet | ResidualMLP = (
             unet(*sizes, config.channels, config.blocks)
             if config.backbone == "unet"
             else ResidualMLP(*sizes, config.width, config.blocks)
         )
+
+    def add_residual(self, target: Tensor, context: Context) -> Tensor:
+        """Widen samples (B, S) of :meth:`to_target` to how far they err."""
+        if self.residual is None:
+            return target
+        log_std = self.residual(context.state[:, -1], context.action[:, -1])
+        return target + log_std.exp() * torch.randn_like(target)
 
     def to_target(self, state: Tensor, newest: Tensor) -> Tensor:
         """(B, S) scaled next states after the ``newest`` known ones -> what is denoised."""
@@ -230,7 +268,7 @@ class Denoiser(nn.Module):
             torch.cat([action[:, w] for w in windows]), torch.cat([valid[:, w] for w in windows]), torch.cat(reveal)
         ).chunk(horizon)
         known, net = state * valid[..., None], self.net.prepare()
-        history, losses = known[:, :past], []
+        history, losses, residual = known[:, :past], [], []
         for h, window in enumerate(windows):
             newest = history[:, -1]
             target = self.to_target(known[:, past + h], newest)
@@ -239,11 +277,21 @@ class Denoiser(nn.Module):
             k = self.coefficients(sigma)
             raw = self.raw(noisy, k, Context(history, action[:, window], valid[:, window]), reveal[h], encoded[h], net)
             losses.append((raw - (target - k.skip * noisy) / k.scale_out).square().mean(-1))
-            estimate = self.to_state(k.skip * noisy + k.scale_out * raw, newest).detach()
+            clean = (k.skip * noisy + k.scale_out * raw).detach()
+            if self.residual is not None:
+                # so noisy that the estimate is a prediction, as in sampling: the truth does not shine through
+                blind = reveal[h].all(-1) & (self.effective(sigma)[:, 0] > 2 * self.config.sigma_data)
+                weight = (blind & valid[:, past + h]).float()
+                residual.append(self.residual.loss(newest, action[:, past + h - 1], clean - target, weight))
+            estimate = self.to_state(clean, newest)
             history = torch.cat([history[:, 1:], estimate[:, None]], dim=1)
         real = valid[:, past:]
         loss = (torch.stack(losses, dim=1) * real).sum() / real.sum().clamp(min=1)
-        return loss, {"denoiser/loss": loss.detach()}
+        metrics = {"denoiser/loss": loss.detach()}
+        if residual:
+            nll = torch.stack(residual).mean()
+            loss, metrics["denoiser/residual"] = loss + nll, nll.detach()
+        return loss, metrics
 
     def draw_sigma(self, target: Tensor) -> Tensor:
         """(B, 1) log-normal training noise levels for targets (B, S)."""

@@ -213,7 +213,8 @@ class DimaWorldModel(StateModel[Latent]):
             noise: (B, S) standard normal start.
         """
         denoise, sigmas = self.denoising(context, order)
-        return self.denoiser.to_state(sample(denoise, noise, sigmas, self.config.sampler.solver), context.state[:, -1])
+        drawn = self.denoiser.add_residual(sample(denoise, noise, sigmas, self.config.sampler.solver), context)
+        return self.denoiser.to_state(drawn, context.state[:, -1])
 
     def denoising(self, context: Context, order: Tensor) -> tuple[Denoise, Tensor]:
         """The denoising function of each noise level and the (K + 1,) levels, arguments as :meth:`next_state`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec
 from dima.errors import ConfigError
-from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig
+from dima.world_models.dima.denoiser import Context, Denoiser, DenoiserConfig, ResidualScale
 
 SMALL: dict[str, Any] = {
     "condition_dim": 16,
@@ -317,3 +317,46 @@ def test_the_loss_equals_one_target_at_a_time(any_spec: EnvSpec, change: dict[st
     weights = list(denoiser.parameters())
     for ours, theirs in zip(*(torch.autograd.grad(loss, weights) for loss in losses), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+# -- residual noise ---------------------------------------------------------------------------------------------------
+
+
+def test_residual_noise_learns_how_far_predictions_err(spec: EnvSpec) -> None:
+    """A state that is noise of a known size, larger where the first feature is positive, cannot be predicted."""
+    torch.manual_seed(0)
+    denoiser = build(spec, residual_noise=True, context=1, rollout=1, backbone="mlp", width=16, action_path="input",
+                     reveal="all")  # fmt: skip
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
+    every, action = torch.ones(256, 2, dtype=torch.bool), torch.zeros(256, 2, spec.n_agents, spec.action_dim)
+
+    def deviation(state: Tensor) -> Tensor:
+        return torch.where(state[:, :1] > 0, 0.4, 0.1)
+
+    for _ in range(400):
+        now = 0.5 * torch.randn(256, spec.state_dim)
+        after = deviation(now) * torch.randn_like(now)
+        loss, _ = denoiser.loss(torch.stack([now, after], dim=1), action, every)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    state = torch.zeros(2, spec.state_dim)
+    state[:, 0] = torch.tensor([0.6, -0.6])
+    context = Context(state[:, None], action[:2, :1], every[:2, :1])
+    widened = denoiser.add_residual(torch.zeros(2000, 2, spec.state_dim).flatten(0, 1), Context(
+        context.state.repeat(2000, 1, 1), context.action.repeat(2000, 1, 1, 1), context.valid.repeat(2000, 1)
+    )).unflatten(0, (2000, 2))  # fmt: skip
+    assert float(widened[:, 0].std()) == pytest.approx(0.4, rel=0.2)
+    assert float(widened[:, 1].std()) == pytest.approx(0.1, rel=0.4)
+
+
+def test_residual_noise_leaves_the_denoisers_own_gradient_alone(spec: EnvSpec, actions) -> None:
+    batch, gradients = window(spec, actions, [1] * 6), []
+    for residual in (False, True):
+        torch.manual_seed(0)
+        denoiser = build(spec, reveal="all")
+        if residual:
+            denoiser.residual = ResidualScale(spec)
+        loss_of(denoiser, *batch).backward()
+        gradients.append([w.grad for name, w in denoiser.named_parameters() if not name.startswith("residual")])
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True) if one is not None)
