@@ -37,9 +37,7 @@ from dima.world_models.dima.sampler import (
     sample,
 )
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
-from dima.world_models.state_based import StateModel
-
-MIN_CHANGE_STD = 0.01  # of a step's change, in units of the state's: slower features are as good as constant
+from dima.world_models.state_based import MIN_CHANGE_STD, StateModel
 
 
 @dataclass(frozen=True)
