@@ -45,6 +45,7 @@ class PPOConfig(Config):
     critic_lr: Positive = 5e-4  # the critic's learning rate
     linear_lr_decay: bool = False  # decay both learning rates linearly to 0 over the run
     value_norm_beta: Annotated[float, Range(0, 0.999999999)] = 0.99999  # decay of the running moments of returns
+    value_norm_floor: NonNegative = 0.01  # least variance of returns, in the reward's units; 0: rewards of any size
 
     def build(self, spec: EnvSpec) -> PPO:
         return PPO(self, spec)
@@ -88,7 +89,7 @@ class PPO(nn.Module):
         self.config, self.spec = config, spec
         self.actor: TeamActor = self.build_actor()
         self.critic = Critic(config.critic, spec)
-        self.value_norm = ValueNorm(config.value_norm_beta)
+        self.value_norm = ValueNorm(config.value_norm_beta, config.value_norm_floor)
         self.actor_optimizer = self._adam(self.actor, config.lr)
         self.critic_optimizer = self._adam(self.critic, config.critic_lr)
 
@@ -189,8 +190,10 @@ class PPO(nn.Module):
         returns = lambda_returns(
             rollout.reward, rollout.continuation, rollout.boundary, raw_next, config.gamma, config.lam
         )
-        advantage = returns - raw_value
         self.value_norm.update(returns)
+        # published epsilons are in the reward's units; without a floor, they are in the critic's
+        unit = 1.0 if config.value_norm_floor else self.value_norm.moments()[1]
+        advantage = (returns - raw_value) / unit
         batch = Batch(
             obs=rollout.obs.flatten(0, 1),
             action_mask=rollout.action_mask.flatten(0, 1),
@@ -202,7 +205,7 @@ class PPO(nn.Module):
             value=value.flatten(),
             target=self.value_norm.normalize(returns).flatten(),
         )
-        unexplained = advantage.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
+        unexplained = advantage.var(correction=0) / (returns / unit).var(correction=0).clamp(min=1e-8)
         return batch, {"return": returns.mean(), "value": raw_value.mean(), "explained_variance": 1 - unexplained}
 
     def actor_loss(self, batch: ActorBatch) -> tuple[Tensor, dict[str, Tensor]]:
