@@ -21,7 +21,7 @@ from dima.data import EnvSpec, TransitionBatch
 from dima.experience.collector import Collector
 from dima.experience.episodes import random_policy
 from dima.experience.transitions import NStepBatch, Transitions
-from dima.nn.normalizer import Normalizer
+from dima.nn.normalizer import UNSCALED, Normalizer
 from dima.nn.optim import Average, restore_optimizer
 from dima.policies.base import Policy
 from dima.policies.soft_actors import SoftActors, TwinCritic
@@ -43,12 +43,17 @@ class HasacConfig(AlgorithmConfig):
     tau: Fraction = 0.005  # step of the Polyak average of the target critics
     lr: Positive = 1e-3  # the actors' learning rate
     critic_lr: Positive = 1e-3  # the critics' learning rate
-    alpha: NonNegative | None = None  # fixed temperature; unset: learnt, starting at 1
+    alpha: NonNegative | None = None  # fixed temperature; unset: learnt
+    alpha_start: Positive = 1.0  # where learnt temperatures start; with normalised rewards much less
     alpha_lr: Positive = 3e-4  # learning rate of learnt temperatures
     choice_entropy: Fraction = 0.98  # target entropy of discrete actions, as a share of the maximum
     fixed_order: bool = False  # update agents in their own order; else in a new random order per gradient step
     normalize_obs: bool = False  # standardise observations and states by their running mean and deviation
     normalize_reward: bool = False  # divide rewards by the running deviation of discounted returns
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        return {} if self.normalize_reward else {"--learner.normalize-reward": UNSCALED}
 
     def build(self, spec: EnvSpec, device: str) -> Hasac:
         return Hasac(self, spec, device)
@@ -71,7 +76,7 @@ class Hasac(Algorithm):
         self.target = deepcopy(self.critic).requires_grad_(False)
         # one per agent, and the critic's last
         self.log_alpha = nn.ParameterList(
-            nn.Parameter(torch.zeros((), device=device)) for _ in range(spec.n_agents + 1)
+            nn.Parameter(torch.tensor(math.log(config.alpha_start), device=device)) for _ in range(spec.n_agents + 1)
         )
         self.target_entropies = [  # nats
             config.choice_entropy * math.log(size) if spec.discrete else -float(size) for size in spec.action_sizes

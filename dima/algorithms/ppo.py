@@ -6,6 +6,7 @@ docs/reference/baselines.md, "PPO losses" and "Iteration".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,12 @@ class PPOConfig(Config):
     linear_lr_decay: bool = False  # decay both learning rates linearly to 0 over the run
     value_norm_beta: Annotated[float, Range(0, 0.999999999)] = 0.99999  # decay of the running moments of returns
     value_norm_floor: NonNegative = 0.01  # least variance of returns, in the reward's units; 0: rewards of any size
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest size of rewards that are learnt, by the flag that would learn any."""
+        least = self.value_norm_floor**0.5 / 10  # a return is the sum of many
+        return {"--learner.ppo.value-norm-floor 0": (least, math.inf)} if least else {}
 
     def build(self, spec: EnvSpec) -> PPO:
         return PPO(self, spec)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 GRAIN = torch.finfo(torch.float32).eps  # relative distance between neighbouring float32 numbers
 TINY = torch.finfo(torch.float32).tiny  # smallest float32 number of full precision
 LIMIT = 1e3  # deviations; none of a million samples is further from their own mean
+UNSCALED = (0.01, 100.0)  # sizes of numbers that a network learns to predict without normalisation
 
 
 class Normalizer(nn.Module):
