@@ -41,7 +41,20 @@ SETTINGS: dict[str, dict[str, Any]] = {  # changes to preset small
     "mappo": {"steps": 10_000},
     "happo": {"steps": 10_000},
     "hasac": {"steps": 2_000, "learner": {"warmup": 800}},
-    "dima": {"steps": 2_000, "learner": {"workers": 1, "learn_after": 800, "policy_after": 1, "episode_steps": 0}},
+    "dima": {
+        "steps": 800,
+        "learner": {
+            "workers": 1,
+            "learn_after": 600,
+            "policy_after": 0,
+            "imagination_batch": 100,
+            "world_model": {
+                "denoiser_fit": {"updates": 50, "batch": 64},
+                "decoder_fit": {"updates": 50},
+                "reward_fit": {"updates": 50, "batch": 32},
+            },
+        },
+    },
 }
 
 
