@@ -35,6 +35,11 @@ class AlgorithmConfig(Config, ABC):
     def build(self, spec: EnvSpec, device: str) -> Algorithm:
         """Build the algorithm for a task, initialised from PyTorch's global random state."""
 
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest size of rewards that are learnt, by the flag that would learn any; none by default."""
+        return {}
+
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without memory that only learning needs, such as a replay."""
         return self

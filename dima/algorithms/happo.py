@@ -17,14 +17,12 @@ from dima.algorithms.ppo import PPO, ActorBatch, Batch, CriticBatch, PPOConfig
 from dima.data import EnvSpec
 from dima.nn.optim import Average
 from dima.policies.actors import SeparateActors
-from dima.policies.critics import CriticConfig
 
 
 @dataclass(frozen=True)
 class HappoConfig(OnPolicyConfig):
     """HAPPO: PPO with a policy per agent, updated sequentially, and a centralised critic."""
 
-    ppo: PPOConfig = PPOConfig(critic=CriticConfig(hidden=(128, 128, 128), previous_action=False))
     fixed_order: bool = False  # update agents in their own order; else in a new random order per iteration
 
     def build_ppo(self, spec: EnvSpec) -> SequentialPPO:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
+from dima.algorithms.objectives import returns_so_far
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
-from dima.data import EnvSpec
+from dima.data import EnvSpec, TransitionBatch
 from dima.experience.collector import Collector
 from dima.experience.episodes import random_policy
 from dima.experience.transitions import NStepBatch, Transitions
+from dima.nn.normalizer import UNSCALED, Normalizer
 from dima.nn.optim import Average, restore_optimizer
 from dima.policies.base import Policy
 from dima.policies.soft_actors import SoftActors, TwinCritic
@@ -41,10 +43,17 @@ class HasacConfig(AlgorithmConfig):
     tau: Fraction = 0.005  # step of the Polyak average of the target critics
     lr: Positive = 1e-3  # the actors' learning rate
     critic_lr: Positive = 1e-3  # the critics' learning rate
-    alpha: NonNegative | None = None  # fixed temperature; unset: learnt, starting at 1
+    alpha: NonNegative | None = None  # fixed temperature; unset: learnt
+    alpha_start: Positive = 1.0  # where learnt temperatures start; with normalised rewards much less
     alpha_lr: Positive = 3e-4  # learning rate of learnt temperatures
     choice_entropy: Fraction = 0.98  # target entropy of discrete actions, as a share of the maximum
     fixed_order: bool = False  # update agents in their own order; else in a new random order per gradient step
+    normalize_obs: bool = False  # standardise observations and states by their running mean and deviation
+    normalize_reward: bool = False  # divide rewards by the running deviation of discounted returns
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        return {} if self.normalize_reward else {"--learner.normalize-reward": UNSCALED}
 
     def build(self, spec: EnvSpec, device: str) -> Hasac:
         return Hasac(self, spec, device)
@@ -62,12 +71,12 @@ class Hasac(Algorithm):
     def __init__(self, config: HasacConfig, spec: EnvSpec, device: str) -> None:
         super().__init__()
         self.config, self.spec, self.device = config, spec, device
-        self.actors = SoftActors(config.hidden, spec).to(device)
+        self.actors = SoftActors(config.hidden, spec, config.normalize_obs).to(device)
         self.critic = TwinCritic(config.hidden, spec).to(device)
         self.target = deepcopy(self.critic).requires_grad_(False)
         # one per agent, and the critic's last
         self.log_alpha = nn.ParameterList(
-            nn.Parameter(torch.zeros((), device=device)) for _ in range(spec.n_agents + 1)
+            nn.Parameter(torch.tensor(math.log(config.alpha_start), device=device)) for _ in range(spec.n_agents + 1)
         )
         self.target_entropies = [  # nats
             config.choice_entropy * math.log(size) if spec.discrete else -float(size) for size in spec.action_sizes
@@ -75,6 +84,9 @@ class Hasac(Algorithm):
         self.actor_optimizer = torch.optim.Adam(self.actors.parameters(), lr=config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
+        self.state_scale = Normalizer((spec.state_dim,)).to(device) if config.normalize_obs else None
+        self.return_scale = Normalizer(()).to(device) if config.normalize_reward else None
+        self._returns: Tensor | None = None  # (B,) discounted, of the unfinished episodes
         self.replay = Transitions(config.capacity, spec, device)
         self._updates = 0  # gradient steps due in this iteration
 
@@ -89,22 +101,43 @@ class Hasac(Algorithm):
         with progress.phase("collect"):
             transitions, returns = collector.transitions(random_policy(self.spec) if warmup else self.act, steps)
             self.replay.add(transitions)
+            self.update_statistics(transitions)
         self._updates = 0 if warmup else round(config.updates * steps)
         return {"collect/return": float(np.mean(returns))} if returns else {}
 
     def update_policy(self, progress: Progress, done: float) -> Metrics:
         if not self._updates:
             return {}
-        config, average = self.config, Average()
+        average = Average()
         with progress.phase("update", total=self._updates) as advance:
             for _ in range(self._updates):
-                batch = self.replay.sample(config.batch, config.n_step, config.gamma)
+                batch = self.sample()
                 average.add(self.critic_step(batch) | self.actor_steps(batch))
                 self.polyak_update()
                 advance()
         return {f"policy/{key}": value for key, value in average.values().items()}
 
+    def update_statistics(self, transitions: TransitionBatch) -> None:
+        """Update running normalisers with the real transitions that follow the last ones, (B, T)."""
+        self.actors.update_statistics(transitions.obs)
+        if self.state_scale is not None:
+            self.state_scale.update(transitions.state)
+        if self.return_scale is not None:
+            returns = returns_so_far(transitions.reward, transitions.boundary, self.config.gamma, self._returns)
+            self.return_scale.update(returns)
+            self._returns = returns[:, -1] * ~transitions.boundary[:, -1]
+
     # -- one gradient step ----------------------------------------------------------------------------------------
+
+    def sample(self) -> NStepBatch:
+        """Draw a batch, its states and returns in the critics' units."""
+        batch = self.replay.sample(self.config.batch, self.config.n_step, self.config.gamma)
+        if self.state_scale is not None:
+            scaled = self.state_scale(batch.state), self.state_scale(batch.next_state)
+            batch = replace(batch, state=scaled[0], next_state=scaled[1])
+        if self.return_scale is not None:
+            batch = replace(batch, returns=batch.returns / self.return_scale.scale)
+        return batch
 
     @torch.no_grad()
     def target_value(self, batch: NStepBatch) -> Tensor:
@@ -182,6 +215,7 @@ class Hasac(Algorithm):
             "networks": self.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "transitions": self.replay.checkpoint(),
+            "returns": self._returns,
         }
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
@@ -190,6 +224,8 @@ class Hasac(Algorithm):
             restore_optimizer(optimizer, state)
         if chunks is not None:
             self.replay.restore(saved["transitions"], chunks)
+        if self.return_scale is not None:
+            self._returns = None if saved["returns"] is None else saved["returns"].to(self.device)
 
     @property
     def _optimizers(self) -> tuple[torch.optim.Adam, ...]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dima.algorithms.on_policy import OnPolicyConfig
-from dima.algorithms.ppo import PPO, PPOConfig
+from dima.algorithms.ppo import PPO
 from dima.data import EnvSpec
-from dima.policies.critics import CriticConfig
 
 
 @dataclass(frozen=True)
 class MappoConfig(OnPolicyConfig):
     """MAPPO: PPO with one policy shared by all agents and a centralised critic."""
-
-    ppo: PPOConfig = PPOConfig(critic=CriticConfig(hidden=(128, 128, 128), previous_action=False))
 
     def build_ppo(self, spec: EnvSpec) -> PPO:
         return PPO(self.ppo, spec)

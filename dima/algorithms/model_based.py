@@ -57,6 +57,10 @@ class ModelBasedConfig(AlgorithmConfig):
     cuda_graphs: bool = True  # on a GPU, capture imagination and gradients as CUDA graphs
     collect_in_background: bool = False  # collect the next iteration's episodes while an iteration learns
 
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        return self.world_model.reward_limits | self.ppo.reward_limits
+
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
 

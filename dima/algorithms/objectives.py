@@ -37,6 +37,25 @@ def lambda_returns(
     return torch.stack(returns[::-1], dim=1)
 
 
+def returns_so_far(reward: Tensor, boundary: Tensor, gamma: float, before: Tensor | None = None) -> Tensor:
+    """Discounted sums (B, T) of an episode's rewards up to each step, the newest undiscounted.
+
+    Their deviation is the scale of rewards in Gymnasium's ``NormalizeReward``.
+
+    Args:
+        reward: (B, T).
+        boundary: (B, T) bool, last step of an episode.
+        gamma: discount per step.
+        before: (B,) the sums of episodes that began earlier, 0 where one starts anew; None: all do.
+    """
+    total, returns = torch.zeros_like(reward[:, 0]) if before is None else before, []
+    for now, ended in zip(reward.unbind(1), boundary.unbind(1), strict=True):
+        total = gamma * total + now
+        returns.append(total)
+        total = total * ~ended
+    return torch.stack(returns, dim=1)
+
+
 def survival(continuation: Tensor, boundary: Tensor) -> Tensor:
     """(B, T) probability that a step's episode has not terminated before it, within its segment of a rollout.
 

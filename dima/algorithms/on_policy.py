@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
-from dima.algorithms.ppo import PPO
+from dima.algorithms.ppo import PPO, PPOConfig
 from dima.config import Count
 from dima.data import EnvSpec, Rollout
 from dima.experience.collector import Collector
 from dima.policies.base import Policy
+from dima.policies.critics import CriticConfig
 from dima.runtime.progress import Progress
 
 
@@ -21,7 +22,12 @@ from dima.runtime.progress import Progress
 class OnPolicyConfig(AlgorithmConfig):
     """Settings shared by on-policy algorithms."""
 
+    ppo: PPOConfig = PPOConfig(critic=CriticConfig(hidden=(128, 128, 128), previous_action=False))
     rollout: Count = 200  # steps of each environment per rollout
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        return self.ppo.reward_limits
 
     def build(self, spec: EnvSpec, device: str) -> OnPolicy:
         return OnPolicy(self, spec, device)

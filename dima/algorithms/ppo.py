@@ -6,6 +6,7 @@ docs/reference/baselines.md, "PPO losses" and "Iteration".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +53,13 @@ class PPOConfig(Config):
     linear_lr_decay: bool = False  # decay both learning rates linearly to 0 over the run
     survival_weights: bool = False  # weigh imagined steps by the probability that the episode has not ended before
     value_norm_beta: Annotated[float, Range(0, 0.999999999)] = 0.99999  # decay of the running moments of returns
+    value_norm_floor: NonNegative = 0.01  # least variance of returns, in the reward's units; 0: rewards of any size
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest size of rewards that are learnt, by the flag that would learn any."""
+        least = self.value_norm_floor**0.5 / 10  # a return is the sum of many
+        return {"--learner.ppo.value-norm-floor 0": (least, math.inf)} if least else {}
 
     def build(self, spec: EnvSpec) -> PPO:
         return PPO(self, spec)
@@ -111,7 +119,7 @@ class PPO(nn.Module):
         self.config, self.spec = config, spec
         self.actor: TeamActor = self.build_actor()
         self.critic = Critic(config.critic, spec)
-        self.value_norm = ValueNorm(config.value_norm_beta)
+        self.value_norm = ValueNorm(config.value_norm_beta, config.value_norm_floor)
         self.actor_optimizer = self._adam(self.actor, config.lr)
         self.critic_optimizer = self._adam(self.critic, config.critic_lr)
 
@@ -224,12 +232,14 @@ class PPO(nn.Module):
         returns = lambda_returns(
             rollout.reward, rollout.continuation, rollout.boundary, raw_next, config.gamma, config.lam
         )
-        advantage = returns - raw_value
-        weight = torch.ones_like(advantage)
+        weight = torch.ones_like(returns)
         if config.survival_weights:
             weight = survival(rollout.continuation, rollout.boundary)
             weight = weight / weight.mean()
         self.value_norm.update(returns)
+        # published epsilons are in the reward's units; without a floor, they are in the critic's
+        unit = 1.0 if config.value_norm_floor else self.value_norm.moments()[1]
+        advantage = (returns - raw_value) / unit
         batch = Batch(
             obs=rollout.obs.flatten(0, 1),
             action_mask=rollout.action_mask.flatten(0, 1),
@@ -242,7 +252,7 @@ class PPO(nn.Module):
             target=self.value_norm.normalize(returns).flatten(),
             weight=weight.flatten(),
         )
-        unexplained = advantage.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
+        unexplained = advantage.var(correction=0) / (returns / unit).var(correction=0).clamp(min=1e-8)
         return batch, {"return": returns.mean(), "value": raw_value.mean(), "explained_variance": 1 - unexplained}
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ actions, so a collector is restored in the middle of an episode by replaying the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields
@@ -82,6 +82,7 @@ class Collector:
         self.envs, self.seed, self.device = envs, seed, device
         self.snapshot = PolicySnapshot()
         self.steps, self.episodes = 0, 0  # environment steps and episodes so far
+        self.largest_reward = 0.0  # in absolute value, since this process collects
         self._prefetched: CollectedEpisodes | None = None  # played in the background, returned next
         self._unfinished: list[UnfinishedEpisode] | None = None  # of rollouts, one per environment
         self._joint: Joint = {}
@@ -100,6 +101,7 @@ class Collector:
         collected = self._prefetched or self._play(self.snapshot.of(policy), min_steps, limit)
         self._prefetched = None
         self.steps, self.episodes = collected.steps, collected.started
+        self.largest_reward = max(self.largest_reward, largest_reward(collected.episodes))
         return collected.episodes
 
     @contextmanager
@@ -170,6 +172,7 @@ class Collector:
                     "next_mask": torch.from_numpy(self._joint["action_mask"]).to(self.device, torch.bool),
                 }
             )
+            self.largest_reward = max(self.largest_reward, float(np.abs(reward).max()))
             for n, episode in enumerate(self._unfinished):
                 episode.actions.append(action[n])
                 episode.rewards.append(float(reward[n]))
@@ -225,6 +228,11 @@ class Collector:
             self.episodes += 1
         self._joint = self.envs.reset(seeds, which)
         self._previous[which] = 0
+
+
+def largest_reward(episodes: Sequence[Episode]) -> float:
+    """Absolute value of the largest reward in episodes."""
+    return max((float(episode.reward.abs().max()) for episode in episodes), default=0.0)
 
 
 def _stack_columns(columns: list[dict[str, Tensor]], kind: type[Record]) -> dict[str, Tensor]:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+GRAIN = torch.finfo(torch.float32).eps  # relative distance between neighbouring float32 numbers
+TINY = torch.finfo(torch.float32).tiny  # smallest float32 number of full precision
+LIMIT = 1e3  # deviations; none of a million samples is further from their own mean
+UNSCALED = (0.01, 100.0)  # sizes of numbers that a network learns to predict without normalisation
+
 
 class Normalizer(nn.Module):
-    """Running mean and variance of each feature; ``forward`` standardises, in float32.
+    """Running mean and variance of each feature; ``forward`` standardises, whatever the feature's unit.
 
-    Features that (nearly) never vary pass through unchanged, so constant ids and padding survive. Before the first
-    update all features do.
+    A feature that never varied by more than float32 resolves is divided by its size if that is above 1: constant ids
+    and padding pass unchanged, no constant is large. Before the first update all features pass unchanged. Values are
+    bounded by ``LIMIT``, for a feature that was nearly constant until now may be any number of deviations off.
+
+    Statistics are float64; a sample that was stored as float32 is only as exact as that: 0.008 at 1e5.
 
     Args:
         shape: of one sample, ``(S,)``, ``(N, O)`` or ``()``; samples come as ``(..., *shape)``.
@@ -21,8 +30,9 @@ class Normalizer(nn.Module):
     count: Tensor  # () float64, samples seen
     mean: Tensor  # shape, float64
     var: Tensor  # shape, float64, population variance
-    shift: Tensor  # shape, float32, subtracted by normalize
+    shift: Tensor  # shape, float64, subtracted by normalize
     scale: Tensor  # shape, float32, divided by in normalize
+    any_unit: Tensor  # () bool; False in an earlier version's run, whose networks learnt with the rule of that time
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -30,8 +40,16 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("var", torch.zeros(self.shape, dtype=torch.float64))
-        self.register_buffer("shift", torch.zeros(self.shape))
+        self.register_buffer("shift", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(self.shape))
+        self.register_buffer("any_unit", torch.ones((), dtype=torch.bool))
+
+    @property
+    def varies(self) -> Tensor:
+        """Shape, bool: which features vary by more than float32 resolves at their mean."""
+        resolved = self.var.sqrt() > GRAIN * self.mean.abs() + TINY
+        # before: a deviation above 1e-4, and above 1e-5 of the mean
+        return torch.where(self.any_unit, resolved, self.var > 1e-8 + 1e-10 * self.mean.square())
 
     @torch.no_grad()
     def update(self, x: Tensor, valid: Tensor | None = None) -> None:
@@ -56,18 +74,23 @@ class Normalizer(nn.Module):
         self.mean.add_(delta * (fresh / total))
         self.var.copy_(square / total)
         self.count.add_(fresh)
-        # a standard deviation below 1e-4, or below float32 resolution at this mean, counts as no variation
-        varies = self.var > 1e-8 + 1e-10 * self.mean.square()
+        constant = torch.where(self.any_unit, self.mean.abs().clamp(min=1), 1.0)
+        varies = self.varies
         self.shift.copy_(torch.where(varies, self.mean, 0.0))
-        self.scale.copy_(torch.where(varies, self.var.sqrt(), 1.0))
+        self.scale.copy_(torch.where(varies, self.var.sqrt(), constant))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
         """Standardise (..., *shape): the data's units -> standard deviations from the mean."""
-        return ((x - self.shift) / self.scale).float()
+        deviations = (x.double() - self.shift) / self.scale
+        return torch.where(self.any_unit, deviations.clamp(-LIMIT, LIMIT), deviations).float()
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Invert :meth:`normalize`."""
-        return (x * self.scale + self.shift).float()
+        """Invert :meth:`normalize`, up to its bound."""
+        return (x.double() * self.scale + self.shift).float()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}any_unit", torch.zeros_like(self.any_unit))  # earlier versions had none
+        super()._load_from_state_dict(state_dict, prefix, *args)

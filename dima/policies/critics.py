@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dima.config import Config, Count
 from dima.data import EnvSpec
 from dima.nn.mlp import RELU_GAIN, mlp, relu
-from dima.nn.normalizer import Normalizer
+from dima.nn.normalizer import GRAIN, TINY, Normalizer
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ValueNorm(nn.Module):
 
     Args:
         beta: decay of the moving averages per update; near 1 they are plain averages over all updates.
-        floor: lower bound of the variance, in squared units of the return.
+        floor: lower bound of the variance, in squared units of the return; 0: what float32 resolves.
     """
 
     mean: Tensor  # () float64, moving averages initialised to zero
@@ -103,8 +103,9 @@ class ValueNorm(nn.Module):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Debiased mean and standard deviation, two float64 scalars."""
         weight = self.weight.clamp(min=1e-12)
-        mean = self.mean / weight
-        return mean, (self.square / weight - mean.square()).clamp(min=self.floor).sqrt()
+        mean, square = self.mean / weight, self.square / weight
+        least = self.floor or (GRAIN**2 * square).clamp(min=TINY**2)
+        return mean, (square - mean.square()).clamp(min=least).sqrt()
 
     def normalize(self, x: Tensor) -> Tensor:
         """Returns -> normalised values, float32."""

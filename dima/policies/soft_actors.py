@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dima.data import EnvSpec, View
 from dima.nn.mlp import RELU_GAIN, Tanh, mlp, relu
+from dima.nn.normalizer import Normalizer
 from dima.policies.base import Policy
 from dima.policies.distributions import MASKED_LOGIT
 
@@ -89,15 +90,28 @@ class GumbelSoftmax(SoftActor):
 
 
 class SoftActors(Policy):
-    """Policies of a team; observations and actions are padded outside, each agent's network is not."""
+    """Policies of a team; observations and actions are padded outside, each agent's network is not.
 
-    def __init__(self, hidden: Sequence[int], spec: EnvSpec) -> None:
+    Args:
+        hidden: widths of each network.
+        spec: of the task.
+        normalize_obs: standardise observations by their running mean and deviation.
+    """
+
+    def __init__(self, hidden: Sequence[int], spec: EnvSpec, normalize_obs: bool = False) -> None:
         super().__init__()
         self.spec = spec
+        self.obs_scales = nn.ModuleList(Normalizer((size,)) for size in spec.obs_sizes if normalize_obs)
         kind = GumbelSoftmax if spec.discrete else TanhGaussian
         self.members = nn.ModuleList(
             kind(hidden, obs, action) for obs, action in zip(spec.obs_sizes, spec.action_sizes, strict=True)
         )
+
+    def update_statistics(self, obs: Tensor) -> None:
+        """Update the running normalisers, if there are any, with real observations (..., N, O)."""
+        for agent, scale in enumerate(self.obs_scales):
+            assert isinstance(scale, Normalizer)
+            scale.update(obs[..., agent, : self.spec.obs_sizes[agent]])
 
     @torch.no_grad()
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
@@ -128,7 +142,10 @@ class SoftActors(Policy):
 
     def _own(self, agent: int, obs: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
-        return obs[:, agent, : spec.obs_sizes[agent]], action_mask[:, agent, : spec.action_sizes[agent]]
+        own = obs[:, agent, : spec.obs_sizes[agent]]
+        if self.obs_scales:
+            own = self.obs_scales[agent](own)
+        return own, action_mask[:, agent, : spec.action_sizes[agent]]
 
     def _padded(self, action: Tensor) -> Tensor:
         return F.pad(action, (0, self.spec.action_dim - action.shape[-1]))

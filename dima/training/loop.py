@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +55,7 @@ class TrainingLoop(ABC):
         self.unsaved = 0  # iterations since the last checkpoint
         self.chunks: list[dict[str, Any]] = []  # new replay chunks of these iterations
         self.first_chunk = 0  # the number of the first chunk still needed
+        self.warned_of_rewards = False
 
     # -- defined by each kind of run ------------------------------------------------------------------------------
 
@@ -91,6 +92,24 @@ class TrainingLoop(ABC):
         replay = self.algorithm.replay
         chunk = replay.chunk() if replay is not None else None
         return [] if chunk is None else [chunk], replay.first_chunk if replay is not None else 0
+
+    def warn_of_rewards(self, largest: float, limits: Mapping[str, tuple[float, float]]) -> None:
+        """Say once that rewards are too small or too large to be learnt as they are.
+
+        Args:
+            largest: size of the largest so far; 0 says nothing about their size.
+            limits: ``reward_limits`` of what learns from them.
+        """
+        outside = {flag: limit for flag, limit in limits.items() if not limit[0] <= largest <= limit[1]}
+        if not largest or not outside or self.warned_of_rewards:
+            return
+        self.warned_of_rewards = True
+        least, most = max(low for low, _ in outside.values()), min(high for _, high in outside.values())
+        bounds = f"{least:g} and more" if math.isinf(most) else f"{least:g} to {most:g}"
+        self.progress.message(
+            f"dima: the largest reward so far is {largest:.2g} in size, these settings learn from {bounds}: "
+            f"use preset small, or {' '.join(outside)}"
+        )
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

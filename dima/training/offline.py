@@ -14,6 +14,7 @@ from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.datasets.reader import Dataset
 from dima.envs import agreed_task, make_env
 from dima.errors import ConfigError, DatasetError
+from dima.experience.collector import largest_reward
 from dima.presets import preset_changes
 from dima.runtime.device import pick_device
 from dima.runtime.progress import Progress
@@ -113,6 +114,7 @@ class Fitting(TrainingLoop):
                 f"replay.capacity = {config.learner.replay.capacity} cannot hold the dataset's training episodes: "
                 f"raise it to {self.dataset.steps}"
             )
+        self.warn_of_rewards(largest_reward(training), config.learner.world_model.reward_limits)
         self.held_out = HeldOut(
             [one.episode for one in recorded if one.held_out],
             state_std(training, spec),

@@ -189,6 +189,7 @@ class Trainer(TrainingLoop):
         before, done = self.step, min(1.0, self.step / self.target)
         with self._evaluating_in_background():
             metrics = algorithm.collect(collector, progress)
+            self.warn_of_rewards(collector.largest_reward, algorithm.config.reward_limits)
             with algorithm.collect_in_background(collector, progress):
                 metrics |= algorithm.fit(progress)
                 metrics |= algorithm.update_policy(progress, done)

@@ -99,7 +99,7 @@ class HeldOut:
 
 
 def state_std(episodes: Sequence[Episode], spec: EnvSpec) -> Tensor:
-    """Standard deviation (S,) of each state feature over episodes, 1 where it is constant."""
+    """Standard deviation (S,) of each state feature over episodes; of a constant its size, at least 1."""
     state = Normalizer((spec.state_dim,))
     for episode in episodes:
         state.update(episode.state)

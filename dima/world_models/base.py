@@ -50,6 +50,11 @@ class Reveal(NamedTuple):
 class WorldModelConfig(Config, ABC):
     """Settings of a world model, and how to build it."""
 
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest size of rewards that are learnt, by the flag that would learn any; none by default."""
+        return {}
+
     @abstractmethod
     def build(self, spec: EnvSpec) -> WorldModel[Any]:
         """The world model of a task, initialised from PyTorch's global random state."""

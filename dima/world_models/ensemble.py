@@ -23,7 +23,7 @@ from dima.nn.normalizer import Normalizer
 from dima.nn.optim import FitConfig
 from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
-from dima.world_models.state_based import StateModel
+from dima.world_models.state_based import MIN_CHANGE_STD, StateModel
 
 BOUND_WEIGHT = 0.01  # pulls the learnt bounds of the variances together (PETS, appendix A.1)
 
@@ -127,6 +127,11 @@ class EnsembleWorldModel(StateModel[Latent]):
         super().update_statistics(episodes)
         for episode in episodes:
             self.reward_scale.update(episode.reward.to(self.action_valid.device))
+        # an error in the change of a feature that always changes by as much must be small in the state's units, too
+        change = self.change_scale
+        steady = ~change.varies & change.any_unit
+        change.shift.copy_(torch.where(steady, change.mean, change.shift))
+        change.scale.copy_(torch.where(steady, MIN_CHANGE_STD * self.state_scale.scale, change.scale))
 
     def objectives(self) -> dict[str, Objective]:
         return {
@@ -190,13 +195,13 @@ class EnsembleWorldModel(StateModel[Latent]):
         target = self._choose(predicted.mean, latent.member)
         if self.config.draw == "member":
             target = target + torch.randn_like(target) * (0.5 * self._choose(predicted.log_var, latent.member)).exp()
-        change = self.change_scale.denormalize(target[:, :-1])
+        change = self.change_scale.denormalize(target[:, :-1]) / self.state_scale.scale
         mask = latent.action_mask
         if predicted.mask_logits is not None:
             mask = mask_from_logits(self._choose(predicted.mask_logits, latent.member), self.action_valid)
         return Step(
             Latent(
-                state=self.state_scale.normalize(self.state_scale.denormalize(latent.state) + change),
+                state=latent.state + change,
                 member=latent.member,
                 action_mask=mask,
                 previous_action=action,

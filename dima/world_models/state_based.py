@@ -15,6 +15,7 @@ from dima.world_models.base import Loss, WorldModel, replace_rows
 from dima.world_models.observation_decoder import ObservationDecoder
 
 L = TypeVar("L")
+MIN_CHANGE_STD = 0.01  # of a step's change, in units of the state's: slower features are as good as constant
 
 
 class StateModel(WorldModel[L]):

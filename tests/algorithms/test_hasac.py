@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dima.algorithms.hasac import Hasac, HasacConfig
-from dima.data import EnvSpec
+from dima.algorithms.objectives import returns_so_far
+from dima.data import EnvSpec, TransitionBatch
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
@@ -301,6 +303,65 @@ def test_it_learns(task: str, alpha: float | None, better) -> None:
             iterate(team, collector)
         after = evaluate(test_envs, act, 20, seed=0).mean
     assert better(before, after), (before, after)
+
+
+def random_transitions(spec: EnvSpec, envs: int = 4, steps: int = 30) -> TransitionBatch:
+    one = random_batch(spec, envs * steps)
+    boundary = torch.rand(envs * steps) < 0.1
+    rows = TransitionBatch(
+        obs=one.obs,
+        state=one.state,
+        action_mask=one.action_mask,
+        action=one.action,
+        reward=one.returns,
+        terminated=boundary & (torch.rand(envs * steps) < 0.5),
+        boundary=boundary,
+        next_obs=one.next_obs,
+        next_state=one.next_state,
+        next_mask=one.next_mask,
+    )
+    return TransitionBatch(**{name: value.unflatten(0, (envs, steps)) for name, value in vars(rows).items()})
+
+
+def test_with_normalisation_units_have_no_effect() -> None:
+    taught, transitions = [], random_transitions(PAIR)
+    for unit, offset, factor in ((1.0, 0.0, 1.0), (1e-4, 0.01, 1e-6), (10.0, 300.0, 1e6)):
+        torch.manual_seed(1)
+        team, changed = make(PAIR, normalize_obs=True, normalize_reward=True), replace(transitions)
+        for name in ("obs", "state", "next_obs", "next_state"):
+            setattr(changed, name, unit * getattr(transitions, name) + offset)
+        changed.reward = factor * transitions.reward
+        team.replay.add(changed)
+        team.update_statistics(changed)
+        for _ in range(5):
+            batch = team.sample()
+            team.critic_step(batch)
+            team.actor_steps(batch)
+            team.polyak_update()
+        taught.append([weight.detach() for weight in team.parameters()])
+    torch.testing.assert_close(taught[1:], [taught[0]] * 2, atol=1e-3, rtol=0)
+
+
+def test_rewards_are_divided_by_the_deviation_of_returns() -> None:
+    team, transitions = make(PAIR, normalize_reward=True, n_step=1), random_transitions(PAIR)
+    for part in (slice(0, 7), slice(7, 30)):
+        piece = TransitionBatch(**{name: value[:, part] for name, value in vars(transitions).items()})
+        team.replay.add(piece)
+        team.update_statistics(piece)
+    returns = returns_so_far(transitions.reward, transitions.boundary, 0.99)
+    rewards = transitions.reward.flatten() / returns.std(correction=0)
+    drawn = team.sample().returns
+    assert ((drawn[:, None] - rewards).abs().amin(1) < 1e-5).all()
+
+
+def test_an_unfinished_episode_s_return_is_restored() -> None:
+    team, transitions = make(PAIR, normalize_reward=True, normalize_obs=True), random_transitions(PAIR)
+    team.update_statistics(transitions)
+    other = make(PAIR, normalize_reward=True, normalize_obs=True)
+    other.restore(team.checkpoint(), None)
+    for one in (team, other):
+        one.update_statistics(transitions)
+    torch.testing.assert_close(dict(other.state_dict()), dict(team.state_dict()), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("spec", [SPEC, CHOICES])

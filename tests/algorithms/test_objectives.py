@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dima.algorithms.objectives import clipped_value_loss, huber, lambda_returns, ppo_policy_loss, standardize, survival
+from dima.algorithms.objectives import (
+    clipped_value_loss,
+    huber,
+    lambda_returns,
+    ppo_policy_loss,
+    returns_so_far,
+    standardize,
+    survival,
+)
 
 REWARD = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
 VALUE = torch.tensor([[0.5, 0.4, 0.3, 0.2]])
@@ -51,6 +59,14 @@ def test_returns_are_generalised_advantages_plus_values(
 ) -> None:
     returns = lambda_returns(REWARD, torch.tensor([continuation]), torch.tensor([boundary]).bool(), NEXT, 0.9, 0.8)
     torch.testing.assert_close(returns - VALUE, torch.tensor([advantage]))
+
+
+def test_returns_so_far_begin_anew_after_a_boundary() -> None:
+    cut = torch.tensor([[False, True, False, False]])
+    returns = returns_so_far(REWARD, cut, 0.5)
+    torch.testing.assert_close(returns, torch.tensor([[1.0, 2.5, 3.0, 5.5]]))
+    rest = returns_so_far(REWARD[:, 1:], cut[:, 1:], 0.5, returns[:, 0])
+    torch.testing.assert_close(rest, returns[:, 1:])
 
 
 def test_truncation_bootstraps_from_the_true_final_state() -> None:

@@ -98,6 +98,27 @@ def test_targets_and_advantages() -> None:
     torch.testing.assert_close(metrics["explained_variance"], explained)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_without_a_floor_rewards_of_any_size_are_learnt_alike(size: float) -> None:
+    found = []
+    for factor in (1.0, size):
+        torch.manual_seed(0)
+        ppo = make(epochs=2, minibatches=3, value_norm_floor=0.0)
+        metrics = [ppo.update(collect(ppo, reward=factor * torch.randn(12, 5))) for _ in range(3)]
+        found.append((weights(ppo.actor), weights(ppo.critic), [one["explained_variance"] for one in metrics]))
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=0)
+
+
+def test_published_epsilons_are_in_the_reward_s_units() -> None:
+    deviations = []
+    for floor in (0.01, 0.0):
+        ppo = make(value_norm_floor=floor)
+        nn.init.zeros_(ppo.critic.net[-1].weight)
+        batch, _ = ppo.prepare(collect(ppo, reward=1e-6 * torch.randn(12, 5)))
+        deviations.append(float(batch.advantage.std(correction=0)))
+    assert deviations[0] < 0.3 and deviations[1] == pytest.approx(1, abs=1e-3)
+
+
 def test_value_norm_is_updated_once_per_update() -> None:
     ppo = make(epochs=3, minibatches=2, value_norm_beta=0.9)
     ppo.update(collect(ppo))

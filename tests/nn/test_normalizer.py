@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dima.nn.normalizer import Normalizer
+from dima.nn.normalizer import LIMIT, Normalizer
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +48,65 @@ def test_normalizer_ignores_invalid_rows() -> None:
     torch.testing.assert_close(dict(normalizer.state_dict()), before)
 
 
-def test_normalizer_passes_constant_features_unchanged() -> None:
-    x = torch.randn(100, 4)
-    x[:, 1], x[:, 2], x[:, 3] = 1.0, 0.0, 1e4
-    normalizer = fitted(x, 4)
-    assert torch.equal(normalizer(x)[:, 1:], x[:, 1:])
-    assert torch.equal(normalizer.denormalize(x)[:, 1:], x[:, 1:])
-    assert normalizer(x)[:, 0].std(correction=0) == pytest.approx(1)
+@pytest.mark.parametrize(
+    ("unit", "offset"), [(1e-30, 0), (1e-6, 0), (1e-4, 0), (1e6, 0), (1, 1e5), (0.1, 1e5), (1e-4, 100), (1e3, -1e9)]
+)
+def test_whatever_the_unit_mean_and_deviation_are_0_and_1(unit: float, offset: float) -> None:
+    x = (offset + unit * torch.randn(1000, 2, dtype=torch.float64)).float()
+    normalizer = Normalizer((2,))
+    for part in x.split(100):
+        normalizer.update(part)
+    y = normalizer(x)
+    torch.testing.assert_close(y.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(0, correction=0), torch.ones(2))
+    torch.testing.assert_close(normalizer.denormalize(y), x, atol=1e-6 * unit, rtol=1e-7)
+    assert normalizer.varies.all()
+
+
+def test_constants_are_small_and_come_back_as_themselves() -> None:
+    x = torch.tensor([1.0, 0.0, -0.3, 1e-5, 100.0, -12345.678, 1e30]).repeat(100, 1)
+    normalizer = Normalizer((7,))
+    for part in x.split(7):
+        normalizer.update(part)
+    y = normalizer(x)
+    assert torch.equal(y[:, :4], x[:, :4])  # ids and padding among them
+    torch.testing.assert_close(y[:, 4:], x[:, 4:].sign())
+    assert torch.equal(normalizer.denormalize(y), x)
+    assert not normalizer.varies.any()
+
+
+def test_rounding_is_no_variation() -> None:
+    x = torch.full((100, 1), 1e5)
+    x[::2] = torch.nextafter(x[::2], torch.tensor(torch.inf))
+    normalizer = fitted(x, 1)
+    assert not normalizer.varies
+    torch.testing.assert_close(normalizer(x), torch.ones(100, 1))
+
+
+def test_a_feature_that_was_nearly_constant_is_bounded() -> None:
+    normalizer = fitted(1e-20 * torch.randn(100, 1), 1)
+    assert normalizer(torch.tensor([[0.5], [-0.5]])).flatten().tolist() == [LIMIT, -LIMIT]
+    outlier = torch.zeros(10_000, 1)
+    outlier[0] = 1
+    normalizer = fitted(outlier, 1)
+    torch.testing.assert_close(normalizer.denormalize(normalizer(outlier)), outlier)
+
+
+def test_an_earlier_version_s_statistics_keep_their_rule() -> None:
+    x = torch.randn(100, 5).double()
+    x[:, 1], x[:, 2] = 1.0, 1e4
+    x[:, 3], x[:, 4] = 1e-5 * x[:, 3], 1e5 + 0.5 * x[:, 4]
+    earlier = fitted(x, 5).state_dict()
+    del earlier["any_unit"]
+    earlier["shift"], earlier["scale"] = earlier["mean"].float(), torch.ones(5)
+    earlier["shift"][1:], earlier["scale"][0] = 0.0, earlier["var"][0].sqrt()
+    normalizer = Normalizer((5,))
+    normalizer.load_state_dict(earlier)
+    for _ in range(2):
+        assert torch.equal(normalizer(x)[:, 1:], x[:, 1:].float())
+        torch.testing.assert_close(normalizer(x)[:, 0], fitted(x, 5)(x)[:, 0])
+        assert normalizer.varies.tolist() == [True, False, False, False, False]
+        normalizer.update(x)
 
 
 def test_normalizer_keeps_the_variance_at_a_large_offset() -> None:

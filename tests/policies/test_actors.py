@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dima.data import EnvSpec
-from dima.policies.actors import Actor, ActorConfig
+from dima.policies.actors import Actor, ActorConfig, SeparateActors, TeamActor
 from dima.policies.critics import Critic, CriticConfig
 from dima.policies.distributions import Beta, Categorical, Gaussian
+from dima.policies.soft_actors import SoftActors
 
 EVEN = EnvSpec(("a", "b"), state_dim=6, obs_sizes=(5, 5), action_sizes=(3, 3), discrete=False)
 UNEVEN = EnvSpec(("a", "b", "c"), state_dim=6, obs_sizes=(5, 3, 4), action_sizes=(2, 4, 1), discrete=False)
@@ -93,6 +94,20 @@ def test_padding_has_no_effect(spec: EnvSpec, config: ActorConfig) -> None:
     torch.testing.assert_close(noisy.mode(), policy.mode())
     torch.testing.assert_close(noisy.entropy(), policy.entropy())
     torch.testing.assert_close(noisy.log_prob(noisy_action), policy.log_prob(action))
+
+
+@pytest.mark.parametrize("kind", [Actor, SeparateActors, SoftActors])
+def test_normalised_observations_have_no_unit(kind: type[Actor | SeparateActors | SoftActors]) -> None:
+    unit, offset = torch.tensor([1, 1e-4, 1e4, 1, 0]), torch.tensor([0, 0, 0, 1e5, 100])
+    (raw, mask), real = inputs(UNEVEN, 200), torch.from_numpy(UNEVEN.obs_valid)
+    raw[..., 4] = raw[0, 0, 4] = 1.0
+    actions = []
+    for obs in (raw, (unit * raw + offset) * real):
+        torch.manual_seed(1)
+        team = SoftActors((16,), UNEVEN, True) if kind is SoftActors else kind(KINDS[0][1], UNEVEN)
+        shaken(team).update_statistics(obs)
+        actions.append(team(obs, mask).mode() if isinstance(team, TeamActor) else team.mode(obs, mask))
+    torch.testing.assert_close(*actions, atol=0.05, rtol=0)  # 0.008: float32 at 1e5
 
 
 @pytest.mark.parametrize(("spec", "config"), KINDS)

@@ -92,6 +92,24 @@ def test_value_norm_floor_and_initial_scale() -> None:
     assert float(norm.moments()[1]) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_value_norm_without_a_floor_has_no_unit(unit: float) -> None:
+    x, norm = unit * (3 + 2 * torch.randn(1000)), ValueNorm(floor=0.0)
+    assert norm.denormalize(torch.ones(3)).max() < 1e-30  # nothing is known of the size of values
+    norm.update(x)
+    torch.testing.assert_close(norm.moments()[1], x.double().std(correction=0))
+    torch.testing.assert_close(norm.normalize(x), ((x - x.mean()) / x.std(correction=0)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(norm.denormalize(norm.normalize(x)), x, atol=1e-6 * unit, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, 7.0, -1e6])
+def test_value_norm_of_constant_returns_is_zero(value: float) -> None:
+    x, norm = torch.full((10,), value), ValueNorm(floor=0.0)
+    norm.update(x)
+    assert norm.normalize(x).abs().max() < 1e-6
+    torch.testing.assert_close(norm.denormalize(torch.zeros(10)), x)
+
+
 def test_value_norm_keeps_the_variance_at_a_large_offset() -> None:
     x = 1e5 + torch.randint(0, 10, (1000,)).float()
     norm = ValueNorm()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -116,6 +116,35 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (tuple, list)):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_rollout_has_no_unit(variant: str, spec: EnvSpec, alive, episodes, actions) -> None:
+    """State features: in another unit, far from 0, constant within an episode, constant throughout."""
+    algorithm, changes = VARIANTS[variant]
+    config = build_config("toy/walk", algorithm, "debug").learner.world_model.override(changes)  # type: ignore[attr-defined]
+    played, views = episodes(spec, (30, 30, 30, 30)), []
+    for number, episode in enumerate(played):
+        episode.state[:, 2:] = torch.tensor([number - 1.5, 1.0])
+    units, offsets = torch.tensor([1e-4, 1, 1e-4, 100]), torch.tensor([0, 1e3, 0, 0])
+    for unit, offset, size in ((torch.ones(4), torch.zeros(4), 1.0), (units, offsets, 1e-4)):
+        torch.manual_seed(3)
+        model = alive(config.build(spec))
+        experience = [
+            replace(one, state=one.state * unit + offset, obs=one.obs * size, reward=one.reward * size)
+            for one in played
+        ]
+        model.update_statistics(experience)
+        rows = Replay.of(experience, spec, "cpu", model.visit_counters)
+        latent = model.start(rows.gather(torch.tensor([4, 50, 99]), model.context - 1, 0))
+        for _ in range(3):
+            latent, reward, _ = model.step(latent, actions(spec, 3))
+        view = model.observe(latent)
+        views.append(((view.state - offset) / unit, view.obs / size, reward / size))
+    if variant == "dima":  # published: rewards are predicted as they are
+        views = [view[:2] for view in views]
+    torch.testing.assert_close(views[1], views[0], atol=0.01, rtol=0.01)
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ def _chunk_episodes(chunk: Tree) -> Iterator[Episode]:
 
 @dataclass(frozen=True)
 class FeatureScales:
-    """Names, groups and standard deviations of a task's features; constant features have the scale 1."""
+    """Names, groups and standard deviations of a task's features; a constant's is its size, at least 1."""
 
     agents: tuple[str, ...]
     names: tuple[str, ...]  # of the S state features
@@ -143,7 +143,7 @@ def feature_scales(env: JointEnv, episodes: Sequence[Episode]) -> FeatureScales:
         kinds=tuple(env.state_kinds()),
         state_scale=state.scale,
         obs_scale=obs.scale,
-        state_varies=state.scale != 1,  # a Normalizer gives constant features the scale 1
-        obs_varies=obs.scale != 1,
+        state_varies=state.varies,
+        obs_varies=obs.varies,
         obs_valid=torch.from_numpy(spec.obs_valid),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows, WeightedRows
+from dima.nn.normalizer import UNSCALED
 from dima.nn.optim import FitConfig
 from dima.world_models.base import (
     Loss,
@@ -39,9 +40,7 @@ from dima.world_models.dima.sampler import (
     sample,
 )
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
-from dima.world_models.state_based import StateModel
-
-MIN_CHANGE_STD = 0.01  # of a step's change, in units of the state's: slower features are as good as constant
+from dima.world_models.state_based import MIN_CHANGE_STD, StateModel
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,10 @@ class DimaModelConfig(WorldModelConfig):
     denoiser_fit: FitConfig = FitConfig(batch=64, lr=1e-4, weight_decay=0.01, warmup=100, max_grad_norm=1.0)
     decoder_fit: FitConfig = FitConfig(batch=256, lr=3e-4)
     reward_fit: FitConfig = FitConfig(batch=128, lr=1e-4, weight_decay=0.01, max_grad_norm=10.0)
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        return {} if self.reward.normalize_reward else {"--learner.world-model.reward.normalize-reward": UNSCALED}
 
     def build(self, spec: EnvSpec) -> DimaWorldModel:
         return DimaWorldModel(self, spec, Denoiser(self.denoiser, spec, FusedUNet, FusedActionEncoder))

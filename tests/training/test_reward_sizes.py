@@ -1,0 +1,75 @@
+"""Rewards too small or too large for settings without normalisation: a line of warning, once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dima.runtime.progress import Progress
+from dima.training.online import train
+from dima.training.run_config import build_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NORMALISED: dict[str, dict[str, Any]] = {
+    "mappo": {"ppo": {"value_norm_floor": 0.0}},
+    "hasac": {"normalize_reward": True},
+    "dima": {"ppo": {"value_norm_floor": 0.0}, "world_model": {"reward": {"normalize_reward": True}}},
+}
+
+
+class Messages(Progress):
+    """Keeps what is displayed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.seen.append(text)
+
+
+def messages(algorithm: str, reward: float, folder: str, learner: dict[str, Any]) -> list[str]:
+    changes = {"run": folder, "steps": 130, "evaluation_episodes": 1, "tensorboard": False, "learner": learner}
+    config = build_config("benchmarks.studies.units:Line", algorithm, "debug", changes)
+    progress = Messages()
+    train(config.override({"env": {"arguments": json.dumps({"reward": reward})}}), progress=progress)
+    return progress.seen
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reward", "flags"),
+    [
+        ("mappo", 1e-4, "--learner.ppo.value-norm-floor 0"),
+        ("hasac", 1e-4, "--learner.normalize-reward"),
+        ("hasac", 1e4, "--learner.normalize-reward"),
+        ("dima", 1e-4, "--learner.world-model.reward.normalize-reward --learner.ppo.value-norm-floor 0"),
+        ("dima", 1e4, "--learner.world-model.reward.normalize-reward"),
+    ],
+)
+def test_settings_without_normalisation_say_once_what_they_do_not_learn(
+    algorithm: str, reward: float, flags: str, tmp_path
+) -> None:
+    (line,) = messages(algorithm, reward, f"{tmp_path}/run", {})
+    assert line.startswith("dima: the largest reward so far is ")
+    assert line.endswith(f": use preset small, or {flags}")
+    assert not messages(algorithm, reward, f"{tmp_path}/normalised", NORMALISED[algorithm])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reward"), [("mappo", 1e4), ("mappo", 1), ("hasac", 1), ("dima", 1), ("dima", 0)]
+)
+def test_nothing_is_said_of_other_rewards(algorithm: str, reward: float, tmp_path) -> None:
+    assert not messages(algorithm, reward, f"{tmp_path}/run", {})
+
+
+@pytest.mark.parametrize("preset", ["small", "sharp", "lean"])
+def test_presets_learn_rewards_of_any_size(preset: str) -> None:
+    for algorithm in ("dima", *(("ensemble", "mappo", "happo", "hasac") if preset == "small" else ())):
+        assert not build_config("toy/walk", algorithm, preset).learner.reward_limits  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("algorithm", ["dima", "mappo", "happo", "hasac"])
+def test_published_settings_do_not(algorithm: str) -> None:
+    assert build_config("toy/walk", algorithm).learner.reward_limits  # type: ignore[attr-defined]
