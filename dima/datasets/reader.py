@@ -118,7 +118,7 @@ class Dataset:
         """
         if self.task != task:
             raise DatasetError(f"{self.path} holds episodes of {self.task}, not of {task}: give a dataset of that task")
-        ours, theirs = self.header.env, env.to_dict()
+        ours, theirs = self.env.to_dict(), env.to_dict()
         if ours != theirs:
             raise DatasetError(
                 f"{self.path} was recorded with {_differing(ours, theirs)}, but here {_differing(theirs, ours)}: "

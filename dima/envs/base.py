@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from dima.config import Config, EpisodeSteps
 from dima.data import EnvSpec
 from dima.envs.checked import CheckedEnv
 from dima.envs.spaces import ActionWriter, ObservationReader
@@ -28,6 +29,13 @@ class TaskInfo:
     note: str
 
 
+@dataclass(frozen=True)
+class AdapterConfig(Config):
+    """Settings of the adapter; settings of tasks may derive from it."""
+
+    episode_limit: EpisodeSteps | None = None  # truncate episodes after this many steps; None: only where the task does
+
+
 class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     """A PettingZoo ``ParallelEnv`` as one Gymnasium environment of joint observations and actions.
 
@@ -41,6 +49,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     Args:
         parallel_env: the environment; it is reset once here, with seed 0, to find its state and its masks.
         name: of the environment in messages, usually the task's.
+        config: settings of the adapter.
 
     Raises:
         EnvError: its agents or spaces are not supported.
@@ -48,11 +57,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     spec: EnvSpec  # type: ignore[assignment]  # sizes for networks, not Gymnasium's registration record
 
-    def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str) -> None:
+    def __init__(
+        self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str, config: AdapterConfig | None = None
+    ) -> None:
+        config = config or AdapterConfig()
         self.parallel_env, self.name = parallel_env, name
         self.metadata = dict(getattr(parallel_env, "metadata", None) or {})
         self.render_mode = getattr(parallel_env, "render_mode", None)
-        self._checked = checked = CheckedEnv(parallel_env, name)
+        stated = _episode_limit(parallel_env)
+        self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, longest=stated or 0)
         self._readers = [
             ObservationReader(_agent_name(name, a), checked.space("observation_space", a)) for a in checked.agents
         ]
@@ -72,7 +85,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
             discrete=self._discrete,
             masks_actions=self._find_masks(infos),
             obs_has_id=bool(getattr(parallel_env, "obs_has_id", False)),
-            episode_limit=_episode_limit(parallel_env),
+            episode_limit=min(filter(None, (stated, config.episode_limit)), default=None),
         )
         if self.spec.state_dim == 0:
             raise EnvError(f"{name}: state() is empty: return at least one feature, or leave the method out")
@@ -295,7 +308,7 @@ def _agent_name(name: str, agent: Any) -> str:
 
 
 def _episode_limit(parallel_env: Any) -> int | None:
-    """Time limit of an environment: its ``episode_limit``, or ``max_cycles`` as in many PettingZoo tasks."""
+    """Time limit that an environment states: its ``episode_limit``, or ``max_cycles`` as in many PettingZoo tasks."""
     for owner in (parallel_env, getattr(parallel_env, "unwrapped", None)):
         for field in ("episode_limit", "max_cycles"):
             limit = getattr(owner, field, None)

@@ -57,7 +57,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     Args:
         task: as for :func:`dima.envs.make_env`, for example ``package.module:factory``.
         config: settings of its suite.
-        max_steps: of each episode.
+        max_steps: of each episode; where none ended, and no longer limit is known, the last is played to its end.
 
     Raises:
         ConfigError: there is no such task. Errors of the environment itself are in the report.
@@ -147,23 +147,26 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
 
 def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
     """Play random actions; the adapter checks every value."""
-    rng, ends, outside = np.random.default_rng(0), [], False
+    rng, outside = np.random.default_rng(0), False
+    ends: list[tuple[int, bool, bool]] = []
+    limit = env.spec.episode_limit
     for seed in range(EPISODES):
         joint, steps, terminated, truncated = env.reset(seed=seed)[0], 0, False, False
-        while not (terminated or truncated) and steps < max_steps:
+        to_its_end = (
+            (limit is None or limit <= max_steps) and seed == EPISODES - 1 and not any(t or c for _, t, c in ends)
+        )
+        while not (terminated or truncated) and (steps < max_steps or to_its_end):
             joint, _, terminated, truncated, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
             steps += 1
             outside = outside or not _within(env, joint)
         ends.append((steps, terminated, truncated))
     outcomes = "; ".join(f"{n} steps, {'terminated' if t else 'truncated' if c else 'still going'}" for n, t, c in ends)
     found = [Finding("ok", f"{EPISODES} episodes played at random: {outcomes}")]
-    lengths, limit = {n for n, _, _ in ends}, env.spec.episode_limit
+    lengths = {n for n, _, _ in ends}
     if all(t for _, t, _ in ends) and len(lengths) == 1 and (limit in lengths or (max(lengths) > 1 and limit is None)):
         verdict: Literal["wrong", "note"] = "wrong" if limit in lengths else "note"
         text = f"every episode terminates after {lengths.pop()} steps: if that is a time limit, set truncations instead"
         found.append(Finding(verdict, text))
-    if not any(t or c for _, t, c in ends) and (limit is None or limit <= max_steps):
-        found.append(Finding("note", f"no episode ended within {max_steps} steps: truncate them at a time limit"))
     if outside:
         found.append(Finding("note", "observations leave the bounds of their space: widen low and high"))
     return found

@@ -14,7 +14,10 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from dima.config import MAX_EPISODE_STEPS
 from dima.errors import EnvError, UserError, one_line
+
+ENDLESS = 10_000  # steps after which an episode without an end is an error, unless the environment states more
 
 
 class CheckedEnv:
@@ -23,13 +26,18 @@ class CheckedEnv:
     Args:
         parallel_env: the environment.
         name: of the environment in messages.
+        limit: truncate episodes after this many steps; None leaves that to the environment.
+        longest: steps of the longest episode, as far as the environment states it.
 
     Raises:
         EnvError: it has no agents, or two agents have one name.
     """
 
-    def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], name: str) -> None:
-        self.env, self.name = parallel_env, name
+    def __init__(
+        self, parallel_env: ParallelEnv[Any, Any, Any], name: str, limit: int | None = None, longest: int = 0
+    ) -> None:
+        self.env, self.name, self.limit = parallel_env, name, limit
+        self.longest = min(max(ENDLESS, longest), MAX_EPISODE_STEPS)
         self.running, self.steps = False, 0
         self.seed: int | None = None
         self.agents = list(getattr(parallel_env, "possible_agents", None) or ())
@@ -71,7 +79,10 @@ class CheckedEnv:
         observations, rewards, terminations, truncations, infos = answer
         reward = self._mean_reward(rewards)
         terminated, truncated = self._end_of_episode(terminations, truncations)
+        truncated = truncated or (not terminated and self.steps == self.limit)
         self.running = not (terminated or truncated)
+        if self.running and self.steps >= self.longest:
+            self.fault("the episode has no end: truncate it in the environment, or cut it with --env.episode-limit")
         return observations, reward, terminated, truncated, infos
 
     def state(self) -> np.ndarray | None:

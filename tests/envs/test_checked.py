@@ -40,6 +40,20 @@ def message(make, seed=5, steps=3, action=ZERO):
     return text, caught.value
 
 
+def test_an_episode_without_an_end(puppet, monkeypatch):
+    monkeypatch.setattr("dima.envs.checked.ENDLESS", 30)
+    monkeypatch.setattr("dima.envs.checked.MAX_EPISODE_STEPS", 50)
+
+    def stating(limit):
+        env = puppet(limit=10**9)
+        env.max_cycles = limit
+        return env
+
+    for stated, end in ((None, 30), (8, 30), (40, 40), (10**9, 50)):
+        text, _ = message(lambda stated=stated: stating(stated), steps=60)
+        assert f"step {end} of the episode with seed 5: the episode has no end: truncate it in the environment" in text
+
+
 @pytest.mark.parametrize(
     ("observation", "action", "expected"),
     [
