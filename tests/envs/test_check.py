@@ -101,6 +101,23 @@ def test_episodes_without_an_end(report, puppet, monkeypatch, stated):
     assert report(lambda: make(70), max_steps=60).ok
 
 
+def test_masks_that_come_after_the_reset_are_no_fault_of_a_step(report, puppet):
+    """PettingZoo's tests would play what they forbid."""
+
+    class Strict(puppet):
+        def step(self, actions):
+            assert self.steps == 0 or 0 not in actions.values()
+            return super().step(actions)
+
+    def make():
+        late = {a: {"action_mask": np.array([0, 1], np.int8)} for a in ("left", "right")}
+        action = {a: spaces.Discrete(2) for a in ("left", "right")}
+        return Strict(action=action, infos=lambda t, i: late if t else i)
+
+    assert wrong(report(make)).count("wrong") == 1
+    assert "agent 'left' has an action mask, but had none at reset" in wrong(report(make))
+
+
 def test_advice(report, puppet):
     assert any("seeds 1 and 2 start alike" in line for line in report(puppet).lines)
     high = report(lambda: puppet(limit=12))  # its Box ends at 9

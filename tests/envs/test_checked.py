@@ -137,6 +137,14 @@ def test_api_violations(puppet, hooks, expected):
     assert re.search(expected, text), text
 
 
+@pytest.mark.parametrize("who", [("left", "right"), ("right",)])
+def test_masks_that_come_after_the_reset(puppet, who):
+    masks = {agent: {"action_mask": np.array([0, 1], np.int8)} for agent in who}
+    late = {"infos": lambda t, i: i | masks if t == 2 else i}
+    text, _ = message(lambda: puppet(action=each(spaces.Discrete(2)), **late), action=np.eye(2, dtype=np.float32))
+    assert f"step 2 of the episode with seed 5: agent {who[0]!r} has an action mask, but had none at reset" in text
+
+
 @pytest.mark.parametrize("where", ["reset", "step", "state"])
 def test_an_environment_that_raises(puppet, where):
     def fail(step, value):
