@@ -123,7 +123,7 @@ def _pettingzoo(name: str, test: Callable[[], Any]) -> list[Finding]:
 
 
 def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding]:
-    """The same seed and actions must give the same trajectory, in a second episode and in a second copy."""
+    """The same seed and actions must give the same trajectory: again, in a second copy, and beside one."""
     rng, first = np.random.default_rng(0), [_flat(env.reset(seed=1)[0])]
     actions: list[np.ndarray] = []
     joint, ended = env.reset(seed=1)[0], False
@@ -132,19 +132,42 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
         joint, reward, terminated, truncated, _ = env.step(actions[-1])
         ended = terminated or truncated
         first.append(_flat(joint, reward, terminated, truncated))
-    for copy, what in ((env, "two episodes"), (other, "two copies")):
+    beside = _Beside(other)
+    cases: tuple[tuple[JointEnv, Callable[[], None], str], ...] = (
+        (env, lambda: None, "two episodes with the same seed and actions differ {}: let reset(seed) decide everything"),
+        (other, lambda: None, "two copies with the same seed and actions differ {}: let reset(seed) decide everything"),
+        (env, beside.move, "a copy disturbs another {}: give each a simulator and random generator of its own"),
+    )
+    for copy, between, text in cases:
         again = [_flat(copy.reset(seed=1)[0])]
-        again += [_flat(*copy.step(action)[:4]) for action in actions[: len(first) - 1]]
+        for action in actions[: len(first) - 1]:
+            between()
+            again.append(_flat(*copy.step(action)[:4]))
         for step, (one, two) in enumerate(zip(first, again, strict=True)):
             if not np.array_equal(one, two):
                 where = "at reset" if step == 0 else f"at step {step}"
-                text = f"{what} with the same seed and actions differ {where}: let reset(seed) decide everything"
-                return [Finding("wrong", text)]
+                return [Finding("wrong", text.format(where))]
     other.close()
     found = [Finding("ok", "the same seed and actions give the same episode")]
     if np.array_equal(_flat(env.reset(seed=1)[0]), _flat(env.reset(seed=2)[0])):
         found.append(Finding("note", "seeds 1 and 2 start alike: right if the start is fixed"))
     return found
+
+
+class _Beside:
+    """A copy that plays other episodes at random."""
+
+    def __init__(self, env: JointEnv) -> None:
+        self.env, self.rng, self.mask = env, np.random.default_rng(1), np.zeros(0)
+
+    def move(self) -> None:
+        """Start an episode, or step in it."""
+        ended = not self.mask.size
+        if not ended:
+            joint, _, *ends, _ = self.env.step(random_action(self.env.spec, self.mask, self.rng))
+            ended, self.mask = any(ends), joint["action_mask"]
+        if ended:
+            self.mask = self.env.reset(seed=2)[0]["action_mask"]
 
 
 def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:

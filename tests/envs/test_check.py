@@ -74,6 +74,32 @@ def test_state_that_survives_a_reset(report, puppet):
     assert "two episodes with the same seed and actions differ at step 1" in wrong(report(make))
 
 
+@pytest.mark.parametrize("what", ["goal", "generator"])
+def test_copies_that_share_what_they_are_made_of(report, puppet, what):
+    """With masks, where PettingZoo's seed test does not run: a static goal, a global random generator."""
+
+    class Shared(puppet):
+        goal = 0.0
+
+        def reset(self, seed=None, options=None):
+            if what == "generator":
+                np.random.seed(seed)
+            Shared.goal = float(seed or 0)
+            return super().reset(seed, options)
+
+        def state(self):
+            drawn = np.random.uniform() if what == "generator" else Shared.goal
+            return np.array([self.steps, drawn], np.float32)
+
+    def make():
+        masks = {a: {"action_mask": np.ones(2, np.int8)} for a in ("left", "right")}
+        return Shared(action={a: spaces.Discrete(2) for a in masks}, infos=lambda t, i: masks)
+
+    assert "a copy disturbs another at step 1: give each a simulator and random generator of its own" in wrong(
+        report(make)
+    )
+
+
 def test_a_time_limit_as_a_termination(report, puppet):
     def make():
         env = puppet(
