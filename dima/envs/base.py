@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -34,6 +34,7 @@ class AdapterConfig(Config):
     """Settings of the adapter; settings of tasks may derive from it."""
 
     episode_limit: EpisodeSteps | None = None  # truncate episodes after this many steps; None: only where the task does
+    team_reward: Literal["shared", "mean"] = "shared"  # shared: refuse rewards that oppose each other; mean: learn it
 
 
 class JointEnv(gymnasium.Env[Joint, np.ndarray]):
@@ -115,6 +116,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """
         observations, reward, terminated, truncated, infos = self._checked.step(self._actions(np.asarray(action)))
         return self._read(observations, infos), reward, terminated, truncated, infos
+
+    @property
+    def agent_rewards(self) -> list[float]:
+        """Each agent's reward in the last step."""
+        return self._checked.rewards
 
     def encode(self, observations: Any, infos: Any = None) -> Joint:
         """Convert PettingZoo observations to ``obs`` (N, O) and ``action_mask`` (N, A).

@@ -17,11 +17,13 @@ from pettingzoo.test.seed_test import parallel_seed_test
 
 from dima.config import Config
 from dima.data import EnvSpec
-from dima.envs import make_env, make_parallel_env
+from dima.envs import make_env, make_parallel_env, suite_config
 from dima.envs.base import Joint, JointEnv
 from dima.errors import EnvError, UserError, one_line
 
 EPISODES = 3  # of random actions
+OPPOSED = -0.3  # correlation of two agents' rewards from which on they oppose each other
+REWARD_STEPS = 300  # in which rewards are compared, at least
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
         ConfigError: there is no such task. Errors of the environment itself are in the report.
     """
     found: list[Finding] = []
+    config = suite_config(task)() if config is None else config
     make_parallel = partial(make_parallel_env, task, config)
     try:
         make_parallel().close()
@@ -80,10 +83,45 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     try:
         found += _determinism(env, make_env(task, config))
         found += _episodes(env, max_steps)
+        found += compare_rewards(env, config)
     except UserError as error:
         found.append(Finding("wrong", str(error)))
     env.close()
     return CheckReport(task, tuple(found))
+
+
+def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
+    """Compare agents' rewards in random play: what is learnt is their mean, which opposed rewards cancel.
+
+    Args:
+        env: is stepped.
+        config: its settings; with ``team_reward = mean`` nothing is compared.
+
+    Returns:
+        A note if rewards differ; an error if those of two agents are negatively correlated and the settings could
+        allow that. Nothing if they are alike.
+    """
+    allowed = getattr(config, "team_reward", None)
+    if allowed == "mean":
+        return []
+    rewards = _random_rewards(env)
+    if (rewards == rewards[:, :1]).all():
+        return []
+    changes = np.diff(rewards, axis=0)  # unlike slow rewards themselves, not correlated by chance
+    moving = np.flatnonzero(changes.std(axis=0) > 0)
+    correlation = np.atleast_2d(np.corrcoef(changes[:, moving], rowvar=False))
+    lowest = float(correlation.min(initial=1.0))
+    if lowest > OPPOSED:
+        text = "rewards differ between agents: what is learnt is their mean"
+        return [Finding("note", f"{text}; if that is meant, say --env.team-reward mean" if allowed else text)]
+    one, two = (env.spec.agents[moving[i]] for i in np.unravel_index(correlation.argmin(), correlation.shape))
+    text = f"rewards of {one!r} and {two!r} oppose each other (correlation {lowest:.2f} in random play), "
+    text += "and what is learnt is their mean"
+    return [
+        Finding(
+            "wrong" if allowed else "note", f"{text}: if that is meant, say --env.team-reward mean" if allowed else text
+        )
+    ]
 
 
 def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -152,6 +190,18 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
     if np.array_equal(_flat(env.reset(seed=1)[0]), _flat(env.reset(seed=2)[0])):
         found.append(Finding("note", "seeds 1 and 2 start alike: right if the start is fixed"))
     return found
+
+
+def _random_rewards(env: JointEnv) -> np.ndarray:
+    """Rewards (T, N) of whole episodes of random actions, T being at least ``REWARD_STEPS``."""
+    rng, rewards, ended = np.random.default_rng(0), list[list[float]](), True
+    while len(rewards) < REWARD_STEPS:
+        if ended:
+            joint, _ = env.reset(seed=len(rewards))
+        joint, _, *ends, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
+        rewards.append(env.agent_rewards)
+        ended = any(ends)
+    return np.array(rewards)
 
 
 class _Beside:

@@ -39,6 +39,7 @@ class CheckedEnv:
         self.env, self.name, self.limit = parallel_env, name, limit
         self.longest = min(max(ENDLESS, longest), MAX_EPISODE_STEPS)
         self.running, self.steps = False, 0
+        self.rewards: list[float] = []  # of each agent in the last step
         self.seed: int | None = None
         self.agents = list(getattr(parallel_env, "possible_agents", None) or ())
         if not self.agents:
@@ -118,16 +119,17 @@ class CheckedEnv:
             self.fault(f"{method}() raised {one_line(error)}: the fault is in the environment", error)
 
     def _mean_reward(self, rewards: Any) -> float:
-        total = 0.0
+        self.rewards = []
         for agent in self.agents:
             try:
-                total += float(rewards[agent])
+                self.rewards.append(float(rewards[agent]))
             except (KeyError, TypeError, ValueError) as error:
                 self.fault(
                     f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
                 )
+        total = sum(self.rewards)
         if not math.isfinite(total):
-            wrong = {agent: float(rewards[agent]) for agent in self.agents}
+            wrong = dict(zip(self.agents, self.rewards, strict=True))
             self.fault(f"rewards must be finite numbers, but are {wrong}")
         return total / len(self.agents)
 

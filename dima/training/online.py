@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from torch import Tensor
 from dima.algorithms.base import Metrics
 from dima.config import count
 from dima.envs import make_env
+from dima.envs.base import AdapterConfig
+from dima.envs.check import compare_rewards
 from dima.envs.vector import VectorEnv
-from dima.errors import ConfigError
+from dima.errors import ConfigError, EnvError
 from dima.experience.collector import Collector
 from dima.experience.evaluation import Evaluation, evaluate
 from dima.policies.base import Policy
@@ -50,9 +52,25 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         graceful_stop() as stop,
         Trainer(config, device, progress or Progress(), stop=stop) as trainer,
     ):
+        _compare_rewards(config, trainer.progress)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
             return trainer.run(folder, stop)
+
+
+def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
+    """Warn if agents' rewards differ.
+
+    Raises:
+        EnvError: they oppose each other, and the settings do not allow that.
+    """
+    if not isinstance(config.env, AdapterConfig) or config.env.team_reward == "mean":
+        return  # the library's own tasks are cooperative
+    with closing(make_env(config.task, config.env)) as env:
+        for finding in compare_rewards(env, config.env):
+            if finding.verdict == "wrong":
+                raise EnvError(f"{config.task}: {finding.text}")
+            progress.message(f"dima: {finding.text}")
 
 
 def resume(

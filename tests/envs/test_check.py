@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dima.envs.check import check_environment, random_action
+from dima.envs.base import JointEnv
+from dima.envs.check import check_environment, compare_rewards, random_action
 from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError
 
@@ -142,6 +143,44 @@ def test_masks_that_come_after_the_reset_are_no_fault_of_a_step(report, puppet):
 
     assert wrong(report(make)).count("wrong") == 1
     assert "agent 'left' has an action mask, but had none at reset" in wrong(report(make))
+
+
+def with_rewards(puppet, kind):
+    """An environment whose two agents' rewards are slow walks."""
+    rng, walk = np.random.default_rng(0), np.zeros(2)
+
+    def rewards(step, value):
+        nonlocal walk
+        walk = walk + rng.normal(size=2)
+        pair = {"alike": (1, 0, 1, 0), "apart": (1, 0, 0, 1), "opposed": (1, 0, -1, 0), "one": (1, 0, 0, 0)}[kind]
+        return dict(zip(value, np.array(pair, float).reshape(2, 2) @ walk + 5, strict=True))
+
+    return puppet(rewards=rewards)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "said"),
+    [
+        ("alike", None, ""),
+        ("apart", "note", "rewards differ between agents: what is learnt is their mean"),
+        ("one", "note", "rewards differ between agents"),
+        ("opposed", "wrong", "rewards of 'left' and 'right' oppose each other (correlation -1.00 in random play)"),
+    ],
+)
+def test_rewards_of_agents_are_compared(puppet, kind, verdict, said):
+    def compare(config):
+        return compare_rewards(JointEnv(with_rewards(puppet, kind), name="p"), config)
+
+    found = compare(PettingZooConfig())
+    assert [finding.verdict for finding in found] == ([verdict] if verdict else [])
+    assert all(said in finding.text and "--env.team-reward mean" in finding.text for finding in found)
+    assert compare(PettingZooConfig(team_reward="mean")) == []
+    assert all(f.verdict == "note" and "--env" not in f.text for f in compare(None))  # there is no such setting
+
+
+def test_opposed_rewards_are_wrong(report, puppet):
+    opposed = report(lambda: puppet(rewards=lambda t, r: {"left": float(t), "right": float(-t)}))
+    assert "wrong  rewards of 'left' and 'right' oppose each other" in wrong(opposed)
 
 
 def test_advice(report, puppet):
