@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,7 +64,10 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     ) -> None:
         config = config or AdapterConfig()
         self.parallel_env, self.name = parallel_env, name
-        self.metadata = dict(getattr(parallel_env, "metadata", None) or {})
+        metadata = getattr(parallel_env, "metadata", {})
+        if not isinstance(metadata, Mapping):
+            raise EnvError(f"{name}: metadata is of type {type(metadata).__name__}: expected a dictionary")
+        self.metadata = dict(metadata)
         self.render_mode = getattr(parallel_env, "render_mode", None)
         stated = _episode_limit(parallel_env)
         self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, longest=stated or 0)
@@ -174,11 +178,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def render(self) -> Any:
         """Render the environment."""
-        return self.parallel_env.render()
+        return self._checked.render()
 
     def close(self) -> None:
         """Close the environment."""
-        self.parallel_env.close()
+        self._checked.close()
 
     def state_names(self) -> list[str]:
         """Names of the S state features, from the environment if it has any, else numbered."""

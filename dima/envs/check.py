@@ -68,7 +68,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     config = suite_config(task)() if config is None else config
     make_parallel = partial(make_parallel_env, task, config)
     try:
-        make_parallel().close()
+        make_env(task, config).close()
         env = make_env(task, config)
         joint, _ = env.reset(seed=0)  # a step before PettingZoo's tests, which do not know masks that come late
         env.step(random_action(env.spec, joint["action_mask"], np.random.default_rng(0)))

@@ -62,9 +62,9 @@ def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
     """Warn if agents' rewards differ.
 
     Raises:
-        EnvError: they oppose each other, and the settings do not allow that.
+        EnvError: they oppose each other, and the settings do not allow that; or the environment cannot be closed.
     """
-    if not isinstance(config.env, AdapterConfig) or config.env.team_reward == "mean":
+    if not isinstance(config.env, AdapterConfig):
         return  # the library's own tasks are cooperative
     with closing(make_env(config.task, config.env)) as env:
         for finding in compare_rewards(env, config.env):

@@ -43,6 +43,11 @@ def wrong(report):
 
 
 def test_what_cannot_be_built(report, puppet):
+    class Closed(puppet):
+        def close(self):
+            raise RuntimeError("closed already")
+
+    assert "close() raised RuntimeError: closed already" in wrong(report(Closed))
     action = {a: spaces.MultiDiscrete([2, 2]) for a in ("left", "right")}
     assert "agent 'left' acts in MultiDiscrete" in wrong(report(lambda: puppet(action=action)))
     assert "expected a PettingZoo ParallelEnv" in wrong(report(lambda: 3))

@@ -125,6 +125,13 @@ def test_unsupported_spaces(puppet, observation, action, expected):
         ),
         ({"agents": lambda t, a: [*a, "new"] if t == 1 else a}, "its agents are .*'new'.*come and go"),
         ({"agents": lambda t, a: ["left", "new"] if t == 0 else a}, "reset .*its agents are .*come and go"),
+        ({"infos": lambda t, i: None}, "reset .*infos is of type NoneType: expected a dictionary for each agent"),
+        ({"infos": lambda t, i: [{}, {}]}, "infos is of type list"),
+        ({"infos": lambda t, i: np.zeros(2) if t == 2 else i}, "step 2 .*infos is of type ndarray"),
+        ({"infos": lambda t, i: i | {"right": 3}}, "the info of agent 'right' is of type int: expected a dictionary"),
+        ({"infos": lambda t, i: i | {"right": np.zeros(2)} if t else i}, "step 1 .* 'right' is of type ndarray"),
+        ({"agents": lambda t, a: len}, r"its agents cannot be read \(TypeError: .*: let agents be the list"),
+        ({"rewards": lambda t, r: np.zeros(2)}, "agent 'left' has no usable reward .*IndexError"),
         ({"state": lambda t, s: np.zeros(4) if t == 1 else s}, r"state\(\) has 4 features, but had 3 at first"),
         ({"state": lambda t, s: s * np.inf if t == 1 else s}, r"state\(\) holds inf in feature 0"),
         ({"state": lambda t, s: np.full(3, 1e60) if t == 1 else s}, r"state\(\) holds 1e\+60 in feature 0"),
@@ -135,6 +142,43 @@ def test_unsupported_spaces(puppet, observation, action, expected):
 def test_api_violations(puppet, hooks, expected):
     text, _ = message(lambda: puppet(**hooks))
     assert re.search(expected, text), text
+
+
+@pytest.mark.parametrize(
+    ("promises", "expected"),
+    [
+        ({"possible_agents": np.array(["left", "right"])}, "possible_agents is of type ndarray: expected a list"),
+        ({"possible_agents": lambda: ["left", "right"]}, "possible_agents is of type function: expected a list"),
+        ({"metadata": ["human"]}, "metadata is of type list: expected a dictionary"),
+        ({"metadata": None}, "metadata is of type NoneType: expected a dictionary"),
+        ({"close": None}, r"it has no method close\(\): add one, which may do nothing"),
+    ],
+)
+def test_attributes_of_another_kind(puppet, promises, expected):
+    def make():
+        env = puppet()
+        vars(env).update(promises)
+        return env
+
+    assert re.search(expected, message(make)[0])
+
+
+@pytest.mark.parametrize("method", ["close", "render"])
+def test_methods_that_raise_besides_reset_and_step(puppet, method):
+    def fail():
+        raise RuntimeError("no display")
+
+    broken = puppet()
+    setattr(broken, method, fail)
+    with pytest.raises(EnvError, match=rf"^p: .*{method}\(\) raised RuntimeError: no display: the fault is in"):
+        getattr(JointEnv(broken, name="p"), method)()
+
+
+def test_no_agents_attribute(puppet):
+    class Absent(puppet):
+        agents = property(fset=lambda self, value: None)
+
+    assert "its agents cannot be read (AttributeError" in message(Absent)[0]
 
 
 @pytest.mark.parametrize("who", [("left", "right"), ("right",)])

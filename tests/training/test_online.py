@@ -56,6 +56,10 @@ class Duel(Walk):
         rewards, over = super()._move(actions)
         return np.array([rewards[0], self.share * rewards[0]]), over
 
+class Closed(Walk):
+    def close(self):
+        raise RuntimeError("closed already")
+
 zero_sum, different = type("ZeroSum", (Duel,), {"share": -1}), type("Different", (Duel,), {"share": 2})
 """
 MEAN = ("--env.team-reward", "mean")
@@ -250,7 +254,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     assert dima.load(run, task="broken_walk:make")
 
 
-def test_opposed_rewards_are_refused_unless_they_are_meant(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_what_is_found_in_an_environment_before_the_first_iteration(tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "duel.py").write_text(DUEL)
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
@@ -259,6 +263,8 @@ def test_opposed_rewards_are_refused_unless_they_are_meant(tmp_path: Path, monke
     assert not run.exists()
     assert main(arguments("duel:zero_sum", "mappo", run, *MEAN)) == 0
     assert "rewards" not in capsys.readouterr().err
+    assert main(arguments("duel:Closed", "mappo", tmp_path / "closed")) == 2
+    assert "close() raised RuntimeError: closed already: the fault is in the environment" in one_line(capsys)
     assert main(arguments("duel:different", "mappo", tmp_path / "other")) == 0
     assert "dima: rewards differ between agents" in capsys.readouterr().err
 
