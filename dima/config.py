@@ -54,7 +54,8 @@ class NonEmpty:
 
 
 Count = Annotated[int, Range(1)]
-EpisodeSteps = Annotated[int, Range(1, 10**5)]  # bounded, because the rows of an episode are in memory until it ends
+MAX_EPISODE_STEPS = 10**5  # bounded, because the rows of an episode are in memory until it ends
+EpisodeSteps = Annotated[int, Range(1, MAX_EPISODE_STEPS)]
 SmallCount = Annotated[int, Range(1, 1000)]  # of modules that are built one by one, such as layers
 Whole = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]

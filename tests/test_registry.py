@@ -160,6 +160,7 @@ def test_a_registered_task_is_known_everywhere() -> None:
 
 def test_a_class_without_settings_is_a_factory_too() -> None:
     dima.register_task("lab/walk")(Walk)
+    assert make_env("lab/walk", suite_config("lab/walk")(episode_limit=4)).spec.episode_limit == 4
     assert make_env("lab/walk").name == "lab/walk"
 
     @dima.register_task("lab/broken")

@@ -19,9 +19,10 @@ class TasksOptions(Config):
     text: tyro.conf.Positional[str] = ""  # show only names that contain this text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckOptions(Config):
-    task: tyro.conf.Positional[str]  # task, or package.module:factory of your environment
+    task: str  # task, or package.module:factory of your environment
+    env: Config  # settings of the environment
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,16 @@ def algorithms(args: Sequence[str]) -> int:
 
 
 def check(args: Sequence[str]) -> int:
-    options = parse(CheckOptions, args, "dima check")
+    from dima.cli.positional import choose, the_task
+    from dima.envs import suite_config
+
+    choice = choose(args, CheckOptions, learns=False)
+    task = the_task(choice, args, "dima check")
+    options = parse(CheckOptions, choice.rest, "dima check TASK", CheckOptions(task=task, env=suite_config(task)()))
 
     from dima.envs.check import check_environment
 
-    report = check_environment(options.task)
+    report = check_environment(options.task, options.env)
     print("\n".join(report.lines))
     return 0 if report.ok else 2
 

@@ -145,8 +145,11 @@ def check_chunk(chunk: Tree, spec: EnvSpec, episodes: int, steps: int) -> None:
         raise ValueError("a seed is not a whole number")
     if sum(lengths) != steps:
         raise ValueError(f"it does not hold {steps} steps as the manifest says")
-    for _, episode in unpack(chunk):
-        check_episode(episode, spec)
+    for number, (_, episode) in enumerate(unpack(chunk)):
+        try:
+            check_episode(episode, spec)
+        except ValueError as error:
+            raise ValueError(f"episode {number} of {episodes} in it: {error}") from None
 
 
 def listing(manifest: Manifest) -> Listing:

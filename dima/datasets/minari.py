@@ -13,8 +13,10 @@ Rewards are the team's. Minari stores datasets by name under its own root (the v
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,10 +30,11 @@ from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter
 from dima.envs import agreed_task, make_env, suite_config
 from dima.envs.base import JointEnv
-from dima.errors import ConfigError, DatasetError, EnvError
+from dima.errors import ConfigError, DatasetError, EnvError, one_line
 from dima.runtime.provenance import protocol
 
 CHUNK_STEPS = 10_000  # environment steps of an imported chunk, at least
+_FILTER = "leave it out with MinariDataset.filter_episodes"
 FORMS: dict[str, type[Form]] = {"agents": Agents, "joint": Joint}
 
 
@@ -86,7 +89,7 @@ def export_minari(dataset: Dataset, name: str, form: str = "agents", *, task: st
     episodes = [buffer(seed=one.seed, **converter.to_minari(one.episode)) for one in recorded]
     env.close()
     try:
-        with warnings.catch_warnings():
+        with _removed_on_failure(name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that only published datasets need, such as the author
             made = minari.create_dataset_from_buffers(
                 name,
@@ -97,8 +100,8 @@ def export_minari(dataset: Dataset, name: str, form: str = "agents", *, task: st
                 data_format="hdf5",
                 jpeg_encoding=False,
             )
-        if converter.simulator is not None:
-            made.storage.update_metadata({"env_spec": converter.simulator.to_json()})
+            if converter.simulator is not None:
+                made.storage.update_metadata({"env_spec": converter.simulator.to_json()})
     except (ValueError, TypeError, OSError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(
@@ -140,6 +143,24 @@ def import_minari(config: ImportConfig, *, overwrite: bool = False) -> Dataset:
             writer.add(chunk)
         env.close()
         return writer.finish(config.held_out, config.seed)
+
+
+@contextmanager
+def _removed_on_failure(name: str) -> Iterator[None]:
+    """Remove the folders that Minari makes in the block if it fails: an unfinished one breaks its list of datasets.
+
+    Raises:
+        ValueError: Minari does not allow the name.
+    """
+    import_module("minari.dataset.minari_dataset").parse_dataset_id(name)
+    path: Path = import_module("minari.storage").get_dataset_path(name)
+    new = next((place for place in (*reversed(path.parents), path) if not place.exists()), None)
+    try:
+        yield
+    except BaseException:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def _minari() -> Any:
@@ -196,15 +217,13 @@ def _episodes(name: str, theirs: Any, form: Form, skip: int) -> Iterator[Episode
     for number in range(skip, len(theirs)):
         try:
             episode = form.from_minari(vars(theirs[number]))
-        except (OSError, KeyError, IndexError, ValueError) as error:
-            why = " ".join(str(error).split())
-            raise DatasetError(
-                f"{name} is damaged or has another form: its episode {number} cannot be read: {why}"
-            ) from None
         except (DatasetError, EnvError) as error:
-            raise DatasetError(f"{name}: episode {number}: {error}") from None
-        if not (episode.reward.isfinite().all() and episode.state.isfinite().all() and episode.action.isfinite().all()):
+            raise DatasetError(f"{name}: episode {number}: {error}; mend it, or {_FILTER}") from None
+        except Exception as error:  # of a file of somebody else
             raise DatasetError(
-                f"{name}: episode {number} has values that are not finite: filter the dataset with Minari first"
-            )
+                f"{name} is damaged or has another form: its episode {number} cannot be read: {one_line(error)}; "
+                f"mend it, or {_FILTER}"
+            ) from None
+        if not (episode.reward.isfinite().all() and episode.state.isfinite().all() and episode.action.isfinite().all()):
+            raise DatasetError(f"{name}: episode {number} has values that are not finite: {_FILTER}")
         yield episode

@@ -50,20 +50,24 @@ class Form(ABC):
         """The episode in columns written by :meth:`to_minari` or by another library.
 
         Raises:
-            DatasetError: a column that the task needs is missing.
+            DatasetError: a column that the task needs is missing or of another shape, or the episode ends inside.
             EnvError: a value is not in the task's spaces.
         """
+        columns = columns | {name: _per_step(columns, name) for name in ("rewards", "terminations", "truncations")}
         steps = len(columns["rewards"])
         rows = [self._view_at(columns, t) for t in range(steps + 1)]
         views = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         action = np.stack([self.env.encode_actions(self._action_at(columns["actions"], t)) for t in range(steps)])
         ends = torch.zeros(steps, dtype=torch.bool)
         ends[-1] = True
+        inside = np.flatnonzero((columns["terminations"] | columns["truncations"])[:-1])
+        if inside.size:
+            raise DatasetError(f"it ends at step {inside[0] + 1} of {steps}: each episode must end with its last step")
         terminated = bool(columns["terminations"][-1])
         return Episode(
             **views,
             action=torch.from_numpy(action),
-            reward=torch.from_numpy(np.asarray(columns["rewards"], dtype=np.float32)),
+            reward=torch.from_numpy(columns["rewards"].astype(np.float32)),
             terminated=ends & terminated,
             truncated=ends & (not terminated),
         )
@@ -169,6 +173,15 @@ class Joint(Form):
     def _action_at(self, actions: Any, t: int) -> dict[Any, Any]:
         parallel = self.env.parallel_env
         return {a: actions[t][self._entries[a]].reshape(parallel.action_space(a).shape) for a in self.team}
+
+
+def _per_step(columns: Columns, name: str) -> np.ndarray:
+    """A column with one value for each step, (T,), which may be stored as (T, 1)."""
+    values = np.asarray(columns[name])
+    if values.ndim == 0 or values.size != len(values) or values.size != len(columns["rewards"]) or not values.size:
+        raise DatasetError(f"its {name} have shape {values.shape}: expected one for each step")
+    flat = values.reshape(-1)
+    return flat if name == "rewards" else flat.astype(bool)
 
 
 def _stack(values: list[Any]) -> Any:

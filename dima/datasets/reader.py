@@ -15,7 +15,7 @@ from dima.envs import suite_config
 from dima.errors import DatasetError
 from dima.runtime.summary import settings_line
 from dima.storage.atomic import read_errors
-from dima.storage.chunks import read_chunks
+from dima.storage.chunks import chunk_path, read_chunks
 from dima.storage.manifest import digest
 
 Part = Literal["all", "train", "held-out"]
@@ -99,7 +99,7 @@ class Dataset:
         number = 0
         for n, chunk in read_chunks(self.path / EPISODES, listing(self._manifest)):
             facts = self._manifest["chunks"][n]
-            with read_errors(self.path / EPISODES):
+            with read_errors(chunk_path(self.path / EPISODES, n)):
                 check_chunk(chunk, self.spec, facts["episodes"], facts["steps"])
             for seed, episode in unpack(chunk):
                 yield RecordedEpisode(number, facts["source"], seed, number in self.held_out, episode)
@@ -117,7 +117,7 @@ class Dataset:
         """
         if self.task != task:
             raise DatasetError(f"{self.path} holds episodes of {self.task}, not of {task}: give a dataset of that task")
-        ours, theirs = self.header.env, env.to_dict()
+        ours, theirs = self.env.to_dict(), env.to_dict()
         if ours != theirs:
             raise DatasetError(
                 f"{self.path} was recorded with {_differing(ours, theirs)}, but here {_differing(theirs, ours)}: "

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from dima.config import Config, shown
-from dima.envs.base import JointEnv, TaskInfo
+from dima.envs.base import AdapterConfig, JointEnv, TaskInfo
 from dima.envs.pettingzoo import RegisteredTask
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, nearest, one_line
@@ -53,7 +53,8 @@ def register_task(name: str, *, config: type[Config] | None = None) -> Callable[
     Args:
         name: of the task, such as ``lab/maze``.
         config: a settings class, whose fields become flags (``--env.size 3``). The factory is called with an instance
-            of it; without one, with nothing. It is also given ``render_mode`` if it takes that.
+            of it; without one, with nothing. One that derives from :class:`~dima.envs.base.AdapterConfig` also has the
+            adapter's, such as ``--env.episode-limit``. The factory is also given ``render_mode`` if it takes that.
 
     Raises:
         ConfigError: the name is taken, or is not of the form suite/name.
@@ -85,7 +86,12 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
         EnvError: the environment cannot be built or handled.
     """
     parallel_env = make_parallel_env(task, config, render_mode=render_mode)
-    return JointEnv(parallel_env, name=task, make=partial(make_env, task, config))
+    return JointEnv(
+        parallel_env,
+        name=task,
+        config=config if isinstance(config, AdapterConfig) else None,
+        make=partial(make_env, task, config),
+    )
 
 
 def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:

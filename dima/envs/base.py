@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from dima.config import Config, EpisodeSteps
 from dima.data import EnvSpec
 from dima.envs.checked import CheckedEnv
 from dima.envs.spaces import ActionWriter, ObservationReader
@@ -29,6 +30,14 @@ class TaskInfo:
     note: str
 
 
+@dataclass(frozen=True)
+class AdapterConfig(Config):
+    """Settings of the adapter; settings of tasks may derive from it."""
+
+    episode_limit: EpisodeSteps | None = None  # truncate episodes after this many steps; None: only where the task does
+    team_reward: Literal["shared", "mean"] = "shared"  # shared: refuse rewards that oppose each other; mean: learn it
+
+
 class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     """A PettingZoo ``ParallelEnv`` as one Gymnasium environment of joint observations and actions.
 
@@ -42,6 +51,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     Args:
         parallel_env: the environment; it is reset once here, with seed 0, to find its state and its masks.
         name: of the environment in messages, usually the task's.
+        config: settings of the adapter.
         make: builds another environment like this one.
 
     Raises:
@@ -51,12 +61,22 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     spec: EnvSpec  # type: ignore[assignment]  # sizes for networks, not Gymnasium's registration record
 
     def __init__(
-        self, parallel_env: ParallelEnv[Any, Any, Any], *, name: str, make: Callable[[], JointEnv] | None = None
+        self,
+        parallel_env: ParallelEnv[Any, Any, Any],
+        *,
+        name: str,
+        config: AdapterConfig | None = None,
+        make: Callable[[], JointEnv] | None = None,
     ) -> None:
+        config = config or AdapterConfig()
         self.parallel_env, self.name = parallel_env, name
-        self.metadata = dict(getattr(parallel_env, "metadata", None) or {})
+        metadata = getattr(parallel_env, "metadata", {})
+        if not isinstance(metadata, Mapping):
+            raise EnvError(f"{name}: metadata is of type {type(metadata).__name__}: expected a dictionary")
+        self.metadata = dict(metadata)
         self.render_mode = getattr(parallel_env, "render_mode", None)
-        self._checked = checked = CheckedEnv(parallel_env, name)
+        stated = _episode_limit(parallel_env)
+        self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, longest=stated or 0)
         self._readers = [
             ObservationReader(_agent_name(name, a), checked.space("observation_space", a)) for a in checked.agents
         ]
@@ -76,7 +96,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
             discrete=self._discrete,
             masks_actions=self._find_masks(infos),
             obs_has_id=bool(getattr(parallel_env, "obs_has_id", False)),
-            episode_limit=_episode_limit(parallel_env),
+            episode_limit=min(filter(None, (stated, config.episode_limit)), default=None),
             make=make,
         )
         if self.spec.state_dim == 0:
@@ -107,6 +127,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """
         observations, reward, terminated, truncated, infos = self._checked.step(self._actions(np.asarray(action)))
         return self._read(observations, infos), reward, terminated, truncated, infos
+
+    @property
+    def agent_rewards(self) -> list[float]:
+        """Each agent's reward in the last step."""
+        return self._checked.rewards
 
     def set_state(self, state: np.ndarray, previous: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         """Continue from a state (S,) with a new time limit, where the environment has a method ``set_state``.
@@ -180,11 +205,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def render(self) -> Any:
         """Render the environment."""
-        return self.parallel_env.render()
+        return self._checked.render()
 
     def close(self) -> None:
         """Close the environment."""
-        self.parallel_env.close()
+        self._checked.close()
 
     def state_names(self) -> list[str]:
         """Names of the S state features, from the environment if it has any, else numbered."""
@@ -264,8 +289,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
                 checked.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
             if complaint := self._readers[i].read(value, self._rows[i]):
                 checked.fault(f"agent {agent!r} {complaint}")
-        for i in self._masked:
-            agent = checked.agents[i]
+        for i, agent in enumerate(checked.agents):
+            if i not in self._masked:
+                if (infos.get(agent) or {}).get("action_mask") is not None:
+                    checked.fault(f"agent {agent!r} has an action mask, but had none at reset: return it there as well")
+                continue
             self._read_mask(i, observations[agent] if self._readers[i].masked else infos.get(agent))
         obs, wrong = _as_float32(self._obs)
         if wrong:
@@ -320,7 +348,7 @@ def _agent_name(name: str, agent: Any) -> str:
 
 
 def _episode_limit(parallel_env: Any) -> int | None:
-    """Time limit of an environment: its ``episode_limit``, or ``max_cycles`` as in many PettingZoo tasks."""
+    """Time limit that an environment states: its ``episode_limit``, or ``max_cycles`` as in many PettingZoo tasks."""
     for owner in (parallel_env, getattr(parallel_env, "unwrapped", None)):
         for field in ("episode_limit", "max_cycles"):
             limit = getattr(owner, field, None)

@@ -17,11 +17,13 @@ from pettingzoo.test.seed_test import parallel_seed_test
 
 from dima.config import Config
 from dima.data import EnvSpec
-from dima.envs import make_env, make_parallel_env
+from dima.envs import make_env, make_parallel_env, suite_config
 from dima.envs.base import Joint, JointEnv
 from dima.errors import EnvError, UserError, one_line
 
 EPISODES = 3  # of random actions
+OPPOSED = -0.3  # correlation of two agents' rewards from which on they oppose each other
+REWARD_STEPS = 300  # in which rewards are compared, at least
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,19 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     Args:
         task: as for :func:`dima.envs.make_env`, for example ``package.module:factory``.
         config: settings of its suite.
-        max_steps: of each episode.
+        max_steps: of each episode; where none ended, and no longer limit is known, the last is played to its end.
 
     Raises:
         ConfigError: there is no such task. Errors of the environment itself are in the report.
     """
     found: list[Finding] = []
+    config = suite_config(task)() if config is None else config
     make_parallel = partial(make_parallel_env, task, config)
     try:
-        make_parallel().close()
+        make_env(task, config).close()
         env = make_env(task, config)
+        joint, _ = env.reset(seed=0)  # a step before PettingZoo's tests, which do not know masks that come late
+        env.step(random_action(env.spec, joint["action_mask"], np.random.default_rng(0)))
     except EnvError as error:
         return CheckReport(task, (Finding("wrong", str(error)),))
     found.append(Finding("ok", _description(env.spec)))
@@ -78,10 +83,45 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     try:
         found += _determinism(env, make_env(task, config))
         found += _episodes(env, max_steps)
+        found += compare_rewards(env, config)
     except UserError as error:
         found.append(Finding("wrong", str(error)))
     env.close()
     return CheckReport(task, tuple(found))
+
+
+def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
+    """Compare agents' rewards in random play: what is learnt is their mean, which opposed rewards cancel.
+
+    Args:
+        env: is stepped.
+        config: its settings; with ``team_reward = mean`` nothing is compared.
+
+    Returns:
+        A note if rewards differ; an error if those of two agents are negatively correlated and the settings could
+        allow that. Nothing if they are alike.
+    """
+    allowed = getattr(config, "team_reward", None)
+    if allowed == "mean":
+        return []
+    rewards = _random_rewards(env)
+    if (rewards == rewards[:, :1]).all():
+        return []
+    changes = np.diff(rewards, axis=0)  # unlike slow rewards themselves, not correlated by chance
+    moving = np.flatnonzero(changes.std(axis=0) > 0)
+    correlation = np.atleast_2d(np.corrcoef(changes[:, moving], rowvar=False))
+    lowest = float(correlation.min(initial=1.0))
+    if lowest > OPPOSED:
+        text = "rewards differ between agents: what is learnt is their mean"
+        return [Finding("note", f"{text}; if that is meant, say --env.team-reward mean" if allowed else text)]
+    one, two = (env.spec.agents[moving[i]] for i in np.unravel_index(correlation.argmin(), correlation.shape))
+    text = f"rewards of {one!r} and {two!r} oppose each other (correlation {lowest:.2f} in random play), "
+    text += "and what is learnt is their mean"
+    return [
+        Finding(
+            "wrong" if allowed else "note", f"{text}: if that is meant, say --env.team-reward mean" if allowed else text
+        )
+    ]
 
 
 def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -121,7 +161,7 @@ def _pettingzoo(name: str, test: Callable[[], Any]) -> list[Finding]:
 
 
 def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Finding]:
-    """The same seed and actions must give the same trajectory, in a second episode and in a second copy."""
+    """The same seed and actions must give the same trajectory: again, in a second copy, and beside one."""
     rng, first = np.random.default_rng(0), [_flat(env.reset(seed=1)[0])]
     actions: list[np.ndarray] = []
     joint, ended = env.reset(seed=1)[0], False
@@ -130,14 +170,21 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
         joint, reward, terminated, truncated, _ = env.step(actions[-1])
         ended = terminated or truncated
         first.append(_flat(joint, reward, terminated, truncated))
-    for copy, what in ((env, "two episodes"), (other, "two copies")):
+    beside = _Beside(other)
+    cases: tuple[tuple[JointEnv, Callable[[], None], str], ...] = (
+        (env, lambda: None, "two episodes with the same seed and actions differ {}: let reset(seed) decide everything"),
+        (other, lambda: None, "two copies with the same seed and actions differ {}: let reset(seed) decide everything"),
+        (env, beside.move, "a copy disturbs another {}: give each a simulator and random generator of its own"),
+    )
+    for copy, between, text in cases:
         again = [_flat(copy.reset(seed=1)[0])]
-        again += [_flat(*copy.step(action)[:4]) for action in actions[: len(first) - 1]]
+        for action in actions[: len(first) - 1]:
+            between()
+            again.append(_flat(*copy.step(action)[:4]))
         for step, (one, two) in enumerate(zip(first, again, strict=True)):
             if not np.array_equal(one, two):
                 where = "at reset" if step == 0 else f"at step {step}"
-                text = f"{what} with the same seed and actions differ {where}: let reset(seed) decide everything"
-                return [Finding("wrong", text)]
+                return [Finding("wrong", text.format(where))]
     other.close()
     found = [Finding("ok", "the same seed and actions give the same episode")]
     if np.array_equal(_flat(env.reset(seed=1)[0]), _flat(env.reset(seed=2)[0])):
@@ -145,25 +192,56 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
     return found
 
 
+def _random_rewards(env: JointEnv) -> np.ndarray:
+    """Rewards (T, N) of whole episodes of random actions, T being at least ``REWARD_STEPS``."""
+    rng, rewards, ended = np.random.default_rng(0), list[list[float]](), True
+    while len(rewards) < REWARD_STEPS:
+        if ended:
+            joint, _ = env.reset(seed=len(rewards))
+        joint, _, *ends, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
+        rewards.append(env.agent_rewards)
+        ended = any(ends)
+    return np.array(rewards)
+
+
+class _Beside:
+    """A copy that plays other episodes at random."""
+
+    def __init__(self, env: JointEnv) -> None:
+        self.env, self.rng, self.mask = env, np.random.default_rng(1), np.zeros(0)
+
+    def move(self) -> None:
+        """Start an episode, or step in it."""
+        ended = not self.mask.size
+        if not ended:
+            joint, _, *ends, _ = self.env.step(random_action(self.env.spec, self.mask, self.rng))
+            ended, self.mask = any(ends), joint["action_mask"]
+        if ended:
+            self.mask = self.env.reset(seed=2)[0]["action_mask"]
+
+
 def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
     """Play random actions; the adapter checks every value."""
-    rng, ends, outside = np.random.default_rng(0), [], False
+    rng, outside = np.random.default_rng(0), False
+    ends: list[tuple[int, bool, bool]] = []
+    limit = env.spec.episode_limit
     for seed in range(EPISODES):
         joint, steps, terminated, truncated = env.reset(seed=seed)[0], 0, False, False
-        while not (terminated or truncated) and steps < max_steps:
+        to_its_end = (
+            (limit is None or limit <= max_steps) and seed == EPISODES - 1 and not any(t or c for _, t, c in ends)
+        )
+        while not (terminated or truncated) and (steps < max_steps or to_its_end):
             joint, _, terminated, truncated, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
             steps += 1
             outside = outside or not _within(env, joint)
         ends.append((steps, terminated, truncated))
     outcomes = "; ".join(f"{n} steps, {'terminated' if t else 'truncated' if c else 'still going'}" for n, t, c in ends)
     found = [Finding("ok", f"{EPISODES} episodes played at random: {outcomes}")]
-    lengths, limit = {n for n, _, _ in ends}, env.spec.episode_limit
+    lengths = {n for n, _, _ in ends}
     if all(t for _, t, _ in ends) and len(lengths) == 1 and (limit in lengths or (max(lengths) > 1 and limit is None)):
         verdict: Literal["wrong", "note"] = "wrong" if limit in lengths else "note"
         text = f"every episode terminates after {lengths.pop()} steps: if that is a time limit, set truncations instead"
         found.append(Finding(verdict, text))
-    if not any(t or c for _, t, c in ends) and (limit is None or limit <= max_steps):
-        found.append(Finding("note", f"no episode ended within {max_steps} steps: truncate them at a time limit"))
     if outside:
         found.append(Finding("note", "observations leave the bounds of their space: widen low and high"))
     return found

@@ -7,14 +7,17 @@ was expected, and the step and the episode's seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from dima.config import MAX_EPISODE_STEPS
 from dima.errors import EnvError, UserError, one_line
+
+ENDLESS = 10_000  # steps after which an episode without an end is an error, unless the environment states more
 
 
 class CheckedEnv:
@@ -23,18 +26,29 @@ class CheckedEnv:
     Args:
         parallel_env: the environment.
         name: of the environment in messages.
+        limit: truncate episodes after this many steps; None leaves that to the environment.
+        longest: steps of the longest episode, as far as the environment states it.
 
     Raises:
-        EnvError: it has no agents, or two agents have one name.
+        EnvError: it has no list of agents, two agents have one name, or it cannot be closed.
     """
 
-    def __init__(self, parallel_env: ParallelEnv[Any, Any, Any], name: str) -> None:
-        self.env, self.name = parallel_env, name
+    def __init__(
+        self, parallel_env: ParallelEnv[Any, Any, Any], name: str, limit: int | None = None, longest: int = 0
+    ) -> None:
+        self.env, self.name, self.limit = parallel_env, name, limit
+        self.longest = min(max(ENDLESS, longest), MAX_EPISODE_STEPS)
         self.running, self.steps = False, 0
+        self.rewards: list[float] = []  # of each agent in the last step
         self.seed: int | None = None
-        self.agents = list(getattr(parallel_env, "possible_agents", None) or ())
+        agents = getattr(parallel_env, "possible_agents", [])
+        if not isinstance(agents, list | tuple):
+            raise EnvError(f"{name}: possible_agents is of type {type(agents).__name__}: expected a list of names")
+        self.agents = list(agents)
         if not self.agents:
             raise EnvError(f"{name}: possible_agents is empty or missing: list the names of all agents there")
+        if not callable(getattr(parallel_env, "close", None)):
+            raise EnvError(f"{name}: it has no method close(): add one, which may do nothing")
         if len(set(map(str, self.agents))) < len(self.agents):
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
         self._agent_set = set(self.agents)
@@ -58,6 +72,7 @@ class CheckedEnv:
         if not isinstance(answer, tuple) or len(answer) != 2:
             self.fault("reset must return observations and infos (two dictionaries)")
         self._check_agents()
+        self._check_infos(answer[1])
         return answer
 
     def step(self, actions: dict[Any, Any]) -> tuple[Any, float, bool, bool, Any]:
@@ -69,9 +84,13 @@ class CheckedEnv:
         if not isinstance(answer, tuple) or len(answer) != 5:
             self.fault("step must return observations, rewards, terminations, truncations and infos (five values)")
         observations, rewards, terminations, truncations, infos = answer
+        self._check_infos(infos)
         reward = self._mean_reward(rewards)
         terminated, truncated = self._end_of_episode(terminations, truncations)
+        truncated = truncated or (not terminated and self.steps == self.limit)
         self.running = not (terminated or truncated)
+        if self.running and self.steps >= self.longest:
+            self.fault("the episode has no end: truncate it in the environment, or cut it with --env.episode-limit")
         return observations, reward, terminated, truncated, infos
 
     def set_state(self, *arguments: Any) -> None:
@@ -120,6 +139,14 @@ class CheckedEnv:
             self.fault(f"state() has dtype {state.dtype}: return an array of numbers")
         return state.reshape(-1)
 
+    def render(self) -> Any:
+        """What the environment renders."""
+        return self._call("render", self.env.render)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._call("close", self.env.close)
+
     def fault(self, text: str, cause: Exception | None = None) -> NoReturn:
         """Raise an EnvError with the environment, the step and the seed."""
         when = "reset" if self.steps == 0 else f"step {self.steps}"
@@ -134,17 +161,27 @@ class CheckedEnv:
         except Exception as error:  # user code may raise anything
             self.fault(f"{method}() raised {one_line(error)}: the fault is in the environment", error)
 
+    def _check_infos(self, infos: Any) -> None:
+        """Infos must be dictionaries."""
+        for agent in (None, *self.agents):
+            info = infos if agent is None else infos.get(agent)
+            if not (isinstance(info, dict | Mapping) or (info is None and agent is not None)):
+                whose = "infos" if agent is None else f"the info of agent {agent!r}"
+                expected = "a dictionary for each agent" if agent is None else "a dictionary"
+                self.fault(f"{whose} is of type {type(info).__name__}: expected {expected}, which may be empty")
+
     def _mean_reward(self, rewards: Any) -> float:
-        total = 0.0
+        self.rewards = []
         for agent in self.agents:
             try:
-                total += float(rewards[agent])
-            except (KeyError, TypeError, ValueError) as error:
+                self.rewards.append(float(rewards[agent]))
+            except (KeyError, TypeError, ValueError, IndexError) as error:
                 self.fault(
                     f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
                 )
+        total = sum(self.rewards)
         if not math.isfinite(total):
-            wrong = {agent: float(rewards[agent]) for agent in self.agents}
+            wrong = dict(zip(self.agents, self.rewards, strict=True))
             self.fault(f"rewards must be finite numbers, but are {wrong}")
         return total / len(self.agents)
 
@@ -153,7 +190,7 @@ class CheckedEnv:
         for agent in self.agents:
             try:
                 terminated, truncated = bool(terminations[agent]), bool(truncations[agent])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, IndexError) as error:
                 self.fault(
                     f"agent {agent!r} has no usable termination and truncation ({one_line(error)}): "
                     "return a truth value for each agent in both"
@@ -173,12 +210,15 @@ class CheckedEnv:
 
     def _check_agents(self) -> None:
         """All agents must be present while an episode runs."""
-        present = self.env.agents
+        try:
+            present = list(self.env.agents)
+        except (AttributeError, TypeError) as error:
+            self.fault(f"its agents cannot be read ({one_line(error)}): let agents be the list of those present", error)
         if len(present) == len(self.agents) and self._agent_set.issuperset(present):
             return
         if not present:
             self.fault("no agents are left although none terminated or was truncated: say which, or keep them")
         self.fault(
-            f"its agents are {list(present)}, expected {self.agents}: agents that come and go are not handled; "
+            f"its agents are {present}, expected {self.agents}: agents that come and go are not handled; "
             "keep all of possible_agents until the episode ends"
         )

@@ -19,7 +19,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import aec_to_parallel
 
 from dima.config import Config, shown
-from dima.envs.base import TaskInfo
+from dima.envs.base import AdapterConfig, TaskInfo
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest, one_line
 from dima.registry import load_attribute, load_module, load_name
@@ -28,8 +28,8 @@ _ENVIRONMENT = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  #
 
 
 @dataclass(frozen=True)
-class PettingZooConfig(Config):
-    """Arguments of the environment's factory."""
+class PettingZooConfig(AdapterConfig):
+    """Arguments of the environment's factory, and settings of the adapter."""
 
     arguments: str = "{}"  # keyword arguments of the factory, a JSON object such as {"n_walkers": 2}
 
@@ -72,11 +72,6 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
     return _call(task, attribute, factory, (), config.keywords(), render_mode)
 
 
-@dataclass(frozen=True)
-class NoSettings(Config):
-    """The settings of a task that has none."""
-
-
 class RegisteredTask:
     """A suite of one task, whose environment a registered factory makes.
 
@@ -88,13 +83,13 @@ class RegisteredTask:
 
     def __init__(self, name: str, factory: Callable[..., Any], config: type[Config] | None = None) -> None:
         self.name, self.factory = name, factory
-        self.CONFIG: type[Config] = config or NoSettings
+        self.CONFIG: type[Config] = config or AdapterConfig
         self.__qualname__ = getattr(factory, "__qualname__", repr(factory))  # says whether two are the same
         self.scene = scene
 
     def make(self, name: str, config: Config, render_mode: str | None = None) -> ParallelEnv[Any, Any, Any]:
         """The environment; errors as for those without a name."""
-        given = () if self.CONFIG is NoSettings else (config,)
+        given = () if self.CONFIG is AdapterConfig else (config,)
         return _call(self.name, self.__qualname__, self.factory, given, {}, render_mode)
 
     def tasks(self) -> list[TaskInfo]:

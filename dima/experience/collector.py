@@ -25,6 +25,7 @@ from dima.policies.base import Policy
 from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
+from dima.runtime.signals import Interrupted, Stop
 
 
 @dataclass
@@ -76,30 +77,39 @@ class Collector:
         envs: vectorised environments of the task.
         seed: the run's seed.
         device: of the policies that learn from rollouts.
+        stop: heeded between two steps. What was collected until then is kept: the next call, which may be that of a
+            collector restored from :meth:`checkpoint`, goes on from there.
     """
 
-    def __init__(self, envs: VectorEnv, seed: int, device: torch.device | str = "cpu") -> None:
-        self.envs, self.seed, self.device = envs, seed, device
+    def __init__(
+        self, envs: VectorEnv, seed: int, device: torch.device | str = "cpu", stop: Stop | None = None
+    ) -> None:
+        self.envs, self.seed, self.device, self.stop = envs, seed, device, stop or Stop()
         self.snapshot = PolicySnapshot()
         self.steps, self.episodes = 0, 0  # environment steps and episodes so far
         self.largest_reward = 0.0  # in absolute value, since this process collects
-        self._prefetched: CollectedEpisodes | None = None  # played in the background, returned next
+        self._ahead: CollectedEpisodes | None = None  # played in the background or before a stop, returned next
         self._unfinished: list[UnfinishedEpisode] | None = None  # of rollouts, one per environment
+        self._columns: list[dict[str, Tensor]] = []  # of a rollout that a stop interrupted, one for each step
+        self._returns: list[float] = []  # of the episodes that ended in it
         self._joint: Joint = {}
         self._previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
 
     def play(self, policy: Policy, min_steps: int, limit: int = 0) -> list[Episode]:
         """Play whole episodes, one in each environment at a time, until they hold ``min_steps`` steps.
 
-        Episodes that were played in the background are returned instead.
+        Episodes that were played ahead are the first of them.
 
         Args:
             policy: acts in every environment.
             min_steps: least number of steps in all.
             limit: truncate episodes after this many steps; 0 leaves that to the environment.
+
+        Raises:
+            Interrupted: a stop was requested; unfinished episodes are played again.
         """
-        collected = self._prefetched or self._play(self.snapshot.of(policy), min_steps, limit)
-        self._prefetched = None
+        collected = self._play(self.snapshot.of(policy), min_steps, limit, self.stop)
+        self._ahead = None
         self.steps, self.episodes = collected.steps, collected.started
         self.largest_reward = max(self.largest_reward, largest_reward(collected.episodes))
         return collected.episodes
@@ -116,23 +126,32 @@ class Collector:
         with self.envs.used_by_fork(), in_background(job) as result:
             yield
             with progress.phase("collect"):
-                self._prefetched = result()
+                self._ahead = result()
 
-    def _play(self, policy: Policy, min_steps: int, limit: int) -> CollectedEpisodes:
+    def _play(self, policy: Policy, min_steps: int, limit: int, stop: Stop | None = None) -> CollectedEpisodes:
         """Play episodes without changing the collector's own counters."""
-        played: list[Episode] = []
-        started = self.episodes
-        while sum(map(len, played)) < min_steps:
-            seeds = [episode_seed(self.seed, started + n) for n in range(self.envs.n)]
-            started += self.envs.n
-            played += play(self.envs, policy.act, seeds, limit=limit)
-        return CollectedEpisodes(played, self.steps + sum(map(len, played)), started)
+        done = self._ahead or CollectedEpisodes([], self.steps, self.episodes)
+        while done.steps - self.steps < min_steps:
+            seeds = [episode_seed(self.seed, done.started + n) for n in range(self.envs.n)]
+            before = torch.get_rng_state()
+            try:
+                played = play(self.envs, policy.act, seeds, limit=limit, stop=stop)
+            except Interrupted:
+                torch.set_rng_state(before)
+                self._ahead = done
+                raise
+            steps = done.steps + sum(map(len, played))
+            done = CollectedEpisodes(done.episodes + played, steps, done.started + self.envs.n)
+        return done
 
     def roll(self, act: Act, steps: int) -> tuple[Rollout, list[float]]:
         """Step every environment ``steps`` times from where the last call stopped, for an on-policy learner.
 
         Returns:
             The rollout, (B environments, T steps), on the device; and the returns of the episodes that ended.
+
+        Raises:
+            Interrupted: a stop was requested.
         """
         columns, returns = self._step(act, steps)
         return Rollout(**_stack_columns(columns, Rollout)), returns
@@ -147,15 +166,14 @@ class Collector:
         if self._unfinished is None:
             self._unfinished = [UnfinishedEpisode() for _ in range(self.envs.n)]
             self._restart(np.ones(self.envs.n, dtype=bool))
-        columns: list[dict[str, Tensor]] = []
-        returns = []
-        for _ in range(steps):
+        while len(self._columns) < steps:
+            self.stop.heed()
             view = view_of(self._joint, self._previous, self.device)
             chosen, log_prob = act(view)
             action = chosen.cpu().numpy()
             self._joint, reward, terminated, truncated = self.envs.step(action, np.ones(self.envs.n, dtype=bool))
             self._previous = action.copy()
-            columns.append(
+            self._columns.append(
                 {
                     "obs": view.obs,
                     "state": view.state,
@@ -177,20 +195,29 @@ class Collector:
                 episode.actions.append(action[n])
                 episode.rewards.append(float(reward[n]))
             ended = np.asarray(terminated | truncated)
-            returns += [sum(self._unfinished[n].rewards) for n in np.flatnonzero(ended)]
+            self._returns += [sum(self._unfinished[n].rewards) for n in np.flatnonzero(ended)]
             if ended.any():
                 self._restart(ended)
         self.steps += steps * self.envs.n
+        columns, self._columns = self._columns, []
+        returns, self._returns = self._returns, []
         return columns, returns
 
     def checkpoint(self) -> dict[str, Any]:
-        """Counters, episodes played in the background, and number and actions of each unfinished episode."""
+        """Counters, what was collected ahead, and number and actions of each unfinished episode."""
         unfinished = [
             {"number": episode.number, "actions": torch.from_numpy(_stack_actions(episode.actions, self._previous))}
             for episode in self._unfinished or ()
         ]
-        prefetched = None if self._prefetched is None else self._prefetched.tree()
-        return {"steps": self.steps, "episodes": self.episodes, "unfinished": unfinished, "ahead": prefetched}
+        names = self._columns[0] if self._columns else ()
+        return {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "unfinished": unfinished,
+            "ahead": None if self._ahead is None else self._ahead.tree(),
+            "columns": {name: torch.stack([column[name] for column in self._columns]) for name in names},
+            "returns": list(self._returns),
+        }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restore a :meth:`checkpoint` exactly, replaying unfinished episodes from their seeds.
@@ -198,7 +225,11 @@ class Collector:
         Where a non-deterministic environment ends earlier than it did, a new episode starts.
         """
         self.steps, self.episodes = count(saved["steps"]), count(saved["episodes"])
-        self._prefetched = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"], self.envs.spec)
+        self._ahead = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"], self.envs.spec)
+        columns = {name: values.to(self.device).unbind() for name, values in saved["columns"].items()}
+        rows = zip(*columns.values(), strict=True)
+        self._columns = [dict(zip(columns, row, strict=True)) for row in rows]
+        self._returns = [float(value) for value in saved["returns"]]
         if not saved["unfinished"]:
             return
         self._unfinished = [UnfinishedEpisode(number=count(episode["number"])) for episode in saved["unfinished"]]

@@ -15,6 +15,7 @@ from torch import Tensor
 from dima.data import Act, EnvSpec, Episode, View
 from dima.envs.base import Joint
 from dima.envs.vector import VectorEnv
+from dima.runtime.signals import Stop
 
 Purpose = Literal["training", "evaluation"]
 
@@ -51,7 +52,12 @@ class UnfinishedEpisode:
 
 
 def play(
-    envs: VectorEnv, act: Act, seeds: Sequence[int], device: torch.device | str = "cpu", limit: int = 0
+    envs: VectorEnv,
+    act: Act,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    limit: int = 0,
+    stop: Stop | None = None,
 ) -> list[Episode]:
     """Play one whole episode per seed, as many at a time as there are environments.
 
@@ -61,9 +67,13 @@ def play(
         seeds: one for each episode.
         device: where ``act`` expects its input.
         limit: truncate episodes after this many steps; 0 leaves that to the environment.
+        stop: heeded between two steps.
 
     Returns:
         The episodes in the order of their seeds, on the CPU.
+
+    Raises:
+        Interrupted: a stop was requested; the episodes are lost.
     """
     device = torch.device(device)
     waiting = deque(enumerate(seeds))
@@ -71,6 +81,8 @@ def play(
     finished: dict[int, Episode] = {}
     previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
     while waiting or running:
+        if stop is not None:
+            stop.heed()
         idle = [n for n in range(envs.n) if n not in running][: len(waiting)]
         if idle:
             start_seeds: list[int | None] = [None] * envs.n

@@ -20,7 +20,7 @@ from dima.runtime.device import pick_device
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.rng import drawn_from
-from dima.runtime.signals import graceful_stop
+from dima.runtime.signals import Interrupted, Stop, graceful_stop
 
 CHUNK_STEPS = 10_000  # about the environment steps of a chunk, which has at least one episode per environment
 _SEED_OFFSET = 2_000_003  # seed offset: recorded episodes differ from those of training and evaluation
@@ -39,7 +39,8 @@ class Recording:
 def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Recording:
     """Record a dataset, or continue an interrupted recording.
 
-    Continued under the same config, the dataset is the same as without the interruption.
+    Continued under the same config, the dataset is the same as without the interruption; the chunk that was being
+    played is played again.
 
     Args:
         config: settings of the recording.
@@ -67,10 +68,11 @@ def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress 
             for number, source in enumerate(loaded):
                 target = ceil(config.steps * shares[number] - 1e-6)
                 while (missing := target - writer.steps(number)) > 0:
-                    if stop.requested:
+                    try:
+                        with progress.phase("record"), drawn_from(device, config.seed + _SEED_OFFSET, writer.episodes):
+                            _add_chunk(writer, envs, source, number, missing, config, device, stop)
+                    except Interrupted:
                         return Recording(config.folder, writer.episodes, writer.steps(), finished=False)
-                    with progress.phase("record"), drawn_from(device, config.seed + _SEED_OFFSET, writer.episodes):
-                        _add_chunk(writer, envs, source, number, missing, config, device)
                     progress.iteration(min(writer.steps(), config.steps), config.steps)
             writer.finish(config.held_out, config.seed)
             return Recording(config.folder, writer.episodes, writer.steps(), finished=True)
@@ -84,11 +86,12 @@ def _add_chunk(
     missing: int,
     config: RecordConfig,
     device: torch.device,
+    stop: Stop,
 ) -> None:
-    """Play and append one chunk of the episodes that are missing."""
+    """Play and append one chunk of the episodes that are missing; a stop drops it."""
     longest = config.episode_steps or envs.spec.episode_limit
     first, count = writer.episodes, envs.n
     if longest:
         count = min(max(envs.n, CHUNK_STEPS // longest), ceil(missing / longest))
     seeds = [episode_seed(config.seed + _SEED_OFFSET, first + n) for n in range(count)]
-    writer.add(play(envs, source.act(), seeds, device, config.episode_steps), number, seeds)
+    writer.add(play(envs, source.act(), seeds, device, config.episode_steps, stop), number, seeds)

@@ -1,4 +1,4 @@
-"""Graceful stop: the first SIGINT or SIGTERM finishes the iteration, the second stops at once.
+"""Graceful stop: the first SIGINT or SIGTERM ends collecting or finishes the iteration, the second stops at once.
 
 Worker processes leave both to their owner.
 """
@@ -15,11 +15,20 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Interrupted(Exception):
+    """A stop was requested while experience was collected."""
+
+
 class Stop:
     """Whether a stop was requested."""
 
     def __init__(self) -> None:
         self.requested = False
+
+    def heed(self) -> None:
+        """Raise :class:`Interrupted` if a stop was requested."""
+        if self.requested:
+            raise Interrupted
 
 
 @contextmanager
@@ -43,7 +52,7 @@ def graceful_stop() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.requested = True
         print(
-            "stopping after this iteration is saved (a second signal stops at once)",
+            "stopping as soon as the work is saved (a second signal stops at once)",
             file=sys.stderr,
             flush=True,
         )

@@ -24,7 +24,7 @@ from dima.storage.manifest import JSON_BYTES, check_format, manifest_text, read_
 from dima.storage.serialization import Tree, decode, encode
 from dima.version import __version__
 
-FORMAT = 2  # of checkpoints; raised whenever a checkpoint of another version cannot be read, 2: today's parameter names
+FORMAT = 3  # of checkpoints, raised with every change of their trees; 3: what was collected before a stop
 TENSORS, TREE, MANIFEST = "tensors.safetensors", "tree.json", "manifest.json"
 
 

@@ -22,7 +22,7 @@ def write_chunks(folder: Path, first: int, chunks: Sequence[Tree]) -> Listing:
     with write_errors(folder):
         folder.mkdir(exist_ok=True)
         for number, chunk in enumerate(chunks, first):
-            path = _path(folder, number)
+            path = chunk_path(folder, number)
             draft = path.with_name(path.name + ".new")
             save_tree_file(draft, chunk)
             written[number] = fingerprint(draft)
@@ -37,7 +37,7 @@ def read_chunks(folder: Path, listing: Listing) -> Iterator[tuple[int, Tree]]:
         RunFolderError: a chunk is missing, truncated or changed.
     """
     for number in sorted(listing):
-        path = _path(folder, number)
+        path = chunk_path(folder, number)
         verify(path, listing[number])
         with read_errors(path):
             chunk = load_tree_file(path)
@@ -59,12 +59,13 @@ def check_listing(listing: object) -> Listing:
 
 def keep_chunks(folder: Path, listing: Listing) -> None:
     """Remove chunks that are not in the listing."""
-    names = {_path(folder, number).name for number in listing}
+    names = {chunk_path(folder, number).name for number in listing}
     with write_errors(folder):
         for path in folder.glob("*.safetensors*"):
             if path.name not in names:
                 path.unlink()
 
 
-def _path(folder: Path, number: int) -> Path:
+def chunk_path(folder: Path, number: int) -> Path:
+    """File of a chunk."""
     return folder / f"{number:06d}.safetensors"

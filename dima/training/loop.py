@@ -20,7 +20,7 @@ from dima.errors import ConfigError, DivergenceError, RunFolderError
 from dima.runtime.machine import free_memory, keep_freed_memory
 from dima.runtime.progress import Progress
 from dima.runtime.rng import rng_state, set_rng_state
-from dima.runtime.signals import Stop
+from dima.runtime.signals import Interrupted, Stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.budget import TimeBudget
@@ -71,7 +71,11 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def learn(self) -> Metrics:
-        """Run one iteration: experience and learning; returns its metrics."""
+        """Run one iteration: experience and learning; returns its metrics.
+
+        Raises:
+            Interrupted: a stop was requested while experience was collected; nothing was learnt.
+        """
 
     @abstractmethod
     def evaluate(self, before: int) -> dict[str, float]:
@@ -128,14 +132,20 @@ class TrainingLoop(ABC):
     def run(self, folder: RunFolder, stop: Stop) -> Summary:
         """Iterate until the last step, or until a stop is requested.
 
-        The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows.
+        The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows, and what was
+        collected when a stop was requested.
         """
         self.progress.lap()  # times before the first iteration are not logged
         budget = TimeBudget(self.config.checkpoint_budget)
         with _log_failure(folder), _memory_errors(folder):
             while self.step < self.target and not stop.requested:
                 began, before = time.perf_counter(), self.step
-                metrics = _to_numbers(self.learn())
+                try:
+                    metrics = _to_numbers(self.learn())
+                except Interrupted:
+                    self.wall += time.perf_counter() - began
+                    self._save(folder)
+                    break
                 self.iterations += 1
                 _require_finite(metrics, self.algorithm, self.step)
                 evaluation = self.evaluate(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from torch import Tensor
 from dima.algorithms.base import Metrics
 from dima.config import count
 from dima.envs import make_env
+from dima.envs.base import AdapterConfig
+from dima.envs.check import compare_rewards
 from dima.envs.vector import VectorEnv
-from dima.errors import ConfigError
+from dima.errors import ConfigError, EnvError
 from dima.experience.collector import Collector
 from dima.experience.evaluation import Evaluation, evaluate
 from dima.policies.base import Policy
@@ -23,7 +25,7 @@ from dima.runtime.device import pick_device
 from dima.runtime.fork import in_background
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import mujoco_versions, simulator_line
-from dima.runtime.signals import graceful_stop
+from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.run_folder import MISMATCH, RunFolder
@@ -45,10 +47,30 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
             learning diverged. The last checkpoint is kept.
     """
     device = pick_device(config.device)
-    with seeded(config, device), graceful_stop() as stop, Trainer(config, device, progress or Progress()) as trainer:
+    with (
+        seeded(config, device),
+        graceful_stop() as stop,
+        Trainer(config, device, progress or Progress(), stop=stop) as trainer,
+    ):
+        _compare_rewards(config, trainer.progress)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
             return trainer.run(folder, stop)
+
+
+def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
+    """Warn if agents' rewards differ.
+
+    Raises:
+        EnvError: they oppose each other, and the settings do not allow that; or the environment cannot be closed.
+    """
+    if not isinstance(config.env, AdapterConfig):
+        return  # the library's own tasks are cooperative
+    with closing(make_env(config.task, config.env)) as env:
+        for finding in compare_rewards(env, config.env):
+            if finding.verdict == "wrong":
+                raise EnvError(f"{config.task}: {finding.text}")
+            progress.message(f"dima: {finding.text}")
 
 
 def resume(
@@ -86,7 +108,7 @@ def resume(
         with (
             seeded(config, device),
             graceful_stop() as stop,
-            _build_run(config, device, progress or Progress(), folder.checkpoint_size) as run,
+            _build_run(config, device, progress or Progress(), folder.checkpoint_size, stop) as run,
         ):
             if folder.has_checkpoint:
                 run.restore(folder)
@@ -135,11 +157,13 @@ def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> Run
     return config.override({name: value for name, value in wanted.items() if value is not None})
 
 
-def _build_run(config: RunConfig, device: torch.device, progress: Progress, known: int | None) -> TrainingLoop:
+def _build_run(
+    config: RunConfig, device: torch.device, progress: Progress, known: int | None, stop: Stop
+) -> TrainingLoop:
     if isinstance(config, OfflineConfig):
         return Fitting(config, device, progress, known)
     assert isinstance(config, TrainConfig)
-    return Trainer(config, device, progress, known)
+    return Trainer(config, device, progress, known, stop)
 
 
 class Trainer(TrainingLoop):
@@ -147,13 +171,20 @@ class Trainer(TrainingLoop):
 
     config: TrainConfig
 
-    def __init__(self, config: TrainConfig, device: torch.device, progress: Progress, known: int | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        progress: Progress,
+        known: int | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         super().__init__(device, progress)
         self.config = config
         make = partial(make_env, config.task, config.env)
         self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
         self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
-        self.collector = Collector(self.envs, config.seed, device)
+        self.collector = Collector(self.envs, config.seed, device, stop)
         self.algorithm = build(config, self.envs.spec, device, known)
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of earlier policies
         self.evaluation_pending = False  # during the next iteration, in the background

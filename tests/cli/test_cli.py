@@ -113,7 +113,7 @@ class TestTrain:
         status, out, err = command(*args)
         assert status == 130
         assert f"continue with `dima resume {tmp_path / 'run'}`" in out
-        assert "stopping after this iteration is saved" in err
+        assert "stopping as soon as the work is saved" in err
         monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
         status, out, _ = command("resume", tmp_path / "run", "--quiet")
         assert status == 0

@@ -208,6 +208,32 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_columns_of_one_value_a_step(tmp_path):
+    """Rewards and ends (T, 1) are flattened."""
+    column = {name: np.zeros((5, 1), bool) for name in ("terminations", "truncations")}
+    single_agent("gym/cheetah-v0", rewards=np.arange(5.0)[:, None], **column)
+    episode = import_minari(import_of(tmp_path, "mamujoco/halfcheetah-2x3", "gym/cheetah-v0")).episodes()[0]
+    assert episode.reward.tolist() == [0, 1, 2, 3, 4]
+    assert episode.truncated.tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ({"rewards": np.zeros((5, 2))}, r"its rewards have shape \(5, 2\): expected one for each step"),
+        ({"terminations": np.zeros((5, 6), bool)}, r"its terminations have shape \(5, 6\)"),
+        ({"terminations": np.arange(5) == 1}, "it ends at step 2 of 5: each episode must end with its last step"),
+        ({"truncations": np.arange(5) == 3}, "it ends at step 4 of 5"),
+    ],
+)
+def test_episodes_of_odd_shape_are_named(tmp_path, column, said):
+    single_agent("gym/cheetah-v0", **column)
+    with pytest.raises(DatasetError, match=f"episode 0: {said}; mend it, or leave it out with MinariDataset.filter"):
+        import_minari(import_of(tmp_path, "mamujoco/halfcheetah-2x3", "gym/cheetah-v0"))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_another_number_of_actuators_is_refused(tmp_path, recorded):
     data = recorded("toy/walk")  # four features, two actuators
     space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
@@ -244,12 +270,22 @@ def test_a_damaged_file_of_minari_is_one_line(tmp_path, recorded, root):
     assert "\n" not in str(error.value)
 
 
-def test_used_and_invalid_names_are_refused(recorded):
+def test_refused_names_and_failures_leave_nothing_behind(recorded, root, monkeypatch):
+    def full(*args):
+        raise OSError("no space left")
+
     data = recorded("toy/walk")
     export_minari(data, "mine/walk-v0")
-    for name in ("mine/walk-v0", "no version"):
+    before = sorted(root.rglob("*"))
+    for name in ("mine/walk-v0", "no version", "new/no version", "../walk-v0", ""):
         with pytest.raises(ConfigError, match=f"Minari cannot store '{name}'"):
             export_minari(data, name)
+    with monkeypatch.context() as patch:
+        patch.setattr("minari.dataset.minari_storage.MinariStorage.update_episodes", full)
+        with pytest.raises(ConfigError, match="no space left"):
+            export_minari(data, "new/walk-v0")
+    assert sorted(root.rglob("*")) == before
+    assert list(minari.list_local_datasets()) == ["mine/walk-v0"]
 
 
 def test_discrete_actions_have_no_joint_form(recorded):

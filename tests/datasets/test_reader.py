@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,9 @@ def test_a_description_verifies_and_counts(recording: Callable[..., RecordConfig
     assert (first["episodes"], first["steps"], first["terminated"]) == (3, 90, 0.0)
     assert first["return"]["mean"] == pytest.approx(sum(returns) / 3)
     assert facts["parts"]["train"]["steps"] + facts["parts"]["held-out"]["steps"] == 120
+    old = Dataset.open(config.folder)
+    old.header = replace(old.header, env={"n_agents": 2})  # of a version without the other setting
+    old.require("toy/walk", config.env, old.spec)
     text = description_text(facts)
     assert "toy/walk (n_agents = 2, episode_limit = 30)" in text
     assert text.splitlines()[3].endswith("  random")

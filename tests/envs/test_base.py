@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from dima.envs import make_env
-from dima.envs.base import JointEnv
+from dima.envs.base import AdapterConfig, JointEnv
 from dima.envs.toy import ToyConfig
 from dima.errors import DivergenceError, EnvError
 
@@ -108,6 +108,28 @@ def test_a_time_limit_is_not_a_termination(puppet, terminations, truncations, ex
     assert env.step(ZERO)[2:4] == expected
     with pytest.raises(EnvError, match="call reset first"):
         env.step(ZERO)
+
+
+def test_an_episode_limit_truncates(puppet):
+    env = JointEnv(puppet(), name="p", config=AdapterConfig(episode_limit=2))
+    assert env.spec.episode_limit == 2
+    env.reset(seed=0)
+    assert env.step(ZERO)[2:4] == (False, False)
+    assert env.step(ZERO)[2:4] == (False, True)
+    with pytest.raises(EnvError, match="call reset first"):
+        env.step(ZERO)
+    env.reset(seed=0)
+    assert env.step(ZERO)[2:4] == (False, False)
+
+
+def test_a_longer_limit_leaves_the_task_s_own_and_a_termination_stays_one(puppet):
+    end = puppet(terminations=lambda t, e: dict.fromkeys(e, t == 2))
+    end.episode_limit = 3
+    env = JointEnv(end, name="p", config=AdapterConfig(episode_limit=2))
+    env.reset(seed=0)
+    env.step(ZERO)
+    assert env.step(ZERO)[2:4] == (True, False)
+    assert JointEnv(end, name="p", config=AdapterConfig(episode_limit=9)).spec.episode_limit == 3
 
 
 def test_masks_in_observations_and_in_infos(puppet):

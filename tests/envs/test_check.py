@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dima.envs.check import check_environment, random_action
+from dima.envs.base import JointEnv
+from dima.envs.check import check_environment, compare_rewards, random_action
+from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError
 
 
@@ -41,6 +43,11 @@ def wrong(report):
 
 
 def test_what_cannot_be_built(report, puppet):
+    class Closed(puppet):
+        def close(self):
+            raise RuntimeError("closed already")
+
+    assert "close() raised RuntimeError: closed already" in wrong(report(Closed))
     action = {a: spaces.MultiDiscrete([2, 2]) for a in ("left", "right")}
     assert "agent 'left' acts in MultiDiscrete" in wrong(report(lambda: puppet(action=action)))
     assert "expected a PettingZoo ParallelEnv" in wrong(report(lambda: 3))
@@ -73,6 +80,32 @@ def test_state_that_survives_a_reset(report, puppet):
     assert "two episodes with the same seed and actions differ at step 1" in wrong(report(make))
 
 
+@pytest.mark.parametrize("what", ["goal", "generator"])
+def test_copies_that_share_what_they_are_made_of(report, puppet, what):
+    """With masks, where PettingZoo's seed test does not run: a static goal, a global random generator."""
+
+    class Shared(puppet):
+        goal = 0.0
+
+        def reset(self, seed=None, options=None):
+            if what == "generator":
+                np.random.seed(seed)
+            Shared.goal = float(seed or 0)
+            return super().reset(seed, options)
+
+        def state(self):
+            drawn = np.random.uniform() if what == "generator" else Shared.goal
+            return np.array([self.steps, drawn], np.float32)
+
+    def make():
+        masks = {a: {"action_mask": np.ones(2, np.int8)} for a in ("left", "right")}
+        return Shared(action={a: spaces.Discrete(2) for a in masks}, infos=lambda t, i: masks)
+
+    assert "a copy disturbs another at step 1: give each a simulator and random generator of its own" in wrong(
+        report(make)
+    )
+
+
 def test_a_time_limit_as_a_termination(report, puppet):
     def make():
         env = puppet(
@@ -84,11 +117,79 @@ def test_a_time_limit_as_a_termination(report, puppet):
     assert "every episode terminates after 3 steps: if that is a time limit, set truncations" in wrong(report(make))
 
 
+@pytest.mark.parametrize("stated", [None, 55])
+def test_episodes_without_an_end(report, puppet, monkeypatch, stated):
+    monkeypatch.setattr("dima.envs.checked.ENDLESS", 80)
+
+    def make(limit=10**9):
+        env = puppet(limit=limit)
+        env.episode_limit = stated
+        return env
+
+    assert "step 80 of the episode with seed 2: the episode has no end: truncate it" in wrong(
+        report(make, max_steps=60)
+    )
+    assert report(make, max_steps=60, config=PettingZooConfig(episode_limit=9)).ok
+    assert report(lambda: make(70), max_steps=60).ok
+
+
+def test_masks_that_come_after_the_reset_are_no_fault_of_a_step(report, puppet):
+    """PettingZoo's tests would play what they forbid."""
+
+    class Strict(puppet):
+        def step(self, actions):
+            assert self.steps == 0 or 0 not in actions.values()
+            return super().step(actions)
+
+    def make():
+        late = {a: {"action_mask": np.array([0, 1], np.int8)} for a in ("left", "right")}
+        action = {a: spaces.Discrete(2) for a in ("left", "right")}
+        return Strict(action=action, infos=lambda t, i: late if t else i)
+
+    assert wrong(report(make)).count("wrong") == 1
+    assert "agent 'left' has an action mask, but had none at reset" in wrong(report(make))
+
+
+def with_rewards(puppet, kind):
+    """An environment whose two agents' rewards are slow walks."""
+    rng, walk = np.random.default_rng(0), np.zeros(2)
+
+    def rewards(step, value):
+        nonlocal walk
+        walk = walk + rng.normal(size=2)
+        pair = {"alike": (1, 0, 1, 0), "apart": (1, 0, 0, 1), "opposed": (1, 0, -1, 0), "one": (1, 0, 0, 0)}[kind]
+        return dict(zip(value, np.array(pair, float).reshape(2, 2) @ walk + 5, strict=True))
+
+    return puppet(rewards=rewards)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "said"),
+    [
+        ("alike", None, ""),
+        ("apart", "note", "rewards differ between agents: what is learnt is their mean"),
+        ("one", "note", "rewards differ between agents"),
+        ("opposed", "wrong", "rewards of 'left' and 'right' oppose each other (correlation -1.00 in random play)"),
+    ],
+)
+def test_rewards_of_agents_are_compared(puppet, kind, verdict, said):
+    def compare(config):
+        return compare_rewards(JointEnv(with_rewards(puppet, kind), name="p"), config)
+
+    found = compare(PettingZooConfig())
+    assert [finding.verdict for finding in found] == ([verdict] if verdict else [])
+    assert all(said in finding.text and "--env.team-reward mean" in finding.text for finding in found)
+    assert compare(PettingZooConfig(team_reward="mean")) == []
+    assert all(f.verdict == "note" and "--env" not in f.text for f in compare(None))  # there is no such setting
+
+
+def test_opposed_rewards_are_wrong(report, puppet):
+    opposed = report(lambda: puppet(rewards=lambda t, r: {"left": float(t), "right": float(-t)}))
+    assert "wrong  rewards of 'left' and 'right' oppose each other" in wrong(opposed)
+
+
 def test_advice(report, puppet):
-    endless = report(lambda: puppet(limit=10**9), max_steps=20)
-    assert endless.ok
-    assert "note   no episode ended within 20 steps: truncate them at a time limit" in endless.lines
-    assert any("seeds 1 and 2 start alike" in line for line in endless.lines)
+    assert any("seeds 1 and 2 start alike" in line for line in report(puppet).lines)
     high = report(lambda: puppet(limit=12))  # its Box ends at 9
     assert high.ok
     assert any("observations leave the bounds of their space" in line for line in high.lines)

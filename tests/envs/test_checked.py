@@ -40,6 +40,20 @@ def message(make, seed=5, steps=3, action=ZERO):
     return text, caught.value
 
 
+def test_an_episode_without_an_end(puppet, monkeypatch):
+    monkeypatch.setattr("dima.envs.checked.ENDLESS", 30)
+    monkeypatch.setattr("dima.envs.checked.MAX_EPISODE_STEPS", 50)
+
+    def stating(limit):
+        env = puppet(limit=10**9)
+        env.max_cycles = limit
+        return env
+
+    for stated, end in ((None, 30), (8, 30), (40, 40), (10**9, 50)):
+        text, _ = message(lambda stated=stated: stating(stated), steps=60)
+        assert f"step {end} of the episode with seed 5: the episode has no end: truncate it in the environment" in text
+
+
 @pytest.mark.parametrize(
     ("observation", "action", "expected"),
     [
@@ -111,6 +125,13 @@ def test_unsupported_spaces(puppet, observation, action, expected):
         ),
         ({"agents": lambda t, a: [*a, "new"] if t == 1 else a}, "its agents are .*'new'.*come and go"),
         ({"agents": lambda t, a: ["left", "new"] if t == 0 else a}, "reset .*its agents are .*come and go"),
+        ({"infos": lambda t, i: None}, "reset .*infos is of type NoneType: expected a dictionary for each agent"),
+        ({"infos": lambda t, i: [{}, {}]}, "infos is of type list"),
+        ({"infos": lambda t, i: np.zeros(2) if t == 2 else i}, "step 2 .*infos is of type ndarray"),
+        ({"infos": lambda t, i: i | {"right": 3}}, "the info of agent 'right' is of type int: expected a dictionary"),
+        ({"infos": lambda t, i: i | {"right": np.zeros(2)} if t else i}, "step 1 .* 'right' is of type ndarray"),
+        ({"agents": lambda t, a: len}, r"its agents cannot be read \(TypeError: .*: let agents be the list"),
+        ({"rewards": lambda t, r: np.zeros(2)}, "agent 'left' has no usable reward .*IndexError"),
         ({"state": lambda t, s: np.zeros(4) if t == 1 else s}, r"state\(\) has 4 features, but had 3 at first"),
         ({"state": lambda t, s: s * np.inf if t == 1 else s}, r"state\(\) holds inf in feature 0"),
         ({"state": lambda t, s: np.full(3, 1e60) if t == 1 else s}, r"state\(\) holds 1e\+60 in feature 0"),
@@ -121,6 +142,51 @@ def test_unsupported_spaces(puppet, observation, action, expected):
 def test_api_violations(puppet, hooks, expected):
     text, _ = message(lambda: puppet(**hooks))
     assert re.search(expected, text), text
+
+
+@pytest.mark.parametrize(
+    ("promises", "expected"),
+    [
+        ({"possible_agents": np.array(["left", "right"])}, "possible_agents is of type ndarray: expected a list"),
+        ({"possible_agents": lambda: ["left", "right"]}, "possible_agents is of type function: expected a list"),
+        ({"metadata": ["human"]}, "metadata is of type list: expected a dictionary"),
+        ({"metadata": None}, "metadata is of type NoneType: expected a dictionary"),
+        ({"close": None}, r"it has no method close\(\): add one, which may do nothing"),
+    ],
+)
+def test_attributes_of_another_kind(puppet, promises, expected):
+    def make():
+        env = puppet()
+        vars(env).update(promises)
+        return env
+
+    assert re.search(expected, message(make)[0])
+
+
+@pytest.mark.parametrize("method", ["close", "render"])
+def test_methods_that_raise_besides_reset_and_step(puppet, method):
+    def fail():
+        raise RuntimeError("no display")
+
+    broken = puppet()
+    setattr(broken, method, fail)
+    with pytest.raises(EnvError, match=rf"^p: .*{method}\(\) raised RuntimeError: no display: the fault is in"):
+        getattr(JointEnv(broken, name="p"), method)()
+
+
+def test_no_agents_attribute(puppet):
+    class Absent(puppet):
+        agents = property(fset=lambda self, value: None)
+
+    assert "its agents cannot be read (AttributeError" in message(Absent)[0]
+
+
+@pytest.mark.parametrize("who", [("left", "right"), ("right",)])
+def test_masks_that_come_after_the_reset(puppet, who):
+    masks = {agent: {"action_mask": np.array([0, 1], np.int8)} for agent in who}
+    late = {"infos": lambda t, i: i | masks if t == 2 else i}
+    text, _ = message(lambda: puppet(action=each(spaces.Discrete(2)), **late), action=np.eye(2, dtype=np.float32))
+    assert f"step 2 of the episode with seed 5: agent {who[0]!r} has an action mask, but had none at reset" in text
 
 
 @pytest.mark.parametrize("where", ["reset", "step", "state"])

@@ -43,6 +43,10 @@ def home(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def test_an_episode_limit_for_any_task(home):
+    assert make_env("mine.worlds:walk", PettingZooConfig(episode_limit=4)).spec.episode_limit == 4
+
+
 def test_a_factory_from_the_working_directory(home):
     env = make_env("mine.worlds:walk")
     assert env.spec.n_agents == 2

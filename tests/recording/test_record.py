@@ -14,6 +14,7 @@ from dima.data import EnvSpec, View
 from dima.datasets.format import Source
 from dima.datasets.reader import Dataset, describe, description_text
 from dima.envs.toy import ToyConfig
+from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, DatasetError, EnvError
 from dima.experience.episodes import random_policy
 from dima.recording.config import RecordConfig
@@ -159,6 +160,22 @@ def test_an_interrupted_recording_continues_to_the_same_dataset(recording, run, 
     assert iterations == 3
     assert content(whole.folder) == content(broken.folder)
     assert Dataset.open(whole.folder).held_out == Dataset.open(broken.folder).held_out
+
+
+def test_a_signal_is_heard_between_steps(recording, monkeypatch, capfd):
+    config, step, made = recording(steps=240, episode_steps=7), VectorEnv.step, []
+
+    def interrupted(self, action, active):
+        made.append(1)
+        if len(made) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, action, active)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorEnv, "step", interrupted)
+        assert not record(config).finished
+    assert len(made) == 10
+    assert record(config).finished
 
 
 def test_episodes_are_cut_where_asked(recording):

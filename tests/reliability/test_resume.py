@@ -7,12 +7,14 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from benchmarks.studies.kill import RUNS, contents, differences, iterations, measure, small_run
 from dima.cli import main
+from dima.envs.vector import VectorEnv
 from dima.errors import RunFolderError
 from dima.runtime.progress import Progress, Step
 from dima.storage import run_folder
@@ -116,21 +118,51 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_iteration_saves_and_exits_130(
-    whole: RunConfig, again: RunConfig, number: int, monkeypatch, capsys
+@pytest.mark.parametrize("phase", ["collect", "update"])
+def test_a_signal_ends_collecting_or_the_iteration_saves_and_exits_130(
+    whole: RunConfig, again: RunConfig, phase: str, number: int, monkeypatch, capsys
 ) -> None:
+    learning = "update" if whole.algorithm == "mappo" else "denoiser"
     with pytest.raises(Power):  # a folder that `dima resume` can start from
         train(again, progress=Interrupted("collect", 3, pull_plug))
     assert iterations(again.folder) == 2
-    ask = Interrupted("collect", 1, lambda: os.kill(os.getpid(), number))
+    ask = Interrupted("collect" if phase == "collect" else learning, 1, lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: ask)
     handler = signal.getsignal(number)
     assert main(["resume", str(again.folder)]) == 130
     assert signal.getsignal(number) is handler
-    assert iterations(again.folder) == 3
+    assert iterations(again.folder) == (2 if phase == "collect" else 3)
     assert "dima resume" in capsys.readouterr().out
     monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
     assert main(["resume", str(again.folder)]) == 0
+    assert_equal_runs(whole, again)
+
+
+def interrupt_steps(monkeypatch, *numbers: int) -> None:
+    """Send this process SIGINT in these steps of its vectorised environments."""
+    made, step = count(1), VectorEnv.step
+
+    def interrupted(self, action, active):
+        if next(made) in numbers:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, action, active)
+
+    monkeypatch.setattr(VectorEnv, "step", interrupted)
+
+
+def test_nothing_collected_before_a_signal_is_lost(whole: RunConfig, again: RunConfig, monkeypatch) -> None:
+    """Also in the first iteration, and in a collection that was interrupted before."""
+    with monkeypatch.context() as patch:
+        interrupt_steps(patch, 20, 30)
+        assert not train(again).finished
+        assert iterations(again.folder) == 0
+        with RunFolder.open(again.folder) as folder:
+            before = folder.load().tree["collector"]
+        assert not resume(again.folder).finished
+    if whole.algorithm == "mappo":
+        assert len(before["columns"]["reward"]) == 20
+    assert iterations(again.folder) == 0
+    assert resume(again.folder).finished
     assert_equal_runs(whole, again)
 
 

@@ -15,6 +15,7 @@ from dima.analysis.report.runs import read_run
 from dima.cli import main
 from dima.config import read_yaml
 from dima.errors import ConfigError, RunFolderError
+from dima.storage.checkpoint import FORMAT
 from dima.storage.manifest import manifest_text
 from dima.storage.metrics import OLD_NAMES, OLD_PREFIXES, read_metrics
 from dima.training.old_names import RENAMED, RETIRED, modernise
@@ -142,7 +143,7 @@ def test_an_old_checkpoint_is_refused_in_a_line_that_names_its_commit(
     assert main(args) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has format 1, written by dima 0.1.0 (commit 0123456789ab)" in line
-    assert "reads format 2: use that version, or train again" in line
+    assert f"reads format {FORMAT}: use that version, or train again" in line
     assert before == {path: path.read_bytes() for path in sorted(old.rglob("*")) if path.is_file()}
 
 

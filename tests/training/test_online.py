@@ -47,6 +47,23 @@ def make():
     return Broken(ToyConfig())
 '''
 
+DUEL = """
+import numpy as np
+from dima.envs.toy import Walk
+
+class Duel(Walk):
+    def _move(self, actions):
+        rewards, over = super()._move(actions)
+        return np.array([rewards[0], self.share * rewards[0]]), over
+
+class Closed(Walk):
+    def close(self):
+        raise RuntimeError("closed already")
+
+zero_sum, different = type("ZeroSum", (Duel,), {"share": -1}), type("Different", (Duel,), {"share": 2})
+"""
+MEAN = ("--env.team-reward", "mean")
+
 
 def records(folder: Path) -> list[dict[str, Any]]:
     with RunFolder.open(folder) as run:
@@ -226,7 +243,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     (tmp_path / "broken_walk.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
-    assert main(arguments("broken_walk:make", "mappo", run, "--learner.rollout", "40")) == 2
+    assert main(arguments("broken_walk:make", "mappo", run, "--learner.rollout", "40", *MEAN)) == 2
     line = one_line(capsys)
     assert "broken_walk:make" in line
     assert "nan" in line
@@ -235,6 +252,21 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     assert end["event"] == "failed"
     assert "nan" in end["error"]
     assert dima.load(run, task="broken_walk:make")
+
+
+def test_what_is_found_in_an_environment_before_the_first_iteration(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "duel.py").write_text(DUEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    assert main(arguments("duel:zero_sum", "mappo", run)) == 2
+    assert "duel:zero_sum: rewards of 'agent_0' and 'agent_1' oppose each other" in one_line(capsys)
+    assert not run.exists()
+    assert main(arguments("duel:zero_sum", "mappo", run, *MEAN)) == 0
+    assert "rewards" not in capsys.readouterr().err
+    assert main(arguments("duel:Closed", "mappo", tmp_path / "closed")) == 2
+    assert "close() raised RuntimeError: closed already: the fault is in the environment" in one_line(capsys)
+    assert main(arguments("duel:different", "mappo", tmp_path / "other")) == 0
+    assert "dima: rewards differ between agents" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -137,13 +137,14 @@ def episode_frames(
         title: above every frame.
 
     Raises:
-        EnvError: the environment renders no picture.
+        EnvError: the environment renders no picture, or one of another size.
     """
-    total = 0.0
+    total, shape = 0.0, None
     for step, time_step in enumerate(play_steps(env, seed, choose)):
         total += time_step.reward
         if scene is None:
-            picture, notes = _rendered(env), []
+            picture, notes = _rendered(env, shape), []
+            shape = picture.shape
         else:
             pose = scene.now()
             picture, notes = scene.draw(pose), _measure_notes(scene, pose)
@@ -163,11 +164,14 @@ def encode_film(frames: Iterable[np.ndarray], fps: float, progress: Progress, to
         return mp4(drawn(), fps)
 
 
-def _rendered(env: JointEnv) -> np.ndarray:
+def _rendered(env: JointEnv, shape: tuple[int, ...] | None) -> np.ndarray:
+    """A picture of the environment, of the shape of those before it."""
     picture = env.render()
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise EnvError(
             f"{env.name}: render() with render_mode = 'rgb_array' gave {type(picture).__name__}: "
             "expected a picture, (height, width, 3) uint8"
         )
+    if shape not in (None, picture.shape):
+        raise EnvError(f"{env.name}: render() gave a picture of shape {picture.shape} after {shape}: keep its size")
     return picture

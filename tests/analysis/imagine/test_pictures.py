@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dima.analysis.imagine import pictures as module
 from dima.analysis.imagine.compare import compare
-from dima.analysis.imagine.pictures import Pictures
+from dima.analysis.imagine.pictures import Pictures, episode_frames
+from dima.analysis.imagine.time_steps import policy_actions
+from dima.errors import EnvError
+from dima.experience.episodes import random_policy
 
 
 @pytest.fixture
@@ -90,6 +94,14 @@ def test_after_an_early_end_the_last_real_picture_stays(stride, drifting_model, 
     assert len(ended.caption) == len(ending.caption) == len(imagined.caption)
     pictures.strip(6)
     assert "error" not in written[-1][1][1][-1].caption[0]
+
+
+def test_pictures_of_one_film_have_one_size(stride) -> None:
+    env, sizes = stride(), iter([4, 4, 6])
+    env.render = lambda: np.zeros((next(sizes), 4, 3), np.uint8)  # type: ignore[method-assign]
+    choose = policy_actions(random_policy(env.spec), torch.device("cpu"))
+    with pytest.raises(EnvError, match=r"a picture of shape \(6, 4, 3\) after \(4, 4, 3\): keep its size"):
+        list(episode_frames(env, 0, choose, None, "stride"))
 
 
 def test_measures_of_both(drifting) -> None:
