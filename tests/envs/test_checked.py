@@ -176,7 +176,10 @@ def test_methods_that_raise_besides_reset_and_step(puppet, method):
 
 def test_no_agents_attribute(puppet):
     class Absent(puppet):
-        agents = property(fset=lambda self, value: None)
+        def reset(self, seed=None, options=None):
+            answer = super().reset(seed, options)
+            del self.agents
+            return answer
 
     assert "its agents cannot be read (AttributeError" in message(Absent)[0]
 
