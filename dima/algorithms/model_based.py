@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -19,10 +20,12 @@ from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.objectives import survival
 from dima.algorithms.ppo import PPO, PPOConfig, RealSteps
 from dima.config import Count, NonNegative, Range, Whole, count
-from dima.data import EnvSpec, Episode, Rollout
+from dima.data import Act, EnvSpec, Episode, Rollout
 from dima.experience.collector import Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
+from dima.nn.normalizer import Normalizer
 from dima.nn.optim import Average
+from dima.policies.actors import TeamActor
 from dima.policies.base import Policy
 from dima.runtime.cuda_graph import CudaGraph, compile_parts
 from dima.runtime.device import Precision, autocast, require_precision
@@ -51,6 +54,7 @@ class ModelBasedConfig(AlgorithmConfig):
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
     replay_value: NonNegative = 0.0  # weight of real steps, as many as imagined ones, in the critic's loss
+    policy_ema: Annotated[float, Range(0, 0.9999)] = 0.0  # decay, per update, of the average policy that acts; 0: none
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
     compile: bool = False  # compile the slowest modules, minutes before the first iteration; cached on disk
@@ -81,6 +85,8 @@ class ModelBased(Algorithm):
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
         self.fitter = WorldModelFitter(self.world_model, config.precision, config.workers, config.cuda_graphs)
         self.ppo = PPO(config.ppo, spec).to(device)
+        self.average_actor = average_of(self.ppo.actor) if config.policy_ema else None
+        self.policy_updates = 0
         self.replay = Replay(config.replay, spec, device, self.world_model.visit_counters)
         if config.compile:
             parts = [self.world_model.get_submodule(name) for name in self.world_model.compile_targets]
@@ -91,7 +97,8 @@ class ModelBased(Algorithm):
 
     @property
     def policy(self) -> Policy:
-        return self.ppo.actor
+        """The policy that plays real episodes; imagination and gradients are those of ``ppo.actor``."""
+        return self.ppo.actor if self.average_actor is None else self.average_actor
 
     def collect(self, collector: Collector, progress: Progress) -> Metrics:
         config = self.config
@@ -122,7 +129,7 @@ class ModelBased(Algorithm):
         steps = self.replay.index.steps[-fresh:]
         anchor = steps[torch.randint(len(steps), (OPTIMISM_STARTS,), device=self.device)]
         rows = self.replay.gather(anchor, context - 1, horizon - 1)
-        imagined, real = self._imagine(rows[:, :context]), rows[:, context - 1 :]
+        imagined, real = self._imagine(rows[:, :context], self.act), rows[:, context - 1 :]
         weight, acted = survival(imagined.continuation, imagined.boundary), real.acted.float()
 
         def average(values: Tensor, weight: Tensor) -> Tensor:
@@ -161,8 +168,19 @@ class ModelBased(Algorithm):
                 rollout = self.imagine(self.replay.gather(starts, self.world_model.context - 1, 0))
                 replayed = self.replayed_steps() if config.replay_value else None
                 average.add(self.ppo.update(rollout, done, config.workers, replayed))
+                self.update_average_actor()
                 advance()
         return {f"policy/{key}": value for key, value in average.values().items()}
+
+    @torch.no_grad()
+    def update_average_actor(self) -> None:
+        """Move the average policy towards the present one."""
+        if self.average_actor is None:
+            return
+        self.policy_updates += 1
+        # a smaller decay at first, so that the average forgets the initial policy
+        decay = min(self.config.policy_ema, self.policy_updates / (10 + self.policy_updates))
+        torch._foreach_lerp_(list(self.average_actor.parameters()), list(self.ppo.actor.parameters()), 1 - decay)
 
     def replayed_steps(self) -> RealSteps:
         """Recent real windows, as many and as long as an imagined batch."""
@@ -200,9 +218,9 @@ class ModelBased(Algorithm):
         jobs = [partial(imagine_share, *drawn) for drawn in zip(shares, seeds, strict=True)]
         return Rollout.cat(parallel_map(jobs, self.config.workers))
 
-    def _imagine(self, start: Rows) -> Rollout:
+    def _imagine(self, start: Rows, act: Act | None = None) -> Rollout:
         with autocast(self.device, self.config.precision):
-            return imagine(self.world_model, self.act, start, self.config.horizon)
+            return imagine(self.world_model, act or self.ppo.actor.act, start, self.config.horizon)
 
     def warm_up(self, progress: Progress) -> None:
         """Compile for all shapes of an iteration in this process, since child processes cannot keep compiled code."""
@@ -233,15 +251,27 @@ class ModelBased(Algorithm):
             "ppo": self.ppo.checkpoint(),
             "replay": self.replay.checkpoint(),
             "iterations": self.iterations,
+            "average_actor": None if self.average_actor is None else self.average_actor.state_dict(),
+            "policy_updates": self.policy_updates,
         }
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
         self.world_model.load_state_dict(saved["world_model"])
         self.fitter.restore(saved["fitter"])
         self.ppo.restore(saved["ppo"])
+        if self.average_actor is not None:
+            self.average_actor.load_state_dict(saved["average_actor"])
+        self.policy_updates = count(saved.get("policy_updates", 0))
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
         self.iterations = count(saved["iterations"])
+
+
+def average_of(actor: TeamActor) -> TeamActor:
+    """A copy of a policy whose weights will be averages; running statistics of observations are shared."""
+    shared = {id(part): part for part in actor.modules() if isinstance(part, Normalizer)}
+    average = deepcopy(actor, dict(shared))
+    return average.requires_grad_(False)
 
 
 def _blocks(part: nn.Module) -> list[nn.Module]:

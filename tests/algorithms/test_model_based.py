@@ -210,6 +210,33 @@ def test_the_critic_learns_the_values_of_replayed_steps() -> None:
     assert after > before + 0.1, (before, after)
 
 
+def test_the_average_policy_acts_and_follows_the_one_that_learns() -> None:
+    with environments() as envs:
+        dima = build(envs, policy_after=0, imaginations=2, policy_ema=0.6, ppo={"actor": {"normalize_obs": True}})
+        actor = dima.ppo.actor
+        assert dima.policy is dima.average_actor is not actor
+        expected = weights(actor)
+        learn, history = dima.ppo.update, []
+
+        def update(*arguments: Any, **options: Any) -> dict[str, Tensor]:
+            metrics = learn(*arguments, **options)
+            history.append(weights(actor))
+            return metrics
+
+        dima.ppo.update = update
+        for _ in range(2):
+            iterate(dima, Collector(envs, 0))
+    for step, present in enumerate(history, start=1):
+        decay = min(0.6, step / (10 + step))
+        expected = {name: decay * mean + (1 - decay) * present[name] for name, mean in expected.items()}
+    assert len(history) == 4
+    for name, value in dima.policy.named_parameters():
+        torch.testing.assert_close(value, expected[name])
+    assert moved(actor, expected)
+    ours, theirs = (dict(policy.named_buffers()) for policy in (dima.policy, actor))
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
 def test_policy_updates_do_not_change_the_world_model() -> None:
     """Neither weights and statistics nor gradients."""
     with environments() as envs:
@@ -237,14 +264,15 @@ def test_metrics_are_averages_over_imaginations() -> None:
 
 @pytest.mark.parametrize("task", ["toy/walk", "toy/switches"])
 def test_a_restored_algorithm_continues_exactly(task: str) -> None:
+    changes: dict[str, Any] = {"policy_ema": 0.5, "replay_value": 1.0, "ppo": {"survival_weights": True}}
     with environments(task) as envs, environments(task) as others:
-        dima, collector = build(envs), Collector(envs, 0)
+        dima, collector = build(envs, **changes), Collector(envs, 0)
         chunks = []
         for _ in range(2):
             iterate(dima, collector)
             chunks.append(dima.replay.chunk())
         torch.manual_seed(77)
-        other, fresh = DEBUG.build(others.spec, "cpu"), Collector(others, 0)
+        other, fresh = DEBUG.override(changes).build(others.spec, "cpu"), Collector(others, 0)
         other.restore(dima.checkpoint(), chunks)
         fresh.restore(collector.checkpoint())
         state = torch.get_rng_state()
