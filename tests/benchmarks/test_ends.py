@@ -47,7 +47,7 @@ def test_skill_is_one_for_the_truth_and_zero_for_the_base_rate(dataset: Path, mo
     replay = Replay.of(episodes, data.spec, "cpu")
     length = config.reward.segment
     batch = model.segments(replay.segments(torch.arange(0, replay.newest - length, length), length + 1))
-    rate = batch.terminated[batch.valid].float().mean()
+    rate = batch.terminated[(batch.weight > 0)].float().mean()
     assert 0 < rate < 1
 
     def judged(continuation: torch.Tensor) -> dict[str, float]:
