@@ -18,7 +18,7 @@ from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import Attention, GegluFeedForward, KeysValues, TransformerBlock
 from dima.nn.mlp import ToFloat32
-from dima.nn.normalizer import Normalizer
+from dima.nn.normalizer import TINY, Normalizer
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class RewardTermination(nn.Module):
         self.config, self.spec = config, spec
         dim = config.dim
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
-        self.reward_scale = Normalizer(())
+        self.reward_scale = Normalizer((), least=TINY)
         self.embed_state = nn.Sequential(
             nn.Linear(spec.state_dim, dim),
             nn.LayerNorm(dim),
