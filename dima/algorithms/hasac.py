@@ -21,7 +21,7 @@ from dima.data import EnvSpec, TransitionBatch
 from dima.experience.collector import Collector
 from dima.experience.episodes import random_policy
 from dima.experience.transitions import NStepBatch, Transitions
-from dima.nn.normalizer import UNSCALED, Normalizer
+from dima.nn.normalizer import TINY, UNSCALED, Normalizer
 from dima.nn.optim import Average, restore_optimizer
 from dima.policies.base import Policy
 from dima.policies.soft_actors import SoftActors, TwinCritic
@@ -85,7 +85,7 @@ class Hasac(Algorithm):
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.alpha_optimizer = torch.optim.Adam(self.log_alpha.parameters(), lr=config.alpha_lr, fused=True)
         self.state_scale = Normalizer((spec.state_dim,)).to(device) if config.normalize_obs else None
-        self.return_scale = Normalizer(()).to(device) if config.normalize_reward else None
+        self.return_scale = Normalizer((), least=TINY).to(device) if config.normalize_reward else None
         self._returns: Tensor | None = None  # (B,) discounted, of the unfinished episodes
         self.replay = Transitions(config.capacity, spec, device)
         self._updates = 0  # gradient steps due in this iteration

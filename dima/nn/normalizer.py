@@ -25,6 +25,7 @@ class Normalizer(nn.Module):
 
     Args:
         shape: of one sample, ``(S,)``, ``(N, O)`` or ``()``; samples come as ``(..., *shape)``.
+        least: constants above this are divided by their size; ``TINY`` for rewards, of which 1e-6 may be all there is.
     """
 
     count: Tensor  # () float64, samples seen
@@ -34,9 +35,9 @@ class Normalizer(nn.Module):
     scale: Tensor  # shape, float32, divided by in normalize
     any_unit: Tensor  # () bool; False in an earlier version's run, whose networks learnt with the rule of that time
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], least: float = 1.0) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.least = tuple(shape), least
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("var", torch.zeros(self.shape, dtype=torch.float64))
@@ -74,7 +75,7 @@ class Normalizer(nn.Module):
         self.mean.add_(delta * (fresh / total))
         self.var.copy_(square / total)
         self.count.add_(fresh)
-        constant = torch.where(self.any_unit, self.mean.abs().clamp(min=1), 1.0)
+        constant = torch.where(self.any_unit, self.mean.abs().clamp(min=self.least), 1.0)
         varies = self.varies
         self.shift.copy_(torch.where(varies, self.mean, 0.0))
         self.scale.copy_(torch.where(varies, self.var.sqrt(), constant))

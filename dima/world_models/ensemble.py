@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dima.config import Count, SmallCount
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
-from dima.nn.normalizer import Normalizer
+from dima.nn.normalizer import TINY, Normalizer
 from dima.nn.optim import FitConfig
 from dima.world_models.base import Loss, Objective, Step, WorldModelConfig, clip_action, mask_from_logits
 from dima.world_models.observation_decoder import ObservationDecoder, ObservationDecoderConfig
@@ -113,7 +113,7 @@ class EnsembleWorldModel(StateModel[Latent]):
     def __init__(self, config: EnsembleModelConfig, spec: EnvSpec) -> None:
         super().__init__(spec)
         self.config = config
-        self.reward_scale = Normalizer(())
+        self.reward_scale = Normalizer((), least=TINY)
         self.dynamics = Dynamics(config, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
 

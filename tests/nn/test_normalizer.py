@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dima.nn.normalizer import LIMIT, Normalizer
+from dima.nn.normalizer import LIMIT, TINY, Normalizer
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,17 @@ def test_constants_are_small_and_come_back_as_themselves() -> None:
     torch.testing.assert_close(y[:, 4:], x[:, 4:].sign())
     assert torch.equal(normalizer.denormalize(y), x)
     assert not normalizer.varies.any()
+
+
+@pytest.mark.parametrize("value", [1e-6, -1.0, 1e6])
+def test_constant_rewards_have_size_1(value: float) -> None:
+    x, normalizer = torch.full((10,), value), Normalizer((), least=TINY)
+    normalizer.update(0 * x)
+    assert not normalizer(0 * x).any() and normalizer.denormalize(torch.ones(())) < 1e-30  # none was ever paid
+    normalizer = Normalizer((), least=TINY)
+    normalizer.update(x)
+    torch.testing.assert_close(normalizer(x), x.sign())
+    assert torch.equal(normalizer.denormalize(normalizer(x)), x)
 
 
 def test_rounding_is_no_variation() -> None:

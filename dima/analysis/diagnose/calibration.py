@@ -17,10 +17,11 @@ from dima.analysis.diagnose.bootstrap import Bootstrap, Curve, pearson
 from dima.analysis.diagnose.episodes import FeatureScales
 from dima.analysis.diagnose.error import OBSERVATIONS, STATE
 from dima.analysis.diagnose.rollouts import Predictions, Segments
+from dima.nn.normalizer import GRAIN
 
 INTERVALS = (0.5, 0.9)  # nominal coverage of the central intervals
 THRESHOLD = 0.5  # probability from which on a termination counts as predicted
-_TIE_TOLERANCE = 1e-5  # in standard deviations, or relative to the value
+_TIE_TOLERANCE = 1e-5  # in standard deviations, besides a few steps of float32 at the value
 _BINS = 10  # of the reliability diagram
 
 
@@ -92,7 +93,7 @@ def _calibration(
 
 def _ranks(sampled: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
     """(B, H, F) number of samples below the truth."""
-    tolerance = _TIE_TOLERANCE * (1 + truth.abs())
+    tolerance = _TIE_TOLERANCE + 4 * GRAIN * truth.abs()
     below = (sampled < (truth - tolerance)[:, None]).sum(1)
     ties = (sampled <= (truth + tolerance)[:, None]).sum(1) - below
     return below + torch.from_numpy(rng.integers(0, ties.numpy() + 1))

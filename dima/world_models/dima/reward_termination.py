@@ -19,7 +19,7 @@ from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import KeysValues
 from dima.nn.mlp import ToFloat32
-from dima.nn.normalizer import Normalizer
+from dima.nn.normalizer import TINY, Normalizer
 from dima.world_models.dima.additive_termination import AdditiveTermination
 
 
@@ -103,7 +103,7 @@ class RewardTermination(nn.Module, ABC):
         super().__init__()
         self.config, self.spec = config, spec
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
-        self.reward_scale = Normalizer(())
+        self.reward_scale = Normalizer((), least=TINY)
 
     def build_heads(self, dim: int) -> None:
         """Heads that read features of width ``dim``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,17 @@ def test_overconfidence_and_underconfidence(linear: Case, noise: float, narrow: 
         for level, curve in result.coverage.items():
             assert all((mean < float(level[:-1]) / 100) == narrow for mean in curve.mean)
         assert all((s < e) == narrow for s, e in zip(result.std.mean, result.rmse.mean, strict=True))
+
+
+def test_it_does_not_depend_on_where_the_features_lie() -> None:
+    case = Case("toy/linear", episodes=4, count=20)
+    sampled, rows = case.forecaster(Noisy(case.spec, 0.3)).sample(case.segments, 19), case.segments.rows
+    found = []
+    for offset in (0.0, 1e4):
+        segments = replace(case.segments, rows=replace(rows, state=rows.state + offset))
+        moved = replace(sampled, state=sampled.state + offset)
+        found.append(calibration(moved, segments, case.scales, case.bootstrap, seed=0)[STATE].rank_histogram)
+    assert np.allclose(*found, atol=0.01)
 
 
 def test_a_world_without_noise_is_calibrated_when_it_is_right(walk: Case) -> None:
