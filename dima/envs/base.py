@@ -249,6 +249,9 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def _read(self, observations: Any, infos: Any) -> Joint:
         """Observations as new arrays."""
+        for i, agent in enumerate(self._checked.agents):
+            if i not in self._masked and (infos.get(agent) or {}).get("action_mask") is not None:
+                self._checked.fault(f"agent {agent!r} has an action mask, but had none at reset: return it there, too")
         obs = self._read_agents(observations, infos)
         return {"obs": obs, "state": self._read_state(), "action_mask": self._mask.copy()}
 
@@ -262,11 +265,8 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
                 checked.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
             if complaint := self._readers[i].read(value, self._rows[i]):
                 checked.fault(f"agent {agent!r} {complaint}")
-        for i, agent in enumerate(checked.agents):
-            if i not in self._masked:
-                if (infos.get(agent) or {}).get("action_mask") is not None:
-                    checked.fault(f"agent {agent!r} has an action mask, but had none at reset: return it there as well")
-                continue
+        for i in self._masked:
+            agent = checked.agents[i]
             self._read_mask(i, observations[agent] if self._readers[i].masked else infos.get(agent))
         obs, wrong = _as_float32(self._obs)
         if wrong:
