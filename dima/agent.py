@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
-from dima.config import count
+from dima.config import count, user_path
 from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
@@ -244,7 +244,7 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None, algo
         learner.restore(saved.tree["algorithm"], None)
         earlier = {count(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
         steps = count(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, learner, where, Path(run), steps, saved.digest, earlier, facts)
+    return Agent(config, env, learner, where, user_path(run), steps, saved.digest, earlier, facts)
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:

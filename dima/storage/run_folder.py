@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.config import read_yaml, yaml_text
+from dima.config import read_yaml, user_path, yaml_text
 from dima.errors import RunFolderError
 from dima.runtime.provenance import protocol, protocol_history, resumed, uncommitted_diff
 from dima.storage.atomic import refuse_links, write_errors, write_text
@@ -77,7 +77,7 @@ class RunFolder:
             RunFolderError: the folder holds something else, or a run and ``overwrite`` is off, or is locked by
                 another process, or cannot be written.
         """
-        path = Path(path)
+        path = user_path(path)
         holds_run = check_available(path, overwrite)
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class RunFolder:
             RunFolderError: it is missing, not a run folder, of another format, or, if ``write``, locked by another
                 process or with a symbolic link in it.
         """
-        path = Path(path)
+        path = user_path(path)
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise RunFolderError(f"{path} {what}: give a run folder, as `dima train` printed it")

@@ -23,6 +23,7 @@ from dima.analysis.diagnose.influence import influence
 from dima.analysis.diagnose.results import Diagnosis, SourceSummary
 from dima.analysis.diagnose.reveal import denoising_error, forecast_count, order_sensitivity
 from dima.analysis.diagnose.rollouts import Forecaster, choose_horizon, cut_segments
+from dima.config import user_path
 from dima.data import Act
 from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
@@ -69,7 +70,7 @@ def diagnose(
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     others = [one if isinstance(one, Agent) else _load_other(one, device, task, algorithm) for one in also]
-    out = results_folder(agent.folder, FOLDER) if out is None else Path(out)
+    out = results_folder(agent.folder, FOLDER) if out is None else user_path(out)
     require_writable(out, "choose another --out")
     diagnosis = diagnose_agent(agent, settings, also=others, progress=progress)
     page.save(diagnosis, out)
