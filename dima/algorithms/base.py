@@ -35,6 +35,11 @@ class AlgorithmConfig(Config, ABC):
     def build(self, spec: EnvSpec, device: str) -> Algorithm:
         """Build the algorithm for a task, initialised from PyTorch's global random state."""
 
+    @property
+    def first_steps(self) -> int:
+        """Environment steps that are collected before learning begins."""
+        return 0
+
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without memory that only learning needs, such as a replay."""
         return self

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import Metrics
+from dima.algorithms.base import AlgorithmConfig, Metrics
 from dima.config import count
 from dima.envs import make_env
 from dima.envs.base import AdapterConfig
@@ -52,10 +52,22 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         graceful_stop() as stop,
         Trainer(config, device, progress or Progress(), stop=stop) as trainer,
     ):
+        _warn_if_short(config, trainer.progress)
         _compare_rewards(config, trainer.progress)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
             return trainer.run(folder, stop)
+
+
+def _warn_if_short(config: TrainConfig, progress: Progress) -> None:
+    """Warn if a run ends before, or with, the steps that are collected before learning begins."""
+    assert isinstance(config.learner, AlgorithmConfig)
+    first = config.learner.first_steps
+    if config.steps <= first:
+        progress.message(
+            f"dima: steps = {config.steps:,} are no more than the {first:,} that {config.algorithm} collects before it "
+            "learns: give more steps, or a preset with fewer"
+        )
 
 
 def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
