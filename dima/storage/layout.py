@@ -12,6 +12,7 @@ from dima.errors import RunFolderError
 from dima.runtime.provenance import check_protocol
 from dima.storage.atomic import read_errors
 from dima.storage.checkpoint import current_checkpoint
+from dima.storage.dashboards import WANDB_ID
 from dima.storage.lock import NAME as LOCK
 from dima.storage.manifest import check_format
 
@@ -19,7 +20,7 @@ KIND, FORMAT = "dima run folder", 1  # the format of everything but the checkpoi
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
-    *("tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
+    *("wandb", WANDB_ID, "tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
 )
 _MAX_PROTOCOL_BYTES = 1 << 17  # typically 700
 

@@ -29,7 +29,7 @@ from dima.runtime.provenance import protocol, protocol_history, resumed, uncommi
 from dima.storage.atomic import refuse_links, write_errors, write_text
 from dima.storage.checkpoint import current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
 from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
-from dima.storage.dashboards import Dashboard, open_dashboards
+from dima.storage.dashboards import Dashboard, open_dashboards, require_dashboards
 from dima.storage.layout import (
     CHECKPOINT,
     CONFIG,
@@ -76,9 +76,11 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds something else, or a run and ``overwrite`` is off, or is locked by
                 another process, or cannot be written.
+            ConfigError: a dashboard in the configuration cannot be used.
         """
         path = user_path(path)
         holds_run = check_available(path, overwrite)
+        require_dashboards(config)
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)

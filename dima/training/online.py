@@ -28,6 +28,7 @@ from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
+from dima.storage.dashboards import require_dashboards
 from dima.storage.run_folder import MISMATCH, RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
@@ -117,6 +118,7 @@ def resume(
         wanted = _longer(kept, steps, iterations)
         config = wanted.override({"run": str(path)})
         device = pick_device(config.device)
+        require_dashboards(config.to_dict())
         with (
             seeded(config, device),
             graceful_stop() as stop,
