@@ -15,6 +15,7 @@ from dima.analysis.imagine.results import Imagination, evaluate_comparison
 from dima.analysis.imagine.time_steps import policy_actions
 from dima.config import user_path
 from dima.envs import make_env, make_scene
+from dima.envs.render.headless import NoRenderer
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 from dima.experience.episodes import episode_seed
@@ -146,6 +147,8 @@ def film(
     env = make_env(config.task, config.env, render_mode="rgb_array")
     try:
         scene = make_scene(config.task, env, width, round(_ASPECT * width))
+    except NoRenderer:  # nor would the environment's own pictures come out
+        raise
     except EnvError as error:
         if env.render_mode != "rgb_array":
             raise EnvError(f"{error}; nor does it render rgb_array: no film can be made of it") from error
