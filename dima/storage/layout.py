@@ -9,7 +9,7 @@ from typing import Any
 
 from dima.config import read_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import check_protocol
+from dima.runtime.provenance import check_protocol, commit_id
 from dima.storage.atomic import read_errors
 from dima.storage.checkpoint import current_checkpoint
 from dima.storage.dashboards import WANDB_ID
@@ -34,7 +34,7 @@ def read_protocol(path: Path) -> dict[str, Any]:
     facts = _parse_protocol(path)
     if facts is None:
         raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
-    check_format(path, facts, FORMAT)
+    check_format(path, facts, FORMAT, commit_id(facts))
     with read_errors(path / PROTOCOL):
         check_protocol(facts)
     return facts

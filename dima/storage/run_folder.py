@@ -17,7 +17,6 @@ Everything logged or written after the last :meth:`RunFolder.save` belongs to it
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,7 @@ from typing import Any
 
 from dima.config import read_yaml, user_path, yaml_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import protocol, protocol_history, resumed, uncommitted_diff
+from dima.runtime.provenance import commit_id, protocol, protocol_history, resumed, uncommitted_diff
 from dima.storage.atomic import refuse_links, write_errors, write_text
 from dima.storage.checkpoint import current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
 from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
@@ -47,8 +46,7 @@ from dima.storage.metrics import Metrics, append_metrics, plain_metrics, read_me
 from dima.storage.saved import Saved, read_checkpoint, tensor_bytes
 from dima.storage.serialization import Tree
 
-MISMATCH = "its checkpoint does not fit its config.yaml"  # reason why a run cannot be loaded
-TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # another reason
+TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # why a run cannot be loaded
 
 
 class RunFolder:
@@ -221,6 +219,13 @@ class RunFolder:
         return self._next_chunk
 
     @property
+    def mismatch(self) -> str:
+        """Why a checkpoint that is intact may not load: its config was edited, or another version wrote it."""
+        version = str(protocol_history(self.protocol())[-1].get("dima", "unknown"))[:20]
+        writer = f"dima {version}" + (f", commit {self._written_by}" if self._written_by else "")
+        return f"its checkpoint does not fit its config.yaml, or not this version of dima ({writer} wrote it)"
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether an iteration was saved."""
         return current_checkpoint(self.path / CHECKPOINT) is not None
@@ -286,9 +291,7 @@ class RunFolder:
     @property
     def _written_by(self) -> str:
         """The commit that wrote the checkpoint, abbreviated; empty where unknown."""
-        commit = protocol_history(self.protocol())[-1].get("commit")
-        found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*", str(commit.get("id"))) if isinstance(commit, dict) else None
-        return found[1] if found else ""
+        return commit_id(protocol_history(self.protocol())[-1])
 
     def _no_checkpoint(self) -> RunFolderError:
         if self._iterations > 1:

@@ -29,7 +29,7 @@ from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.dashboards import require_dashboards
-from dima.storage.run_folder import MISMATCH, RunFolder
+from dima.storage.run_folder import RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
@@ -145,7 +145,7 @@ def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None
     if wanted == kept or not folder.has_checkpoint:
         return
     tree = folder.load().tree
-    with read_errors(f"{folder.path}:", MISMATCH):
+    with read_errors(f"{folder.path}:", folder.mismatch):
         if isinstance(wanted, OfflineConfig):
             unit, asked, made = "iterations", wanted.iterations, count(tree["iterations"])
         else:

@@ -32,7 +32,7 @@ from dima.experience.episodes import random_policy
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import read_errors, require_writable, results_folder
-from dima.storage.run_folder import MISMATCH, RunFolder
+from dima.storage.run_folder import RunFolder
 from dima.training.run_config import OfflineConfig
 from dima.world_models.base import SequentialReveal
 
@@ -193,7 +193,7 @@ def _recorded(
             for part, shown in _PARTS.items()
         )
         return held_out, trained_on
-    with RunFolder.open(agent.folder) as folder, read_errors(f"{agent.folder}:", MISMATCH):
+    with RunFolder.open(agent.folder) as folder, read_errors(f"{agent.folder}:", folder.mismatch):
         chunks = (chunk for _, chunk in folder.load().chunks)
         episodes = reservoir_sample(replay_episodes(chunks), 2 * settings.episodes, settings.seed)
     return None, EpisodeSource("replay (trained on)", episodes, trained_on=True) if episodes else None
