@@ -126,6 +126,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """Each agent's reward in the last step."""
         return self._checked.rewards
 
+    @property
+    def conversions(self) -> list[str]:
+        """Agents whose observations so far were of a wider dtype than their space, a line each."""
+        return [
+            f"agent {agent!r} observes {reader.converted_from} where its space says {reader.dtype}: it is converted"
+            for agent, reader in zip(self._checked.agents, self._readers, strict=True)
+            if reader.converted_from
+        ]
+
     def encode(self, observations: Any, infos: Any = None) -> Joint:
         """Convert PettingZoo observations to ``obs`` (N, O) and ``action_mask`` (N, A).
 

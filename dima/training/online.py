@@ -54,7 +54,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         Trainer(config, device, progress or Progress(), stop=stop) as trainer,
     ):
         _warn_if_short(config, trainer.progress)
-        _compare_rewards(config, trainer.progress)
+        _look_at_environment(config, trainer.progress)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
             return trainer.run(folder, stop)
@@ -71,8 +71,8 @@ def _warn_if_short(config: TrainConfig, progress: Progress) -> None:
         )
 
 
-def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
-    """Warn if agents' rewards differ.
+def _look_at_environment(config: TrainConfig, progress: Progress) -> None:
+    """Warn if agents' rewards differ, or their observations are converted.
 
     Raises:
         EnvError: they oppose each other, and the settings do not allow that; or the environment cannot be closed.
@@ -84,6 +84,8 @@ def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
             if finding.verdict == "wrong":
                 raise EnvError(f"{config.task}: {finding.text}")
             progress.message(f"dima: {finding.text}")
+        for text in env.conversions:
+            progress.message(f"dima: {text}")
 
 
 def resume(

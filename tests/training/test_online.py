@@ -271,7 +271,7 @@ def test_what_is_found_in_an_environment_before_the_first_iteration(tmp_path: Pa
     assert not run.exists()
     assert main(arguments("duel:zero_sum", "mappo", run, *MEAN)) == 0
     assert "rewards" not in capsys.readouterr().err
-    assert main(arguments("duel:Closed", "mappo", tmp_path / "closed")) == 2
+    assert main(arguments("duel:Closed", "mappo", tmp_path / "closed", *MEAN)) == 2
     assert "close() raised RuntimeError: closed already: the fault is in the environment" in one_line(capsys)
     assert main(arguments("duel:different", "mappo", tmp_path / "other")) == 0
     assert "dima: rewards differ between agents" in capsys.readouterr().err
