@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
-from dima.config import count
+from dima.config import count, user_path
 from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
@@ -26,7 +26,7 @@ from dima.runtime.device import pick_device
 from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
 from dima.storage.atomic import read_errors
 from dima.storage.memory import INIT_FACTOR, memory_limit
-from dima.storage.run_folder import MISMATCH, TOO_LARGE, RunFolder
+from dima.storage.run_folder import TOO_LARGE, RunFolder
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
@@ -162,7 +162,7 @@ class Agent:
                 raise RunFolderError(
                     f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima or the like"
                 )
-            with read_errors(f"{self.folder}:", MISMATCH):
+            with read_errors(f"{self.folder}:", folder.mismatch):
                 stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
                 chunks = [chunk for _, chunk in saved.chunks]
                 rows = max(1, stored["newest"] - stored["oldest"])
@@ -239,12 +239,12 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None, algo
         facts, saved = folder.protocol(), folder.load()
     env = make_env(config.task, config.env)
     limit = INIT_FACTOR * saved.size
-    with read_errors(f"{run}:", MISMATCH), memory_limit(limit, f"{run}: {TOO_LARGE}"):
+    with read_errors(f"{run}:", folder.mismatch), memory_limit(limit, f"{run}: {TOO_LARGE}"):
         learner = _build(config, env, where)
         learner.restore(saved.tree["algorithm"], None)
         earlier = {count(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
         steps = count(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, learner, where, Path(run), steps, saved.digest, earlier, facts)
+    return Agent(config, env, learner, where, user_path(run), steps, saved.digest, earlier, facts)
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:

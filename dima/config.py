@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import stat
 import types
@@ -26,6 +27,7 @@ C = TypeVar("C", bound="Config")
 K = TypeVar("K")
 _MAX_YAML_BYTES = 1 << 17  # typically at most 4 kB
 _MAX_YAML_NODES = 1 << 16  # with aliases expanded
+_MAX_NAME, _MAX_PATH = 255, 4095  # bytes that file systems allow
 _INT_LIMIT = 2**63  # of the absolute value of integers, as in tensors
 
 
@@ -115,6 +117,22 @@ def count(value: object) -> int:
     if type(value) is not int or not 0 <= value < _INT_LIMIT:
         raise ValueError(f"{shown(value)} is not a count")
     return value
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, ``~`` being the home folder.
+
+    Raises:
+        ConfigError: there is no such home, or a name is longer than file systems allow.
+    """
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{shown(str(path))} names the home of a user who does not exist") from None
+    sizes = [len(os.fsencode(part)) for part in found.parts]
+    if max(sizes, default=0) > _MAX_NAME or sum(sizes) + len(sizes) > _MAX_PATH:
+        raise ConfigError(f"{shown(str(path))} is too long: a name may have {_MAX_NAME} bytes, a path {_MAX_PATH}")
+    return found
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -279,6 +297,8 @@ def _checked_union(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
 def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
     if kind is Any:
         return value
+    if kind is int and isinstance(value, float) and value.is_integer():  # 1e6
+        value = int(value)
     if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
         raise ConfigError(f"{name} = {shown(value)} is out of range: expected at most 63 bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

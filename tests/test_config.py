@@ -1,13 +1,26 @@
 """Configs validate their fields, and a YAML round trip is exact."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Positive, Range, Whole, read_yaml, write_yaml
+from dima.config import (
+    Config,
+    Count,
+    Fraction,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Range,
+    Whole,
+    read_yaml,
+    user_path,
+    write_yaml,
+)
 from dima.errors import ConfigError
 
 
@@ -96,6 +109,26 @@ def test_bad_values_are_named(changes, message):
         Outer().override(changes)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_a_home_and_names_that_are_too_long(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/runs/a") == tmp_path / "runs" / "a"
+    assert user_path(Path("a/~")) == Path("a/~")
+    assert user_path("x" * 255)
+    for path in ("x" * 256, "é" * 128, "a/" * 2100):
+        with pytest.raises(ConfigError, match="is too long: a name may have 255 bytes, a path 4095"):
+            user_path(path)
+    with pytest.raises(ConfigError, match="names the home of a user who does not exist"):
+        user_path("~nobody-of-this-name/a")
+
+
+def test_whole_floats_do_for_integers():
+    assert Outer(steps=1e6) == Outer(steps=10**6)
+    assert type(Outer(steps=1e6).steps) is int
+    for steps in (1.5, float("inf"), float("nan"), 1e300):
+        with pytest.raises(ConfigError, match=r"^steps = "):
+            Outer(steps=steps)
 
 
 def test_whole_numbers_do_for_floats_and_lists_for_tuples():

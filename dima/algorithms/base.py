@@ -40,6 +40,11 @@ class AlgorithmConfig(Config, ABC):
         """Least and largest size of rewards that are learnt, by the flag that would learn any; none by default."""
         return {}
 
+    @property
+    def first_steps(self) -> int:
+        """Environment steps that are collected before learning begins."""
+        return 0
+
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without memory that only learning needs, such as a replay."""
         return self

@@ -58,6 +58,10 @@ class HasacConfig(AlgorithmConfig):
     def build(self, spec: EnvSpec, device: str) -> Hasac:
         return Hasac(self, spec, device)
 
+    @property
+    def first_steps(self) -> int:
+        return self.warmup
+
     def for_acting(self) -> HasacConfig:
         return replace(self, capacity=1)
 

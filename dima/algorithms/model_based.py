@@ -68,6 +68,10 @@ class ModelBasedConfig(AlgorithmConfig):
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
 
+    @property
+    def first_steps(self) -> int:
+        return self.learn_after
+
     def for_acting(self) -> ModelBasedConfig:
         return replace(self, replay=replace(self.replay, capacity=1), compile=False, precision="float32")
 

@@ -9,6 +9,7 @@ Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,9 @@ def main(args: Sequence[str] | None = None) -> int:
     # waiting threads sleep instead of spinning, which is several times slower when other programs use the cores; OpenMP
     # reads this when PyTorch is first imported, below
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks never ends a command
     try:
         status = _run(args)
         sys.stdout.flush()

@@ -135,5 +135,9 @@ def _disk() -> Finding:
 
 def _renderer(name: str) -> Finding:
     found = find_library(name)
-    text = f"{found}: MUJOCO_GL={name.lower()} can render" if found else "not found (optional: pictures)"
-    return Finding(name, text)
+    if not found:
+        return Finding(name, "not found (optional: pictures)")
+    from dima.envs.render.headless import error_of
+
+    fault = error_of(name.lower())
+    return Finding(name, f"{found}: MUJOCO_GL={name.lower()} {f'cannot render: {fault}' if fault else 'can render'}")

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -14,7 +13,7 @@ import tyro
 from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.cli.options import parse
 from dima.cli.positional import Device
-from dima.config import Config, Count, Range, Whole
+from dima.config import Config, Count, Range, Whole, user_path
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def imagine(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
     from dima.storage.atomic import results_folder
 
-    out = Path(options.out) if options.out else results_folder(Path(options.run), FOLDERS[options.act])
+    out = user_path(options.out) if options.out else results_folder(user_path(options.run), FOLDERS[options.act])
     found = run(
         options.run,
         options.horizon or None,
@@ -97,7 +96,7 @@ def diagnose(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
     from dima.storage.atomic import results_folder
 
-    out = Path(options.out) if options.out else results_folder(Path(options.run), FOLDER)
+    out = user_path(options.out) if options.out else results_folder(user_path(options.run), FOLDER)
     found = run(
         options.run,
         options.config,

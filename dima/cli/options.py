@@ -8,7 +8,8 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any, TypeVar, get_type_hints
+from decimal import Decimal
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -43,7 +44,7 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     """
     start: dict[str, Any] = {} if default is None else {"default": default}
     known = dict(flags(default or kind))
-    args = _plain_switches(args, known)
+    args = _plain_numbers(_plain_switches(args, known), known)
     if any(arg in _HELP for arg in args):
         tyro.cli(kind, args=["--help"], prog=prog, **start)
     output = io.StringIO()
@@ -114,6 +115,30 @@ def flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flags(nested, prefix)
         else:
             yield from flags(nested, f"{name}.")
+
+
+def _plain_numbers(args: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """Rewrite whole numbers such as ``1e6``, which are values of integers, as digits."""
+    plain: list[str] = []
+    kind: Any = None  # of the last flag
+    for arg in args:
+        name, has_value, value = arg.partition("=")
+        if arg.startswith("--"):
+            kind = known.get(name_of(name))
+        of_flag = has_value and arg.startswith("--")
+        if int in (kind, *get_args(kind)) and float not in get_args(kind):
+            number = _digits(value if of_flag else arg)
+            arg = f"{name}={number}" if of_flag else number
+        plain.append(arg)
+    return plain
+
+
+def _digits(text: str) -> str:
+    """``1e6`` as ``1000000``; any other text as it is."""
+    if not re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?[eE]\+?[0-9]{1,2}", text):
+        return text
+    number = Decimal(text)
+    return str(int(number)) if number == int(number) else text
 
 
 def _plain_switches(args: Sequence[str], known: dict[str, Any]) -> list[str]:

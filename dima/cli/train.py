@@ -108,15 +108,18 @@ def evaluate(args: Sequence[str]) -> int:
     from dima.agent import load
 
     agent = load(options.run, options.device, task=options.task, algorithm=options.algorithm)
-    video = _film(agent, options) if options.video else None
-    result = agent.evaluate(options.episodes, options.seed)
+    path = _film_path(agent, options) if options.video else None
+    result = agent.evaluate(options.episodes, options.seed)  # before the film, to which no numbers shall be lost
     config = agent.config
     if options.json:
         facts = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
         facts |= {"mujoco": agent.mujoco}
-        shown = {} if video is None else {"video": str(video)}
-        print(json.dumps(facts | numbers | {"episodes": options.episodes} | shown))
+        facts |= numbers | {"episodes": options.episodes}
+        try:
+            facts |= {} if path is None else {"video": str(_film(agent, path, options))}
+        finally:
+            print(json.dumps(facts))
     else:
         conditions = ", ".join(filter(None, (settings_line(config.env.to_dict()), agent.simulator)))
         print(f"{config.algorithm} on {config.task} ({conditions})")
@@ -124,17 +127,23 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
         if not agent.trained:
             print("this run fitted a world model to a dataset; its policy is untrained")
-        if video is not None:
-            print(f"film: {video}")
+        if path is not None:
+            sys.stdout.flush()
+            print(f"film: {_film(agent, path, options)}")
     return 0
 
 
-def _film(agent: Agent, options: EvaluateOptions) -> Path:
-    """Film the first episode into the run folder."""
-    from dima.analysis.imagine.run import film
-    from dima.runtime.progress import choose_progress
+def _film_path(agent: Agent, options: EvaluateOptions) -> Path:
+    """Where the film goes in the run folder."""
     from dima.storage.atomic import results_folder
 
     name = "evaluate.mp4" if options.seed is None else f"evaluate-seed{options.seed}.mp4"
-    path = results_folder(agent.folder, "videos") / name
+    return results_folder(agent.folder, "videos") / name
+
+
+def _film(agent: Agent, path: Path, options: EvaluateOptions) -> Path:
+    """Film the first episode."""
+    from dima.analysis.imagine.run import film
+    from dima.runtime.progress import choose_progress
+
     return film(agent, path, seed=options.seed, progress=choose_progress(options.json))

@@ -20,6 +20,7 @@ from dima.config import Config, Count, NonNegative, Positive, Range, Whole, chec
 from dima.data import EnvSpec, Episode, check_episode
 from dima.errors import ConfigError, RunFolderError
 from dima.registry import FromFile
+from dima.runtime.provenance import commit_id
 from dima.storage.atomic import read_errors
 from dima.storage.chunks import Listing
 from dima.storage.manifest import check_format, read_verified
@@ -90,7 +91,7 @@ def read_manifest(path: Path) -> Manifest:
     if not (path / MANIFEST).exists():
         raise RunFolderError(f"{path} is not a dima dataset: it has no {MANIFEST}; `dima dataset record` makes one")
     body = read_verified(path / MANIFEST)
-    check_format(path / MANIFEST, body, FORMAT)
+    check_format(path / MANIFEST, body, FORMAT, commit_id(body.get("protocol")))
     with read_errors(path / MANIFEST):
         _check_manifest(body)
     return body

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from dima.config import Config, Range
+from dima.config import Config, Range, user_path
 from dima.data import Episode
 from dima.datasets.format import Header, HeldOutShare
 from dima.datasets.minari_forms import Agents, Form, Joint
@@ -52,7 +52,7 @@ class ImportConfig(Config):
     @property
     def folder(self) -> Path:
         """Path of the dataset folder."""
-        return Path(self.out or f"datasets/{self.minari}")
+        return user_path(self.out or f"datasets/{self.minari}")
 
 
 def import_config(task: str) -> ImportConfig:
@@ -176,7 +176,7 @@ def _open(name: str) -> Any:
     minari = _minari()
     if not name:
         raise ConfigError("no Minari dataset was given: --minari names one, such as mujoco/halfcheetah/expert-v0")
-    folders = [Path(name), Path(name) / "data"]
+    folders = [user_path(name), user_path(name) / "data"]
     folder = next((folder for folder in folders if (folder / "metadata.json").is_file()), None)
     try:
         return minari.load_dataset(name) if folder is None else minari.MinariDataset(folder)

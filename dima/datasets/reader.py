@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dima.config import Config
+from dima.config import Config, user_path
 from dima.data import EnvSpec, Episode
 from dima.datasets.format import EPISODES, Header, Manifest, Source, check_chunk, listing, read_manifest, unpack
 from dima.envs import suite_config
@@ -58,7 +58,7 @@ class Dataset:
             RunFolderError: the folder is missing, not a dataset, damaged or of another format.
             DatasetError: its recording was never finished.
         """
-        path = Path(path)
+        path = user_path(path)
         manifest = read_manifest(path)
         if not manifest["complete"]:
             raise DatasetError(f"{path} is not finished: run the command that started the recording again")

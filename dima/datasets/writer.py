@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dima.config import user_path
 from dima.data import Episode
 from dima.datasets.format import EPISODES, FORMAT, KIND, MANIFEST, Header, Manifest, listing, pack, read_manifest
 from dima.datasets.reader import Dataset
@@ -46,7 +47,7 @@ class DatasetWriter:
             RunFolderError: the folder holds something else, is in use or cannot be written.
             DatasetError: it holds a complete dataset, or a recording with another header.
         """
-        path = Path(path)
+        path = user_path(path)
         exists = _holds_dataset(path)
         refuse_links(path)
         with write_errors(path):

@@ -133,6 +133,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """Each agent's reward in the last step."""
         return self._checked.rewards
 
+    @property
+    def conversions(self) -> list[str]:
+        """Agents whose observations so far were of a wider dtype than their space, a line each."""
+        return [
+            f"agent {agent!r} observes {reader.converted_from} where its space says {reader.dtype}: it is converted"
+            for agent, reader in zip(self._checked.agents, self._readers, strict=True)
+            if reader.converted_from
+        ]
+
     def set_state(self, state: np.ndarray, previous: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         """Continue from a state (S,) with a new time limit, where the environment has a method ``set_state``.
 
@@ -276,6 +285,9 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def _read(self, observations: Any, infos: Any) -> Joint:
         """Observations as new arrays."""
+        for i, agent in enumerate(self._checked.agents):
+            if i not in self._masked and (infos.get(agent) or {}).get("action_mask") is not None:
+                self._checked.fault(f"agent {agent!r} has an action mask, but had none at reset: return it there, too")
         obs = self._read_agents(observations, infos)
         return {"obs": obs, "state": self._read_state(), "action_mask": self._mask.copy()}
 
@@ -289,11 +301,8 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
                 checked.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
             if complaint := self._readers[i].read(value, self._rows[i]):
                 checked.fault(f"agent {agent!r} {complaint}")
-        for i, agent in enumerate(checked.agents):
-            if i not in self._masked:
-                if (infos.get(agent) or {}).get("action_mask") is not None:
-                    checked.fault(f"agent {agent!r} has an action mask, but had none at reset: return it there as well")
-                continue
+        for i in self._masked:
+            agent = checked.agents[i]
             self._read_mask(i, observations[agent] if self._readers[i].masked else infos.get(agent))
         obs, wrong = _as_float32(self._obs)
         if wrong:

@@ -242,6 +242,7 @@ def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
         verdict: Literal["wrong", "note"] = "wrong" if limit in lengths else "note"
         text = f"every episode terminates after {lengths.pop()} steps: if that is a time limit, set truncations instead"
         found.append(Finding(verdict, text))
+    found += [Finding("note", text) for text in env.conversions]
     if outside:
         found.append(Finding("note", "observations leave the bounds of their space: widen low and high"))
     return found

@@ -49,6 +49,7 @@ class ObservationReader:
                 "(images are not); encode the observation in your environment"
             )
         self.shape, self.dtype = inner.shape, inner.dtype
+        self.converted_from = ""  # a wider dtype that was observed, such as float64 for a space of float32
         self.space = inner
         self.mask_dtype = space["action_mask"].dtype if isinstance(space, spaces.Dict) else None
 
@@ -66,10 +67,12 @@ class ObservationReader:
         if value.shape != self.shape:
             return f"observed an array of shape {value.shape}: its space says {self.shape}"
         if value.dtype != self.dtype and not np.can_cast(value.dtype, self.dtype):
-            return (
-                f"observed an array of dtype {value.dtype}: its space says {self.dtype}; "
-                "convert the array, or declare that dtype"
-            )
+            if not np.can_cast(value.dtype, self.dtype, "same_kind"):
+                return (
+                    f"observed an array of dtype {value.dtype}: its space says {self.dtype}; "
+                    "convert the array, or declare that dtype"
+                )
+            self.converted_from = str(value.dtype)
         into[:] = value if value.ndim == 1 else value.reshape(-1)
         return None
 

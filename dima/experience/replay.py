@@ -298,29 +298,43 @@ class Replay:
         }
 
     def restore(self, saved: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> None:
-        """Rebuild the store from its chunks, in order, and a checkpoint.
+        """Rebuild the store from its chunks, in order, and a checkpoint; a smaller capacity keeps the newest episodes.
 
         Raises:
-            ConfigError: they do not fit each other or the capacity.
+            ConfigError: they do not fit each other, or the newest episode exceeds the capacity.
         """
+        for chunk in chunks:
+            check_chunk(chunk)
         self.lengths.clear()
         self._index = None
-        self.oldest = self.newest = count(saved["oldest"])
+        self.oldest = self.newest = self._oldest_that_fits(chunks, count(saved["oldest"]))
         self._make_room(count(saved["newest"]) - self.oldest)
         for chunk in chunks:
-            self._add_chunk(chunk, saved["oldest"])
+            self._add_chunk(chunk, self.oldest)
         if self.newest != saved["newest"]:
             raise ConfigError(f"the replay ends at row {self.newest}, its checkpoint at {saved['newest']}")
-        self.oldest = count(saved["oldest"])  # what came before it was dropped
-        if self.steps > self.config.capacity:
-            raise ConfigError(f"replay.capacity = {self.config.capacity} is less than the {self.steps} steps in store")
         where = torch.arange(self.oldest, self.newest, device=self.device) % self.rows
         for name, visits in saved["visits"].items():
-            self.visits[name][where] = visits.to(self.device)
+            self.visits[name][where] = visits[self.oldest - saved["oldest"] :].to(self.device)
         self.chunk_ends = [count(end) for end in saved["chunk_ends"]]
 
+    def _oldest_that_fits(self, chunks: Sequence[dict[str, Any]], oldest: int) -> int:
+        """First row of the oldest episode, not before ``oldest``, from which on the capacity holds all."""
+        steps, capacity = 0, self.config.capacity
+        fits: int | None = None
+        for chunk in reversed(chunks):
+            ends = sorted(set(chunk["last"].tolist()), reverse=True)
+            for end, before in zip(ends, [*ends[1:], chunk["start"] - 1], strict=True):
+                if before + 1 < oldest:
+                    break
+                steps += end - before - 1
+                if steps <= capacity:
+                    fits = before + 1
+                elif fits is None:
+                    raise ConfigError(f"replay.capacity = {capacity} cannot hold an episode of {steps} steps: raise it")
+        return oldest if fits is None else fits
+
     def _add_chunk(self, chunk: dict[str, Any], oldest: int) -> None:
-        check_chunk(chunk)
         number = torch.arange(chunk["start"], chunk["start"] + len(chunk["last"]))
         last = chunk["last"]
         ends = torch.nonzero(number == last).flatten()

@@ -47,6 +47,7 @@ class Transitions:
         self.store: dict[str, Tensor] = {}  # (time steps, environments, ...), allocated by the first add
         self.time_steps = self.envs = 0
         self.count = 0  # time steps added so far
+        self.begin = 0  # the first of them that may be in store
         self.chunk_ends: list[int] = []
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Transitions:
     @property
     def kept(self) -> int:
         """Time steps in store."""
-        return min(self.count, self.time_steps)
+        return min(self.count - self.begin, self.time_steps)
 
     def add(self, batch: TransitionBatch) -> None:
         """Append T time steps of all environments, overwriting the oldest when full."""
@@ -114,8 +115,9 @@ class Transitions:
         return {"count": self.count, "envs": self.envs, "chunk_ends": list(self.chunk_ends)}
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]]) -> None:
-        """Rebuild the store from its chunks, in order, and a checkpoint."""
+        """Rebuild the store from its chunks, in order, and a checkpoint; a smaller capacity keeps the newest steps."""
         self.store.clear()
+        self.begin = min((count(chunk["start"]) for chunk in chunks), default=count(saved["count"]))
         self.count, self.chunk_ends = count(saved["count"]), [count(end) for end in saved["chunk_ends"]]
         if count(saved["envs"]):
             self._allocate(saved["envs"])

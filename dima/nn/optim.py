@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count, NonNegative, Positive, Range, Whole, count, shown
+from dima.config import Config, Count, NonNegative, Positive, Range, Whole, count
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,6 @@ class Fitter:
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue exactly from a :meth:`checkpoint`."""
         restore_optimizer(self.optimizer, saved["optimizer"])
-        self.optimizer.param_groups[0]["weight_decay"] = 0  # that of earlier versions was the optimiser's
         self.steps = count(saved["steps"])
         weights = self.parameters if saved["other"] else []
         self.inactive = [kept.to(weight, copy=True) for weight, kept in zip(weights, saved["other"], strict=True)]
@@ -110,16 +108,15 @@ class Fitter:
 def restore_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any]) -> None:
     """Continue exactly from an optimiser's ``state_dict``, if it was one of the same parameters.
 
+    Learning rate, weight decay and the like stay the optimiser's own: they are the config's, which may have changed.
+
     Raises:
         Exception: of any kind, it was not.
     """
-    saved = deepcopy(saved)  # the optimiser would keep updating the tensors it is given
-    for group, mine in zip(saved["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
-        for name, value in mine.items():
-            if value is None or isinstance(value, bool):
-                group[name] = value  # how it computes is this version's choice
-            elif not _alike(group[name], value):
-                raise ValueError(f"{name} = {shown(group[name])} is no setting of an optimiser")
+    mine = optimizer.state_dict()["param_groups"]
+    if [len(group["params"]) for group in saved["param_groups"]] != [len(group["params"]) for group in mine]:
+        raise ValueError("an optimiser's state is of other networks")
+    saved = {"state": deepcopy(saved["state"]), "param_groups": mine}  # a copy: the optimiser updates what it is given
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for number, moments in saved["state"].items():
         shape = weights[count(number)].shape
@@ -129,13 +126,6 @@ def restore_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any]) -> Non
         ].is_floating_point():
             raise ValueError("an optimiser's state is of other networks")
     optimizer.load_state_dict(saved)
-
-
-def _alike(value: Any, other: Any) -> bool:
-    """Whether two settings are numbers, or lists of as many."""
-    if isinstance(other, list | tuple):
-        return isinstance(value, list | tuple) and len(value) == len(other) and all(map(_alike, value, other))
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Average:

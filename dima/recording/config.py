@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dima.config import Config, Count, NonEmpty, Range, Whole
+from dima.config import Config, Count, NonEmpty, Range, Whole, user_path
 from dima.datasets.format import HeldOutShare
 from dima.envs import suite_config
 
@@ -33,7 +33,7 @@ class RecordConfig(Config):
     @property
     def folder(self) -> Path:
         """Path of the dataset folder."""
-        return Path(self.out or f"datasets/{self.task}-seed{self.seed}")
+        return user_path(self.out or f"datasets/{self.task}-seed{self.seed}")
 
 
 def record_config(task: str) -> RecordConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,13 @@ def protocol_history(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Protocols of a run in order: its start's, then those of resumes under other versions or machines."""
     resumed = facts.get("resumed")
     return [facts, *(one for one in (resumed if isinstance(resumed, list) else ()) if isinstance(one, dict))]
+
+
+def commit_id(facts: object) -> str:
+    """The commit in an untrusted protocol, abbreviated; empty where unknown."""
+    made = facts.get("commit") if isinstance(facts, Mapping) else None
+    found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*", str(made.get("id"))) if isinstance(made, Mapping) else None
+    return found[1] if found else ""
 
 
 def resumed(facts: Mapping[str, Any], step: int, now: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,14 +60,16 @@ def read_errors(what: object, trouble: str = "is damaged") -> Iterator[None]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder with symbolic links: writes could leave it.
+    """Refuse a folder with symbolic links: writes could leave it. Those within W&B's own folder are its own.
 
     Raises:
         RunFolderError: it contains one.
     """
+    wandb = folder / "wandb"
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
-            if path.is_symlink():
+            inside = Path(place).is_relative_to(wandb) and Path(os.path.realpath(path)).is_relative_to(wandb.resolve())
+            if path.is_symlink() and not inside:
                 raise RunFolderError(f"{path} is a symbolic link, which may lead out of the folder: remove it")
 
 

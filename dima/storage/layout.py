@@ -9,9 +9,10 @@ from typing import Any
 
 from dima.config import read_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import check_protocol
+from dima.runtime.provenance import check_protocol, commit_id
 from dima.storage.atomic import read_errors
 from dima.storage.checkpoint import current_checkpoint
+from dima.storage.dashboards import WANDB_ID
 from dima.storage.lock import NAME as LOCK
 from dima.storage.manifest import check_format
 
@@ -19,7 +20,7 @@ KIND, FORMAT = "dima run folder", 1  # the format of everything but the checkpoi
 CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", "metrics.jsonl", "checkpoint", "replay"
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
-    *("tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
+    *("wandb", WANDB_ID, "tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
 )
 _MAX_PROTOCOL_BYTES = 1 << 17  # typically 700
 
@@ -33,7 +34,7 @@ def read_protocol(path: Path) -> dict[str, Any]:
     facts = _parse_protocol(path)
     if facts is None:
         raise RunFolderError(f"{path} is not a dima run folder: it has no valid {PROTOCOL}")
-    check_format(path, facts, FORMAT)
+    check_format(path, facts, FORMAT, commit_id(facts))
     with read_errors(path / PROTOCOL):
         check_protocol(facts)
     return facts

@@ -17,19 +17,18 @@ Everything logged or written after the last :meth:`RunFolder.save` belongs to it
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dima.config import read_yaml, yaml_text
+from dima.config import read_yaml, user_path, yaml_text
 from dima.errors import RunFolderError
-from dima.runtime.provenance import protocol, protocol_history, resumed, uncommitted_diff
+from dima.runtime.provenance import commit_id, protocol, protocol_history, resumed, uncommitted_diff
 from dima.storage.atomic import refuse_links, write_errors, write_text
 from dima.storage.checkpoint import current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
 from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
-from dima.storage.dashboards import Dashboard, open_dashboards
+from dima.storage.dashboards import Dashboard, open_dashboards, require_dashboards
 from dima.storage.layout import (
     CHECKPOINT,
     CONFIG,
@@ -47,8 +46,7 @@ from dima.storage.metrics import Metrics, append_metrics, plain_metrics, read_me
 from dima.storage.saved import Saved, read_checkpoint, tensor_bytes
 from dima.storage.serialization import Tree
 
-MISMATCH = "its checkpoint does not fit its config.yaml"  # reason why a run cannot be loaded
-TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # another reason
+TOO_LARGE = "its config.yaml describes more than its checkpoint holds"  # why a run cannot be loaded
 
 
 class RunFolder:
@@ -76,9 +74,11 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds something else, or a run and ``overwrite`` is off, or is locked by
                 another process, or cannot be written.
+            ConfigError: a dashboard in the configuration cannot be used.
         """
-        path = Path(path)
+        path = user_path(path)
         holds_run = check_available(path, overwrite)
+        require_dashboards(config)
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)
@@ -109,7 +109,7 @@ class RunFolder:
             RunFolderError: it is missing, not a run folder, of another format, or, if ``write``, locked by another
                 process or with a symbolic link in it.
         """
-        path = Path(path)
+        path = user_path(path)
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise RunFolderError(f"{path} {what}: give a run folder, as `dima train` printed it")
@@ -219,6 +219,13 @@ class RunFolder:
         return self._next_chunk
 
     @property
+    def mismatch(self) -> str:
+        """Why a checkpoint that is intact may not load: its config was edited, or another version wrote it."""
+        version = str(protocol_history(self.protocol())[-1].get("dima", "unknown"))[:20]
+        writer = f"dima {version}" + (f", commit {self._written_by}" if self._written_by else "")
+        return f"its checkpoint does not fit its config.yaml, or not this version of dima ({writer} wrote it)"
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether an iteration was saved."""
         return current_checkpoint(self.path / CHECKPOINT) is not None
@@ -284,9 +291,7 @@ class RunFolder:
     @property
     def _written_by(self) -> str:
         """The commit that wrote the checkpoint, abbreviated; empty where unknown."""
-        commit = protocol_history(self.protocol())[-1].get("commit")
-        found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*", str(commit.get("id"))) if isinstance(commit, dict) else None
-        return found[1] if found else ""
+        return commit_id(protocol_history(self.protocol())[-1])
 
     def _no_checkpoint(self) -> RunFolderError:
         if self._iterations > 1:

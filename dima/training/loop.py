@@ -25,7 +25,7 @@ from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.budget import TimeBudget
 from dima.storage.memory import INIT_FACTOR, memory_limit, out_of_memory
-from dima.storage.run_folder import MISMATCH, TOO_LARGE, RunFolder
+from dima.storage.run_folder import TOO_LARGE, RunFolder
 from dima.training.run_config import RunConfig
 
 R = TypeVar("R", bound="TrainingLoop")
@@ -206,7 +206,7 @@ class TrainingLoop(ABC):
         """
         saved = folder.load()
         tree: dict[str, Any] = saved.tree
-        with read_errors(f"{folder.path}:", MISMATCH):
+        with read_errors(f"{folder.path}:", folder.mismatch):
             try:
                 self.load_state(tree, saved.chunks)
             except ConfigError as error:

@@ -11,6 +11,7 @@ import torch
 
 from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
+from dima.config import user_path
 from dima.datasets.reader import Dataset
 from dima.envs import agreed_task, make_env
 from dima.errors import ConfigError, DatasetError
@@ -53,7 +54,7 @@ def fit_config(
     """
     data = Dataset.open(dataset)
     name = agreed_task(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
-    config = offline_config(str(Path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
+    config = offline_config(str(user_path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
     for changes in preset_changes(algorithm, preset, name):

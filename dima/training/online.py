@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.algorithms.base import Metrics
+from dima.algorithms.base import AlgorithmConfig, Metrics
 from dima.config import count
 from dima.envs import make_env
 from dima.envs.base import AdapterConfig
@@ -28,7 +28,8 @@ from dima.runtime.provenance import mujoco_versions, simulator_line
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
-from dima.storage.run_folder import MISMATCH, RunFolder
+from dima.storage.dashboards import require_dashboards
+from dima.storage.run_folder import RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
@@ -52,14 +53,26 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         graceful_stop() as stop,
         Trainer(config, device, progress or Progress(), stop=stop) as trainer,
     ):
-        _compare_rewards(config, trainer.progress)
+        _warn_if_short(config, trainer.progress)
+        _look_at_environment(config, trainer.progress)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
             return trainer.run(folder, stop)
 
 
-def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
-    """Warn if agents' rewards differ.
+def _warn_if_short(config: TrainConfig, progress: Progress) -> None:
+    """Warn if a run ends before, or with, the steps that are collected before learning begins."""
+    assert isinstance(config.learner, AlgorithmConfig)
+    first = config.learner.first_steps
+    if config.steps <= first:
+        progress.message(
+            f"dima: steps = {config.steps:,} are no more than the {first:,} that {config.algorithm} collects before it "
+            "learns: give more steps, or a preset with fewer"
+        )
+
+
+def _look_at_environment(config: TrainConfig, progress: Progress) -> None:
+    """Warn if agents' rewards differ, or their observations are converted.
 
     Raises:
         EnvError: they oppose each other, and the settings do not allow that; or the environment cannot be closed.
@@ -71,6 +84,8 @@ def _compare_rewards(config: TrainConfig, progress: Progress) -> None:
             if finding.verdict == "wrong":
                 raise EnvError(f"{config.task}: {finding.text}")
             progress.message(f"dima: {finding.text}")
+        for text in env.conversions:
+            progress.message(f"dima: {text}")
 
 
 def resume(
@@ -105,6 +120,7 @@ def resume(
         wanted = _longer(kept, steps, iterations)
         config = wanted.override({"run": str(path)})
         device = pick_device(config.device)
+        require_dashboards(config.to_dict())
         with (
             seeded(config, device),
             graceful_stop() as stop,
@@ -131,7 +147,7 @@ def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None
     if wanted == kept or not folder.has_checkpoint:
         return
     tree = folder.load().tree
-    with read_errors(f"{folder.path}:", MISMATCH):
+    with read_errors(f"{folder.path}:", folder.mismatch):
         if isinstance(wanted, OfflineConfig):
             unit, asked, made = "iterations", wanted.iterations, count(tree["iterations"])
         else:

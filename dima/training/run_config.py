@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from dima.algorithms import agreed_algorithm, algorithm_config
-from dima.config import Config, Count, Fraction, Range, Whole, shown
+from dima.config import Config, Count, Fraction, Range, Whole, shown, user_path
 from dima.envs import agreed_task, suite_config
 from dima.errors import ConfigError
 from dima.presets import preset_changes
@@ -38,7 +38,7 @@ class RunConfig(Config):
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
+        return user_path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
 
     @classmethod
     def from_dict(
@@ -107,7 +107,7 @@ class OfflineConfig(RunConfig):
 
     @property
     def folder(self) -> Path:
-        return Path(self.run or f"runs/{self.task}/fit-{self.algorithm}-{self.preset}-seed{self.seed}")
+        return user_path(self.run or f"runs/{self.task}/fit-{self.algorithm}-{self.preset}-seed{self.seed}")
 
 
 def default_config(task: str, algorithm: str) -> TrainConfig:

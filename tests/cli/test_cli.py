@@ -1,5 +1,6 @@
 """The command line: output, exit status, and one line for every error."""
 
+import io
 import json
 import os
 import signal
@@ -95,6 +96,76 @@ class TestTrain:
     def test_a_switch_before_the_task_does_not_hide_it(self, command, tmp_path, switch):
         args = [*switch.split(), "toy/walk", "--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60"]
         assert command("train", *args, f"--run={tmp_path / 'r'}")[0] == 0
+
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            (["--steps", "6e1"], {"steps": 60}),
+            (["--steps=6.0E+1", "--learner.ppo.critic.hidden", "1.6e1", "32"], {"steps": 60, "hidden": (16, 32)}),
+            (["--tensorboard", "False", "--steps", "1e1"], {"steps": 10, "tensorboard": False}),
+            (["--learner.ppo.lr", "1e-4"], {"lr": 1e-4}),
+            (["--run", "1e6"], {"run": "1e6"}),
+        ],
+    )
+    def test_whole_numbers_with_an_exponent_and_switches_with_a_value(self, command, monkeypatch, flags, expected):
+        def stop(config, **kwargs):
+            found = {"hidden": config.learner.ppo.critic.hidden, "lr": config.learner.ppo.lr, **vars(config)}
+            assert {name: found[name] for name in expected} == expected
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys.modules["dima.training.online"], "train", stop)
+        assert command("train", "toy/walk", "--algorithm", "mappo", "--preset", "debug", *flags)[0] == 130
+
+    @pytest.mark.parametrize("value", ["1.5e0", "1e-3", "1e999", "1e99", "much"])
+    def test_other_numbers_for_an_integer_are_one_line(self, command, value):
+        status, out, err = command("train", "toy/walk", "--steps", value)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "steps" in err
+
+    def test_a_home_and_a_linked_folder(self, command, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "link").symlink_to("disk")
+        args = ("train", "toy/walk", "--algorithm", "mappo", *SHORT)
+        assert command(*args, "--run", "~/link/run")[0] == 0
+        assert (tmp_path / "disk" / "run" / "checkpoint").is_dir()
+        (tmp_path / "direct").symlink_to("disk/run")
+        for steps, run in ((180, "~/link/run"), (240, "direct")):
+            assert command("resume", run, "--steps", str(steps), "--quiet")[0] == 0
+        assert command("evaluate", "~/direct", "--episodes", "1")[0] == 0
+        assert command("report", "~/direct", "--out", "~/page")[0] == 0
+        assert command("dataset", "record", "toy/walk", "--steps", "60", "--out", "~/data", "--quiet")[0] == 0
+        assert command("dataset", "info", "~/data")[0] == 0
+        assert not (tmp_path / "~").exists()
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("train", "toy/walk", "--run"),
+            ("dataset", "record", "toy/walk", "--out"),
+            ("resume",),
+            ("evaluate",),
+            ("imagine",),
+            ("report",),
+            ("fit",),
+        ],
+        ids=" ".join,
+    )
+    def test_a_name_that_is_too_long(self, command, tmp_path, monkeypatch, args):
+        monkeypatch.chdir(tmp_path)
+        status, out, err = command(*args, "x" * 300)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "is too long: a name may have 255 bytes" in err
+
+    @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+    def test_what_a_terminal_cannot_show_does_not_end_a_command(self, finished, monkeypatch, encoding):
+        shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", shown)
+        assert main(["evaluate", str(finished), "--episodes", "1"]) == 0
+        print("▪")
+        shown.flush()
+        assert b"team return" in shown.buffer.getvalue()
 
     def test_never_overwrites_by_default(self, command, finished):
         before = (finished / "metrics.jsonl").read_bytes()

@@ -15,6 +15,7 @@ from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter, split
 from dima.envs.toy import ToyConfig
 from dima.errors import DatasetError, RunFolderError, UserError
+from dima.storage.manifest import manifest_text, read_verified
 
 SPEC = EnvSpec(("a", "b"), 3, (2, 1), (1, 2), discrete=False, episode_limit=9)
 HEADER = Header("toy/walk", {"n_agents": 2}, SPEC, [{"policy": "random"}], {"steps": 9})
@@ -126,6 +127,10 @@ def test_another_format_names_the_version_that_wrote_it(path, monkeypatch):
     monkeypatch.setattr("dima.datasets.format.FORMAT", 7)
     with pytest.raises(RunFolderError, match=r"has format 1, written by dima .*reads format 7"):
         Dataset.open(path)
+    manifest = read_verified(path / MANIFEST) | {"protocol": {"commit": {"id": "b" * 40}}}
+    (path / MANIFEST).write_text(manifest_text(manifest))
+    with pytest.raises(RunFolderError, match=r"written by dima \S+ \(commit b{12}\); this is"):
+        Dataset.open(path)
 
 
 def test_an_empty_dataset_is_refused(tmp_path):
@@ -214,7 +219,7 @@ def test_a_full_disk_keeps_earlier_chunks(tmp_path, monkeypatch):
     ("task", "env", "spec", "said"),
     [
         ("toy/linear", ToyConfig(), SPEC, r"holds episodes of toy/walk, not of toy/linear"),
-        ("toy/walk", ToyConfig(3), SPEC, r"recorded with n_agents = 2, but here n_agents = 3, episode_limit = 30"),
+        ("toy/walk", ToyConfig(3), SPEC, r"recorded with n_agents = 2, but here n_agents = 3: "),
     ],
 )
 def test_another_task_or_other_settings_are_refused(path, task, env, spec, said):

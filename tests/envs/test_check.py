@@ -188,6 +188,18 @@ def test_opposed_rewards_are_wrong(report, puppet):
     assert "wrong  rewards of 'left' and 'right' oppose each other" in wrong(opposed)
 
 
+def test_wider_observations_are_converted_with_a_note(report, puppet):
+    def wide(step, seen):
+        return {a: value.astype(np.float64) for a, value in seen.items()}
+
+    found = report(lambda: puppet(observations=wide))
+    assert found.ok
+    assert "note   agent 'left' observes float64 where its space says float32: it is converted" in found.lines
+    whole = {a: spaces.Box(0, 9, (2,), np.int32) for a in ("left", "right")}
+    odd = report(lambda: puppet(observation=whole, observations=wide))
+    assert "observed an array of dtype float64: its space says int32; convert the array" in wrong(odd)
+
+
 def test_advice(report, puppet):
     assert any("seeds 1 and 2 start alike" in line for line in report(puppet).lines)
     high = report(lambda: puppet(limit=12))  # its Box ends at 9

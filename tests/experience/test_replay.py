@@ -385,12 +385,25 @@ def test_a_checkpoint_of_before_ends_ceased_to_count_still_loads() -> None:
     assert new.steps == 20
 
 
-def test_a_checkpoint_of_a_larger_capacity_is_an_error() -> None:
-    replay = filled([9, 9, 9], visit_counters=("v",))
-    chunk = replay.chunk()
-    assert chunk is not None
-    with pytest.raises(ConfigError, match=r"replay\.capacity = 20 is less than the 27 steps in store"):
-        filled([], capacity=20, visit_counters=("v",)).restore(replay.checkpoint(), [chunk])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_smaller_capacity_keeps_the_newest_episodes_that_fit(several: bool) -> None:
+    replay, chunks = filled([], visit_counters=("v",)), []
+    for number, length in enumerate([9, 9, 9, 2]):
+        replay.add(episode(number, length))
+        if several or number == 3:
+            chunks.append(replay.chunk())
+    replay.least_visited("v", 200)
+    smaller = filled([], capacity=20, visit_counters=("v",))
+    smaller.restore(replay.checkpoint(), chunks)  # type: ignore[arg-type]
+    assert (list(smaller.lengths), smaller.steps, smaller.newest) == ([10, 10, 3], 20, replay.newest)
+    rows = torch.arange(smaller.oldest, smaller.newest)
+    for name, values in vars(smaller.segments(rows[:1], len(rows))).items():
+        assert torch.equal(values, getattr(replay.segments(rows[:1], len(rows)), name)), name
+    assert torch.equal(smaller.visits["v"][rows % smaller.rows], replay.visits["v"][rows % replay.rows])
+    assert smaller.first_chunk == (1 if several else 0)
+    tiny = filled([], capacity=1, visit_counters=("v",))
+    with pytest.raises(ConfigError, match=r"replay\.capacity = 1 cannot hold an episode of 2 steps: raise it"):
+        tiny.restore(replay.checkpoint(), chunks)  # type: ignore[arg-type]
 
 
 def test_a_missing_chunk_is_an_error() -> None:

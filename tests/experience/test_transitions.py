@@ -117,6 +117,20 @@ def test_it_comes_back_from_its_chunks() -> None:
     assert other.chunk() is None
 
 
+@pytest.mark.parametrize(("capacity", "kept"), [(4, 2), (12, 6), (40, 10)])
+def test_another_capacity_keeps_the_newest_of_what_was_saved(capacity: int, kept: int) -> None:
+    """A larger one does not serve what was dropped."""
+    store, chunks = Transitions(2 * 6, SPEC, "cpu"), []
+    for begin in range(0, 15, 5):
+        store.add(steps_of(torch.rand(2, 5).tolist(), first=begin))
+        chunks.append(store.chunk())
+    other = Transitions(capacity, SPEC, "cpu")
+    other.restore(store.checkpoint(), chunks[store.first_chunk :])  # type: ignore[arg-type]
+    assert other.kept == kept
+    times = {time for _, time in all_segments(other, 1, 1.0)}
+    assert times == set(range(15 - kept, 15))
+
+
 def test_more_at_once_than_there_is_room_for_keeps_the_newest() -> None:
     """As in a long warm-up before a small store."""
     store = Transitions(2 * 6, SPEC, "cpu")

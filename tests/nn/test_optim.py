@@ -58,6 +58,20 @@ def test_an_exception_leaves_the_ema_in_place() -> None:
     assert torch.equal(module.weight, before)
 
 
+def test_a_restored_optimiser_obeys_its_own_config() -> None:
+    module = nn.Linear(3, 2)
+    fitter = Fitter(module, FitConfig(lr=0.1, weight_decay=0.5))
+    train(module, fitter, 3)
+    other = Fitter(nn.Linear(3, 2), FitConfig(lr=0.01, weight_decay=0.2))
+    other.restore(fitter.checkpoint())
+    (group,) = other.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.2)
+    (of_the_first,) = {int(moments["step"]) for moments in other.optimizer.state.values()}
+    assert of_the_first == 3
+    with pytest.raises(ValueError, match="of other networks"):
+        Fitter(nn.Linear(3, 2, bias=False), FitConfig()).restore(fitter.checkpoint())
+
+
 def test_a_restored_fitter_continues_exactly() -> None:
     torch.manual_seed(0)
     module = nn.Linear(3, 2)

@@ -98,6 +98,14 @@ class TestDoctor:
         assert "GiB free of" in found["memory"].text
         assert {"device", "cores", "disk", "EGL", "OSMesa", "python"} <= set(found)
 
+    @pytest.mark.parametrize(("fault", "said"), [("", "can render"), ("no driver", "cannot render: no driver")])
+    def test_a_library_is_tried_before_it_can_render(self, monkeypatch, fault, said):
+        monkeypatch.setattr(dima.cli.doctor, "find_library", lambda name: "libEGL.so.1" if name == "EGL" else None)
+        monkeypatch.setattr("dima.envs.render.headless.error_of", lambda name: fault)
+        found = self.found()
+        assert found["EGL"].text == f"libEGL.so.1: MUJOCO_GL=egl {said}"
+        assert found["OSMesa"].text == "not found (optional: pictures)"
+
     def test_a_missing_package(self, monkeypatch):
         real = dima.cli.doctor.package_version
         monkeypatch.setattr(dima.cli.doctor, "package_version", lambda name: None if name == "mujoco" else real(name))

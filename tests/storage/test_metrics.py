@@ -57,28 +57,90 @@ class TestMetrics:
         events.Reload()
         assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25), (3, 0.125)]
 
-    def test_wandb_is_an_extra(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "wandb", None)
-        folder = RunFolder.create(tmp_path / "run", CONFIG | {"wandb": True})
-        with folder, pytest.raises(ConfigError, match=r"pip install 'dima-marl\[wandb\]'"):
+
+class Wandb:
+    """Stands for the package."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.calls, self.fault = [], fault
+
+    def login(self):
+        if self.fault is not None:
+            raise self.fault
+
+    def init(self, **settings):
+        self.calls.append({name: settings[name] for name in ("project", "id", "name", "resume")})
+        return self
+
+    def log(self, numbers, step):
+        self.calls.append((step, numbers))
+
+    def finish(self):
+        self.calls.append("finish")
+
+
+class TestWandb:
+    ON = CONFIG | {"wandb": True}
+
+    @pytest.fixture
+    def wandb(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wandb", fake := Wandb())
+        monkeypatch.delenv("WANDB_PROJECT", raising=False)
+        return fake
+
+    def ids(self, fake):
+        return [call["id"] for call in fake.calls if isinstance(call, dict)]
+
+    def test_the_package_and_a_key_are_required_before_anything_is_written(self, tmp_path, monkeypatch):
+        key = r"wandb = True needs a key \(RuntimeError: no tty\): run `wandb login`, or set WANDB_API_KEY"
+        for found, said in ((None, r"pip install 'dima-marl\[wandb\]'"), (Wandb(RuntimeError("no tty")), key)):
+            monkeypatch.setitem(sys.modules, "wandb", found)
+            with pytest.raises(ConfigError, match=said):
+                RunFolder.create(tmp_path / "run", self.ON)
+            assert not (tmp_path / "run").exists()
+
+    def test_it_gets_the_numbers_under_an_id_of_the_folder_s_own(self, tmp_path, wandb, monkeypatch):
+        monkeypatch.setenv("WANDB_PROJECT", "mine")
+        for parent in ("one", "two"):
+            with RunFolder.create(tmp_path / parent / "lab:maze" / "seed0", self.ON) as folder:
+                folder.log({"step": 1, "loss": 2.0})
+        first, *logged, second = wandb.calls[:4]
+        assert first == {"project": "mine", "id": first["id"], "name": "one-lab:maze-seed0", "resume": "allow"}
+        assert logged == [(1, {"loss": 2.0}), "finish"]
+        assert first["id"] != second["id"]
+        assert first["id"].isalnum()
+
+    def test_a_resumed_run_keeps_its_id_and_a_new_one_has_another(self, tmp_path, wandb):
+        path = tmp_path / "run"
+        with RunFolder.create(path, self.ON) as folder:
+            folder.log({"step": 1})
+            folder.save(state(1))
+        (path / "wandb" / "run-1").mkdir(parents=True)
+        (path / "wandb" / "latest-run").symlink_to("run-1")  # as the package does
+        with RunFolder.open(path, write=True) as folder:
+            folder.log({"step": 2})
+        with RunFolder.create(path, self.ON, overwrite=True) as folder:
+            folder.log({"step": 1})
+        first, resumed, new = self.ids(wandb)
+        assert first == resumed != new
+        assert wandb.calls[0]["project"] == "dima"
+
+    def test_links_out_of_its_folder_and_strange_ids_are_refused(self, tmp_path, wandb):
+        path = tmp_path / "run"
+        RunFolder.create(path, self.ON).close()
+        (path / "wandb").mkdir()
+        (path / "wandb" / "latest-run").symlink_to("../replay")
+        with pytest.raises(RunFolderError, match="latest-run is a symbolic link"):
+            RunFolder.open(path, write=True)
+        (path / "wandb" / "latest-run").unlink()
+        (path / "wandb.id").write_text("a:b")
+        with RunFolder.open(path, write=True) as folder, pytest.raises(RunFolderError, match="holds no id"):
             folder.log({"step": 1})
 
-    def test_wandb_gets_the_numbers_under_the_runs_name(self, tmp_path, monkeypatch):
-        calls = []
+    def test_a_start_that_fails_is_one_line(self, tmp_path, wandb, monkeypatch):
+        def fail(**settings):
+            raise OSError("no network")
 
-        class Run:
-            def log(self, numbers, step):
-                calls.append((step, numbers))
-
-            def finish(self):
-                calls.append("finish")
-
-        class Wandb:
-            def init(**settings):
-                calls.append((settings["id"], settings["resume"]))
-                return Run()
-
-        monkeypatch.setitem(sys.modules, "wandb", Wandb)
-        with RunFolder.create(tmp_path / "walk" / "dima-seed0", CONFIG | {"wandb": True}) as folder:
-            folder.log({"step": 1, "loss": 2.0})
-        assert calls == [(f"{tmp_path.name}-walk-dima-seed0", "allow"), (1, {"loss": 2.0}), "finish"]
+        monkeypatch.setattr(wandb, "init", fail)
+        with RunFolder.create(tmp_path / "run", self.ON) as folder, pytest.raises(ConfigError, match="no network"):
+            folder.log({"step": 1})

@@ -79,8 +79,8 @@ class TestOpen:
 
     def test_another_version(self, run):
         facts = json.loads((run / PROTOCOL).read_text())
-        (run / PROTOCOL).write_text(json.dumps(facts | {"format": 77, "dima": "8.0"}))
-        with pytest.raises(RunFolderError, match=r"has format 77, written by dima 8\.0"):
+        (run / PROTOCOL).write_text(json.dumps(facts | {"format": 77, "dima": "8.0", "commit": {"id": "a" * 40}}))
+        with pytest.raises(RunFolderError, match=r"has format 77, written by dima 8\.0 \(commit a{12}\)"):
             RunFolder.open(run)
 
     def test_without_config(self, run):

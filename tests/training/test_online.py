@@ -254,6 +254,14 @@ def test_a_reward_that_is_not_a_number_ends_the_run_in_one_line(tmp_path: Path, 
     assert dima.load(run, task="broken_walk:make")
 
 
+@pytest.mark.parametrize(("steps", "told"), [("40", True), ("41", False)])
+def test_a_run_too_short_to_learn_is_told(tmp_path: Path, capsys, steps: str, told: bool) -> None:
+    args = arguments("toy/walk", "hasac", tmp_path / "run", "--learner.warmup", "40")
+    assert main([*args, "--steps", steps]) == 0
+    line = f"dima: steps = {steps} are no more than the 40 that hasac collects before it learns"
+    assert (line in capsys.readouterr().err) == told
+
+
 def test_what_is_found_in_an_environment_before_the_first_iteration(tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "duel.py").write_text(DUEL)
     monkeypatch.syspath_prepend(tmp_path)
@@ -263,7 +271,7 @@ def test_what_is_found_in_an_environment_before_the_first_iteration(tmp_path: Pa
     assert not run.exists()
     assert main(arguments("duel:zero_sum", "mappo", run, *MEAN)) == 0
     assert "rewards" not in capsys.readouterr().err
-    assert main(arguments("duel:Closed", "mappo", tmp_path / "closed")) == 2
+    assert main(arguments("duel:Closed", "mappo", tmp_path / "closed", *MEAN)) == 2
     assert "close() raised RuntimeError: closed already: the fault is in the environment" in one_line(capsys)
     assert main(arguments("duel:different", "mappo", tmp_path / "other")) == 0
     assert "dima: rewards differ between agents" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from dima.analysis.diagnose.influence import influence
 from dima.analysis.diagnose.results import Diagnosis, SourceSummary
 from dima.analysis.diagnose.reveal import denoising_error, forecast_count, order_sensitivity
 from dima.analysis.diagnose.rollouts import Forecaster, choose_horizon, cut_segments
+from dima.config import user_path
 from dima.data import Act
 from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
@@ -31,7 +32,7 @@ from dima.experience.episodes import random_policy
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import read_errors, require_writable, results_folder
-from dima.storage.run_folder import MISMATCH, RunFolder
+from dima.storage.run_folder import RunFolder
 from dima.training.run_config import OfflineConfig
 from dima.world_models.base import SequentialReveal
 
@@ -69,7 +70,7 @@ def diagnose(
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     others = [one if isinstance(one, Agent) else _load_other(one, device, task, algorithm) for one in also]
-    out = results_folder(agent.folder, FOLDER) if out is None else Path(out)
+    out = results_folder(agent.folder, FOLDER) if out is None else user_path(out)
     require_writable(out, "choose another --out")
     diagnosis = diagnose_agent(agent, settings, also=others, progress=progress)
     page.save(diagnosis, out)
@@ -192,7 +193,7 @@ def _recorded(
             for part, shown in _PARTS.items()
         )
         return held_out, trained_on
-    with RunFolder.open(agent.folder) as folder, read_errors(f"{agent.folder}:", MISMATCH):
+    with RunFolder.open(agent.folder) as folder, read_errors(f"{agent.folder}:", folder.mismatch):
         chunks = (chunk for _, chunk in folder.load().chunks)
         episodes = reservoir_sample(replay_episodes(chunks), 2 * settings.episodes, settings.seed)
     return None, EpisodeSource("replay (trained on)", episodes, trained_on=True) if episodes else None

@@ -13,7 +13,9 @@ from dima.analysis.imagine.compare import ActionSource, compare
 from dima.analysis.imagine.pictures import Pictures, encode_film, episode_frames, frames_per_second
 from dima.analysis.imagine.results import Imagination, evaluate_comparison
 from dima.analysis.imagine.time_steps import policy_actions
+from dima.config import user_path
 from dima.envs import make_env, make_scene
+from dima.envs.render.headless import NoRenderer
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 from dima.experience.episodes import episode_seed
@@ -64,7 +66,7 @@ def imagine(
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
-    out = results_folder(agent.folder, FOLDERS[actions]) if out is None else Path(out)
+    out = results_folder(agent.folder, FOLDERS[actions]) if out is None else user_path(out)
     require_writable(out, "choose another --out")
     imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width)
     page.save(imagination, out, fps, progress or Progress())
@@ -141,10 +143,12 @@ def film(
         RunFolderError: the run folder cannot be read, or the file not be written.
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
-    path, config, scene = Path(path), agent.config, None
+    path, config, scene = user_path(path), agent.config, None
     env = make_env(config.task, config.env, render_mode="rgb_array")
     try:
         scene = make_scene(config.task, env, width, round(_ASPECT * width))
+    except NoRenderer:  # nor would the environment's own pictures come out
+        raise
     except EnvError as error:
         if env.render_mode != "rgb_array":
             raise EnvError(f"{error}; nor does it render rgb_array: no film can be made of it") from error

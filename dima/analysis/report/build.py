@@ -14,7 +14,7 @@ from dima.analysis.report.page import build_page
 from dima.analysis.report.protocols import commit, heading, mujoco, notices
 from dima.analysis.report.results import Results, summarise
 from dima.analysis.report.runs import Problem, read_runs
-from dima.config import read_yaml
+from dima.config import read_yaml, user_path
 from dima.errors import ConfigError, RunFolderError
 from dima.runtime.summary import settings_line
 from dima.storage.atomic import write_errors, write_text
@@ -108,7 +108,8 @@ def report(
     comparison, duplicates = compare(found, reference, at)
     problems += duplicates
     results = summarise(comparison, scores)
-    page, table = Path(out) / PAGE, Path(out) / TABLE
+    folder = user_path(out)
+    page, table = folder / PAGE, folder / TABLE
     build_page(comparison, results, problems).save(page, plots=plots)
     with write_errors(table, "choose another --out"):
         write_text(table, _csv(comparison))
@@ -132,11 +133,11 @@ def _csv(comparison: Comparison) -> str:
 
 def _checked(reference: Reference | str | Path | None) -> Reference:
     if isinstance(reference, str | Path):
-        if not Path(reference).is_file():
+        if not user_path(reference).is_file():
             raise ConfigError(
                 f"reference = {reference} is not a file: give YAML with a line task: [low, high] for each"
             )
-        reference = read_yaml(Path(reference))
+        reference = read_yaml(user_path(reference))
     for task, pair in (reference or {}).items():
         numbers = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
         if not numbers or not pair[0] < pair[1]:

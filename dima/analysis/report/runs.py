@@ -12,7 +12,7 @@ import numpy as np
 
 from dima.algorithms import algorithm_config
 from dima.analysis.report.statistics import Array
-from dima.config import shown
+from dima.config import shown, user_path
 from dima.errors import ConfigError, UserError
 from dima.registry import FromFile
 from dima.storage.layout import METRICS, PROTOCOL
@@ -113,7 +113,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[Problem]]:
     """
     runs: dict[Path, Run] = {}
     problems: list[Problem] = []
-    for given in map(Path, paths):
+    for given in map(user_path, paths):
         if not given.is_dir():
             reason = "is not a folder" if given.exists() else "does not exist"
             problems.append(Problem(given, reason))

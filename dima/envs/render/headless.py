@@ -32,11 +32,15 @@ os._exit(0)
 _INSTALL = "install libegl1 or libosmesa6 (on Debian and Ubuntu: apt install libegl1)"
 
 
+class NoRenderer(EnvError):
+    """This machine has nothing to draw with."""
+
+
 def open_context(width: int, height: int) -> Any:
     """An OpenGL context of the first backend that works, with ``make_current`` and ``free``.
 
     Raises:
-        EnvError: none works; the message says what to install.
+        NoRenderer: none works; the message says what to install.
     """
     return import_module(f"mujoco.{backend()}").GLContext(width, height)
 
@@ -45,22 +49,22 @@ def backend() -> str:
     """The backend to draw with.
 
     Raises:
-        EnvError: none works, or not the one that ``MUJOCO_GL`` names.
+        NoRenderer: none works, or not the one that ``MUJOCO_GL`` names.
     """
     asked = os.environ.get(VARIABLE, "").strip().lower()
     if asked not in _AUTOMATIC:
         if asked not in _KNOWN:
-            raise EnvError(f"{VARIABLE} = {asked!r} draws no pictures: unset it, or give one of {', '.join(_KNOWN)}")
-        if why := _error_of(asked):
-            raise EnvError(f"{VARIABLE} = {asked!r} cannot draw here ({why}): unset it, or {_INSTALL}")
+            raise NoRenderer(f"{VARIABLE} = {asked!r} draws no pictures: unset it, or give one of {', '.join(_KNOWN)}")
+        if why := error_of(asked):
+            raise NoRenderer(f"{VARIABLE} = {asked!r} cannot draw here ({why}): unset it, or {_INSTALL}")
         return asked
     faults = {}
     for name in _candidates():
-        faults[name] = _error_of(name)
+        faults[name] = error_of(name)
         if not faults[name]:
             return name
     reasons = "; ".join(f"{name}: {why}" for name, why in faults.items())
-    raise EnvError(f"MuJoCo cannot draw pictures here ({reasons}): {_INSTALL}")
+    raise NoRenderer(f"MuJoCo cannot draw pictures here ({reasons}): {_INSTALL}")
 
 
 def _candidates() -> tuple[str, ...]:
@@ -68,7 +72,7 @@ def _candidates() -> tuple[str, ...]:
 
 
 @cache
-def _error_of(name: str) -> str:
+def error_of(name: str) -> str:
     """Error of a backend, or "" if it works; takes a second, cached."""
     program = "import os\n" + _TRY.format(name=name)
     try:

@@ -218,6 +218,24 @@ def test_an_environment_that_renders_by_itself_is_filmed(trained, command, monke
     assert "toy/walk: render() with render_mode = 'rgb_array' gave str: expected a picture" in err
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_numbers_are_not_lost_to_a_film(trained, command, more) -> None:
+    status, out, err = command("evaluate", trained("toy/walk", "mappo"), "--episodes", 1, "--video", *more)
+    assert status == 2
+    assert ("mean" in json.loads(out)) if more else ("team return" in out)
+    assert err.count("\n") == 1
+    assert re.search("toy/walk: its states cannot be drawn: .*; nor does it render rgb_array", err)
+
+
+def test_a_film_without_a_driver_is_one_line(trained, command, monkeypatch) -> None:
+    run = trained("mamujoco/halfcheetah-2x3", env={"episode_limit": 30})
+    monkeypatch.setenv(headless.VARIABLE, "off")
+    status, out, err = command("evaluate", run, "--episodes", 1, "--video")
+    assert status == 2
+    assert "team return" in out
+    assert err.startswith("dima: MUJOCO_GL = 'off' draws no pictures: unset it") and err.count("\n") == 1
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -237,7 +255,6 @@ def test_every_mistake_gets_one_line(trained, command, tmp_path: Path) -> None:
         (("imagine", walk, "--width", "8"), "--width = 8 is out of range: expected at least 64 and at most 1920"),
         (("imagine", walk, "--horizn", "3"), "did you mean --horizon?"),
         (("imagine", walk, "--horizon", "2", "--out", tmp_path / "file" / "out"), "choose another --out"),
-        (("evaluate", walk, "--video"), "toy/walk: its states cannot be drawn: .*; nor does it render rgb_array"),
     ):
         status, out, err = command(*args)
         assert (status, out) == (2, ""), args

@@ -19,7 +19,7 @@ def nothing_asked(monkeypatch) -> None:
 
 
 def working(monkeypatch, *names: str) -> None:
-    monkeypatch.setattr(headless, "_error_of", lambda name: "" if name in names else f"no {name} library")
+    monkeypatch.setattr(headless, "error_of", lambda name: "" if name in names else f"no {name} library")
 
 
 def test_egl_comes_first_then_osmesa(monkeypatch) -> None:
@@ -68,8 +68,8 @@ def test_a_backend_is_tried_in_a_process_of_its_own(monkeypatch) -> None:
             return subprocess.CompletedProcess(command, status, "", stderr)
 
         monkeypatch.setattr(subprocess, "run", run)
-        headless._error_of.cache_clear()
-        return headless._error_of("egl")
+        headless.error_of.cache_clear()
+        return headless.error_of("egl")
 
     assert answer(0, "some warning") == ""
     assert answer(1, "Traceback\n  ...\nImportError: no EGL\n\n") == "ImportError: no EGL"
@@ -80,9 +80,9 @@ def test_a_backend_is_tried_in_a_process_of_its_own(monkeypatch) -> None:
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    headless._error_of.cache_clear()
-    assert headless._error_of("egl") == "it did not answer within a minute"
-    headless._error_of.cache_clear()
+    headless.error_of.cache_clear()
+    assert headless.error_of("egl") == "it did not answer within a minute"
+    headless.error_of.cache_clear()
 
 
 def test_nothing_is_decided_before_something_is_drawn() -> None:
