@@ -56,6 +56,8 @@ UNET = {  # the preset `small` of version 0.1
         "channels": [128],
         "blocks": 1,
         "encoder": {"token_dim": 64, "latents": 2, "latent_dim": 64, "depth": 1, "heads": 4, "head_dim": 16},
+        "whole_team": 0.0,
+        "residual_noise": False,
     },
     "denoiser_fit": {"batch": 128, "weight_decay": 0.0, "ema": 0.99},
 }
@@ -66,11 +68,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "perceiver": {
         "denoiser": {"action_path": "condition+input", "encoder": UNET["denoiser"]["encoder"]},
     },
-    "one-step targets": {"denoiser": {"rollout": 1}},
     "three targets": {"denoiser": {"rollout": 3}},
-    "no floor": {"denoiser": {"sigma_offset": 0.0}, "sampler": {"levels_per_agent": 2}},
+    "no residual noise": {"denoiser": {"residual_noise": False}},
+    "even reveal": {"denoiser": {"whole_team": 0.0}},
+    "no floor": {"denoiser": {"sigma_offset": 0.0, "residual_noise": False}, "sampler": {"levels_per_agent": 2}},
     "u-net": UNET,
-    "plain mlp": {},
+    "plain mlp": {"denoiser": {"residual_noise": False}},
     "ensemble, mean": {"members": 5},
     "ensemble, member": {"members": 5},
 }
@@ -137,8 +140,10 @@ def fit(model: WorldModel[Any], train: Replay, seconds: float) -> dict[str, int]
 @torch.no_grad()
 def judge(model: WorldModel[Any], held_out: Replay, state_std: Tensor) -> dict[str, Any]:
     """Every reported figure, on the held-out episodes."""
-    horizon, index = max(STEPS), held_out.index.steps
+    index = held_out.index.steps
     left = held_out.last[index % held_out.rows] - index
+    shown = [h for h in STEPS if h <= left.max()]
+    horizon = shown[-1]
     generator = torch.Generator().manual_seed(0)  # the same starts for every form
 
     def starts(steps: int, count: int = STARTS) -> Rows:
@@ -170,7 +175,7 @@ def judge(model: WorldModel[Any], held_out: Replay, state_std: Tensor) -> dict[s
     told, continuation = one_step(model, steps)
     end = 1 - continuation
     return {
-        "error": {str(h): error[h - 1].item() for h in STEPS},
+        "error": {str(h): error[h - 1].item() for h in shown},
         "drift": drift.item(),
         "spread": spread.item(),
         "coverage": coverage.item(),
@@ -193,13 +198,14 @@ def one_step(model: WorldModel[Any], rows: Rows) -> tuple[Tensor, Tensor]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """A row for each form: mean over seeds ± half of Student's 95 % interval."""
-    head = ["form", "seeds", "updates", *(f"error, step {h}" for h in STEPS), "drift", "spread", "coverage"]
+    steps = list(results[0]["error"])
+    head = ["form", "seeds", "updates", *(f"error, step {h}" for h in steps), "drift", "spread", "coverage"]
     head += ["reward R²", "p(end)", "ends"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for form in dict.fromkeys(r["form"] for r in results):
         mine = [r for r in results if r["form"] == form]
         cells = [form, str(len(mine)), f"{mean(next(iter(r['updates'].values())) for r in mine):,.0f}"]
-        cells += [spread_of([r["error"][str(h)] for r in mine]) for h in STEPS]
+        cells += [spread_of([r["error"][h] for r in mine]) for h in steps]
         cells += [spread_of([r[name] for r in mine]) for name in ("drift", "spread", "coverage", "reward")]
         ended = all(r["end"] is not None for r in mine)
         cells.append(spread_of([r["end"] for r in mine]) if ended else "")

@@ -265,7 +265,7 @@ class ModelBased(Algorithm):
         self.ppo.restore(saved["ppo"])
         if self.average_actor is not None:
             self.average_actor.load_state_dict(saved["average_actor"])
-        self.policy_updates = count(saved.get("policy_updates", 0))
+        self.policy_updates = count(saved["policy_updates"])
         if chunks is not None:
             self.replay.restore(saved["replay"], chunks)
         self.iterations = count(saved["iterations"])
