@@ -29,7 +29,11 @@ LISTS = [
     for name, kind in flags(algorithm_config(algorithm))
     if get_origin(kind) is tuple
 ]
-REFUSED = {"world_model.denoiser.channels", "world_model.decoder.fsq_levels"}  # nothing is left without them
+REFUSED = {
+    "world_model.denoiser.channels",
+    "world_model.decoder.fsq_levels",
+    "world_model.reward.hidden",
+}  # nothing is left without them
 
 
 def nested(path: str, value: Any) -> Any:
