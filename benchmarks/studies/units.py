@@ -6,8 +6,8 @@
 
 Trains preset ``small`` of each algorithm, for fewer steps where it is slow, on two agents that are to stay at the
 middle of a line. Each case changes units only, so that a learner that is indifferent to them reaches the same return
-in each. Reported: the return of the last policy's mode over 20 episodes, in the units of ``base``; random play gives
-about -12. A run that the file holds already is not repeated.
+in each. Reported: the return of the last policy's mode over 20 episodes, in the units of ``base``; doing nothing
+earns -8 to -11. A run that the file holds already is not repeated.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def score(algorithm: str, case: str, seed: int, preset: str, changes: dict[str, 
 
 
 def table(studies: dict[str, dict[str, Any]]) -> str:
-    """Mean and range over seeds, a row for each algorithm and study, a column for each case."""
+    """Mean and range over seeds, or a single seed's return, a row for each algorithm and study."""
     lines = ["| algorithm | code | " + " | ".join(CASES) + " |", "|---" * (2 + len(CASES)) + "|"]
     for algorithm in SETTINGS:
         for name, study in studies.items():
@@ -111,7 +111,8 @@ def table(studies: dict[str, dict[str, Any]]) -> str:
             for case in CASES:
                 runs = [one for one in study["results"] if (one["algorithm"], one["case"]) == (algorithm, case)]
                 found = [one["return"] for one in runs]
-                cells.append(f"{statistics.mean(found):.1f} ({min(found):.1f} to {max(found):.1f})" if runs else "-")
+                spread = f" ({min(found):.1f} to {max(found):.1f})" if len(found) > 1 else ""
+                cells.append(f"{statistics.mean(found):.1f}{spread}" if found else "-")
             lines.append(f"| {algorithm} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
