@@ -226,6 +226,7 @@ class Collector:
         """
         self.steps, self.episodes = count(saved["steps"]), count(saved["episodes"])
         self._ahead = None if saved["ahead"] is None else CollectedEpisodes.of(saved["ahead"], self.envs.spec)
+        self._check_columns(saved["columns"])
         columns = {name: values.to(self.device).unbind() for name, values in saved["columns"].items()}
         rows = zip(*columns.values(), strict=True)
         self._columns = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -248,6 +249,24 @@ class Collector:
                 self._unfinished[n].rewards.append(float(reward[n]))
         if lost.any():
             self._restart(lost)
+
+    def _check_columns(self, columns: dict[str, Tensor]) -> None:
+        """Raise ValueError if saved columns, (T, B, ...) each, are not those of a rollout in this task."""
+        spec = self.envs.spec
+        obs, action = (spec.n_agents, spec.obs_dim), (spec.n_agents, spec.action_dim)
+        sizes: dict[str, tuple[int, ...]] = {"state": (spec.state_dim,), "log_prob": action[:1], "obs": obs}
+        sizes |= {"action_mask": action, "previous_action": action, "action": action}
+        sizes |= dict.fromkeys(("reward", "continuation", "terminated", "boundary"), ())
+        sizes |= {"next_state": (spec.state_dim,), "next_obs": obs, "next_mask": action}
+        if columns and columns.keys() != sizes.keys():
+            raise ValueError("a rollout that was interrupted has other columns")
+        for name, values in columns.items():
+            truth = name in ("action_mask", "terminated", "boundary", "next_mask")
+            whole = values.shape[1:] == (self.envs.n, *sizes[name]) and values.dtype == (
+                torch.bool if truth else torch.float32
+            )
+            if not whole:
+                raise ValueError(f"{name} of a rollout that was interrupted is not of the task's sizes")
 
     def _restart(self, which: np.ndarray) -> None:
         """Start new episodes in the chosen environments."""

@@ -17,6 +17,7 @@ from dima.experience.collector import Collector, PolicySnapshot
 from dima.experience.episodes import episode_seed, play, random_policy
 from dima.policies.base import Policy
 from dima.runtime.progress import Progress
+from dima.runtime.signals import Interrupted, Stop
 from dima.storage.serialization import decode, encode
 
 TOYS = [task.name for task in tasks()]
@@ -237,6 +238,29 @@ def test_a_collector_restored_inside_episodes_goes_on_exactly(task: str) -> None
     assert_same(got, expected)
     assert got_returns == returns
     assert (other.steps, other.episodes) == (collector.steps, collector.episodes)
+
+
+def test_what_a_stop_left_of_a_rollout_is_checked() -> None:
+    stop = Stop()
+
+    def act(view: View) -> tuple[Tensor, Tensor]:
+        stop.requested = len(made) == 3
+        made.append(view)
+        return by_rule(False)(view)
+
+    made: list[View] = []
+    with environments("toy/walk", 2) as envs, environments("toy/walk", 2) as fresh:
+        collector = Collector(envs, seed=2, stop=stop)
+        with pytest.raises(Interrupted):
+            collector.roll(act, 10)
+        saved = collector.checkpoint()
+        other = Collector(fresh, seed=2)
+        for wrong in ({"reward": torch.zeros(4, 3)}, {"terminated": torch.zeros(4, 2)}, {"more": torch.zeros(4, 2)}):
+            with pytest.raises(ValueError, match=r"of a rollout that was interrupted|other columns"):
+                other.restore(saved | {"columns": saved["columns"] | wrong})
+        other.restore(saved)
+        whole, _ = other.roll(by_rule(False), 10)
+        assert_same(whole, Collector(envs, seed=2).roll(by_rule(False), 10)[0])
 
 
 def test_a_collector_saved_at_the_end_of_episodes_goes_on_exactly() -> None:
