@@ -143,7 +143,7 @@ class TestStop:
             assert stop.requested
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-        assert "after this iteration is saved" in capsys.readouterr().err
+        assert "as soon as the work is saved" in capsys.readouterr().err
 
     def test_handlers_are_restored(self):
         before = signal.getsignal(signal.SIGTERM)
