@@ -24,7 +24,7 @@ from dima.storage.manifest import JSON_BYTES, check_format, manifest_text, read_
 from dima.storage.serialization import Tree, decode, encode
 from dima.version import __version__
 
-FORMAT = 3  # of checkpoints, raised with every change of their trees; 3: what was collected before a stop
+FORMAT = 4  # of checkpoints, raised with every change of their trees; 4: the average policy, features in any unit
 TENSORS, TREE, MANIFEST = "tensors.safetensors", "tree.json", "manifest.json"
 
 

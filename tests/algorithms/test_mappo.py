@@ -102,9 +102,9 @@ def test_learning_rates_of_k_iterations_decay_from_1_to_1_over_k(monkeypatch) ->
     rates: list[float] = []
     run_epochs = PPO.run_epochs
 
-    def record(ppo: PPO, batch: Batch, workers: int) -> dict[str, Tensor]:
+    def record(ppo: PPO, batch: Batch, workers: int, replayed: None) -> dict[str, Tensor]:
         rates.append(ppo.critic_optimizer.param_groups[0]["lr"])
-        return run_epochs(ppo, batch, workers)
+        return run_epochs(ppo, batch, workers, replayed)
 
     monkeypatch.setattr(PPO, "run_epochs", record)
     changes = {"steps": 4 * 60, "envs": 2, "evaluate_every": 1_000, "evaluation_episodes": 1}
