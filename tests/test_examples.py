@@ -156,7 +156,9 @@ def test_the_own_algorithm_learns(tmp_path):
 
 @pytest.mark.usefixtures("one_thread", "on_the_path")
 def test_the_policy_learns_in_the_own_world_model(tmp_path):
-    assert import_module("own_world_model").main(tmp_path, steps=3_500, iterations=2) > -5
+    assert (
+        import_module("own_world_model").main(tmp_path, steps=3_500, iterations=2) > -7
+    )  # standing still loses 10 to 20
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -67,22 +67,26 @@ class Fitter:
     def apply_gradient(self, gradient: Sequence[Tensor | None]) -> None:
         """Make one optimiser step along a gradient, which is clipped in place."""
         self.steps += 1
-        if self.config.warmup:
-            self.optimizer.param_groups[0]["lr"] = self.config.lr * min(1.0, self.steps / self.config.warmup)
+        self.optimizer.param_groups[0]["lr"] = self.lr
         for weight, grad in zip(self.parameters, gradient, strict=True):
             weight.grad = grad
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if self.config.weight_decay:  # decoupled, as AdamW's (arXiv 1711.05101)
             with torch.no_grad():
-                lr = self.optimizer.param_groups[0]["lr"]
-                torch._foreach_mul_(self.decayed, 1 - lr * self.config.weight_decay)
+                torch._foreach_mul_(self.decayed, 1 - self.lr * self.config.weight_decay)
         self.optimizer.step()
         if self.inactive:
             # a smaller decay at first, so that the EMA forgets the initial weights
             decay = min(self.config.ema, (1 + self.steps) / (10 + self.steps))
             with torch.no_grad():
                 torch._foreach_lerp_(self.inactive, self.parameters, 1 - decay)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last gradient step."""
+        warmup = self.config.warmup
+        return self.config.lr * min(1.0, self.steps / warmup) if warmup else self.config.lr
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -99,6 +103,7 @@ class Fitter:
         """Continue exactly from a :meth:`checkpoint`."""
         restore_optimizer(self.optimizer, saved["optimizer"])
         self.steps = count(saved["steps"])
+        self.optimizer.param_groups[0]["lr"] = self.lr
         weights = self.parameters if saved["other"] else []
         self.inactive = [kept.to(weight, copy=True) for weight, kept in zip(weights, saved["other"], strict=True)]
         if any(kept.shape != weight.shape for kept, weight in zip(self.inactive, weights, strict=True)):

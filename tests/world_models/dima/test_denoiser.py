@@ -169,8 +169,8 @@ def test_training_reveals_agents_evenly(spec: EnvSpec, kind: str) -> None:
             torch.testing.assert_close(chosen.mean(0), torch.full((3,), size / 3), atol=0.02, rtol=0)
 
 
-def test_training_may_show_the_whole_team_more_often(spec: EnvSpec) -> None:
-    reveal = build(spec, reveal="cumulative", whole_team=0.4).draw_reveal(30_000, torch.device("cpu"))
+def test_training_may_show_the_full_reveal_more_often(spec: EnvSpec) -> None:
+    reveal = build(spec, reveal="cumulative", full_reveal=0.4).draw_reveal(30_000, torch.device("cpu"))
     sizes = torch.bincount(reveal.sum(-1), minlength=4) / len(reveal)
     torch.testing.assert_close(sizes, torch.tensor([0, 0.2, 0.2, 0.6]), atol=0.02, rtol=0)
 
