@@ -109,7 +109,7 @@ def test_all_stop_together_and_save(tmp_path) -> None:
     assert out.count("interrupted and saved") == 2
     for seed in (0, 1):
         folder = RunFolder.open(tmp_path / f"run-seed{seed}")
-        assert folder.load().tree["iterations"] == max(record.get("iteration", 0) for record in folder.records()) > 1
+        assert folder.load().tree["iterations"] == max(record.get("iteration", 0) for record in folder.records()) >= 1
 
 
 def test_views() -> None:
