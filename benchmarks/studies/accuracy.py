@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.cost import parameters
-from benchmarks.studies.forms import spread_of
+from benchmarks.studies.forms import keep_table, spread_of
 from dima.data import EnvSpec
 from dima.datasets.reader import Dataset
 from dima.experience.replay import Replay, Rows
@@ -249,9 +249,7 @@ def main() -> int:
             path.write_text(json.dumps(facts) + "\n")
             print(table([facts]).splitlines()[-1], file=sys.stderr, flush=True)
     results = [json.loads(path.read_text()) for path in sorted(args.out.glob("*-seed*.json"))]
-    text = table(results)
-    (args.out / "table.md").write_text(text + "\n")
-    print(text)
+    keep_table(args.out, table(results))
     return 0
 
 

@@ -173,6 +173,12 @@ def spread_of(values: list[float]) -> str:
     return f"{mean(values):.3g} ± {half:.2g}"
 
 
+def keep_table(folder: Path, table: str) -> None:
+    """Print a table, and write it to ``table.md`` in the folder of its results."""
+    (folder / "table.md").write_text(table + "\n")
+    print(table)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="folder of `dima dataset record`")
@@ -213,9 +219,7 @@ def main() -> int:
             path.write_text(json.dumps(content) + "\n")
             print(f"{path}: {content['error'][STATE][MODEL]['step']['mean'][0]:.3f}", file=sys.stderr)
     results = read_results(args.out)
-    text = table(results)
-    (args.out / "table.md").write_text(text + "\n")
-    print(text)
+    keep_table(args.out, table(results))
     return 0
 
 

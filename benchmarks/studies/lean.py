@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from benchmarks.speed.cost import Counter, parameters
 from benchmarks.speed.learners import random_episode
-from benchmarks.studies.forms import STUDENT, fitted, spread_of
+from benchmarks.studies.forms import STUDENT, fitted, keep_table, spread_of
 from dima.datasets.reader import Dataset
 from dima.errors import RunFolderError
 from dima.experience.replay import Replay, ReplayConfig
@@ -201,9 +201,7 @@ def main() -> int:
                 path.write_text(json.dumps(content) + "\n")
                 print(f"{path}: {content['errors']}", file=sys.stderr)
     results = [json.loads(path.read_text()) for path in sorted(args.out.glob("*-seed*.json"))]
-    text = table(results)
-    (args.out / "table.md").write_text(text + "\n")
-    print(text)
+    keep_table(args.out, table(results))
     return 0
 
 

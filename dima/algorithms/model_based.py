@@ -124,7 +124,8 @@ class ModelBased(Algorithm):
     def optimism(self, fresh: int) -> dict[str, Tensor]:
         """Reward and terminations per step of new episodes, beside those imagined from the same states.
 
-        The policy that played is the one that imagines, and the model has not been fitted to the episodes yet.
+        The model has not been fitted to the episodes yet. The policy that imagines is the one that played them, or
+        with ``collect_in_background`` its successor.
 
         Args:
             fresh: steps of the new episodes, the newest in the replay.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,6 @@ class Normalizer(nn.Module):
     var: Tensor  # shape, float64, population variance
     shift: Tensor  # shape, float64, subtracted by normalize
     scale: Tensor  # shape, float32, divided by in normalize
-    any_unit: Tensor  # () bool; False in an earlier version's run, whose networks learnt with the rule of that time
 
     def __init__(self, shape: Sequence[int], least: float = 1.0) -> None:
         super().__init__()
@@ -43,14 +41,11 @@ class Normalizer(nn.Module):
         self.register_buffer("var", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(self.shape))
-        self.register_buffer("any_unit", torch.ones((), dtype=torch.bool))
 
     @property
     def varies(self) -> Tensor:
         """Shape, bool: which features vary by more than float32 resolves at their mean."""
-        resolved = self.var.sqrt() > GRAIN * self.mean.abs() + TINY
-        # before: a deviation above 1e-4, and above 1e-5 of the mean
-        return torch.where(self.any_unit, resolved, self.var > 1e-8 + 1e-10 * self.mean.square())
+        return self.var.sqrt() > GRAIN * self.mean.abs() + TINY
 
     @torch.no_grad()
     def update(self, x: Tensor, valid: Tensor | None = None) -> None:
@@ -75,8 +70,7 @@ class Normalizer(nn.Module):
         self.mean.add_(delta * (fresh / total))
         self.var.copy_(square / total)
         self.count.add_(fresh)
-        constant = torch.where(self.any_unit, self.mean.abs().clamp(min=self.least), 1.0)
-        varies = self.varies
+        constant, varies = self.mean.abs().clamp(min=self.least), self.varies
         self.shift.copy_(torch.where(varies, self.mean, 0.0))
         self.scale.copy_(torch.where(varies, self.var.sqrt(), constant))
 
@@ -85,13 +79,8 @@ class Normalizer(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """Standardise (..., *shape): the data's units -> standard deviations from the mean."""
-        deviations = (x.double() - self.shift) / self.scale
-        return torch.where(self.any_unit, deviations.clamp(-LIMIT, LIMIT), deviations).float()
+        return ((x.double() - self.shift) / self.scale).clamp(-LIMIT, LIMIT).float()
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Invert :meth:`normalize`, up to its bound."""
         return (x.double() * self.scale + self.shift).float()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.setdefault(f"{prefix}any_unit", torch.zeros_like(self.any_unit))  # earlier versions had none
-        super()._load_from_state_dict(state_dict, prefix, *args)

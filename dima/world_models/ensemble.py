@@ -129,7 +129,7 @@ class EnsembleWorldModel(StateModel[Latent]):
             self.reward_scale.update(episode.reward.to(self.action_valid.device))
         # an error in the change of a feature that always changes by as much must be small in the state's units, too
         change = self.change_scale
-        steady = ~change.varies & change.any_unit
+        steady = ~change.varies
         change.shift.copy_(torch.where(steady, change.mean, change.shift))
         change.scale.copy_(torch.where(steady, MIN_CHANGE_STD * self.state_scale.scale, change.scale))
 

@@ -103,23 +103,6 @@ def test_a_feature_that_was_nearly_constant_is_bounded() -> None:
     torch.testing.assert_close(normalizer.denormalize(normalizer(outlier)), outlier)
 
 
-def test_an_earlier_version_s_statistics_keep_their_rule() -> None:
-    x = torch.randn(100, 5).double()
-    x[:, 1], x[:, 2] = 1.0, 1e4
-    x[:, 3], x[:, 4] = 1e-5 * x[:, 3], 1e5 + 0.5 * x[:, 4]
-    earlier = fitted(x, 5).state_dict()
-    del earlier["any_unit"]
-    earlier["shift"], earlier["scale"] = earlier["mean"].float(), torch.ones(5)
-    earlier["shift"][1:], earlier["scale"][0] = 0.0, earlier["var"][0].sqrt()
-    normalizer = Normalizer((5,))
-    normalizer.load_state_dict(earlier)
-    for _ in range(2):
-        assert torch.equal(normalizer(x)[:, 1:], x[:, 1:].float())
-        torch.testing.assert_close(normalizer(x)[:, 0], fitted(x, 5)(x)[:, 0])
-        assert normalizer.varies.tolist() == [True, False, False, False, False]
-        normalizer.update(x)
-
-
 def test_normalizer_keeps_the_variance_at_a_large_offset() -> None:
     x = 1e5 + torch.randint(0, 100, (1000, 1)).float()
     normalizer = Normalizer((1,))
