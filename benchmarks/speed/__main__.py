@@ -27,15 +27,18 @@ from benchmarks.speed.tables import counts_table, parts_table, switches_table, v
 from benchmarks.speed.timing import CLOCKS, Timing, ceiling
 from benchmarks.speed.versus import versus
 from benchmarks.speed.whole import whole
+from dima.algorithms.model_based import ModelBasedConfig
 from dima.presets import preset_names
 from dima.runtime.device import pick_device
 from dima.runtime.machine import keep_freed_memory
 from dima.runtime.provenance import protocol
 from dima.training.run_config import TrainConfig, build_config
+from dima.world_models.dima.model import DimaModelConfig
 
 TASKS = tuple(
     f"mamujoco/{name}" for name in ("halfcheetah-2x3", "halfcheetah-6x1", "ant-4x2", "manysegmentswimmer-10x2")
 )
+OWN_SECTIONS = ("parts",)  # those that need no plain form of the networks
 SECTIONS = ("counts", "parts", "switches", "plain", "whole")
 YARDSTICKS = {"lean": "published"}  # whose settings the reference has, where not the preset's own
 PRESETS = [name for name in ("published", "lean", "small") if name in preset_names("dima")]
@@ -66,6 +69,15 @@ def run(
     if "whole" in sections:
         result["whole"] = whole(config, yardstick, settings, torch.get_num_threads(), timing)
     return result
+
+
+def has_plain_form(config: TrainConfig) -> bool:
+    """Whether ``benchmarks.speed.plain`` has the preset's networks: U-Net, Perceiver and Transformer."""
+    assert isinstance(config.learner, ModelBasedConfig)
+    model = config.learner.world_model
+    assert isinstance(model, DimaModelConfig)
+    denoiser = model.denoiser
+    return (denoiser.backbone, model.reward.backbone) == ("unet", "transformer") and denoiser.action_path != "input"
 
 
 def report(result: dict[str, Any]) -> str:
@@ -127,10 +139,13 @@ def main() -> int:
         for preset in args.presets:
             changes = {"seed": args.seed, "device": device.type}
             config = build_config(task, "dima", preset, changes)
+            sections = [one for one in args.sections if one in OWN_SECTIONS or has_plain_form(config)]
+            if not sections:
+                parser.error(f"the networks of {preset} have no plain form to compare with: choose --sections parts")
             yardstick = build_config(task, "dima", args.yardstick or YARDSTICKS.get(preset, preset), changes)
             facts = {"command": command, "protocol": protocol(str(device)), "freed_memory_kept": kept}
-            result = facts | run(config, yardstick, timing, list(args.sections), args.settings)
-            some = [] if set(args.sections) == set(SECTIONS) else args.sections
+            result = facts | run(config, yardstick, timing, sections, args.settings)
+            some = [] if set(sections) == set(SECTIONS) else sections
             path = args.out / device.type / ("-".join([task.split("/")[-1], preset, *some]) + ".json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")

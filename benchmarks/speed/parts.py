@@ -93,9 +93,9 @@ def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> d
     costs: dict[str, Cost] = {}
     places = [
         ("start", model, "start"),
-        ("policy", learner.policy, "act"),
+        ("policy", learner.ppo.actor, "act"),
         ("condition", model.denoiser, "encode_actions"),
-        ("U-Net", model.denoiser, "denoise"),
+        ("network", model.denoiser, "denoise"),
         ("sampler", model, "next_state"),
         ("decoder", model, "observe"),
         ("reward", model.reward, "step"),
@@ -104,6 +104,6 @@ def _split(learner: ModelBased, unit: Unit, timing: Timing, count: Counter) -> d
     with timing.watching(places, costs, count), timing.cost_of("all", costs, count):
         unit.call()
     whole = costs.pop("all")
-    costs["sampler"] = costs["sampler"] + (costs["condition"] + costs["U-Net"]) * -1
+    costs["sampler"] = costs["sampler"] + (costs["condition"] + costs["network"]) * -1
     costs["the rest"] = whole + sum(costs.values(), Cost()) * -1
     return costs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,29 +79,17 @@ def learning_units(learner: Learner, share: float = 1.0) -> dict[str, Unit]:
 
 def sampling_units(learner: ModelBased) -> dict[str, Unit]:
     """Sampling of every kind of batch, which the updates and the imagination include."""
-    replay, config, sizes = learner.replay, learner.config, learner.config.world_model
-    assert isinstance(sizes, DimaModelConfig)
-    past, length = sizes.denoiser.context, sizes.reward.segment + 1
-    context = learner.world_model.context
-
-    def rows() -> object:
-        return replay.gather(replay.least_visited("decoder", sizes.decoder_fit.batch), 0, 0)
-
-    def windows() -> object:
-        return replay.gather(replay.recent(sizes.denoiser_fit.batch), past - 1, sizes.denoiser.rollout)
-
-    def segments() -> object:
-        return replay.segments(replay.least_visited("reward", sizes.reward_fit.batch, length), length)
+    replay, config, model = learner.replay, learner.config, learner.world_model
+    objectives = model.objectives()
 
     def starts() -> object:
-        return replay.gather(replay.recent(config.imagination_batch), context - 1, 0)
+        return replay.gather(replay.recent(config.imagination_batch), model.context - 1, 0)
 
-    fits = (sizes.decoder_fit, sizes.denoiser_fit, sizes.reward_fit)
-    often = (*(fit.updates for fit in fits), config.imaginations)
-    return {
-        name: Unit(call, times, within=True)
-        for name, call, times in zip(SAMPLING, (rows, windows, segments, starts), often, strict=True)
+    units = {
+        name: Unit(partial(objectives[part].sample, replay), objectives[part].fit.updates, within=True)
+        for name, part in zip(SAMPLING, ("decoder", "denoiser", "reward"), strict=False)
     }
+    return units | {SAMPLING[-1]: Unit(starts, config.imaginations, within=True)}
 
 
 def steps_of_a_iteration(config: TrainConfig, spec: EnvSpec) -> int:

@@ -68,7 +68,7 @@ def test_the_imagination_is_the_sum_of_its_components(measured) -> None:
     inside = measured["inside"]
     assert sum(cost["flops"] for cost in inside.values()) == measured["parts"]["imagination"]["flops"]
     assert sum(cost["share"] for cost in inside.values()) == pytest.approx(1)
-    assert all(inside[name]["flops"] > 0 for name in ("policy", "condition", "U-Net", "decoder", "reward"))
+    assert all(inside[name]["flops"] > 0 for name in ("policy", "condition", "network", "decoder", "reward"))
     assert inside["sampler"]["flops"] >= 0 == inside["the rest"]["flops"]
     table = parts_table(measured)
     assert all(name in table for name in [*measured["parts"], *inside, "an iteration"])
@@ -281,3 +281,16 @@ def test_reference_numbers_are_in_the_table(measured) -> None:
     assert "| 400 |" in table
     assert "| 1e+04 |" in table  # of half a batch
     assert "| reference | | | | | | | 2000 | 200 |" in table
+
+
+def test_networks_without_a_plain_form_are_measured_alone(monkeypatch, tmp_path, capsys) -> None:
+    given = ["--tasks", "toy/walk", "--presets", "small", "--repeats", "1", "--share", "0.01", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["speed", *given, "--sections", "plain"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "have no plain form to compare with: choose --sections parts" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["speed", *given, "--device", "cpu"])
+    assert command.main() == 0
+    (path,) = (tmp_path / "cpu").glob("*.json")
+    assert path.name == "walk-small-parts.json"
+    assert "an iteration" in capsys.readouterr().out
