@@ -43,7 +43,7 @@ class Pictures:
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, ...]:
         """Real and imagined picture after a step, (height, width, 3) uint8 each; step 0 is the start."""
-        return tuple(self._scene.draw(real.poses[min(step, len(real))]) for _, _, real in self._shown)
+        return tuple(self._scene.draw(shown.poses[min(step, len(shown))]) for _, _, shown in self._shown)
 
     @property
     def caption(self) -> str:
