@@ -105,5 +105,5 @@ class Algorithm(nn.Module, ABC):
 
         Args:
             saved: the checkpoint.
-            chunks: the replay's content; None leaves the replay empty, for acting only.
+            chunks: the replay's content; None for acting only, which needs no replay and may do without optimisers.
         """

@@ -48,6 +48,7 @@ class EvaluateOptions(Config):
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     device: Device = "auto"  # device of the policy
     video: bool = False  # also film the first episode, to videos/ in the run folder
+    webp: bool = False  # film it also as an animated WebP, for READMEs
     json: bool = False  # print one JSON object
 
 
@@ -108,7 +109,7 @@ def evaluate(args: Sequence[str]) -> int:
     from dima.agent import load
 
     agent = load(options.run, options.device, task=options.task, algorithm=options.algorithm)
-    path = _film_path(agent, options) if options.video else None
+    path = _film_path(agent, options) if options.video or options.webp else None
     result = agent.evaluate(options.episodes, options.seed)  # before the film, to which no numbers shall be lost
     config = agent.config
     if options.json:
@@ -146,4 +147,4 @@ def _film(agent: Agent, path: Path, options: EvaluateOptions) -> Path:
     from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
 
-    return film(agent, path, seed=options.seed, progress=choose_progress(options.json))
+    return film(agent, path, seed=options.seed, webp=options.webp, progress=choose_progress(options.json))

@@ -202,10 +202,14 @@ class TrainingLoop(ABC):
         """Continue from the last saved iteration.
 
         Raises:
-            RunFolderError: the folder is damaged, or its checkpoint is of another config.
+            RunFolderError: the folder is damaged, its checkpoint is of another config, or is for acting only.
         """
         saved = folder.load()
         tree: dict[str, Any] = saved.tree
+        if "rng" not in tree:
+            raise RunFolderError(
+                f"{folder.path} holds what acting and imagining need, not what learning does: train anew"
+            )
         with read_errors(f"{folder.path}:", folder.mismatch):
             try:
                 self.load_state(tree, saved.chunks)
