@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
     return path
 
 
-SHORT = ("--preset", "debug", "--steps", "120", "--device", "cpu", "--threads", "1", "--no-tensorboard", "--quiet")
+SHORT = ("--preset", "debug", "--steps", "120", "--device", "cpu", "--threads", "1", "--no-tensorboard")
 
 
 class TestHelp:
