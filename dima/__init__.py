@@ -1,6 +1,6 @@
 """Multi-agent reinforcement learning with world models: DIMA, and the methods it is compared with.
 
-    config = dima.build_config("mamujoco/halfcheetah-2x3", preset="small")
+    config = dima.build_config("mamujoco/halfcheetah-2x3")
     dima.train(config)
     agent = dima.load(config.folder)
     actions = agent.act(observations)

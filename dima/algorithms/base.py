@@ -45,6 +45,11 @@ class AlgorithmConfig(Config, ABC):
         """Environment steps that are collected before learning begins."""
         return 0
 
+    @property
+    def first_iterations(self) -> int:
+        """Iterations that leave out a part of learning."""
+        return 0
+
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without memory that only learning needs, such as a replay."""
         return self

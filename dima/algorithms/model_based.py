@@ -72,6 +72,10 @@ class ModelBasedConfig(AlgorithmConfig):
     def first_steps(self) -> int:
         return self.learn_after
 
+    @property
+    def first_iterations(self) -> int:
+        return self.policy_after
+
     def for_acting(self) -> ModelBasedConfig:
         return replace(self, replay=replace(self.replay, capacity=1), compile=False, precision="float32")
 

@@ -20,7 +20,7 @@ from dima.version import __version__
 
 MODULES = {  # module of this package -> its commands and their help
     "train": {
-        "train": "train a team on a task: dima train TASK --algorithm dima --preset small",
+        "train": "train a team on a task: dima train TASK --algorithm dima",
         "resume": "continue an interrupted run, or extend a finished one",
         "evaluate": "evaluate a run's policy over episodes",
     },
@@ -32,7 +32,7 @@ MODULES = {  # module of this package -> its commands and their help
     },
     "datasets": {
         "dataset": "record and describe datasets, import from and export to Minari",
-        "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
+        "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima",
     },
     "info": {
         "tasks": "list the tasks",

@@ -43,7 +43,7 @@ class ImagineOptions(Config):
     task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     device: Device = "auto"  # device of the world model
-    quiet: bool = False  # no progress bars
+    quiet: bool = False  # no progress, only the answer
     json: bool = False  # print the results as one JSON object
 
 
@@ -56,7 +56,7 @@ class DiagnoseOptions(Config):
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     out: str | None = None  # output folder; default: diagnosis/ in the run folder
     device: Device = "auto"  # device of the world model and the policies
-    quiet: bool = False  # no progress bars
+    quiet: bool = False  # no progress, only the answer
     json: bool = False  # print the results as one JSON object
 
 
