@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,6 +15,10 @@ from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.cli.options import parse
 from dima.cli.positional import Device
 from dima.config import Config, Count, Range, Whole, user_path
+
+if TYPE_CHECKING:
+    from dima.analysis.diagnose.results import Diagnosis
+    from dima.analysis.imagine.results import Imagination
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def imagine(args: Sequence[str]) -> int:
     )
     if found.no_pictures:
         print(f"dima: no film and no strip: {found.no_pictures}", file=sys.stderr)
-    print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
+    _print(found, out / PAGE, options.json)
     return 0
 
 
@@ -107,8 +112,14 @@ def diagnose(args: Sequence[str]) -> int:
         algorithm=options.algorithm,
         progress=choose_progress(options.quiet),
     )
-    print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
+    _print(found, out / PAGE, options.json)
     return 0
+
+
+def _print(found: Imagination | Diagnosis, page: Path, as_json: bool) -> None:
+    """Verdicts, the gravest first, then numbers."""
+    lines = [*map(str, found.verdicts), "", *found.findings, "", f"page: {page}"]
+    print(json.dumps(found.to_dict()) if as_json else "\n".join(lines))
 
 
 def report(args: Sequence[str]) -> int:
