@@ -12,7 +12,12 @@ from dima.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = {"README.md": 5, "docs/quickstart.md": 13, "docs/own-environment.md": 2, "docs/export.md": 2}  # how many there are at least
+COMMANDS = {
+    "README.md": 5,
+    "docs/quickstart.md": 13,
+    "docs/own-environment.md": 2,
+    "docs/export.md": 2,
+}  # how many there are at least
 SHORT = "--steps 400 --evaluation-episodes 1 --env.episode-limit 60 --device cpu --threads 1 --quiet --no-tensorboard"
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]

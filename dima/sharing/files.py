@@ -134,7 +134,7 @@ def _program(policy: JointPolicy) -> torch.export.ExportedProgram:
 
 def _mode_only(run: Callable[[Tensor, Tensor], Tensor], device: str) -> Act:
     """A graph as what acts; it holds the policy's mode and runs on the CPU."""
-    if pick_device(device).type != "cpu":
+    if device not in ("auto", "cpu"):
         raise ConfigError(f"device = {device} cannot be used: graphs act on the CPU, the safetensors file anywhere")
 
     def act(obs: Tensor, mask: Tensor, mode: bool) -> Tensor:

@@ -114,7 +114,10 @@ def load_policy(file: str | Path, device: str = "cpu", *, trust: bool = False) -
                 raise ValueError("its card is of another kind")
             check_format(path, card, FORMAT)
             team = team_of(str(card["task"]), card["agents"], bool(card["obs_has_id"]))
-            act = build(team.spec, device)
+            policy = ExportedPolicy(card, team, build(team.spec, device))
+            spec = policy.spec
+            if policy.act_batch(np.zeros((1, spec.n_agents, spec.obs_dim))).shape[1:] != spec.action_valid.shape:
+                raise ValueError("its actions are not of the sizes that its card says")
     except (ConfigError, EnvError) as error:  # of the spaces, the network, a package, the device
         raise type(error)(f"{path}: {error}") from error
-    return ExportedPolicy(card, team, act)
+    return policy

@@ -17,6 +17,8 @@ import dima
 from dima.envs.base import JointEnv
 from dima.errors import ConfigError, EnvError, RunFolderError, UserError
 from dima.sharing.export import export
+from dima.sharing.files import encode
+from dima.sharing.networks import JointPolicy
 from dima.sharing.spaces import describe_agents, team_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +117,18 @@ def test_a_graph_of_torch_is_loaded_on_trust_only(walker: Path) -> None:
     (path,) = export(walker, formats=["torch"]).files
     with pytest.raises(ConfigError, match="can run code of whoever made it"):
         dima.load_policy(path)
+    with pytest.raises(ConfigError, match="graphs act on the CPU"):
+        dima.load_policy(path, "cuda", trust=True)
+
+
+def test_a_graph_of_other_sizes_than_its_card_says_is_refused(walker: Path) -> None:
+    card, agent = export(walker, formats=["safetensors"]).card, dima.load(walker, "cpu")
+    for own in card["agents"]:
+        own["action"]["shape"] = [2]
+    path = walker / "policy.pt2"
+    path.write_bytes(encode("torch", JointPolicy(agent.algorithm.policy, agent.env.spec).eval(), card))
+    with pytest.raises(RunFolderError, match="is damaged, or not a file of `dima export`"):
+        dima.load_policy(path, trust=True)
 
 
 @pytest.mark.parametrize(
