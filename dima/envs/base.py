@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.data import EnvSpec
 from dima.envs.checked import CheckedEnv
 from dima.envs.spaces import ActionWriter, ObservationReader
 from dima.errors import DivergenceError, EnvError
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
 
 _LOW, _HIGH = np.array(-1, np.float32), np.array(1, np.float32)
 Joint = dict[str, np.ndarray]  # obs (N, O) float32, state (S,) float32, action_mask (N, A) bool

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from dima.config import MAX_EPISODE_STEPS
 from dima.errors import EnvError, UserError, one_line
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
 
 ENDLESS = 10_000  # steps after which an episode without an end is an error, unless the environment states more
 

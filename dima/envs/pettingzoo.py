@@ -12,17 +12,16 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import pettingzoo
-from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils.conversions import aec_to_parallel
+from typing import TYPE_CHECKING, Any
 
 from dima.config import Config, shown
 from dima.envs.base import AdapterConfig, TaskInfo
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest, one_line
 from dima.registry import load_attribute, load_module, load_name
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
 
 _ENVIRONMENT = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # its modules that are environments
 
@@ -107,6 +106,9 @@ def _call(
     render_mode: str | None,
 ) -> ParallelEnv[Any, Any, Any]:
     """The environment that a factory makes."""
+    from pettingzoo import AECEnv, ParallelEnv  # here, so that exported policies act without it
+    from pettingzoo.utils.conversions import aec_to_parallel
+
     if render_mode is not None and _takes(factory, "render_mode"):
         keywords.setdefault("render_mode", render_mode)
     try:
@@ -157,6 +159,8 @@ def tasks() -> list[TaskInfo]:
 
 def _require_environment(path: str, task: str) -> None:
     """Refuse modules that are not PettingZoo environments, without importing them."""
+    import pettingzoo
+
     family, _, name = path.removeprefix("pettingzoo.").rpartition(".")
     folders = [os.path.join(home, family) for home in pettingzoo.__path__ if family.isidentifier()]
     known = [info.name for info in pkgutil.iter_modules(folders) if _ENVIRONMENT.fullmatch(f"{family}.{info.name}")]

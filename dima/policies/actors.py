@@ -105,6 +105,7 @@ class SeparateActors(TeamActor):
 
     def __init__(self, config: ActorConfig, spec: EnvSpec) -> None:
         super().__init__()
+        self.config = config
         self.action_sizes = spec.action_sizes
         self.obs_sizes = spec.obs_sizes
         self.members = nn.ModuleList(Actor(config, spec.only(n)) for n in range(spec.n_agents))

@@ -100,7 +100,7 @@ class SoftActors(Policy):
 
     def __init__(self, hidden: Sequence[int], spec: EnvSpec, normalize_obs: bool = False) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.hidden = spec, tuple(hidden)
         self.obs_scales = nn.ModuleList(Normalizer((size,)) for size in spec.obs_sizes if normalize_obs)
         kind = GumbelSoftmax if spec.discrete else TanhGaussian
         self.members = nn.ModuleList(
