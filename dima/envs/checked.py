@@ -194,7 +194,7 @@ class CheckedEnv:
 
     def _mean_reward(self, rewards: Any) -> float:
         """The mean over all agents: one that has left earns nothing, unless the environment goes on rewarding it."""
-        self.rewards, total = [], 0.0
+        self.rewards = []
         for agent, alive in zip(self.agents, self.alive, strict=True):
             if not alive and agent not in rewards:
                 self.rewards.append(math.nan)
@@ -205,7 +205,8 @@ class CheckedEnv:
                 self.fault(
                     f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
                 )
-            total += self.rewards[-1]
+        given = zip(self.agents, self.alive, self.rewards, strict=True)
+        total = sum(reward for agent, alive, reward in given if alive or agent in rewards)
         if not math.isfinite(total):
             wrong = dict(zip(self.agents, self.rewards, strict=True))
             self.fault(f"rewards must be finite numbers, but are {wrong}")
