@@ -106,7 +106,7 @@ class Agent:
         """Choose an action for every agent, in the PettingZoo environment's spaces.
 
         Args:
-            observations: as returned by ``reset`` or ``step``.
+            observations: as returned by ``reset`` or ``step``; where agents may leave, of those in ``agents``.
             infos: likewise; needed where they hold the action masks.
             mode: take the most probable action instead of sampling one.
 

@@ -68,7 +68,21 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         module = load_module(path, task, EnvError)
         attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
         factory = load_attribute(module, attribute, task, EnvError)
-    return _call(task, attribute, factory, (), config.keywords(), render_mode)
+    env = _call(task, attribute, factory, (), config.keywords(), render_mode)
+    if task == "pettingzoo/butterfly.knights_archers_zombies_v11":
+        _restart_clock(env.unwrapped)
+    return env
+
+
+def _restart_clock(env: Any) -> None:
+    """Let a reset also restart the clock of new zombies, which decides with the seed when they come."""
+    reinit = env.reinit
+
+    def reinit_with_clock() -> None:
+        env.zombie_spawn_interval.reset()
+        reinit()
+
+    env.reinit = reinit_with_clock
 
 
 class RegisteredTask:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dima.config import Config
-from dima.data import EnvSpec, Episode, View
+from dima.data import EnvSpec, Episode, View, blank
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig
 
@@ -134,6 +134,23 @@ class PartialReset(Protocol[L]):
 
     def reset_rows(self, latent: L, fresh: L, rows: Tensor) -> L:
         """Replace the selected ``rows``, (B,) bool, by those of ``fresh``; keep the others."""
+
+
+def observe(world_model: WorldModel[L], latent: L, alive: Tensor | None = None) -> View:
+    """The team's view of a latent, in which agents that have left stay away and observe zeros.
+
+    Args:
+        world_model: predicts the flags of who is there, as part of the state; those above a half are 1.
+        latent: to observe.
+        alive: (B, N) bool, who was there before; None: all.
+    """
+    view, spec = world_model.observe(latent), world_model.spec
+    predicted = spec.alive(view.state)
+    if predicted is None:
+        return view
+    alive = predicted if alive is None else predicted & alive
+    state = torch.cat([spec.own_state(view.state), alive.to(view.state.dtype)], dim=-1)
+    return replace(view, obs=blank(view.obs, alive), state=state)
 
 
 def clip_action(action: Tensor, spec: EnvSpec) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.data import Act, Record, Rollout
+from dima.data import Act, Record, Rollout, choose
 from dima.experience.replay import Rows
-from dima.world_models.base import BatchedRewards, Step, WorldModel
+from dima.world_models.base import BatchedRewards, Step, WorldModel, observe
 
 
 @dataclass
@@ -35,26 +35,29 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
         horizon: number of steps H.
 
     Returns:
-        A rollout of shape (B, H, ...), bootstrapped at H and nowhere else.
+        A rollout of shape (B, H, ...), bootstrapped at H and nowhere else. It terminates when nobody is there any more.
     """
+    spec = world_model.spec
     batched = world_model if isinstance(world_model, BatchedRewards) and world_model.batched_rewards else None
     latent = world_model.start(start)
-    views, actions, predictions = [world_model.observe(latent)], [], []
+    views, actions, predictions = [observe(world_model, latent)], [], []
     for _ in range(horizon):
-        action, log_prob = act(views[-1])
+        action, log_prob = choose(act, views[-1], spec)
         if batched is not None:
             latent = batched.advance(latent, action)
         else:
             latent, *prediction = world_model.step(latent, action)
             predictions.append(prediction)
         actions.append((action, log_prob))
-        views.append(world_model.observe(latent))
+        views.append(observe(world_model, latent, spec.alive(views[-1].state)))
     action, log_prob = (torch.stack(column, dim=1) for column in zip(*actions, strict=True))
     states = torch.stack([view.state for view in views], dim=1)
     if batched is not None:
         reward, continuation = batched.predict_rewards(states, action)
     else:
         reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
+    if (alive := spec.alive(states[:, 1:])) is not None:
+        continuation = continuation * alive.any(-1)
     views.pop()
     boundary = torch.zeros_like(reward, dtype=torch.bool)
     boundary[:, -1] = True
@@ -84,13 +87,13 @@ def forecast(
         action: (B, H, N, A) the team's actions from there on.
         step: replaces ``world_model.step``.
     """
-    step = step or world_model.step
+    step, spec = step or world_model.step, world_model.spec
     latent = world_model.start(start)
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
     predictions = []
     for now in action.unbind(1):
         latent, reward, continuation = step(latent, now)
-        view = world_model.observe(latent)
+        view = observe(world_model, latent, spec.alive(state[-1]))
         state.append(view.state)
         obs.append(view.obs)
         predictions.append((reward, continuation))

@@ -140,7 +140,7 @@ def compare(
         frames = replayed
     real = _real_trajectory(frames[start : start + horizon + 1])
     if scene is not None and scene.imagines:
-        imagined = replace(imagined, poses=scene.poses(imagined.state, real.poses[0]))
+        imagined = replace(imagined, poses=scene.poses(env.spec.own_state(imagined.state), real.poses[0]))
     return Comparison(seed, start, horizons, action, real, imagined)
 
 
