@@ -42,7 +42,7 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         self.agents: list[Any] = []
         self.obs_has_id, self.episode_limit = real.spec.obs_has_id, batch.horizon
         self.agents_leave = real.spec.agents_leave
-        unbounded = spaces.Box(-np.inf, np.inf, real.spec.own_state(np.empty(real.spec.state_dim)).shape, np.float32)
+        unbounded = spaces.Box(-np.inf, np.inf, (real.spec.own_state_dim,), np.float32)
         self.state_space = getattr(real.parallel_env, "state_space", unbounded)
 
     def observation_space(self, agent: Any) -> spaces.Space[Any]:
