@@ -115,8 +115,9 @@ class TestWandb:
         with RunFolder.create(path, self.ON) as folder:
             folder.log({"step": 1})
             folder.save(state(1))
-        (path / "wandb" / "run-1").mkdir(parents=True)
-        (path / "wandb" / "latest-run").symlink_to("run-1")  # as the package does
+        (path / "wandb" / "run-1" / "logs").mkdir(parents=True)  # as the package does
+        (path / "wandb" / "latest-run").symlink_to("run-1")
+        (path / "wandb" / "run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "cache" / "wandb" / "core.log")
         with RunFolder.open(path, write=True) as folder:
             folder.log({"step": 2})
         with RunFolder.create(path, self.ON, overwrite=True) as folder:
