@@ -71,18 +71,22 @@ def refuse_links(folder: Path, replaced: Collection[Path] = ()) -> None:
     """
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
-            if path.is_symlink() and not (path in replaced and path.is_dir()) and not _of_wandb(path, folder / "wandb"):
-                raise _link(path)
+            if (
+                path.is_symlink()
+                and not (path in replaced and path.is_dir())
+                and not _is_wandbs(path, folder / "wandb")
+            ):
+                raise _link_error(path)
 
 
-def _of_wandb(link: Path, folder: Path) -> bool:
-    """Whether a link is one of W&B's own: to its newest session, or in a session, each of which has a new folder."""
-    if link.parent == folder:
-        return Path(os.path.realpath(link)).is_relative_to(folder.resolve())
-    return folder in link.parents
+def _is_wandbs(link: Path, folder: Path) -> bool:
+    """Whether a link is one of W&B's own: within its folder, or to the log of its service, which only that writes."""
+    if folder not in link.parents:
+        return False
+    return link.name == "debug-core.log" or Path(os.path.realpath(link)).is_relative_to(folder.resolve())
 
 
-def _link(path: Path) -> RunFolderError:
+def _link_error(path: Path) -> RunFolderError:
     return RunFolderError(
         f"{path} is a symbolic link, which may lead out of the folder: put what it stands for there, or remove it"
     )
@@ -92,7 +96,7 @@ def results_folder(folder: Path, name: str) -> Path:
     """Path for results in a run folder; errors as for :func:`refuse_links`."""
     path = folder / name
     if path.is_symlink():
-        raise _link(path)
+        raise _link_error(path)
     refuse_links(path)
     return path
 

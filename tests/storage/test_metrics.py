@@ -134,6 +134,11 @@ class TestWandb:
         with pytest.raises(RunFolderError, match="latest-run is a symbolic link"):
             RunFolder.open(path, write=True)
         (path / "wandb" / "latest-run").unlink()
+        (path / "wandb" / "run-1" / "files").mkdir(parents=True)
+        (path / "wandb" / "run-1" / "files" / "output.log").symlink_to("../../../metrics.jsonl")
+        with pytest.raises(RunFolderError, match=r"output\.log is a symbolic link"):
+            RunFolder.open(path, write=True)
+        (path / "wandb" / "run-1" / "files" / "output.log").unlink()
         (path / "wandb.id").write_text("a:b")
         with RunFolder.open(path, write=True) as folder, pytest.raises(RunFolderError, match="holds no id"):
             folder.log({"step": 1})
