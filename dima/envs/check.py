@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -151,22 +151,30 @@ def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
     together = rewards[np.isfinite(rewards).all(axis=1)]  # nobody had left
     if np.allclose(together, together[:, :1], rtol=0, atol=1e-6):  # equal in float32
         return []
+    meant = "; if that is meant, say --env.team-reward mean" if allowed else ""
+    if not (text := _opposition(rewards, together, env.spec.agents)):
+        return [Finding("note", f"rewards differ between agents: what is learnt is their mean{meant}")]
+    return [Finding("wrong" if allowed else "note", f"{text}, and what is learnt is their mean{meant}")]
+
+
+def _opposition(rewards: np.ndarray, together: np.ndarray, agents: Sequence[str]) -> str:
+    """How agents' rewards (T, N) oppose each other in random play; empty if they do not.
+
+    Args:
+        rewards: NaN where an agent had left.
+        together: those of the steps with everybody.
+        agents: their names.
+    """
     changes = np.diff(rewards, axis=0)  # unlike slow rewards themselves, not correlated by chance
     changes = changes[np.isfinite(changes).all(axis=1)]
     moving = np.flatnonzero(changes.std(axis=0) > 0)
     correlation = np.atleast_2d(np.corrcoef(changes[:, moving], rowvar=False))
     lowest = float(correlation.min(initial=1.0))
     if lowest > OPPOSED:
-        text = "rewards differ between agents: what is learnt is their mean"
-        return [Finding("note", f"{text}; if that is meant, say --env.team-reward mean" if allowed else text)]
-    one, two = (env.spec.agents[moving[i]] for i in np.unravel_index(correlation.argmin(), correlation.shape))
-    text = f"rewards of {one!r} and {two!r} oppose each other (correlation {lowest:.2f} in random play), "
-    text += "and what is learnt is their mean"
-    return [
-        Finding(
-            "wrong" if allowed else "note", f"{text}: if that is meant, say --env.team-reward mean" if allowed else text
-        )
-    ]
+        cancel = np.allclose(together.mean(axis=1), 0, rtol=0, atol=1e-6)
+        return "rewards cancel each other in random play: their mean is always 0" if cancel else ""
+    one, two = (agents[moving[i]] for i in np.unravel_index(correlation.argmin(), correlation.shape))
+    return f"rewards of {one!r} and {two!r} oppose each other (correlation {lowest:.2f} in random play)"
 
 
 def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -200,6 +200,13 @@ def test_rewards_of_agents_are_compared(puppet, kind, verdict, said):
     assert all(f.verdict == "note" and "--env" not in f.text for f in compare(None))  # there is no such setting
 
 
+def test_rewards_that_always_cancel(puppet):
+    env = JointEnv(puppet(rewards=lambda t, r: {"left": 1.0, "right": -1.0}), name="p")
+    (found,) = compare_rewards(env, PettingZooConfig())
+    assert found.verdict == "wrong"
+    assert "rewards cancel each other in random play: their mean is always 0" in found.text
+
+
 def test_games_that_are_decided_at_their_end(puppet):
     def decided(step, value):
         return {"left": float(step == 450), "right": -float(step == 450)}
