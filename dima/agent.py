@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ class Agent:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
         self.folder, self.steps, self.digest = folder, steps, digest
         self.earlier, self.protocol = earlier, protocol
+        self._policy = copy(algorithm.policy)  # with a memory of its own, if it has one
+        self.reset()
 
     @property
     def trained(self) -> bool:
@@ -100,10 +103,17 @@ class Agent:
             )
         return self.algorithm.world_model
 
+    def reset(self) -> None:
+        """Forget the episode so far: call it whenever the environment is reset, for policies that have a memory."""
+        self._previous = torch.zeros(1, self.env.spec.n_agents, self.env.spec.action_dim, device=self.device)
+        self._first = True
+
     def act(
         self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
     ) -> dict[Any, Any]:
         """Choose an action for every agent, in the PettingZoo environment's spaces.
+
+        A policy with a memory remembers earlier calls until :meth:`reset`.
 
         Args:
             observations: as returned by ``reset`` or ``step``.
@@ -119,9 +129,11 @@ class Agent:
             obs=torch.from_numpy(joint["obs"])[None].to(self.device),
             state=torch.zeros(1, spec.state_dim, device=self.device),  # policies act on observations alone
             action_mask=torch.from_numpy(joint["action_mask"])[None].to(self.device),
-            previous_action=torch.zeros(1, spec.n_agents, spec.action_dim, device=self.device),
+            previous_action=self._previous,
+            first=torch.tensor([self._first], device=self.device),
         )
-        action, _ = self.algorithm.act(view, mode)
+        action, _ = self._policy.act(view, mode)
+        self._previous, self._first = action, False
         return self.env.decode(action[0].cpu().numpy())
 
     def earlier_policies(self) -> dict[int, Act]:
