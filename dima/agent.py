@@ -136,6 +136,11 @@ class Agent:
         self._previous, self._first = action, False
         return self.env.decode(action[0].cpu().numpy())
 
+    def act_imagined(self, view: View) -> tuple[Tensor, Tensor]:
+        """The policy's mode on what the world model shows a policy of a latent."""
+        assert isinstance(self.algorithm, ModelBased)
+        return self.algorithm.actor.act(view, mode=True)
+
     def earlier_policies(self) -> dict[int, Act]:
         """Earlier policies of the run, by environment steps."""
         return {steps: _with_weights(self, weights).act for steps, weights in self.earlier.items()}

@@ -81,7 +81,7 @@ class EnvSpec:
 class Record:
     """Tensors that are indexed, moved and concatenated together."""
 
-    def __getitem__(self: R, index: object) -> R:
+    def __getitem__(self: R, index: Any) -> R:
         return self._each(lambda values: values[index])
 
     def part(self, kind: type[R]) -> R:

@@ -14,6 +14,7 @@ from dima.config import Config
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig
+from dima.policies.base import Perception
 
 L = TypeVar("L")
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to differentiate, and metrics
@@ -77,6 +78,22 @@ class WorldModel(nn.Module, ABC, Generic[L]):
         """Names of the modules worth compiling."""
         return ()
 
+    # -- what a policy sees: by default what the team does --------------------------------------------------------
+
+    @property
+    def policy_spec(self) -> EnvSpec:
+        """Sizes of the views that policies are trained on."""
+        return self.spec
+
+    @property
+    def perception(self) -> Perception | None:
+        """What turns real views into those that policies are trained on; None: nothing does."""
+        return None
+
+    def policy_view(self, latent: L) -> View:
+        """What a policy sees of a latent."""
+        return self.observe(latent)
+
     @abstractmethod
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
         """Update running statistics with new real experience, before fitting to it."""
@@ -88,6 +105,14 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     @abstractmethod
     def start(self, rows: Rows) -> L:
         """The latent at the last of ``context`` real rows (B, C, ...)."""
+
+    def imagination_rows(self, replay: Replay, batch: int) -> Rows:
+        """(batch, C, ...) real rows for :meth:`starts`."""
+        return replay.gather(replay.recent(batch), self.context - 1, 0)
+
+    def starts(self, rows: Rows) -> L:
+        """The latents that policies are trained from, which may be more than one for each of the windows."""
+        return self.start(rows)
 
     @abstractmethod
     def observe(self, latent: L) -> View:

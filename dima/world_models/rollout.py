@@ -25,21 +25,22 @@ class Forecast(Record):
 
 
 @torch.no_grad()
-def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -> Rollout:
+def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, every: bool = False) -> Rollout:
     """Roll out a policy for ``horizon`` imagined steps from each start.
 
     Args:
         world_model: in evaluation mode.
-        act: chooses actions from decoded observations.
+        act: chooses actions from the model's ``policy_view``.
         start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
         horizon: number of steps H.
+        every: roll out from all of the model's ``starts`` in these rows; else from the newest of each window.
 
     Returns:
-        A rollout of shape (B, H, ...), bootstrapped at H and nowhere else.
+        A rollout of shape (B, H, ...) as the policy saw it, bootstrapped at H and nowhere else.
     """
     batched = world_model if isinstance(world_model, BatchedRewards) and world_model.batched_rewards else None
-    latent = world_model.start(start)
-    views, actions, predictions = [world_model.observe(latent)], [], []
+    latent = world_model.starts(start) if every else world_model.start(start)
+    views, actions, predictions = [world_model.policy_view(latent)], [], []
     for _ in range(horizon):
         action, log_prob = act(views[-1])
         if batched is not None:
@@ -48,7 +49,7 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
             latent, *prediction = world_model.step(latent, action)
             predictions.append(prediction)
         actions.append((action, log_prob))
-        views.append(world_model.observe(latent))
+        views.append(world_model.policy_view(latent))
     action, log_prob = (torch.stack(column, dim=1) for column in zip(*actions, strict=True))
     states = torch.stack([view.state for view in views], dim=1)
     if batched is not None:
@@ -84,15 +85,39 @@ def forecast(
         action: (B, H, N, A) the team's actions from there on.
         step: replaces ``world_model.step``.
     """
-    step = step or world_model.step
+    given = iter(action.unbind(1))
+    return _forecast(world_model, start, lambda latent: next(given), action.shape[1], step or world_model.step)[0]
+
+
+@torch.no_grad()
+def forecast_policy(world_model: WorldModel[Any], start: Rows, act: Act, horizon: int) -> tuple[Forecast, Tensor]:
+    """Sample one future of a policy that acts on what the model imagines; and its actions (B, H, N, A).
+
+    Arguments as for :func:`forecast` and :func:`imagine`.
+    """
+    return _forecast(
+        world_model, start, lambda latent: act(world_model.policy_view(latent))[0], horizon, world_model.step
+    )
+
+
+def _forecast(
+    world_model: WorldModel[Any],
+    start: Rows,
+    choose: Callable[[Any], Tensor],
+    horizon: int,
+    step: Callable[[Any, Tensor], Step[Any]],
+) -> tuple[Forecast, Tensor]:
+    """Step with the actions chosen at each latent."""
     latent = world_model.start(start)
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
-    predictions = []
-    for now in action.unbind(1):
-        latent, reward, continuation = step(latent, now)
+    actions, predictions = [], []
+    for _ in range(horizon):
+        actions.append(choose(latent))
+        latent, reward, continuation = step(latent, actions[-1])
         view = world_model.observe(latent)
         state.append(view.state)
         obs.append(view.obs)
         predictions.append((reward, continuation))
     reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
-    return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)
+    found = Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)
+    return found, torch.stack(actions, dim=1)

@@ -94,6 +94,7 @@ def imagine_agent(
         env,
         world_model,
         partial(agent.algorithm.act, mode=True),
+        act_imagined=agent.act_imagined,
         seed=agent.evaluation_seed if seed is None else seed,
         horizons=horizons,
         actions=actions,
