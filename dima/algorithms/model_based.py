@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.objectives import survival
-from dima.algorithms.ppo import PPOConfig, RealSteps
+from dima.algorithms.ppo import PPO, PPOConfig, RealSteps
 from dima.config import Count, NonNegative, Range, Whole, count
 from dima.data import Act, EnvSpec, Episode, Rollout
 from dima.experience.collector import Collector
@@ -65,6 +65,10 @@ class ModelBasedConfig(AlgorithmConfig):
     def reward_limits(self) -> dict[str, tuple[float, float]]:
         return self.world_model.reward_limits | self.ppo.reward_limits
 
+    def build_ppo(self, spec: EnvSpec) -> PPO:
+        """Policy, critic and their update, for views of these sizes."""
+        return self.ppo.build(spec)
+
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
 
@@ -88,7 +92,7 @@ class ModelBased(Algorithm):
         self.config, self.spec, self.device = config, spec, device
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
         self.fitter = WorldModelFitter(self.world_model, config.precision, config.workers, config.cuda_graphs)
-        self.ppo = config.ppo.build(self.world_model.policy_spec).to(device)
+        self.ppo = config.build_ppo(self.world_model.policy_spec).to(device)
         self.average_actor = average_of(self.ppo.actor) if config.policy_ema else None
         perception = self.world_model.perception
         self._policy: Policy = self.actor if perception is None else PerceivingPolicy(perception, self.actor)
