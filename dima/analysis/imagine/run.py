@@ -61,7 +61,7 @@ def imagine(
         progress: shows the frames drawn; silent by default.
 
     Raises:
-        ConfigError: the run has no world model, or the episode is too short.
+        ConfigError: the run has no world model that predicts states, or the episode is too short.
         DivergenceError: the imagined trajectory has NaN or infinite numbers.
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
@@ -83,7 +83,7 @@ def imagine_agent(
     width: int = 320,
 ) -> Imagination:
     """Imagine without writing anything; arguments as for :func:`imagine`."""
-    world_model, env = agent.world_model, agent.env
+    world_model, env = agent.state_model, agent.env
     scene: Scene[Any] | None = None
     no_pictures = ""
     try:
