@@ -172,7 +172,7 @@ class ModelBased(Algorithm):
 
     def fit(self, progress: Progress) -> Metrics:
         self.iterations += 1
-        return {**self.fitter.fit(self.replay, progress)}
+        return {**self.fitter.fit(self.replay, progress, self.iterations)}
 
     def update_policy(self, progress: Progress, done: float) -> Metrics:
         if self.iterations <= self.config.policy_after:

@@ -31,6 +31,7 @@ class Objective(NamedTuple):
     sample: Callable[[Replay], Rows]
     loss: Callable[[Rows], Loss]
     fit: FitConfig
+    after: int = 0  # first iterations in which this part is not fitted
 
 
 class Step(NamedTuple, Generic[L]):
@@ -72,6 +73,12 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     context: int  # real steps, the newest included, that a rollout starts from
     visit_counters: tuple[str, ...] = ()  # objectives that sample the replay's least visited rows
     capturable: bool = True  # on a GPU, as a CUDA graph: rollouts never wait for the device nor copy from the host
+    fits_in_order: bool = False  # a part learns from the parts before it in ``objectives``: no two at the same time
+
+    @property
+    def predicts_state(self) -> bool:
+        """Whether :meth:`observe` tells the global state; where a model predicts observations alone, it is NaN."""
+        return True
 
     @property
     def compile_targets(self) -> tuple[str, ...]:
@@ -100,7 +107,10 @@ class WorldModel(nn.Module, ABC, Generic[L]):
 
     @abstractmethod
     def objectives(self) -> dict[str, Objective]:
-        """The objective of each part, the slowest first; names are those of the attributes that hold the parts."""
+        """The objective of each part, by the name of the attribute that holds it.
+
+        The slowest first; with ``fits_in_order`` each before those that learn from it.
+        """
 
     @abstractmethod
     def start(self, rows: Rows) -> L:
@@ -154,11 +164,24 @@ class BatchedRewards(Protocol[L]):
 
 
 @runtime_checkable
+class StepsInPlace(Protocol[L]):
+    """Optional protocol: steps that reuse the memory of a latent which nobody needs any more."""
+
+    def step_(self, latent: L, action: Tensor) -> Step[L]:
+        """:meth:`WorldModel.step`, the same numbers; ``latent`` must not be used afterwards."""
+
+
+@runtime_checkable
 class PartialReset(Protocol[L]):
     """Optional protocol: single rollouts of a batch can be reset."""
 
     def reset_rows(self, latent: L, fresh: L, rows: Tensor) -> L:
         """Replace the selected ``rows``, (B,) bool, by those of ``fresh``; keep the others."""
+
+
+def cheapest_step(world_model: WorldModel[L]) -> Callable[[L, Tensor], Step[L]]:
+    """Its step for rollouts that use every latent once."""
+    return world_model.step_ if isinstance(world_model, StepsInPlace) else world_model.step
 
 
 def clip_action(action: Tensor, spec: EnvSpec) -> Tensor:

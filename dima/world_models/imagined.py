@@ -13,7 +13,7 @@ from dima.envs.base import Joint, JointEnv
 from dima.errors import DivergenceError
 from dima.experience.replay import Replay, Rows
 from dima.runtime.rng import RandomStream
-from dima.world_models.base import PartialReset, WorldModel
+from dima.world_models.base import PartialReset, WorldModel, cheapest_step
 
 
 class InitialStates(Protocol):
@@ -119,11 +119,13 @@ class ImaginedBatch:
             DivergenceError: the model predicts something that is not finite.
         """
         with self._stream.draw():
-            self._latent, reward, continuation = self.world_model.step(self._latent, action.to(self.device))
+            self._latent, reward, continuation = cheapest_step(self.world_model)(self._latent, action.to(self.device))
             ends = torch.rand_like(continuation) >= continuation
         self.view = self.world_model.observe(self._latent)
         self.steps += 1
-        finite = self.view.obs.flatten(1).isfinite().all(1) & self.view.state.isfinite().all(1) & reward.isfinite()
+        finite = self.view.obs.flatten(1).isfinite().all(1) & reward.isfinite()
+        if self.world_model.predicts_state:
+            finite &= self.view.state.isfinite().all(1)
         if not finite.all():
             step = int(self.steps[(~finite).cpu()].min())
             raise DivergenceError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import Act, Record, Rollout
 from dima.experience.replay import Rows
-from dima.world_models.base import BatchedRewards, Step, WorldModel
+from dima.world_models.base import BatchedRewards, Step, WorldModel, cheapest_step
 
 
 @dataclass
@@ -39,6 +39,7 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, e
         A rollout of shape (B, H, ...) as the policy saw it, bootstrapped at H and nowhere else.
     """
     batched = world_model if isinstance(world_model, BatchedRewards) and world_model.batched_rewards else None
+    step = cheapest_step(world_model)
     latent = world_model.starts(start) if every else world_model.start(start)
     views, actions, predictions = [world_model.policy_view(latent)], [], []
     for _ in range(horizon):
@@ -46,7 +47,7 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, e
         if batched is not None:
             latent = batched.advance(latent, action)
         else:
-            latent, *prediction = world_model.step(latent, action)
+            latent, *prediction = step(latent, action)
             predictions.append(prediction)
         actions.append((action, log_prob))
         views.append(world_model.policy_view(latent))
@@ -86,7 +87,7 @@ def forecast(
         step: replaces ``world_model.step``.
     """
     given = iter(action.unbind(1))
-    return _forecast(world_model, start, lambda latent: next(given), action.shape[1], step or world_model.step)[0]
+    return _forecast(world_model, start, lambda latent: next(given), action.shape[1], step)[0]
 
 
 @torch.no_grad()
@@ -95,9 +96,7 @@ def forecast_policy(world_model: WorldModel[Any], start: Rows, act: Act, horizon
 
     Arguments as for :func:`forecast` and :func:`imagine`.
     """
-    return _forecast(
-        world_model, start, lambda latent: act(world_model.policy_view(latent))[0], horizon, world_model.step
-    )
+    return _forecast(world_model, start, lambda latent: act(world_model.policy_view(latent))[0], horizon)
 
 
 def _forecast(
@@ -105,9 +104,10 @@ def _forecast(
     start: Rows,
     choose: Callable[[Any], Tensor],
     horizon: int,
-    step: Callable[[Any, Tensor], Step[Any]],
+    step: Callable[[Any, Tensor], Step[Any]] | None = None,
 ) -> tuple[Forecast, Tensor]:
     """Step with the actions chosen at each latent."""
+    step = step or cheapest_step(world_model)
     latent = world_model.start(start)
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
     actions, predictions = [], []

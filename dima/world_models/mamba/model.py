@@ -52,6 +52,10 @@ class MambaWorldModel(WorldModel[Latent]):
     def compile_targets(self) -> tuple[str, ...]:
         return ("dynamics.filter.transition",)
 
+    @property
+    def predicts_state(self) -> bool:
+        return not bool(self.state_readout.missing)
+
     # -- learning from real experience ----------------------------------------------------------------------------
 
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
