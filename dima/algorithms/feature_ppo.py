@@ -34,7 +34,7 @@ class FeaturePPOConfig(PPOConfig):
     entropy_decay: Annotated[float, Range(0, 1)] = 0.99998  # of the entropy bonus, per gradient step
     weight_decay: NonNegative = 1e-5  # added to the actor's gradient, times its weights
     critic_decay: bool = False  # and to the critic's
-    adam_eps: Positive = 1e-8  # Adam's epsilon
+    epsilon: Positive = 1e-8  # Adam's epsilon
     normalize_values: bool = False  # learn normalised values by a clipped Huber loss; else returns by squared error
 
     @property
@@ -62,7 +62,7 @@ class FeaturePPO(PPO):
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         decay = self.config.weight_decay if module is self.actor or self.config.critic_decay else 0.0
-        return torch.optim.Adam(module.parameters(), lr=lr, eps=self.config.adam_eps, weight_decay=decay, fused=True)
+        return torch.optim.Adam(module.parameters(), lr=lr, eps=self.config.epsilon, weight_decay=decay, fused=True)
 
     @property
     def entropy_weight(self) -> Tensor | float:

@@ -29,7 +29,7 @@ class MariePPOConfig(FeaturePPOConfig):
     minibatch_rows: Whole = 0  # rows of a gradient step, the last of a pass takes the rest; 0: see minibatches
     entropy_decay: Positive = 1.0  # of the entropy bonus, per gradient step
     weight_decay: NonNegative = 0.0  # added to the actor's gradient, times its weights
-    adam_eps: Positive = 1e-5  # Adam's epsilon
+    epsilon: Positive = 1e-5  # Adam's epsilon
     normalize_values: bool = True  # learn normalised values by a clipped Huber loss; else returns by squared error
 
     def build(self, spec: EnvSpec) -> MariePPO:

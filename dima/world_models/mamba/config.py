@@ -34,7 +34,7 @@ class MambaModelConfig(WorldModelConfig):
     reward: Literal["raw", "symlog", "normalized"] = "raw"  # the scale on which rewards are predicted
     normalize_obs: bool = False  # standardise observations by their running mean and deviation
     window: Annotated[int, Range(4)] = 20  # real rows of a training sequence, and those a rollout starts from, plus one
-    fit: FitConfig = FitConfig(updates=60, batch=40, lr=2e-4, max_grad_norm=100.0)  # of sequences
+    dynamics_fit: FitConfig = FitConfig(updates=60, batch=40, lr=2e-4, max_grad_norm=100.0)  # of sequences
 
     def __post_init__(self) -> None:
         super().__post_init__()

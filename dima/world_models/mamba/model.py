@@ -68,11 +68,11 @@ class MambaWorldModel(WorldModel[Latent]):
                 self.reward_scale.update(episode.reward.to(device))
 
     def objectives(self) -> dict[str, Objective]:
-        return {"dynamics": Objective(self.rows, self.loss, self.config.fit)}
+        return {"dynamics": Objective(self.rows, self.loss, self.config.dynamics_fit)}
 
     def rows(self, replay: Replay) -> Rows:
         """(B, W) windows to fit to."""
-        return self.imagination_rows(replay, self.config.fit.batch)
+        return self.imagination_rows(replay, self.config.dynamics_fit.batch)
 
     def imagination_rows(self, replay: Replay, batch: int) -> Rows:
         """(batch, W) windows across episode boundaries, each around a step that the replay draws.
