@@ -190,9 +190,9 @@ class Agent:
         with RunFolder.open(self.folder) as folder:
             saved = folder.load()
             if "replay" not in saved.tree["algorithm"]:
-                raise RunFolderError(
-                    f"{self.folder}: {self.config.algorithm} keeps no episodes: give a run of dima or the like"
-                )
+                model_based = isinstance(self.algorithm, ModelBased)
+                why = "its episodes were left out" if model_based else f"{self.config.algorithm} keeps no episodes"
+                raise RunFolderError(f"{self.folder}: {why}: give a run of dima or the like")
             with read_errors(f"{self.folder}:", folder.mismatch):
                 stored = saved.tree["algorithm"]["replay"] | {"visits": {}}
                 chunks = [chunk for _, chunk in saved.chunks]

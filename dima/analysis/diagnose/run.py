@@ -186,7 +186,7 @@ def _recorded(
                 part: reservoir_sample(dataset.episodes(part), settings.episodes, settings.seed) for part in _PARTS
             }
         except UserError as error:  # the policies can still play
-            progress.message(f"episodes of the dataset are left out: {error}")
+            progress.warn(f"episodes of the dataset are left out: {error}")
             return None, None
         held_out, trained_on = (
             EpisodeSource(f"dataset ({shown})", parts[part], trained_on=part == "train") if parts[part] else None
