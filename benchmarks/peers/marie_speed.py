@@ -58,13 +58,13 @@ def ours(spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, 
     model = MarieModelConfig(segment_mean=True).build(spec).eval()
 
     def update() -> None:
-        model.transformer.train()
+        model.requires_grad_(True).transformer.train()
         model.transformer_loss(window)[0].backward()
         model.transformer.zero_grad()
 
     @torch.no_grad()
     def imagine() -> None:
-        model.transformer.eval()
+        model.requires_grad_(False).eval()  # which the counter needs, too
         latent = model.start(start)
         for now in action.unbind(1):
             latent = model.step_(latent, now).latent
@@ -111,13 +111,14 @@ def theirs(root: Path, spec: EnvSpec, window: Rows, start: Rows, action: Tensor)
     batch |= {"reward": everyone(window.reward), "done": everyone(window.terminated)}
 
     def update() -> None:
-        model.train()
+        model.requires_grad_(True).train()
         mask = mask_of(None, batch["done"], size)
         model.compute_loss(batch, tokenizer, attention_mask=mask)[0].backward()
         model.zero_grad()
 
     @torch.no_grad()
     def imagine() -> None:
+        model.requires_grad_(False)
         world = MAWorldModelEnv(tokenizer, model, "cpu", sys.modules["environments"].Env.MAMUJOCO)
         world.reset_from_initial_observations(start.obs[:, -1])
         for now in action.unbind(1):

@@ -146,7 +146,7 @@ def test_the_transformer_and_the_policy_wait_for_the_tokenizer() -> None:
 
 def test_critics_by_recipe() -> None:
     spec = EnvSpec(("a", "b"), 4, (3, 3), (2, 2), discrete=True)
-    learner: MarieConfig = build_config("toy/switches", "marie").learner  # type: ignore[assignment]
+    learner: MarieConfig = build_config("toy/switches", "marie", "published").learner  # type: ignore[assignment]
     assert isinstance(MariePPO(learner.ppo, spec).critic, AttentionCritic)
     plain = MariePPOConfig().override({"critic": {"norm": False}, "critic_decay": True, "weight_decay": 1e-5})
     ppo = MariePPO(plain, spec)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dima.algorithms.marie import MarieConfig
 from dima.data import EnvSpec, Episode
 from dima.experience.replay import Replay, Rows
+from dima.presets import preset_changes
 from dima.training.run_config import build_config
 from dima.world_models.marie import model as module
 from dima.world_models.marie.model import Latent, MarieModelConfig, MarieWorldModel
@@ -243,14 +245,21 @@ def test_states_are_read_from_observations_that_hold_them(spec: EnvSpec, alive, 
 
 def test_published_settings_are_the_defaults() -> None:
     """docs/reference/marie.md, "Settings"."""
-    config = build_config("mamujoco/halfcheetah-2x3", "marie")
+    config = build_config("mamujoco/halfcheetah-2x3", "marie", "published")
     learner, model = config.learner, config.learner.world_model  # type: ignore[attr-defined]
-    assert (learner.policy_after, model.transformer_after, learner.horizon, learner.ppo.critic.kind) == (
+    assert (learner.policy_after, model.transformer_after, learner.horizon, learner.ppo.critic.norm) == (
         19,
         9,
         14,
-        "attention",
+        True,
     )
     assert (model.tokenizer_fit.updates, model.transformer_fit.updates, model.transformer_fit.batch) == (100, 200, 40)
-    smax = build_config("toy/switches", "marie").learner.world_model  # type: ignore[attr-defined]
-    assert smax.transformer.layers == 10
+    plain = preset_changes("marie", "published", "smax/3m")[-1]
+    smax = MarieConfig().override(plain["learner"])
+    assert (smax.world_model.transformer.reward, smax.world_model.tokenizer.token_dim) == ("smooth_l1", 128)
+    assert (smax.ppo.clip, smax.ppo.minibatch_rows, smax.ppo.normalize_values, smax.ppo.critic.norm) == (
+        0.2,
+        2000,
+        False,
+        False,
+    )
