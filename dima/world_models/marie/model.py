@@ -209,6 +209,8 @@ class MarieWorldModel(WorldModel[Latent]):
 
     def _enter(self, latent: Latent) -> None:
         """Put all present tokens but the last into the cache."""
+        if self.transformer.obs_tokens == 1:
+            return
         present = F.embedding(latent.tokens.flatten(0, 1)[:, :-1], self.transformer.embed_obs)
         self._extend(latent, present, latent.block * self.transformer.block_size)
 

@@ -181,6 +181,16 @@ def test_a_rollout_agrees_with_one_pass_over_its_tokens(
 
 
 @torch.no_grad()
+def test_an_observation_may_be_a_single_token(spec: EnvSpec, alive, episodes, actions) -> None:
+    played = episodes(spec, (12, 12))
+    model = build(spec, alive, played, tokenizer={**DEBUG.tokenizer.to_dict(), "tokens": 1})
+    assert model.transformer_loss(rows_of(played, spec, (0, 9), 6))[0].isfinite()
+    found = forecast(model, Replay.of(played, spec, "cpu").gather(torch.tensor([0, 5]), 1, 0), actions(spec, 2, 8))
+    assert found.obs.isfinite().all()
+    assert len(found.reward.flatten().unique()) == 16
+
+
+@torch.no_grad()
 def test_a_full_memory_keeps_the_present_only(spec: EnvSpec, alive, episodes, actions, monkeypatch) -> None:
     played = episodes(spec, (12,))
     model = build(spec, alive, played)
