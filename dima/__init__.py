@@ -1,6 +1,6 @@
 """Multi-agent reinforcement learning with world models: DIMA, and the methods it is compared with.
 
-    config = dima.build_config("mamujoco/halfcheetah-2x3", preset="small")
+    config = dima.build_config("mamujoco/halfcheetah-2x3")
     dima.train(config)
     agent = dima.load(config.folder)
     agent.reset()  # as the environment is: some policies remember an episode
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dima.agent import evaluate as evaluate
     from dima.agent import load as load
     from dima.algorithms import register_algorithm as register_algorithm
+    from dima.analysis.demo.run import demo as demo
     from dima.analysis.diagnose.config import DiagnosisConfig as DiagnosisConfig
     from dima.analysis.diagnose.run import diagnose as diagnose
     from dima.analysis.imagine.run import film as film
@@ -51,6 +52,7 @@ _HOME = {
     "UserError": "dima.errors",
     "all_tasks": "dima.envs",
     "build_config": "dima.training.run_config",
+    "demo": "dima.analysis.demo.run",
     "diagnose": "dima.analysis.diagnose.run",
     "evaluate": "dima.agent",
     "film": "dima.analysis.imagine.run",

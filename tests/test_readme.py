@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dima.cli import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = {"README.md": 5, "docs/quickstart.md": 13, "docs/own-environment.md": 2}  # how many there are at least
+COMMANDS = {"README.md": 3, "docs/quickstart.md": 14, "docs/own-environment.md": 4}  # how many there are at least
 SHORT = "--steps 400 --evaluation-episodes 1 --env.episode-limit 60 --device cpu --threads 1 --quiet --no-tensorboard"
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+TARGETS = {name for page in PAGES for name in re.findall(r"`make (\w+)`", (ROOT / page).read_text(encoding="utf-8"))}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,7 +35,9 @@ def shortened(line: str) -> list[str]:
         .replace("-small-", "-debug-")
         .replace("--episodes 20", "--episodes 1")
     )
-    if re.match("dima train (mpe/|worlds:)", line):
+    if line == "dima demo":
+        line += " --no-open --quiet"
+    elif re.match("dima train (mpe/|worlds:|scenes:)", line):
         line += " " + SHORT.replace("--env.episode-limit 60 ", "")
     elif line.startswith("dima train"):
         line += " " + SHORT
@@ -47,9 +50,11 @@ def shortened(line: str) -> list[str]:
 def test_commands(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "worlds", raising=False)
+    monkeypatch.setattr("dima.analysis.demo.run.HORIZONS", (2, 4))
     if page == "docs/own-environment.md":
-        (tmp_path / "worlds.py").write_text(blocks(page, "python")[0], encoding="utf-8")
+        for name, text in zip(("worlds", "scenes"), blocks(page, "python"), strict=False):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+            (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     lines = "".join(blocks(page, "sh")).strip().splitlines()
     assert len(lines) >= COMMANDS[page]
     for line in lines:
@@ -63,9 +68,8 @@ def test_python_example(tmp_path, monkeypatch, capsys):
     assert "run folder: runs/first" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make (\w+)`|^    make (\w+)$", README, re.MULTILINE))))
-def test_make_targets_exist(target):
-    name = "".join(target)
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_make_targets_exist(name):
     done = subprocess.run(
         ["make", "--dry-run", "--assume-old=.venv/ready", "--assume-old=.venv/browser", name],
         cwd=ROOT,
@@ -80,3 +84,9 @@ def test_files_named_in_the_docs_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:dima|benchmarks|tests)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_moving_picture_is_small_and_plays_for_ever():
+    with Image.open(ROOT / "docs" / "imagination.webp") as picture:
+        assert picture.n_frames > 40 and picture.info["loop"] == 0
+    assert (ROOT / "docs" / "imagination.webp").stat().st_size <= 2_000_000

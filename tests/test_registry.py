@@ -257,6 +257,8 @@ def test_a_class_is_named_by_where_it_is_imported_from(lab: Path) -> None:
     assert isinstance(algorithm_config("lab.models:Pair"), ModelBasedConfig)
     assert "tiny" in preset_names("lab.models:Pair") and "debug" in preset_names("lab.models:Pair")
     assert preset_names("lab.learners:Mine") == ["published"]
+    assert dima.build_config("toy/walk", "lab.learners:Mine").preset == "published"
+    assert dima.build_config("toy/walk", "lab.models:Pair").preset == "small"
     config = dima.build_config("toy/walk", "lab.models:Pair", "tiny")
     assert config.steps == 40 and config.folder == Path("runs/toy/walk/lab.models:Pair-tiny-seed0")
 

@@ -37,14 +37,16 @@ from dima.training.run_config import RunConfig, build_config
 RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
     "mamba": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
+    "marie": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
     "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
 }
 # iterations; those of mappo take milliseconds, and a run must outlast its kills
-PER_KILL = {"dima": 2, "mamba": 2, "mappo": 25}
+PER_KILL = {"dima": 2, "mamba": 2, "marie": 2, "mappo": 25}
 _PRELOAD = [
     "dima.training.online",
     "dima.algorithms.model_based",
     "dima.algorithms.mamba",
+    "dima.algorithms.marie",
     "dima.algorithms.mappo",
     "dima.envs.toy",
     "torch._dynamo",

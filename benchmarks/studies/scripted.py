@@ -52,7 +52,7 @@ def main() -> None:
     env = MpeConfig(continuous_actions=True) if args.continuous else None
     with VectorEnv(partial(make_env, args.task, env), min(args.episodes, 20)) as envs:
         result = evaluate(envs, POLICIES[args.policy](envs.spec), args.episodes, args.seed)
-    result = {
+    facts = {
         "task": args.task,
         "policy": args.policy,
         "episodes": args.episodes,
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"{args.policy} on {args.task}: {result.mean:.1f} ± {result.std:.1f} over {args.episodes} episodes")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

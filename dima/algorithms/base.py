@@ -45,6 +45,11 @@ class AlgorithmConfig(Config, ABC):
         """Environment steps that are collected before learning begins."""
         return 0
 
+    @property
+    def first_iterations(self) -> int:
+        """Iterations that leave out a part of learning."""
+        return 0
+
     def for_acting(self) -> AlgorithmConfig:
         """The same networks without memory that only learning needs, such as a replay."""
         return self
@@ -105,5 +110,5 @@ class Algorithm(nn.Module, ABC):
 
         Args:
             saved: the checkpoint.
-            chunks: the replay's content; None leaves the replay empty, for acting only.
+            chunks: the replay's content; None for acting only, which needs no replay and may do without optimisers.
         """

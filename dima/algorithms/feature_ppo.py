@@ -33,6 +33,7 @@ class FeaturePPOConfig(PPOConfig):
     minibatch_rows: Whole = 2_000  # rows of a gradient step, the last of a pass takes the rest; 0: see minibatches
     entropy_decay: Annotated[float, Range(0, 1)] = 0.99998  # of the entropy bonus, per gradient step
     weight_decay: NonNegative = 1e-5  # added to the actor's gradient, times its weights
+    critic_decay: bool = False  # and to the critic's
     epsilon: Positive = 1e-8  # Adam's epsilon
     normalize_values: bool = False  # learn normalised values by a clipped Huber loss; else returns by squared error
 
@@ -56,11 +57,11 @@ class FeaturePPO(PPO):
     def __init__(self, config: FeaturePPOConfig, spec: EnvSpec) -> None:
         super().__init__(config, spec)
 
-    def build_critic(self) -> TeamCritic:
+    def build_critic(self) -> Any:
         return TeamCritic(self.config.critic, self.spec)
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
-        decay = self.config.weight_decay if module is self.actor else 0.0
+        decay = self.config.weight_decay if module is self.actor or self.config.critic_decay else 0.0
         return torch.optim.Adam(module.parameters(), lr=lr, eps=self.config.epsilon, weight_decay=decay, fused=True)
 
     @property

@@ -76,6 +76,10 @@ class ModelBasedConfig(AlgorithmConfig):
     def first_steps(self) -> int:
         return self.learn_after
 
+    @property
+    def first_iterations(self) -> int:
+        return self.policy_after
+
     def for_acting(self) -> ModelBasedConfig:
         return replace(self, replay=replace(self.replay, capacity=1), compile=False, precision="float32")
 
@@ -275,12 +279,12 @@ class ModelBased(Algorithm):
 
     def restore(self, saved: dict[str, Any], chunks: list[dict[str, Any]] | None) -> None:
         self.world_model.load_state_dict(saved["world_model"])
-        self.fitter.restore(saved["fitter"])
-        self.ppo.restore(saved["ppo"])
+        self.ppo.restore(saved["ppo"], learning=chunks is not None)
         if self.average_actor is not None:
             self.average_actor.load_state_dict(saved["average_actor"])
         self.policy_updates = count(saved["policy_updates"])
         if chunks is not None:
+            self.fitter.restore(saved["fitter"])
             self.replay.restore(saved["replay"], chunks)
         self.iterations = count(saved["iterations"])
 

@@ -311,11 +311,12 @@ class PPO(nn.Module):
             "critic_optimizer": self.critic_optimizer.state_dict(),
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Continue exactly from a :meth:`checkpoint`."""
+    def restore(self, saved: dict[str, Any], learning: bool = True) -> None:
+        """Continue exactly from a :meth:`checkpoint`; without ``learning``, the networks alone."""
         self.load_state_dict(saved["networks"])
-        restore_optimizer(self.actor_optimizer, saved["actor_optimizer"])
-        restore_optimizer(self.critic_optimizer, saved["critic_optimizer"])
+        if learning:
+            restore_optimizer(self.actor_optimizer, saved["actor_optimizer"])
+            restore_optimizer(self.critic_optimizer, saved["critic_optimizer"])
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         return torch.optim.Adam(module.parameters(), lr=lr, eps=ADAM_EPS, fused=True)

@@ -1,8 +1,8 @@
 """Command line: one function per command, one line per error.
 
 Read this file first (dispatch, errors), then ``options`` (flags from dataclasses), ``positional`` (task, algorithm and
-preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``inspect`` (imagine, diagnose,
-report), ``datasets`` (dataset, fit), ``info`` (tasks, algorithms, check, doctor) with ``doctor``.
+preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``inspect`` (demo, imagine,
+diagnose, report), ``datasets`` (dataset, fit), ``info`` (tasks, algorithms, check, doctor) with ``doctor``.
 
 Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
 """
@@ -20,18 +20,19 @@ from dima.version import __version__
 
 MODULES = {  # module of this package -> its commands and their help
     "train": {
-        "train": "train a team on a task: dima train TASK --algorithm dima --preset small",
+        "train": "train a team on a task: dima train TASK --algorithm dima",
         "resume": "continue an interrupted run, or extend a finished one",
         "evaluate": "evaluate a run's policy over episodes",
     },
     "inspect": {
+        "demo": "show a trained team and its imagination, in the browser, from a run that comes along",
         "imagine": "compare imagined with real episodes: film, strip and page",
         "diagnose": "evaluate a run's world model: prediction error, calibration, influence; a page and JSON",
         "report": "compare runs on one page: learning curves, tables, confidence intervals",
     },
     "datasets": {
         "dataset": "record and describe datasets, import from and export to Minari",
-        "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima --preset small",
+        "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima",
     },
     "info": {
         "tasks": "list the tasks",

@@ -29,7 +29,7 @@ _DATASET = {  # the commands of `dima dataset`
 class RecordOptions:
     config: Annotated[RecordConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # replace an existing dataset
-    quiet: bool = False  # plain lines instead of progress bars
+    quiet: bool = False  # print nothing but warnings and errors
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ExportOptions(Config):
 class FitOptions:
     config: Annotated[OfflineConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # replace an existing run
-    quiet: bool = False  # one plain line per iteration instead of progress bars
+    quiet: bool = False  # print nothing but warnings and errors
 
 
 def dataset(args: Sequence[str]) -> int:
@@ -79,6 +79,8 @@ def _record(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
 
     done = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    if options.quiet:
+        return 0 if done.finished else 130
     if not done.finished:
         print(f"interrupted after {done.steps:,} steps: the same command continues {done.folder}")
         return 130
@@ -131,5 +133,6 @@ def fit(args: Sequence[str]) -> int:
         raise ConfigError("no dataset was given: write `dima fit DATASET`, with a folder of `dima dataset record`")
     options = parse(FitOptions, choice.rest, "dima fit DATASET", FitOptions(config))
     summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
-    print(summary.table())
+    if not options.quiet:
+        print(summary.table())
     return 0 if summary.finished else 130

@@ -69,9 +69,12 @@ def check(args: Sequence[str]) -> int:
     options = parse(CheckOptions, choice.rest, "dima check TASK", CheckOptions(task=task, env=suite_config(task)()))
 
     from dima.envs.check import check_environment
+    from dima.training.proposal import first_run
 
     report = check_environment(options.task, options.env)
     print("\n".join(report.lines))
+    if command := first_run(report, choice.rest):
+        print(f"to train in it:\n    {command}")
     return 0 if report.ok else 2
 
 

@@ -1,12 +1,14 @@
-"""Commands that analyse runs: imagine, diagnose, report."""
+"""Commands that analyse runs: demo, imagine, diagnose, report."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,6 +16,17 @@ from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.cli.options import parse
 from dima.cli.positional import Device
 from dima.config import Config, Count, Range, Whole, user_path
+
+if TYPE_CHECKING:
+    from dima.analysis.imagine.results import Imagination
+
+
+@dataclass(frozen=True)
+class DemoOptions(Config):
+    out: str = "runs/demo"  # folder for a copy of the trained run, and the page in it
+    open: bool = True  # open the page in a browser, where there is a screen
+    device: Device = "auto"  # device of the world model
+    quiet: bool = False  # no progress bars
 
 
 @dataclass(frozen=True)
@@ -24,12 +37,13 @@ class ImagineOptions(Config):
     seed: Whole | None = None  # seed of the episode; default: the first that `dima evaluate` plays
     start: Whole | None = None  # first imagined step of the episode; default: 100, or earlier if the horizon needs it
     out: str | None = None  # output folder; default: imagination/ or imagination-policy/ in the run folder
-    width: Annotated[int, Range(64, 1920)] = 320  # width of each picture in pixels
-    fps: Annotated[int, Range(1, 60)] = 10  # frames per second of the film
+    width: Annotated[int, Range(64, 1920)] = 480  # width of each picture in pixels
+    fps: Annotated[int, Range(1, 60)] = 10  # steps per second of the film
+    webp: bool = False  # also write the film as an animated WebP, for READMEs
     task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     device: Device = "auto"  # device of the world model
-    quiet: bool = False  # no progress bars
+    quiet: bool = False  # no progress, only the answer
     json: bool = False  # print the results as one JSON object
 
 
@@ -42,7 +56,7 @@ class DiagnoseOptions(Config):
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     out: str | None = None  # output folder; default: diagnosis/ in the run folder
     device: Device = "auto"  # device of the world model and the policies
-    quiet: bool = False  # no progress bars
+    quiet: bool = False  # no progress, only the answer
     json: bool = False  # print the results as one JSON object
 
 
@@ -55,6 +69,31 @@ class ReportOptions(Config):
     reference: str | None = None  # YAML file with task: [team return scored 0, scored 1]; default: from the runs
     plots: bool = False  # also write each plot as SVG and PNG
     json: bool = False  # print one JSON object
+
+
+def demo(args: Sequence[str]) -> int:
+    options = parse(DemoOptions, args, "dima demo")
+
+    from dima.analysis.demo.run import demo as run
+    from dima.runtime.progress import choose_progress
+
+    found = run(options.out, device=options.device, progress=choose_progress(options.quiet))
+    _tell_missing_pictures(found.imagination)
+    print(found.summary())
+    if options.open and _has_screen():
+        webbrowser.open(found.page.resolve().as_uri())
+    return 0
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window; without one, some would take over the terminal."""
+    return sys.platform in ("win32", "darwin") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ))
+
+
+def _tell_missing_pictures(found: Imagination) -> None:
+    if found.no_pictures:
+        lost = "no film and no strip" if found.pictures is None else "no imagined pictures"
+        print(f"dima: {lost}: {found.no_pictures}", file=sys.stderr)
 
 
 def imagine(args: Sequence[str]) -> int:
@@ -75,14 +114,14 @@ def imagine(args: Sequence[str]) -> int:
         start=options.start,
         width=options.width,
         fps=options.fps,
+        webp=options.webp,
         out=out,
         device=options.device,
         task=options.task,
         algorithm=options.algorithm,
         progress=choose_progress(options.quiet),
     )
-    if found.no_pictures:
-        print(f"dima: no film and no strip: {found.no_pictures}", file=sys.stderr)
+    _tell_missing_pictures(found)
     print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
     return 0
 

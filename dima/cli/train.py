@@ -26,7 +26,7 @@ class TrainOptions:
     config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
     seeds: tuple[Whole, ...] = ()  # train with these seeds in parallel, in a process and a run folder each
     overwrite: bool = False  # replace an existing run
-    quiet: bool = False  # one plain line per iteration instead of progress bars
+    quiet: bool = False  # print nothing but warnings and errors
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ResumeOptions(Config):
     iterations: Count | None = None  # total iterations, for a run of `dima fit`
     task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
-    quiet: bool = False  # one plain line per iteration instead of progress bars
+    quiet: bool = False  # print nothing but warnings and errors
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class EvaluateOptions(Config):
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     device: Device = "auto"  # device of the policy
     video: bool = False  # also film the first episode, to videos/ in the run folder
+    webp: bool = False  # film it also as an animated WebP, for READMEs
     json: bool = False  # print one JSON object
 
 
@@ -64,17 +65,19 @@ def train(args: Sequence[str]) -> int:
     from dima.training.online import train as run
 
     summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
-    print(summary.table())
+    if not options.quiet:
+        print(summary.table())
     return 0 if summary.finished else 130
 
 
 def _train_seeds(options: TrainOptions) -> int:
-    from dima.runtime.progress import choose_runs_progress
+    from dima.runtime.multi_progress import choose_runs_progress
     from dima.training.multi_seed import train_seeds
 
     together = choose_runs_progress(options.quiet)
     outcomes = train_seeds(options.config, options.seeds, overwrite=options.overwrite, progress=together)
-    print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
+    if not options.quiet:
+        print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
     for outcome in outcomes:
         if outcome.error:
             print(f"dima: seed {outcome.seed}: {outcome.error}", file=sys.stderr)
@@ -98,7 +101,8 @@ def resume(args: Sequence[str]) -> int:
         algorithm=options.algorithm,
         progress=progress,
     )
-    print(summary.table())
+    if not options.quiet:
+        print(summary.table())
     return 0 if summary.finished else 130
 
 
@@ -108,7 +112,7 @@ def evaluate(args: Sequence[str]) -> int:
     from dima.agent import load
 
     agent = load(options.run, options.device, task=options.task, algorithm=options.algorithm)
-    path = _film_path(agent, options) if options.video else None
+    path = _film_path(agent, options) if options.video or options.webp else None
     result = agent.evaluate(options.episodes, options.seed)  # before the film, to which no numbers shall be lost
     config = agent.config
     if options.json:
@@ -146,4 +150,4 @@ def _film(agent: Agent, path: Path, options: EvaluateOptions) -> Path:
     from dima.analysis.imagine.run import film
     from dima.runtime.progress import choose_progress
 
-    return film(agent, path, seed=options.seed, progress=choose_progress(options.json))
+    return film(agent, path, seed=options.seed, webp=options.webp, progress=choose_progress(options.json))

@@ -36,10 +36,23 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The results of all checks of an environment."""
+    """The results of all checks of an environment.
+
+    Attributes:
+        task: its name.
+        findings: a result each.
+        spec: its agents and sizes; None if it could not be built.
+        lengths: steps of the random episodes that ended.
+        endless: none ended, not even the one that was played on, and nothing else is wrong.
+        can_be_cut: its settings have an ``episode_limit``.
+    """
 
     task: str
     findings: tuple[Finding, ...]
+    spec: EnvSpec | None = None
+    lengths: tuple[int, ...] = ()
+    endless: bool = False
+    can_be_cut: bool = False
 
     @property
     def ok(self) -> bool:
@@ -74,7 +87,9 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
         env.step(random_action(env.spec, joint["action_mask"], np.random.default_rng(0)))
     except EnvError as error:
         return CheckReport(task, (Finding("wrong", str(error)),))
-    found.append(Finding("ok", _description(env.spec)))
+    found.append(Finding("ok", description(env.spec)))
+    found += _precision(env)
+    ends: list[tuple[int, bool, bool]] = []
     found += _pettingzoo("API", lambda: parallel_api_test(make_parallel(), num_cycles=min(max_steps, 200)))
     if env.spec.masks_actions:
         found.append(Finding("note", "PettingZoo's seed test is left out: it ignores action masks; ours follows"))
@@ -82,12 +97,15 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
         found += _pettingzoo("seed", lambda: parallel_seed_test(make_parallel, num_cycles=50))
     try:
         found += _determinism(env, make_env(task, config))
-        found += _episodes(env, max_steps)
+        found += _episodes(env, max_steps, ends)
         found += compare_rewards(env, config)
     except UserError as error:
         found.append(Finding("wrong", str(error)))
     env.close()
-    return CheckReport(task, tuple(found))
+    lengths = tuple(steps for steps, *ended in ends if any(ended))
+    wrong = sum(finding.verdict == "wrong" for finding in found)
+    endless = len(ends) == EPISODES - 1 and not lengths and wrong == 1  # the last one was to end
+    return CheckReport(task, tuple(found), env.spec, lengths, endless, hasattr(config, "episode_limit"))
 
 
 def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
@@ -135,14 +153,19 @@ def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> 
     return drawn
 
 
-def _description(spec: EnvSpec) -> str:
+def description(spec: EnvSpec) -> str:
+    """Agents and sizes in a line."""
+
     def sizes(values: tuple[int, ...]) -> str:
-        return f"{values[0]} each" if len(set(values)) == 1 else ", ".join(map(str, values))
+        if len(set(values)) == 1:
+            return f"{values[0]} each" if len(values) > 1 else str(values[0])
+        return ", ".join(map(str, values)) if len(values) <= 5 else f"{min(values)} to {max(values)}"
 
     kind = "choices" if spec.discrete else "continuous actions"
     limit = f", at most {spec.episode_limit} steps" if spec.episode_limit else ""
+    agents = f"{spec.n_agents} agents" if spec.n_agents > 1 else "1 agent"
     return (
-        f"{spec.n_agents} agents; observations {sizes(spec.obs_sizes)}; {kind} {sizes(spec.action_sizes)}"
+        f"{agents}; observations {sizes(spec.obs_sizes)}; {kind} {sizes(spec.action_sizes)}"
         f"{' with masks' if spec.masks_actions else ''}; state {spec.state_dim}{limit}"
     )
 
@@ -220,10 +243,21 @@ class _Beside:
             self.mask = self.env.reset(seed=2)[0]["action_mask"]
 
 
-def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
-    """Play random actions; the adapter checks every value."""
+def _precision(env: JointEnv) -> list[Finding]:
+    """Note observations that are wider than float32."""
+    wide = any(box.dtype == np.float64 for box in _boxes(env).values())
+    return [Finding("note", "observations are of float64: they are converted to float32")] if wide else []
+
+
+def _episodes(env: JointEnv, max_steps: int, ends: list[tuple[int, bool, bool]]) -> list[Finding]:
+    """Play random actions; the adapter checks every value.
+
+    Args:
+        env: the environment.
+        max_steps: see :func:`check_environment`.
+        ends: is given each episode's steps, and whether it terminated or was truncated.
+    """
     rng, outside = np.random.default_rng(0), False
-    ends: list[tuple[int, bool, bool]] = []
     limit = env.spec.episode_limit
     for seed in range(EPISODES):
         joint, steps, terminated, truncated = env.reset(seed=seed)[0], 0, False, False
@@ -250,15 +284,23 @@ def _episodes(env: JointEnv, max_steps: int) -> list[Finding]:
 
 def _within(env: JointEnv, joint: Joint) -> bool:
     """Whether observations are within the bounds of their Box."""
+    for i, box in _boxes(env).items():
+        seen = joint["obs"][i, : env.spec.obs_sizes[i]]
+        slack = 1e-5 * (1 + np.abs(seen))
+        if (seen < box.low.ravel() - slack).any() or (seen > box.high.ravel() + slack).any():
+            return False
+    return True
+
+
+def _boxes(env: JointEnv) -> dict[int, spaces.Box]:
+    """Observation spaces of the agents that observe a Box, by their numbers."""
+    found = {}
     for i, agent in enumerate(env.parallel_env.possible_agents):
         space = env.parallel_env.observation_space(agent)
         box = space["observation"] if isinstance(space, spaces.Dict) else space
         if isinstance(box, spaces.Box):
-            seen = joint["obs"][i, : env.spec.obs_sizes[i]]
-            slack = 1e-5 * (1 + np.abs(seen))
-            if (seen < box.low.ravel() - slack).any() or (seen > box.high.ravel() + slack).any():
-                return False
-    return True
+            found[i] = box
+    return found
 
 
 def _flat(joint: Joint, *more: float) -> np.ndarray:

@@ -79,10 +79,11 @@ def _state_names(task: str, agents: Sequence[str]) -> list[str]:
 
 def scene(parallel_env: Any, width: int, height: int) -> PlaneScene:
     """A scene of the particles of an environment from :func:`make`; width and height in pixels."""
-    from dima.envs.render.mpe import READERS, PlaneScene
+    from dima.envs.render.mpe import READERS, WITH_TARGETS, PlaneScene
 
     inner = parallel_env.unwrapped
-    return PlaneScene(inner.world, READERS[inner.metadata["name"].rpartition("_v")[0]], width, height)
+    task = inner.metadata["name"].rpartition("_v")[0]
+    return PlaneScene(inner.world, READERS[task], task in WITH_TARGETS, width, height)
 
 
 def tasks() -> list[TaskInfo]:

@@ -10,6 +10,7 @@ import torch
 from dima.data import Act
 from dima.envs.vector import VectorEnv
 from dima.experience.episodes import episode_seed, play
+from dima.runtime.signals import Stop
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,14 @@ class Evaluation:
         return float(np.std(self.returns))
 
 
-def evaluate(envs: VectorEnv, act: Act, episodes: int, seed: int, device: torch.device | str = "cpu") -> Evaluation:
+def evaluate(
+    envs: VectorEnv,
+    act: Act,
+    episodes: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    stop: Stop | None = None,
+) -> Evaluation:
     """Play ``episodes`` episodes and return their team returns.
 
     Args:
@@ -38,7 +46,11 @@ def evaluate(envs: VectorEnv, act: Act, episodes: int, seed: int, device: torch.
         episodes: number of episodes, each with its own seed.
         seed: episode *i* starts in the same way for every policy evaluated under this seed.
         device: of the policy.
+        stop: heeded between two steps.
+
+    Raises:
+        Interrupted: a stop was requested.
     """
     seeds = [episode_seed(seed, i, "evaluation") for i in range(episodes)]
-    played = play(envs, act, seeds, device)
+    played = play(envs, act, seeds, device, stop=stop)
     return Evaluation(tuple(e.team_return for e in played), tuple(len(e) for e in played))

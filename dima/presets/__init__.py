@@ -4,7 +4,7 @@ A file holds fields of the run's config. Two sections narrow further differences
 task's name before the slash) and ``tasks`` (by its full name). World models share the files of ``model_based``, which
 their own refine; so a registered model of the user's own has these presets, too. A registered config class may bring
 presets of its own as ``presets``, a mapping of names to such differences. ``published`` is the defaults and needs no
-file.
+file. A preset that ``extends`` another states what differs from that one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from dima.config import read_yaml
 from dima.errors import ConfigError, nearest
 from dima.world_models.base import WorldModelConfig
 
-PUBLISHED = "published"
+PUBLISHED, SMALL, QUICK = "published", "small", "quick"
+GPU_SIZED = (PUBLISHED, "sharp", "lean")  # presets that take days without one
 MODEL_BASED = "model_based"
-_SECTIONS = ("suites", "tasks")
+_SMALLER = {**dict.fromkeys(GPU_SIZED, SMALL), SMALL: QUICK}
+_SECTIONS, _EXTENDS = ("suites", "tasks"), "extends"
 _HOME = Path(__file__).parent
 
 
@@ -28,6 +30,17 @@ def preset_names(algorithm: str) -> list[str]:
     """The presets an algorithm has, ``published`` first."""
     found = {path.stem for folder in _folders(algorithm) for path in (_HOME / folder).glob("*.yaml")}
     return [PUBLISHED, *sorted({*found, *_own(algorithm)} - {PUBLISHED})]
+
+
+def default_preset(algorithm: str) -> str:
+    """``small``, or the defaults of an algorithm that has no such preset."""
+    return SMALL if SMALL in preset_names(algorithm) else PUBLISHED
+
+
+def smaller_preset(algorithm: str, preset: str) -> str | None:
+    """The next smaller preset that still learns, if the algorithm has one."""
+    smaller = _SMALLER.get(preset)
+    return smaller if smaller in preset_names(algorithm) else None
 
 
 def preset_changes(algorithm: str, preset: str, task: str) -> list[Mapping[str, Any]]:
@@ -41,21 +54,33 @@ def preset_changes(algorithm: str, preset: str, task: str) -> list[Mapping[str, 
     changes: list[Mapping[str, Any]] = []
     for content in read_preset(algorithm, preset):
         sections = [dict(content.get(name) or {}) for name in _SECTIONS]
-        changes.append({name: value for name, value in content.items() if name not in _SECTIONS})
+        changes.append({name: value for name, value in content.items() if name not in (*_SECTIONS, _EXTENDS)})
         keys = (task.split("/")[0], task)
         changes += [section[key] for section, key in zip(sections, keys, strict=True) if section.get(key)]
     return changes
 
 
-def read_preset(algorithm: str, preset: str) -> list[Mapping[str, Any]]:
-    """A preset's contents as they stand, the narrower after the wider.
+def read_preset(algorithm: str, preset: str, extending: tuple[str, ...] = ()) -> list[Mapping[str, Any]]:
+    """A preset's contents as they stand, the narrower after the wider, those of a preset it extends first.
+
+    Args:
+        algorithm: whose preset it is.
+        preset: its name.
+        extending: presets that extend it.
 
     Raises:
-        ConfigError: a file is not valid YAML.
+        ConfigError: a file is not valid YAML, or what it extends does not exist or extends it.
     """
     paths = [_HOME / folder / f"{preset}.yaml" for folder in _folders(algorithm)]
     contents: list[Mapping[str, Any]] = [read_yaml(path) for path in paths if path.is_file()]
-    return [*contents, *([own[preset]] if preset in (own := _own(algorithm)) else [])]
+    contents += [own[preset]] if preset in (own := _own(algorithm)) else []
+    extending, extended = (*extending, preset), list[Mapping[str, Any]]()
+    for base in dict.fromkeys(content[_EXTENDS] for content in contents if _EXTENDS in content):
+        if base in extending or base not in preset_names(algorithm):
+            why = "which extends it" if base in extending else "which does not exist"
+            raise ConfigError(f"the preset {preset!r} of {algorithm!r} extends {base!r}, {why}")
+        extended += read_preset(algorithm, base, extending)
+    return extended + contents
 
 
 def _folders(algorithm: str) -> list[str]:

@@ -65,6 +65,7 @@ def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress 
         )
         shares = [source.share / sum(source.share for source in sources) for source in sources]
         with DatasetWriter.open(config.folder, header, protocol(str(device)), overwrite=overwrite) as writer:
+            progress.start(min(writer.steps(), config.steps), config.steps)
             for number, source in enumerate(loaded):
                 target = ceil(config.steps * shares[number] - 1e-6)
                 while (missing := target - writer.steps(number)) > 0:

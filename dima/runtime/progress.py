@@ -1,16 +1,18 @@
-"""Progress display, and wall time per phase.
+"""Progress display, wall time per phase, and the time a run still takes.
 
-:class:`Progress` only measures time; :class:`Lines` prints a line per iteration, :class:`Bars` a bar per phase on a
-terminal. :func:`choose_progress` picks one.
+:class:`Progress` only measures time; :class:`Quiet` prints warnings alone, :class:`Lines` a line per iteration too,
+:class:`Bars` a bar for the run and one for its phase on a terminal. :func:`choose_progress` picks one.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
+
+from dima.runtime.pace import Pace, Share
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -25,6 +27,9 @@ class Progress:
     Attributes:
         seconds: wall seconds spent in each phase so far; a resumed run starts it from its checkpoint.
         unit: in which the length of a run is counted.
+        pace: of the iterations since :meth:`start`.
+        done: steps so far.
+        total: steps of the whole run; 0 if it is not counted.
     """
 
     unit = "step"
@@ -32,7 +37,9 @@ class Progress:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._lap: dict[str, float] = {}
-        self._start: tuple[float, int] | None = None
+        self.pace = Pace()
+        self.done, self.total = 0, 0
+        self._last: float | None = None  # when the last iteration ended
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
@@ -73,23 +80,38 @@ class Progress:
         lap, self._lap = self._lap, {}
         return lap
 
-    def iteration(self, done: int, total: int, **numbers: float) -> None:
+    def start(self, done: int, total: int) -> None:
+        """Report where a run starts; arguments as for :meth:`iteration`."""
+        self.pace, self.done, self.total, self._last = Pace(), done, total, time.perf_counter()
+
+    def iteration(self, done: int, total: int, share: Share = "whole", **numbers: float) -> None:
         """Report a finished iteration.
 
         Args:
             done: steps so far.
             total: steps of the whole run.
+            share: of learning that took place, for the time left.
             numbers: metrics to display, such as ``team_return``.
         """
         now = time.perf_counter()
-        began, first = self._start or (now, done)
-        self._start = (began, first)
-        to_go = max(0, total - done)  # a last iteration may overshoot
-        left = (now - began) / (done - first) * to_go if done > first else None
-        self._show_iteration(done, total, numbers, left)
+        if self._last is not None:
+            self.pace.add(now - self._last, done - self.done, share)
+        self.done, self.total, self._last = done, total, now
+        self._show_iteration(done, total, numbers, self.time_left())
+
+    def time_left(self) -> float | None:
+        """Estimated seconds to the end of the run, at least 0; None if unknown."""
+        pace = self.pace.seconds_per_step
+        if pace is None or self._last is None:
+            return None
+        return max(0.0, pace * (self.total - self.done) - (time.perf_counter() - self._last))
 
     def message(self, text: str) -> None:
-        """Display a message."""
+        """Display a line."""
+
+    def warn(self, text: str) -> None:
+        """Display a warning, also where nothing else is displayed."""
+        self.message(text)
 
     @contextmanager
     def _shown(self, name: str, total: int | None) -> Iterator[Step]:
@@ -99,8 +121,19 @@ class Progress:
         """Display a finished iteration; ``left`` estimates the remaining seconds."""
 
 
+class Quiet(Progress):
+    """Warnings alone."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self._stream = stream or sys.stderr
+
+    def warn(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
 class Lines(Progress):
-    """A plain line per iteration: for log files, pipes and ``--quiet``."""
+    """A plain line per iteration: for log files and pipes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -110,11 +143,11 @@ class Lines(Progress):
         print(text, file=self._stream, flush=True)
 
     def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        self.message(_line(done, total, numbers, left, self.unit))
+        self.message(iteration_line(done, total, numbers, left, self.unit))
 
 
 class Bars(Lines):
-    """A bar with rate and time left for the current phase, below a line per finished iteration."""
+    """Bars with rate and time left for the run and the current phase, below a line per finished iteration."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
@@ -124,7 +157,7 @@ class Bars(Lines):
         if self._bars is None:
             super().message(text)
         else:
-            self._bars.console.print(text, highlight=False, markup=False)
+            self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def _shown(self, name: str, total: int | None) -> Iterator[Step]:
@@ -132,7 +165,16 @@ class Bars(Lines):
             yield _nothing
             return
         with _rich_bars(self._stream) as self._bars:
+            if self.total:
+                self._bars.add_task(
+                    f"run ({self.unit}s)",
+                    total=self.total,
+                    completed=min(self.done, self.total),
+                    pace=self.pace,
+                    left=self.time_left,
+                )
             task = self._bars.add_task(name, total=total)
+            self._bars.refresh()
             bars, count, shown = self._bars, 0, time.monotonic()
 
             def step() -> None:
@@ -141,7 +183,7 @@ class Bars(Lines):
                 now = time.monotonic()
                 if now - shown > _REDRAW_SECONDS:
                     shown = now
-                    bars.update(task, completed=count, refresh=True)
+                    bars.update(task, completed=count if total is None else min(count, total), refresh=True)
 
             try:
                 yield step
@@ -149,77 +191,26 @@ class Bars(Lines):
                 self._bars = None
 
 
-class RunsProgress:
-    """Progress of several runs at once, without a display."""
-
-    @contextmanager
-    def displaying(self, names: Sequence[str]) -> Iterator[None]:
-        """Display these runs while the block runs."""
-        yield
-
-    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        """Display a finished iteration of one run; see :meth:`Progress.iteration`."""
-
-
-class RunsLines(RunsProgress):
-    """A plain line per iteration of every run."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-
-    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        print(f"{name}: {_line(done, total, numbers, left)}", file=self._stream, flush=True)
-
-
-class RunsBars(RunsProgress):
-    """A bar per run, with its latest metrics."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-
-    @contextmanager
-    def displaying(self, names: Sequence[str]) -> Iterator[None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Rich
-
-        with Rich(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[latest]}"),
-            console=Console(file=self._stream),
-            auto_refresh=False,
-        ) as self._bars:
-            self._tasks = {name: self._bars.add_task(name, total=None, latest="starting") for name in names}
-            self._bars.refresh()
-            yield
-
-    def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        latest = _line(done, total, numbers, left)
-        self._bars.update(self._tasks[name], completed=done, total=total, latest=latest, refresh=True)
-
-
-def choose_runs_progress(quiet: bool = False, stream: TextIO | None = None) -> RunsProgress:
-    """Bars on a terminal, plain lines elsewhere or when quiet, for several runs."""
-    stream = stream or sys.stderr
-    return RunsBars(stream) if stream.isatty() and not quiet else RunsLines(stream)
-
-
 def choose_progress(quiet: bool = False, stream: TextIO | None = None) -> Progress:
-    """Bars on a terminal, plain lines elsewhere or when quiet."""
+    """Bars on a terminal, plain lines elsewhere; when quiet, only warnings."""
     stream = stream or sys.stderr
-    return Bars(stream) if stream.isatty() and not quiet else Lines(stream)
+    if quiet:
+        return Quiet(stream)
+    return Bars(stream) if stream.isatty() else Lines(stream)
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Format seconds: ``45 s``, ``12 min``, ``3 h 20 min``, ``5 days``."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{round(minutes / 1440):,} days"
 
 
-def _line(done: int, total: int, numbers: dict[str, float], left: float | None, unit: str = "step") -> str:
+def iteration_line(done: int, total: int, numbers: dict[str, float], left: float | None, unit: str = "step") -> str:
+    """A finished iteration in a line."""
     parts = [f"{unit} {done:,} of {total:,}"]
     parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
     return "  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
@@ -231,20 +222,27 @@ def _nothing() -> None:
 
 def _rich_bars(stream: TextIO) -> RichProgress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as Rich
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+            pace = task.fields["pace"].seconds_per_step if "pace" in task.fields else None
+            rate = 1 / pace if pace else task.speed
+            return Text(f"{rate:.1f}/s" if rate else "", style="progress.data.speed")
+
+    class TimeLeft(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            left = task.fields["left"]() if "left" in task.fields else task.time_remaining
+            return Text("" if left is None else f"{duration(left)} left", style="progress.remaining")
 
     return Rich(
         TextColumn("{task.description:<24}"),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
-        TimeRemainingColumn(),
+        TimeLeft(),
         console=Console(file=stream),
         auto_refresh=False,
         transient=True,

@@ -32,6 +32,7 @@ class Summary:
         digits: decimals of the measure.
         note: a remark on the outcome, printed last.
         wall: seconds of all iterations.
+        random_score: measure of a random policy, where the curve's bars start.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Summary:
     digits: int = 1
     note: str = ""
     wall: float = 0.0
+    random_score: float | None = None
 
     def table(self) -> str:
         """Text: the curve of returns, the time per phase, the run folder."""
@@ -67,13 +69,14 @@ class Summary:
         return ", ".join(filter(None, (settings_line(self.env), self.simulator)))
 
     def _curve(self) -> list[str]:
-        returns = [mean for _, mean in self.evaluations]
-        low, high = min(returns), max(returns)
+        returns, random = [mean for _, mean in self.evaluations], self.random_score
+        low, high = min(returns) if random is None else random, max(returns)
         scale = (high - low) or 1.0
         width = max(12, len(self.measure))
         lines = [f"{self.unit.split()[-1]:>12}  {self.measure:>{width}}"]
+        lines += [] if random is None else [f"{'random':>12}  {random:>{width},.{self.digits}f}"]
         for steps, mean in self.evaluations:
-            bar = "▪" * round(_BAR * (mean - low) / scale)
+            bar = "▪" * round(_BAR * (mean - low) / scale) if mean > low else ""
             lines.append(f"{steps:>12,}  {mean:>{width},.{self.digits}f}  {bar}".rstrip())
         return lines
 

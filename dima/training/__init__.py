@@ -2,5 +2,6 @@
 
 Read ``run_config`` (every setting of a run), ``loop`` (learn, evaluate, log, save), ``online`` (``train`` in the
 environment, ``resume`` any run), ``offline`` (``fit`` a world model to a dataset) with ``validation`` (held-out error),
-and ``multi_seed`` (several seeds in parallel). ``old_names`` translates the configs of earlier versions.
+and ``multi_seed`` (several seeds in parallel). ``notices`` holds what a run says besides its progress, ``proposal`` a
+first run for a checked environment; ``old_names`` translates the configs of earlier versions.
 """

@@ -17,7 +17,9 @@ from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.config import count
 from dima.data import EnvSpec
 from dima.errors import ConfigError, DivergenceError, RunFolderError
+from dima.experience.evaluation import Evaluation
 from dima.runtime.machine import free_memory, keep_freed_memory
+from dima.runtime.pace import Share
 from dima.runtime.progress import Progress
 from dima.runtime.rng import rng_state, set_rng_state
 from dima.runtime.signals import Interrupted, Stop
@@ -26,6 +28,7 @@ from dima.storage.atomic import read_errors
 from dima.storage.budget import TimeBudget
 from dima.storage.memory import INIT_FACTOR, memory_limit, out_of_memory
 from dima.storage.run_folder import TOO_LARGE, RunFolder
+from dima.training.notices import duration_advice, opening, reward_advice
 from dima.training.run_config import RunConfig
 
 R = TypeVar("R", bound="TrainingLoop")
@@ -40,10 +43,13 @@ class TrainingLoop(ABC):
         iterations: finished so far.
         wall: seconds of the finished iterations.
         evaluations: (step, score) of every evaluation.
+        at_random: the evaluation of a random policy.
     """
 
     config: RunConfig
     algorithm: Algorithm
+    spec: EnvSpec
+    at_random: Evaluation | None = None
 
     def __init__(self, device: torch.device, progress: Progress) -> None:
         self.device, self.progress = device, progress
@@ -56,6 +62,7 @@ class TrainingLoop(ABC):
         self.chunks: list[dict[str, Any]] = []  # new replay chunks of these iterations
         self.first_chunk = 0  # the number of the first chunk still needed
         self.warned_of_rewards = False
+        self.judged_duration = False
 
     # -- defined by each kind of run ------------------------------------------------------------------------------
 
@@ -81,6 +88,18 @@ class TrainingLoop(ABC):
     def evaluate(self, before: int) -> dict[str, float]:
         """Evaluate if due after an iteration that began at step ``before``; returns metrics, or nothing."""
 
+    def evaluate_at_random(self, stop: Stop) -> Evaluation | None:
+        """Evaluate a random policy, where there is an environment, without an effect on the run.
+
+        Raises:
+            Interrupted: a stop was requested.
+        """
+        return None
+
+    def share(self, before: int) -> Share:
+        """How much of learning took place in an iteration that began at step ``before``."""
+        return "whole"
+
     @property
     def log_fields(self) -> dict[str, float]:
         """Fields of every log record besides step and iteration."""
@@ -104,16 +123,9 @@ class TrainingLoop(ABC):
             largest: size of the largest so far; 0 says nothing about their size.
             limits: ``reward_limits`` of what learns from them.
         """
-        outside = {flag: limit for flag, limit in limits.items() if not limit[0] <= largest <= limit[1]}
-        if not largest or not outside or self.warned_of_rewards:
-            return
-        self.warned_of_rewards = True
-        least, most = max(low for low, _ in outside.values()), min(high for _, high in outside.values())
-        bounds = f"{least:g} and more" if math.isinf(most) else f"{least:g} to {most:g}"
-        self.progress.message(
-            f"dima: the largest reward so far is {largest:.2g} in size, these settings learn from {bounds}: "
-            f"use preset small, or {' '.join(outside)}"
-        )
+        if not self.warned_of_rewards and (advice := reward_advice(largest, limits)):
+            self.warned_of_rewards = True
+            self.progress.warn(advice)
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -135,9 +147,9 @@ class TrainingLoop(ABC):
         The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows, and what was
         collected when a stop was requested.
         """
-        self.progress.lap()  # times before the first iteration are not logged
-        budget = TimeBudget(self.config.checkpoint_budget)
+        budget, started = TimeBudget(self.config.checkpoint_budget), time.perf_counter()
         with _log_failure(folder), _memory_errors(folder):
+            self._open(stop)
             while self.step < self.target and not stop.requested:
                 began, before = time.perf_counter(), self.step
                 try:
@@ -154,13 +166,35 @@ class TrainingLoop(ABC):
                     with budget.spending():
                         self._save(folder)
                 shown = {label: metrics[name] for name, label in self.highlights.items() if name in metrics}
-                self.progress.iteration(self.step, self.target, **shown)
+                self.progress.iteration(self.step, self.target, share=self.share(before), **shown)
+                self._judge_duration(time.perf_counter() - started)
             if self.unsaved:
                 self._save(folder)
         finished = self.step >= self.target
         if not finished:
             folder.log({"event": "interrupted"})
         return self.summary(folder.path, finished)
+
+    def _open(self, stop: Stop) -> None:
+        """Say what the run is, and start the clocks."""
+        with suppress(Interrupted):
+            self.at_random = self.evaluate_at_random(stop)
+        if self.step < self.target:
+            self.progress.message(opening(self.config, self.spec, self.algorithm, self.device, self.at_random))
+        self.progress.lap()  # times before the first iteration are not logged
+        self.progress.start(self.step, self.target)
+
+    def _judge_duration(self, spent: float) -> None:
+        """Say once that the run is long, as soon as its pace is known; ``spent`` seconds are over."""
+        pace = self.progress.pace
+        if self.judged_duration or self.step >= self.target:
+            return
+        assert isinstance(self.config.learner, AlgorithmConfig)
+        least = self.config.learner.first_steps
+        advice = duration_advice(self.config, pace, self.device, spent, self.step, self.target, least)
+        if advice is not None:
+            self.progress.warn(advice)
+        self.judged_duration = advice is not None or (pace.reliable and pace.share == "whole")
 
     def _log(
         self, folder: RunFolder, metrics: dict[str, float], evaluation: dict[str, float], began: float
@@ -202,10 +236,14 @@ class TrainingLoop(ABC):
         """Continue from the last saved iteration.
 
         Raises:
-            RunFolderError: the folder is damaged, or its checkpoint is of another config.
+            RunFolderError: the folder is damaged, its checkpoint is of another config, or is for acting only.
         """
         saved = folder.load()
         tree: dict[str, Any] = saved.tree
+        if "rng" not in tree:
+            raise RunFolderError(
+                f"{folder.path} holds what acting and imagining need, not what learning does: train anew"
+            )
         with read_errors(f"{folder.path}:", folder.mismatch):
             try:
                 self.load_state(tree, saved.chunks)

@@ -11,7 +11,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from dima.errors import ConfigError, UserError
-from dima.runtime.progress import Progress, RunsProgress
+from dima.runtime.multi_progress import RunsProgress
+from dima.runtime.progress import Progress
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.training.run_config import TrainConfig
@@ -99,19 +100,26 @@ def _watch(
             if isinstance(message, Outcome):
                 outcomes[seed] = message
             else:
-                progress.show(_name(seed), *message)
+                display, *shown = message
+                getattr(progress, display)(_name(seed), *shown)
     return outcomes
 
 
 class _Relay(Progress):
-    """Sends iterations to another process."""
+    """Sends what it would display to another process: a method of ``RunsProgress`` and its arguments."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._connection = connection
 
+    def message(self, text: str) -> None:
+        self._connection.send(("message", text))
+
+    def warn(self, text: str) -> None:
+        self._connection.send(("warn", text))
+
     def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        self._connection.send((done, total, numbers, left))
+        self._connection.send(("show", done, total, numbers, left))
 
 
 def _work(config: TrainConfig, overwrite: bool, connection: Connection) -> None:

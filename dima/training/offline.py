@@ -16,13 +16,14 @@ from dima.datasets.reader import Dataset
 from dima.envs import agreed_task, make_env
 from dima.errors import ConfigError, DatasetError
 from dima.experience.collector import largest_reward
-from dima.presets import preset_changes
+from dima.presets import default_preset, preset_changes
 from dima.runtime.device import pick_device
 from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
+from dima.training.notices import gpu_advice
 from dima.training.run_config import OfflineConfig, offline_config
 from dima.training.validation import HeldOut, state_std
 
@@ -32,7 +33,7 @@ _USED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # sett
 def fit_config(
     dataset: str | Path,
     algorithm: str = "dima",
-    preset: str = "published",
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
     task: str | None = None,
@@ -44,7 +45,7 @@ def fit_config(
     Args:
         dataset: its folder.
         algorithm: name of an algorithm that learns a world model.
-        preset: name of one of the algorithm's presets.
+        preset: name of one of the algorithm's presets; by default ``small``, if it has that.
         overrides: changes to the preset, nested like the config.
         task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
 
@@ -57,6 +58,7 @@ def fit_config(
     config = offline_config(str(user_path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
         raise ConfigError(f"{algorithm} learns no world model that could be fitted to a dataset: use --algorithm dima")
+    preset = default_preset(algorithm) if preset is None else preset
     for changes in preset_changes(algorithm, preset, name):
         config = config.override({"learner": changes.get("learner") or {}})
     replay = {"capacity": data.steps, "recent_share": 0.25}
@@ -79,6 +81,8 @@ def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | 
     _refuse_unused(config)
     device = pick_device(config.device)
     with seeded(config, device), graceful_stop() as stop, Fitting(config, device, progress or Progress()) as run:
+        if advice := gpu_advice(config, device):
+            run.progress.warn(advice)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
         with folder:
             return run.run(folder, stop)
@@ -97,7 +101,7 @@ class Fitting(TrainingLoop):
         self.config, self.dataset = config, Dataset.open(config.dataset)
         progress.unit = "iteration"
         env = make_env(config.task, config.env)
-        spec = env.spec
+        self.spec = spec = env.spec
         self.dataset.require(config.task, config.env, spec)
         env.close()
         with progress.phase("read"):
@@ -184,7 +188,8 @@ class Fitting(TrainingLoop):
 
     @property
     def _measure(self) -> str:
-        return f"held_out/state_{self.config.evaluation_horizon}"
+        told = "state" if self.algorithm.world_model.predicts_state else "obs"
+        return f"held_out/{told}_{self.config.evaluation_horizon}"
 
 
 def _refuse_unused(config: OfflineConfig) -> None:

@@ -19,20 +19,26 @@ from dima.envs.check import compare_rewards
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, EnvError
 from dima.experience.collector import Collector
+from dima.experience.episodes import random_policy
 from dima.experience.evaluation import Evaluation, evaluate
 from dima.policies.base import Policy
 from dima.runtime.device import pick_device
 from dima.runtime.fork import in_background
+from dima.runtime.pace import Share
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import mujoco_versions, simulator_line
+from dima.runtime.rng import drawn_from
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.dashboards import require_dashboards
 from dima.storage.run_folder import RunFolder
 from dima.training.loop import TrainingLoop, build, seeded
+from dima.training.notices import gpu_advice
 from dima.training.offline import Fitting
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
+
+RANDOM_EPISODES = 5  # at most, of the random policy that a run is compared with
 
 
 def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
@@ -53,6 +59,8 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         graceful_stop() as stop,
         Trainer(config, device, progress or Progress(), stop=stop) as trainer,
     ):
+        if advice := gpu_advice(config, device):
+            trainer.progress.warn(advice)
         _warn_if_short(config, trainer.progress)
         _look_at_environment(config, trainer.progress)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
@@ -65,7 +73,7 @@ def _warn_if_short(config: TrainConfig, progress: Progress) -> None:
     assert isinstance(config.learner, AlgorithmConfig)
     first = config.learner.first_steps
     if config.steps <= first:
-        progress.message(
+        progress.warn(
             f"dima: steps = {config.steps:,} are no more than the {first:,} that {config.algorithm} collects before it "
             "learns: give more steps, or a preset with fewer"
         )
@@ -83,9 +91,9 @@ def _look_at_environment(config: TrainConfig, progress: Progress) -> None:
         for finding in compare_rewards(env, config.env):
             if finding.verdict == "wrong":
                 raise EnvError(f"{config.task}: {finding.text}")
-            progress.message(f"dima: {finding.text}")
+            progress.warn(f"dima: {finding.text}")
         for text in env.conversions:
-            progress.message(f"dima: {text}")
+            progress.warn(f"dima: {text}")
 
 
 def resume(
@@ -201,7 +209,8 @@ class Trainer(TrainingLoop):
         self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
         self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device, stop)
-        self.algorithm = build(config, self.envs.spec, device, known)
+        self.spec = self.envs.spec
+        self.algorithm = build(config, self.spec, device, known)
         self.earlier: list[tuple[int, dict[str, Tensor]]] = []  # step and weights of earlier policies
         self.evaluation_pending = False  # during the next iteration, in the background
 
@@ -226,10 +235,22 @@ class Trainer(TrainingLoop):
         old, new = (mujoco_versions(self.config.task, facts)[-1:] for facts in (before, now))
         if old != new and self.step:
             before_that, from_here = (versions[0] if versions else "of an unknown version" for versions in (old, new))
-            self.progress.message(
+            self.progress.warn(
                 f"dima: MuJoCo {before_that} simulated the steps up to {self.step:,}, {from_here} simulates the rest: "
                 "returns may differ; protocol.json records both"
             )
+
+    def evaluate_at_random(self, stop: Stop) -> Evaluation | None:
+        seed, episodes = self.config.seed, min(RANDOM_EPISODES, self.config.evaluation_episodes)
+        with drawn_from("cpu", seed):
+            return evaluate(self.test_envs, random_policy(self.spec), episodes, seed, stop=stop)
+
+    def share(self, before: int) -> Share:
+        learner = self.config.learner
+        assert isinstance(learner, AlgorithmConfig)
+        if before < learner.first_steps:
+            return "none"
+        return "part" if self.iterations <= learner.first_iterations else "whole"
 
     def learn(self) -> Metrics:
         algorithm, collector, progress = self.algorithm, self.collector, self.progress
@@ -309,4 +330,5 @@ class Trainer(TrainingLoop):
             env=self.config.env.to_dict(),
             simulator=simulator_line(self.config.task, RunFolder.open(folder).protocol()),
             finished=finished,
+            random_score=self.at_random.mean if self.at_random else None,
         )

@@ -11,7 +11,7 @@ from dima.algorithms import agreed_algorithm, algorithm_config
 from dima.config import Config, Count, Fraction, Range, Whole, shown, user_path
 from dima.envs import agreed_task, suite_config
 from dima.errors import ConfigError
-from dima.presets import preset_changes
+from dima.presets import default_preset, preset_changes
 from dima.registry import FromFile
 from dima.training.old_names import modernise
 
@@ -128,7 +128,7 @@ def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
 def build_config(
     task: str,
     algorithm: str = "dima",
-    preset: str = "published",
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Build the resolved config of a run in the environment.
@@ -136,13 +136,13 @@ def build_config(
     Args:
         task: name of an environment.
         algorithm: name of an algorithm.
-        preset: name of one of the algorithm's presets.
+        preset: name of one of the algorithm's presets; by default ``small``, if it has that.
         overrides: changes to the preset, nested like the config.
 
     Raises:
         ConfigError: a name or a field does not exist, or a value does not fit.
     """
-    config = default_config(task, algorithm)
+    config, preset = default_config(task, algorithm), default_preset(algorithm) if preset is None else preset
     for changes in preset_changes(algorithm, preset, task):
         config = config.override(changes)
     return config.override({"preset": preset} | dict(overrides or {}))

@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
     return path
 
 
-SHORT = ("--preset", "debug", "--steps", "120", "--device", "cpu", "--threads", "1", "--no-tensorboard", "--quiet")
+SHORT = ("--preset", "debug", "--steps", "120", "--device", "cpu", "--threads", "1", "--no-tensorboard")
 
 
 class TestHelp:
@@ -85,6 +85,23 @@ class TestTrain:
         config = RunFolder.open(tmp_path / "run").config()
         assert config["learner"]["horizon"] == 3
         assert config["learner"]["imaginations"] == 2  # of the preset
+
+    def test_quiet_prints_nothing_but_warnings_and_errors(self, command, tmp_path):
+        quiet = (*SHORT, "--quiet", "--run", tmp_path / "run")
+        assert command("train", "toy/walk", "--algorithm", "mappo", *quiet) == (0, "", "")
+        assert command("resume", tmp_path / "run", "--steps", "180", "--quiet") == (0, "", "")
+        seeds = (*SHORT, "--quiet", "--run", tmp_path / "seeds", "--seeds", "0", "1")
+        assert command("train", "toy/walk", "--algorithm", "mappo", *seeds) == (0, "", "")
+        data = tmp_path / "data"
+        assert command("dataset", "record", "toy/walk", "--steps", "120", "--out", data, "--quiet") == (0, "", "")
+        fit = (*SHORT[:2], *SHORT[4:], "--iterations", "1", "--quiet", "--run", tmp_path / "fit")
+        assert command("fit", data, "--evaluation-horizon", "3", *fit) == (0, "", "")
+        status, out, err = command("train", "toy/walk", "--algorithm", "mappo", *quiet)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        hasac = ("train", "toy/walk", "--algorithm", "hasac", *SHORT, "--quiet", "--run", tmp_path / "short")
+        status, out, err = command(*hasac, "--learner.warmup", "120")
+        assert (status, out, err.count("\n")) == (0, "", 1)
+        assert "no more than the 120 that hasac collects" in err
 
     def test_the_task_may_be_anywhere(self, command, tmp_path):
         args = ["--quiet", "--algorithm=mappo", *SHORT[:2], "--steps=60", f"--run={tmp_path / 'r'}", "toy/walk"]
@@ -186,7 +203,7 @@ class TestTrain:
         assert f"continue with `dima resume {tmp_path / 'run'}`" in out
         assert "stopping as soon as the work is saved" in err
         monkeypatch.setattr("dima.runtime.progress.choose_progress", lambda quiet: Progress())
-        status, out, _ = command("resume", tmp_path / "run", "--quiet")
+        status, out, _ = command("resume", tmp_path / "run")
         assert status == 0
         assert "120 environment steps" in out or "150 environment steps" in out
 
@@ -213,7 +230,7 @@ class TestOthers:
         import shutil
 
         copy = shutil.copytree(finished, tmp_path / "copy")
-        status, out, _ = command("resume", copy, "--steps", "200", "--quiet")
+        status, out, _ = command("resume", copy, "--steps", "200")
         assert status == 0
         assert "200 environment steps" in out
 
@@ -242,12 +259,13 @@ class TestOthers:
         status, out, _ = command("algorithms")
         assert status == 0
         assert "dima " in out
-        assert "presets: published, debug, small" in out
+        assert "presets: published, debug, quick, small" in out
 
-    def test_check(self, command):
-        status, out, _ = command("check", "toy/walk")
-        assert status == 0
-        assert out.strip()
+    def test_train_shows_the_default_preset(self, command):
+        _, out, _ = command("train", "toy/walk", "--algorithm", "mappo", "--help")
+        text = " ".join(out.replace("│", " ").split())
+        assert "environment steps of the whole run (default: 20000)" in text
+        assert "that this config was built with (default: small)" in text
 
     def test_doctor(self, command):
         status, out, _ = command("doctor")

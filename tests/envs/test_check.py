@@ -126,11 +126,24 @@ def test_episodes_without_an_end(report, puppet, monkeypatch, stated):
         env.episode_limit = stated
         return env
 
-    assert "step 80 of the episode with seed 2: the episode has no end: truncate it" in wrong(
-        report(make, max_steps=60)
-    )
-    assert report(make, max_steps=60, config=PettingZooConfig(episode_limit=9)).ok
-    assert report(lambda: make(70), max_steps=60).ok
+    found = report(make, max_steps=60)
+    assert "step 80 of the episode with seed 2: the episode has no end: truncate it" in wrong(found)
+    assert (found.endless, found.can_be_cut, found.lengths) == (True, True, ())
+    cut = report(make, max_steps=60, config=PettingZooConfig(episode_limit=9))
+    assert cut.ok and not cut.endless
+    assert cut.lengths == (9, 9, 9)
+    late = report(lambda: make(70), max_steps=60)
+    assert late.ok and not late.endless
+    assert late.lengths == (70,)
+
+
+def test_episodes_without_an_end_in_an_environment_with_another_fault(report, puppet, monkeypatch):
+    monkeypatch.setattr("dima.envs.checked.ENDLESS", 80)
+
+    def noisy(step, seen):
+        return {a: np.random.normal(size=2).astype(np.float32) for a in seen}
+
+    assert not report(lambda: puppet(limit=10**9, observations=noisy), max_steps=60).endless
 
 
 def test_masks_that_come_after_the_reset_are_no_fault_of_a_step(report, puppet):
@@ -195,6 +208,11 @@ def test_wider_observations_are_converted_with_a_note(report, puppet):
     found = report(lambda: puppet(observations=wide))
     assert found.ok
     assert "note   agent 'left' observes float64 where its space says float32: it is converted" in found.lines
+    assert not any("float64" in line for line in report(puppet).lines)
+    double = {a: spaces.Box(-9, 9, (2,), np.float64) for a in ("left", "right")}
+    declared = report(lambda: puppet(observation=double))
+    assert declared.ok
+    assert "note   observations are of float64: they are converted to float32" in declared.lines
     whole = {a: spaces.Box(0, 9, (2,), np.int32) for a in ("left", "right")}
     odd = report(lambda: puppet(observation=whole, observations=wide))
     assert "observed an array of dtype float64: its space says int32; convert the array" in wrong(odd)

@@ -53,7 +53,7 @@ def test_published_presets_are_harl_s_tuned_settings(case: dict[str, Any]) -> No
 @cases("base")
 @pytest.mark.parametrize("task", ["my.package:make", "pettingzoo/my.package:parallel_env", "toy/walk"])
 def test_published_is_harl_s_base_config_on_other_tasks(task: str, case: dict[str, Any]) -> None:
-    config = build_config(task, case["algorithm"])
+    config = build_config(task, case["algorithm"], "published")
     assert (config.preset, config.steps, config.envs) == ("published", case["num_env_steps"], case["n_rollout_threads"])
     rollout_steps = case["n_rollout_threads"] * case["episode_length"]
     assert config.evaluate_every == case["eval_interval"] * rollout_steps

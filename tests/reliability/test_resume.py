@@ -27,6 +27,7 @@ PHASES = {
     "dima": ("collect", "decoder", "denoiser", "reward", "imagine and update", "save", "evaluate"),
     "hasac": ("collect", "update", "save", "evaluate"),
     "mamba": ("collect", "dynamics", "imagine and update", "save", "evaluate"),
+    "marie": ("collect", "tokenizer", "transformer", "imagine and update", "save", "evaluate"),
     "mappo": ("collect", "update", "save", "evaluate"),
 }
 

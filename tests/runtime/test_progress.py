@@ -10,7 +10,7 @@ import time
 import pytest
 
 import dima.runtime.progress as module
-from dima.runtime.progress import Bars, Lines, Progress, choose_progress, duration
+from dima.runtime.progress import Bars, Lines, Progress, Quiet, choose_progress, duration
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 
@@ -102,6 +102,54 @@ def test_time_left_of_parallel_runs_is_never_negative(clock):
     assert estimates == [None, 0.0]
 
 
+def test_time_left_counts_down_from_the_last_iteration_that_learnt(clock):
+    progress = Progress()
+    progress.start(0, 1_000)
+    assert progress.time_left() is None
+    clock[0] += 1
+    progress.iteration(500, 1_000, share="none")
+    assert progress.time_left() is None
+    clock[0] += 20
+    progress.iteration(600, 1_000)
+    assert progress.time_left() == 80
+    clock[0] += 30
+    assert progress.time_left() == 50
+    clock[0] += 100
+    assert progress.time_left() == 0
+
+
+def test_a_second_run_has_a_pace_of_its_own(clock):
+    progress = Progress()
+    for _ in range(2):
+        progress.start(0, 100)
+        assert progress.time_left() is None
+        clock[0] += 1
+        progress.iteration(10, 100)
+
+
+def test_a_bar_for_the_run_is_beside_that_of_the_phase(monkeypatch, clock):
+    monkeypatch.setattr(module, "_REDRAW_SECONDS", 0.0)
+    progress, stream = Bars(Terminal()), Terminal()
+    progress._stream = stream
+    progress.start(0, 300)
+    clock[0] += 100
+    progress.iteration(100, 300)
+    with progress.phase("denoiser", total=2) as step:
+        for _ in range(3):  # one more than announced
+            step()
+        run, phase = stream.getvalue().splitlines()[-2:]
+    assert "run (steps)" in run and "100/300" in run and "3 min left" in run and "1.0/s" in run
+    assert "denoiser" in phase and "2/2" in phase
+    assert " -" not in stream.getvalue()
+
+
+def test_work_that_is_no_run_has_one_bar(monkeypatch):
+    stream = Terminal()
+    with Bars(stream).phase("read", total=2) as step:
+        step()
+    assert "read" in stream.getvalue() and "run (" not in stream.getvalue()
+
+
 def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
     monkeypatch.setattr(module, "_REDRAW_SECONDS", 0.0)
     stream = Terminal()
@@ -123,13 +171,38 @@ def test_bars_show_the_phase_and_lines_stay_above(monkeypatch):
 
 def test_bars_on_terminals_only():
     assert type(choose_progress(stream=Terminal())) is Bars
-    assert type(choose_progress(quiet=True, stream=Terminal())) is Lines
+    assert type(choose_progress(quiet=True, stream=Terminal())) is Quiet
     assert type(choose_progress(stream=io.StringIO())) is Lines
+
+
+def test_quiet_prints_warnings_alone(clock):
+    stream = io.StringIO()
+    progress = Quiet(stream)
+    progress.start(0, 20)
+    progress.message("a run")
+    progress.warn("dima: slow")
+    clock[0] += 1
+    progress.iteration(10, 20)
+    assert stream.getvalue() == "dima: slow\n"
+
+
+@pytest.mark.parametrize("made", ["Lines", "Bars"])
+def test_others_print_them_too(made):
+    stream = io.StringIO()
+    getattr(module, made)(stream).warn("dima: slow")
+    assert stream.getvalue() == "dima: slow\n"
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.25, "0.2 s"), (45.4, "45 s"), (300, "5 min"), (12_000, "3 h 20 min"), (6_000, "1 h 40 min")],
+    [
+        (0.25, "0.2 s"),
+        (45.4, "45 s"),
+        (300, "5 min"),
+        (12_000, "3 h 20 min"),
+        (6_000, "1 h 40 min"),
+        (7 * 86_400, "7 days"),
+    ],
 )
 def test_durations_in_words(seconds, text):
     assert duration(seconds) == text
@@ -199,6 +272,16 @@ class TestSummary:
         assert any(line.split() == ["wall", "time", "60", "s"] for line in lines)
         assert "run folder: runs/x" in table
         assert "interrupted" not in table
+
+    def test_bars_start_at_the_random_policy(self):
+        scores = [(10, -20.0), (20, -10.0), (30, 10.0)]
+        lines = Summary("t", "a", "runs/x", 30, scores, random_score=-15.0).table().splitlines()
+        bars = {line.split()[0]: line.count("▪") for line in lines if line.startswith("  ")}
+        assert bars == {"steps": 0, "random": 0, "10": 0, "20": 6, "30": 30}
+        assert any(line.split() == ["random", "-15.0"] for line in lines)
+
+    def test_bars_of_runs_that_are_all_worse_than_the_random_policy(self):
+        assert "▪" not in Summary("t", "a", "runs/x", 10, [(10, -20.0)], random_score=-15.0).table()
 
     def test_an_interrupted_run_says_how_to_continue(self):
         table = Summary("t", "a", "runs/x", 0, [], finished=False).table()

@@ -39,7 +39,7 @@ def test_a_resume_warns_in_one_line_and_records_both(begun, tmp_path, capsys):
     before = (begun / "protocol.json").read_text()
     with RunFolder.open(begun) as folder:
         steps = folder.records()[-1]["step"]
-    assert main(["resume", str(begun), "--steps", "128", "--quiet"]) == 0
+    assert main(["resume", str(begun), "--steps", "128"]) == 0
     out, err = capsys.readouterr()
     warnings = [line for line in err.splitlines() if "MuJoCo" in line]
     assert warnings == [

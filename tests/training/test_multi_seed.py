@@ -13,7 +13,7 @@ import pytest
 
 from dima.cli import main
 from dima.errors import ConfigError
-from dima.runtime.progress import RunsBars, RunsLines, RunsProgress
+from dima.runtime.multi_progress import RunsBars, RunsLines, RunsProgress, RunsQuiet
 from dima.storage.run_folder import RunFolder
 from dima.training.multi_seed import train_seeds
 from dima.training.online import train
@@ -76,6 +76,7 @@ def test_the_command_prints_every_run(tmp_path, capsys) -> None:
     out, err = capsys.readouterr()
     assert "over 2 seeds" in out and all(str(tmp_path / f"run-seed{n}") in out for n in (0, 1))
     assert "seed 0: step 100 of 100" in err and "seed 1: step 100 of 100" in err
+    assert "seed 1: toy/walk: 2 agents" in err
     assert main(["train", "toy/walk", "--seeds", "0", "2", *args]) == 2
     out, err = capsys.readouterr()
     assert "dima: seed 0: " in err and "already holds a run" in err and "run-seed2" in out
@@ -93,7 +94,6 @@ def test_all_stop_together_and_save(tmp_path) -> None:
         str(tmp_path / "run"),
         "--checkpoint-budget",
         "0",
-        "--quiet",
     ]
     command = [sys.executable, "-m", "dima", "train", "toy/walk", "--seeds", "0", "1", *args]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -118,8 +118,16 @@ def test_views() -> None:
     with view.displaying(["a", "b"]):
         view.show("b", 10, 40, {"collected_return": 1.5}, 3.0)
     assert lines.getvalue() == "b: step 10 of 40  collected return 1.5  3.0 s left\n"
+    quiet = io.StringIO()
+    view = RunsQuiet(quiet)
+    view.show("b", 10, 40, {}, None)
+    view.message("b", "a run")
+    view.warn("b", "dima: slow")
+    assert quiet.getvalue() == "b: dima: slow\n"
     drawn = io.StringIO()
     bars = RunsBars(drawn)
     with bars.displaying(["a", "b"]):
         bars.show("b", 10, 40, {}, None)
+        bars.warn("b", "dima: slow")
+    assert "b: dima: slow" in drawn.getvalue()
     assert "a" in drawn.getvalue() and "starting" in drawn.getvalue() and "step 10 of 40" in drawn.getvalue()

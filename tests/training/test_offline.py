@@ -335,13 +335,13 @@ def command(capsys):
 
 def test_from_recording_to_a_fitted_model(command, tmp_path: Path):
     data, run = tmp_path / "d", tmp_path / "r"
-    recorded = ("--steps", 60, "--out", data, "--device", "cpu", "--quiet")
+    recorded = ("--steps", 60, "--out", data, "--device", "cpu")
     status, out, _ = command("dataset", "record", "toy/walk", *recorded)
     assert status == 0
     assert "train" in out and "held-out" in out and str(data) in out
     status, out, _ = command("dataset", "info", data, "--json")
     assert (status, json.loads(out)["task"]) == (0, "toy/walk")
-    fixed = ("--preset", "debug", "--iterations", 1, "--device", "cpu", "--no-tensorboard", "--threads", 1, "--quiet")
+    fixed = ("--preset", "debug", "--iterations", 1, "--device", "cpu", "--no-tensorboard", "--threads", 1)
     status, out, _ = command("fit", data, *fixed, "--run", run, "--learner.world-model.denoiser.reveal", "all")
     assert status == 0 and "its policy is untrained" in out
     assert RunFolder.open(run).config()["learner"]["world_model"]["denoiser"]["reveal"] == "all"

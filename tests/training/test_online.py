@@ -78,14 +78,25 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def one_line(capsys) -> str:
     """The message on standard error: one line without a traceback."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("step ")]
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("dima: ")
     return lines[0]
 
 
 def arguments(task: str, algorithm: str, folder: Path, *more: str) -> list[str]:
-    fixed = ["--preset", "debug", "--run", str(folder), "--device", "cpu", "--no-tensorboard", "--threads", "1"]
+    fixed = [
+        "--preset",
+        "debug",
+        "--run",
+        str(folder),
+        "--device",
+        "cpu",
+        "--no-tensorboard",
+        "--threads",
+        "1",
+        "--quiet",
+    ]
     return ["train", task, "--algorithm", algorithm, *fixed, *more]
 
 

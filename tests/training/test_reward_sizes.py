@@ -20,13 +20,13 @@ NORMALISED: dict[str, dict[str, Any]] = {
 
 
 class Messages(Progress):
-    """Keeps what is displayed."""
+    """Keeps the warnings."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
 
-    def message(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         self.seen.append(text)
 
 
@@ -67,12 +67,13 @@ def test_nothing_is_said_of_other_rewards(algorithm: str, reward: float, tmp_pat
     assert not messages(algorithm, reward, f"{tmp_path}/run", {})
 
 
-@pytest.mark.parametrize("preset", ["small", "sharp", "lean"])
+@pytest.mark.parametrize("preset", ["small", "quick", "sharp", "lean"])
 def test_presets_learn_rewards_of_any_size(preset: str) -> None:
-    for algorithm in ("dima", *(("ensemble", "mamba", "mappo", "happo", "hasac") if preset == "small" else ())):
+    every = preset in ("small", "quick")
+    for algorithm in ("dima", *(("ensemble", "mamba", "marie", "mappo", "happo", "hasac") if every else ())):
         assert not build_config("toy/walk", algorithm, preset).learner.reward_limits  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("algorithm", ["dima", "mamba", "mappo", "happo", "hasac"])
+@pytest.mark.parametrize("algorithm", ["dima", "mamba", "marie", "mappo", "happo", "hasac"])
 def test_published_settings_do_not(algorithm: str) -> None:
-    assert build_config("toy/walk", algorithm).learner.reward_limits  # type: ignore[attr-defined]
+    assert build_config("toy/walk", algorithm, "published").learner.reward_limits  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from dima.algorithms import algorithm_names
 from dima.config import read_yaml, write_yaml
 from dima.envs import all_tasks
 from dima.errors import ConfigError
-from dima.presets import preset_changes, preset_names, read_preset
+from dima.presets import GPU_SIZED, preset_changes, preset_names, read_preset, smaller_preset
 from dima.training.run_config import RunConfig, build_config, default_config
 
 EVERY_PRESET = [(algorithm, preset) for algorithm in algorithm_names() for preset in preset_names(algorithm)]
@@ -19,7 +19,7 @@ TASKS = {info.name.split("/")[0]: info.name for info in all_tasks()}
 def test_every_preset_loads_on_every_suite_and_survives_yaml(algorithm, preset, tmp_path):
     contents = read_preset(algorithm, preset)
     named = [task for content in contents for task in content.get("tasks") or {}]
-    assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo"}
+    assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo", "smax"}
     for task in [*TASKS.values(), "my.package:make", *named]:
         config = build_config(task, algorithm, preset)
         write_yaml(tmp_path / "config.yaml", config.to_dict())
@@ -28,7 +28,33 @@ def test_every_preset_loads_on_every_suite_and_survives_yaml(algorithm, preset, 
 
 @pytest.mark.parametrize("algorithm", ["dima", "ensemble"])
 def test_published_is_the_python_defaults_of_world_models(algorithm):
-    assert build_config("toy/walk", algorithm) == default_config("toy/walk", algorithm)
+    assert build_config("toy/walk", algorithm, "published") == default_config("toy/walk", algorithm)
+
+
+@pytest.mark.parametrize("algorithm", algorithm_names())
+def test_small_is_the_default(algorithm):
+    config = build_config("toy/walk", algorithm)
+    assert config == build_config("toy/walk", algorithm, "small")
+    assert config.preset == "small"
+
+
+@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("task", TASKS.values())
+def test_quick_is_small_with_less_to_do(algorithm, task):
+    quick, small = build_config(task, algorithm, "quick"), build_config(task, algorithm, "small")
+    assert quick.steps < small.steps
+    assert quick.evaluate_every < quick.steps
+    assert quick.learner.first_steps < quick.steps / 2
+    same = ["ppo"] if hasattr(quick.learner, "ppo") else ["hidden", "normalize_obs", "normalize_reward"]
+    assert all(getattr(quick.learner, name) == getattr(small.learner, name) for name in same)
+
+
+def test_smaller_presets_are_smaller_and_exist():
+    for algorithm in algorithm_names():
+        assert smaller_preset(algorithm, "published") == "small"
+        assert smaller_preset(algorithm, "small") == "quick"
+        assert smaller_preset(algorithm, "quick") is smaller_preset(algorithm, "debug") is None
+    assert set(GPU_SIZED) < set(preset_names("dima"))
 
 
 @pytest.mark.parametrize("algorithm", algorithm_names())
@@ -86,6 +112,22 @@ def test_sections_of_a_preset_are_for_suites_and_tasks(monkeypatch):
     other = build_config(next(name for name in TASKS.values() if name.startswith("mamujoco")), "dima", "mine")
     assert (other.seed, other.envs) == (1, 1)
     assert len(preset_changes("dima", "mine", "toy/other")) == 2
+
+
+def test_a_preset_extends_another(monkeypatch):
+    def own(**presets):
+        monkeypatch.setattr("dima.presets._own", lambda algorithm: presets)
+
+    wide = {"steps": 7, "envs": 2, "suites": {"toy": {"envs": 3, "seed": 4}}}
+    own(wide=wide, narrow={"extends": "wide", "envs": 5})
+    config = build_config("toy/walk", "mappo", "narrow")
+    assert (config.steps, config.envs, config.seed, config.preset) == (7, 5, 4, "narrow")
+    own(wide={"extends": "narrow"}, narrow={"extends": "wide"})
+    with pytest.raises(ConfigError, match="the preset 'wide' of 'mappo' extends 'narrow', which extends it"):
+        build_config("toy/walk", "mappo", "narrow")
+    own(narrow={"extends": "wdie"})
+    with pytest.raises(ConfigError, match="the preset 'narrow' of 'mappo' extends 'wdie', which does not exist"):
+        build_config("toy/walk", "mappo", "narrow")
 
 
 def test_the_folder_follows_from_the_names():

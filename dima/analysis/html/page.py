@@ -130,12 +130,12 @@ class Page:
         self._add_figure(self._claim(name), image, caption)
 
     def video(self, mp4: bytes, name: str, caption: str) -> None:
-        """A film, paused at first."""
+        """A film that plays at once, without sound, and begins again at its end."""
         source = _data("video/mp4", mp4)
         label = escape(caption)
         self._add_figure(
             self._claim(name),
-            f'<video controls loop muted playsinline src="{source}" aria-label="{label}"></video>',
+            f'<video autoplay controls loop muted playsinline src="{source}" aria-label="{label}"></video>',
             caption,
         )
 

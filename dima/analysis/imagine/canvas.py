@@ -1,14 +1,15 @@
-"""Lay out captioned pictures as film frames and filmstrips, and encode them as PNG and MP4."""
+"""Lay out captioned pictures as film frames and filmstrips; encode them as PNG, MP4 and animated WebP."""
 
 from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import imageio_ffmpeg  # type: ignore[import-untyped]
 import matplotlib
@@ -30,7 +31,7 @@ class Panel:
     color: str = TEXT  # of the name
 
 
-def frame(title: str, panels: Sequence[Panel]) -> np.ndarray:
+def frame(title: str, panels: Sequence[Panel], legend: Mapping[str, str] | None = None) -> np.ndarray:
     """Film frame: panels side by side under a title.
 
     Captions stand above the pictures, because a player's buttons hide the bottom.
@@ -38,6 +39,7 @@ def frame(title: str, panels: Sequence[Panel]) -> np.ndarray:
     Args:
         title: one line.
         panels: with pictures of one size and captions of as many lines.
+        legend: colours by name, shown right of the panels' names where there is room.
 
     Returns:
         (height, width, 3) uint8; its size depends on the pictures' size and the number of lines alone.
@@ -55,6 +57,8 @@ def frame(title: str, panels: Sequence[Panel]) -> np.ndarray:
         _paste(sheet, panel.picture, left, top)
         for n, text in enumerate(panel.caption):
             pen.text((left, _MARGIN + (2 + n) * line), text, TEXT, _font(size))
+    room = wide - pen.textlength(panels[-1].name, _font(size, bold=True))
+    _draw_legend(pen, legend or {}, sheet.width - _MARGIN, _MARGIN + line, room, size)
     return np.asarray(sheet)
 
 
@@ -102,6 +106,19 @@ def shrink(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(small)
 
 
+def _draw_legend(
+    pen: ImageDraw.ImageDraw, legend: Mapping[str, str], right: float, top: float, room: float, size: int
+) -> None:
+    """Names in their colours, ending at ``right``; nothing where they take more than ``room``."""
+    font = _font(size, bold=True)
+    left, widths = right, [size + pen.textlength(name, font) for name in legend]
+    if sum(widths) > room:
+        return
+    for (name, color), width in reversed(list(zip(legend.items(), widths, strict=True))):
+        pen.text((left, top), name, color, font, "ra")
+        left -= width
+
+
 def _paste(sheet: Image.Image, picture: np.ndarray, left: int, top: int) -> None:
     """With a hairline around it, since some pictures are as white as the background."""
     sheet.paste(Image.fromarray(picture), (left, top))
@@ -123,38 +140,58 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def mp4(frames: Iterable[np.ndarray], fps: float) -> bytes:
-    """Encode frames as MP4 (H.264) that browsers play, one at a time, so that they need not fit into memory.
+_ENCODERS = {  # of ffmpeg, by a film's kind, with options
+    "mp4": ("libx264", "yuv420p", ["-crf", "20", "-movflags", "+faststart"]),
+    "webp": ("libwebp_anim", "yuv420p", ["-quality", "60", "-compression_level", "2", "-loop", "0"]),
+}
+Kind = Literal["mp4", "webp"]
+
+
+def encode(frames: Iterable[np.ndarray], fps: float, kinds: Sequence[Kind] = ("mp4",)) -> dict[Kind, bytes]:
+    """Encode a film, one frame at a time, so that they need not fit into memory.
 
     Args:
         frames: (height, width, 3) uint8 each, all of one size; at least one.
         fps: frames a second.
+        kinds: ``mp4`` (H.264) plays in every browser; ``webp`` is an animated picture, for a README.
+
+    Returns:
+        The files by kind.
     """
-    remaining = iter(frames)
-    first = _even(next(remaining))
-    height, width, _ = first.shape
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.mp4"
-        writer = imageio_ffmpeg.write_frames(
-            str(path),
-            (width, height),
-            fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=1,  # sizes are even already
-            output_params=["-crf", "20", "-movflags", "+faststart"],
-            ffmpeg_log_level="error",
-        )
-        writer.send(None)
-        try:
-            for frame in chain([first], map(_even, remaining)):
-                writer.send(np.ascontiguousarray(frame))
-        finally:
-            writer.close()
-        return path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_writers:
+        paths = {kind: Path(folder, f"film.{kind}") for kind in kinds}
+        writers: list[Generator[None, np.ndarray | None, None]] = []
+        for frame in map(_even, frames):
+            if not writers:
+                height, width, _ = frame.shape
+                for kind, path in paths.items():
+                    writer = _writer(kind, path, (width, height), fps)
+                    open_writers.callback(writer.close)
+                    writer.send(None)
+                    writers.append(writer)
+            for writer in writers:
+                writer.send(frame)
+        open_writers.close()
+        return {kind: path.read_bytes() for kind, path in paths.items()}
+
+
+def _writer(kind: Kind, path: Path, size: tuple[int, int], fps: float) -> Generator[None, np.ndarray | None, None]:
+    codec, pixels, options = _ENCODERS[kind]
+    writer: Generator[None, np.ndarray | None, None] = imageio_ffmpeg.write_frames(
+        str(path),
+        size,
+        fps=fps,
+        codec=codec,
+        quality=None,  # the options say it
+        pix_fmt_out=pixels,
+        macro_block_size=1,  # sizes are even already
+        output_params=options,
+        ffmpeg_log_level="error",
+    )
+    return writer
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
     """Repeat an odd last row or column, since yuv420p stores colours for blocks of 2 by 2 pixels."""
     height, width, _ = frame.shape
-    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))

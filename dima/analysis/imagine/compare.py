@@ -35,7 +35,7 @@ class Trajectory:
     obs: np.ndarray  # (H + 1, N, O)
     reward: np.ndarray  # (H,)
     continuation: np.ndarray  # (H,) probability that the episode continues after the step; 1 or 0 when real
-    poses: list[Any]  # H + 1 of the scene's; empty without pictures
+    poses: list[Any]  # H + 1 of the scene's; empty where nothing is drawn
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -135,7 +135,7 @@ def compare(
             raise EnvError(f"{env.name} does not repeat itself under the same seed and actions: give --act recorded")
         frames = replayed
     real = _real_trajectory(frames[start : start + horizon + 1])
-    if scene is not None:
+    if scene is not None and scene.imagines:
         imagined = replace(imagined, poses=scene.poses(imagined.state, real.poses[0]))
     return Comparison(seed, start, horizons, action, real, imagined)
 

@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 
 from dima.analysis.html.figures import PALETTE, plot
 from dima.analysis.html.page import Page
-from dima.analysis.imagine.canvas import png, stack
+from dima.analysis.imagine.canvas import Kind, png, stack
 from dima.analysis.imagine.pictures import IMAGINED, REAL, encode_film
 from dima.analysis.imagine.results import Imagination
 from dima.runtime.progress import Progress
 from dima.storage.atomic import write_bytes, write_errors, write_text
 
-DATA, PAGE, FILM, STRIP = "imagination.json", "imagination.html", "imagination.mp4", "strip.png"
+DATA, PAGE, STRIP = "imagination.json", "imagination.html", "strip.png"
+FILMS: dict[Kind, str] = {"mp4": "imagination.mp4", "webp": "imagination.webp"}
 _PERSISTENCE = PALETTE[5]
 _DEFINITION = (
     "Errors are mean absolute errors over features, in the environment's units. Persistence is the baseline that "
@@ -25,14 +26,14 @@ _DEFINITION = (
 )
 
 
-def save(imagination: Imagination, folder: Path, fps: float, progress: Progress) -> Path:
+def save(imagination: Imagination, folder: Path, progress: Progress, webp: bool = False) -> Path:
     """Write ``imagination.json``, ``imagination.html``, and with pictures ``imagination.mp4`` and ``strip.png``.
 
     Args:
         imagination: the results.
         folder: created when missing; earlier files in it are replaced.
-        fps: frames a second of the film.
         progress: shows the frames drawn.
+        webp: with pictures also write ``imagination.webp``.
 
     Returns:
         The page's path.
@@ -41,17 +42,21 @@ def save(imagination: Imagination, folder: Path, fps: float, progress: Progress)
         RunFolderError: the disk is full or read-only.
     """
     pictures = imagination.pictures
-    film = encode_film(pictures.frames(), fps, progress, len(pictures)) if pictures is not None else None
+    films: dict[Kind, bytes] = {}
+    if pictures is not None:
+        kinds: list[Kind] = ["mp4", "webp"] if webp else ["mp4"]
+        films = encode_film(pictures.frames(), pictures.fps, progress, len(pictures), kinds)
     strips = {h: pictures.strip(h) for h in imagination.comparison.horizons} if pictures is not None else {}
     with write_errors(folder, "choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / DATA, json.dumps(imagination.to_dict(), indent=1, allow_nan=False) + "\n")
-        for name in (FILM, STRIP):  # of an earlier call that had pictures
+        for name in (*FILMS.values(), STRIP):  # of an earlier call that had pictures
             (folder / name).unlink(missing_ok=True)
-        if film is not None:
-            write_bytes(folder / FILM, film)
+        for kind, film in films.items():
+            write_bytes(folder / FILMS[kind], film)
+        if strips:
             write_bytes(folder / STRIP, png(stack(list(strips.values()))))
-    build_page(imagination, film, strips).save(folder / PAGE)
+    build_page(imagination, films.get("mp4"), strips).save(folder / PAGE)
     return folder / PAGE
 
 
@@ -75,14 +80,18 @@ def build_page(imagination: Imagination, film: bytes | None, strips: dict[int, n
     )
     page.section("Summary")
     page.facts(dict(sentence.split(": ", 1) for sentence in imagination.findings))
-    if film is None:
+    pictures = imagination.pictures
+    if film is None or pictures is None:
         page.notice(f"There are no pictures. {imagination.no_pictures}")
     else:
         page.section("Film")
-        page.video(film, "film", f"Left real, right imagined. {_DEFINITION}")
+        if imagination.no_pictures:
+            page.notice(f"There are no imagined pictures. {imagination.no_pictures}")
+        page.video(film, "film", f"{pictures.caption} {_DEFINITION}")
         page.section("Filmstrips")
         for horizon, strip in strips.items():
-            caption = f"Evenly spaced steps up to step {horizon}, real above imagined."
+            rows = "real" if imagination.no_pictures else "real above imagined"
+            caption = f"Evenly spaced steps up to step {horizon}, {rows}."
             page.image(png(strip), f"strip-{horizon}", caption, wide=True)
     _errors(page, imagination)
     _rewards(page, imagination)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dima.analysis.imagine.canvas import Panel, frame, mp4, shrink, strip
+from dima.analysis.imagine.canvas import Kind, Panel, encode, frame, shrink, strip
 from dima.analysis.imagine.compare import Comparison, Trajectory
 from dima.analysis.imagine.time_steps import Choose, play_steps
 from dima.envs.base import JointEnv
+from dima.envs.render.colors import agent_color
 from dima.envs.render.scene import Scene
-from dima.errors import EnvError
 from dima.runtime.progress import Progress
 
 REAL, IMAGINED = "#2f72d5", "#e8601c"
@@ -22,43 +22,47 @@ _TERMINATION_THRESHOLD = 0.5  # continuation probability below which a caption s
 
 
 class Pictures:
-    """Pictures of a comparison whose trajectories have poses.
+    """Pictures of a comparison: real beside imagined, or real ones alone where imagined states cannot be drawn.
 
     Args:
-        comparison: real and imagined trajectory.
+        comparison: real and imagined trajectory, with poses.
         scene: that the poses belong to.
         title: above every frame.
+        fps: frames a second of the film.
     """
 
-    def __init__(self, comparison: Comparison, scene: Scene[Any], title: str) -> None:
-        self._comparison, self._scene, self._title = comparison, scene, title
+    def __init__(self, comparison: Comparison, scene: Scene[Any], title: str, fps: float) -> None:
+        self._comparison, self._scene, self._title, self.fps = comparison, scene, title, fps
         self._error = comparison.error("state").mean(-1)
         self._persistence = comparison.persistence_error("state").mean(-1)
+        shown = [("real", REAL, comparison.real), ("imagined", IMAGINED, comparison.imagined)]
+        self._shown = shown if scene.imagines else shown[:1]
 
     def __len__(self) -> int:
         return len(self._comparison.imagined) + 1
 
-    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, step: int) -> tuple[np.ndarray, ...]:
         """Real and imagined picture after a step, (height, width, 3) uint8 each; step 0 is the start."""
-        real, imagined = self._comparison.real.poses, self._comparison.imagined.poses
-        return self._scene.draw(real[min(step, len(real) - 1)]), self._scene.draw(imagined[step])
+        return tuple(self._scene.draw(shown.poses[min(step, len(shown))]) for _, _, shown in self._shown)
+
+    @property
+    def caption(self) -> str:
+        """What the film shows, and how fast."""
+        what = "Left real, right imagined" if self._scene.imagines else "The real episode alone"
+        return f"{what}; {speed(self.fps, self._scene)}."
 
     def frame(self, step: int) -> np.ndarray:
-        """Film frame with both pictures side by side and their captions."""
-        comparison = self._comparison
-        real, imagined = self[step]
-        return frame(
-            f"{self._title}, step {step} of {len(comparison.imagined)}",
-            [
-                Panel(real, "real", [*self._caption(comparison.real, step), ""], REAL),
-                Panel(
-                    imagined,
-                    "imagined",
-                    [*self._caption(comparison.imagined, step), self._error_caption(step)],
-                    IMAGINED,
-                ),
-            ],
-        )
+        """Film frame with the pictures side by side and their captions."""
+        captions = [self._caption(trajectory, step) for _, _, trajectory in self._shown]
+        notes = [speed(self.fps, self._scene), self._error_caption(step)]
+        panels = [
+            Panel(picture, name, [reward, note, measures], color)
+            for picture, (name, color, _), (reward, measures), note in zip(
+                self[step], self._shown, captions, notes, strict=False
+            )
+        ]
+        title = f"{self._title}, step {step} of {len(self._comparison.imagined)}"
+        return frame(title, panels, agent_colors(self._scene))
 
     def frames(self) -> Iterator[np.ndarray]:
         """Every frame of the film."""
@@ -66,25 +70,19 @@ class Pictures:
 
     def strip(self, horizon: int, width: int = 200) -> np.ndarray:
         """Filmstrip of evenly spaced steps up to ``horizon``, real above imagined; pictures ``width`` pixels wide."""
-        rows: tuple[list[Panel], list[Panel]] = ([], [])
+        rows: list[list[Panel]] = [[] for _ in self._shown]
         for step in np.unique(np.linspace(0, horizon, COLUMNS).round().astype(int)).tolist():
-            pictures = [shrink(picture, width) for picture in self[step]]
             error = f", error {self._error[step]:.3g}" if step < len(self._error) else ""
-            for row, trajectory, picture, name, color, more in zip(
-                rows,
-                (self._comparison.real, self._comparison.imagined),
-                pictures,
-                ("real", "imagined"),
-                (REAL, IMAGINED),
-                ("", error),
-                strict=True,
-            ):
+            for row, picture, (name, color, trajectory) in zip(rows, self[step], self._shown, strict=True):
+                more = error if trajectory is self._comparison.imagined else ""
                 caption = [f"step {step}{more}", self._caption(trajectory, step, brief=True)[0]]
-                row.append(Panel(picture, name, caption, color))
+                row.append(Panel(shrink(picture, width), name, caption, color))
         return strip(f"{self._title}: {horizon} steps", rows)
 
     def measures(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Real and imagined values after each step that pictures cannot show."""
+        if not self._scene.imagines:
+            return {}
         real, imagined = (
             [self._scene.measures(pose) for pose in trajectory.poses]
             for trajectory in (self._comparison.real, self._comparison.imagined)
@@ -119,41 +117,53 @@ def _measure_notes(scene: Scene[Any], pose: Any) -> list[str]:
     return [f"{name} = {value:.2f}" for name, value in scene.measures(pose).items()]
 
 
-def frames_per_second(scene: Scene[Any] | None) -> float:
+def frames_per_second(scene: Scene[Any]) -> float:
     """Real time where the environment has a clock, at most 25."""
-    return min(_MAX_FPS, 1 / scene.seconds) if scene is not None and scene.seconds else _MAX_FPS
+    return min(_MAX_FPS, 1 / scene.seconds) if scene.seconds else _MAX_FPS
+
+
+def speed(fps: float, scene: Scene[Any]) -> str:
+    """Speed of a film with a frame for every step, such as ``0.5x real time, 10 steps/s``."""
+    steps, factor = f"{fps:.3g} steps/s", fps * scene.seconds
+    if not factor:
+        return steps
+    return f"real time, {steps}" if abs(factor - 1) < 0.005 else f"{factor:.2g}x real time, {steps}"
+
+
+def agent_colors(scene: Scene[Any]) -> dict[str, str]:
+    """Colours of the agents that a scene tells apart, by name."""
+    return {agent: agent_color(place) for place, agent in enumerate(scene.agents)}
 
 
 def episode_frames(
-    env: JointEnv, seed: int, choose: Choose, scene: Scene[Any] | None, title: str
+    env: JointEnv, seed: int, choose: Choose, scene: Scene[Any], title: str, fps: float
 ) -> Iterator[np.ndarray]:
     """Play one episode, and draw every step as a film frame.
 
     Args:
-        env: of the task; without a scene it must render ``rgb_array`` itself.
+        env: of the task.
         seed: of the episode.
         choose: the policy.
-        scene: of ``env``, or None.
+        scene: of ``env``.
         title: above every frame.
+        fps: frames a second of the film.
 
     Raises:
         EnvError: the environment renders no picture, or one of another size.
     """
-    total, shape = 0.0, None
+    total, rate, colors = 0.0, speed(fps, scene), agent_colors(scene)
     for step, time_step in enumerate(play_steps(env, seed, choose)):
         total += time_step.reward
-        if scene is None:
-            picture, notes = _rendered(env, shape), []
-            shape = picture.shape
-        else:
-            pose = scene.now()
-            picture, notes = scene.draw(pose), _measure_notes(scene, pose)
+        pose = scene.now()
         reward = f"reward {time_step.reward:.3g}, sum {total:.4g}" if step else "start"
-        yield frame(title, [Panel(picture, f"step {step}", [reward, ", ".join(notes)])])
+        caption = [reward, rate, ", ".join(_measure_notes(scene, pose))]
+        yield frame(title, [Panel(scene.draw(pose), f"step {step}", caption)], colors)
 
 
-def encode_film(frames: Iterable[np.ndarray], fps: float, progress: Progress, total: int | None) -> bytes:
-    """Encode frames as MP4 while they are drawn, with progress."""
+def encode_film(
+    frames: Iterable[np.ndarray], fps: float, progress: Progress, total: int | None, kinds: Sequence[Kind] = ("mp4",)
+) -> dict[Kind, bytes]:
+    """Encode frames while they are drawn, with progress; see :func:`dima.analysis.imagine.canvas.encode`."""
     with progress.phase("draw", total=total) as advance:
 
         def drawn() -> Iterator[np.ndarray]:
@@ -161,17 +171,4 @@ def encode_film(frames: Iterable[np.ndarray], fps: float, progress: Progress, to
                 yield frame
                 advance()
 
-        return mp4(drawn(), fps)
-
-
-def _rendered(env: JointEnv, shape: tuple[int, ...] | None) -> np.ndarray:
-    """A picture of the environment, of the shape of those before it."""
-    picture = env.render()
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise EnvError(
-            f"{env.name}: render() with render_mode = 'rgb_array' gave {type(picture).__name__}: "
-            "expected a picture, (height, width, 3) uint8"
-        )
-    if shape not in (None, picture.shape):
-        raise EnvError(f"{env.name}: render() gave a picture of shape {picture.shape} after {shape}: keep its size")
-    return picture
+        return encode(drawn(), fps, kinds)

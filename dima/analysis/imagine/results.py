@@ -43,7 +43,7 @@ class Imagination:
         kind_errors: (T + 1,) error of each kind of state feature.
         measures: (real, imagined) values after each step that pictures cannot show; see ``Scene.measures``.
         pictures: indexed by step: real and imagined picture, (height, width, 3) uint8 each; or None.
-        no_pictures: why there are none; empty otherwise.
+        no_pictures: why there are none, or none of imagined states; empty otherwise.
     """
 
     run: Mapping[str, Any]

@@ -9,13 +9,16 @@ from typing import Any
 
 from dima.agent import Agent, load
 from dima.analysis.imagine import page
+from dima.analysis.imagine.canvas import Kind
 from dima.analysis.imagine.compare import ActionSource, compare
 from dima.analysis.imagine.pictures import Pictures, encode_film, episode_frames, frames_per_second
 from dima.analysis.imagine.results import Imagination, evaluate_comparison
 from dima.analysis.imagine.time_steps import policy_actions
 from dima.config import user_path
 from dima.envs import make_env, make_scene
+from dima.envs.base import JointEnv
 from dima.envs.render.headless import NoRenderer
+from dima.envs.render.rendered import RenderedScene
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 from dima.experience.episodes import episode_seed
@@ -25,6 +28,7 @@ from dima.runtime.summary import settings_line
 from dima.storage.atomic import require_writable, results_folder, write_bytes, write_errors
 
 FOLDERS: dict[ActionSource, str] = {"recorded": "imagination", "policy": "imagination-policy"}  # inside a run folder
+WIDTH, FPS = 480, 10.0  # of a picture in pixels, and of films beside imagination, slow enough to compare
 _ASPECT = 3 / 4  # height of a picture by its width
 
 
@@ -35,8 +39,9 @@ def imagine(
     *,
     seed: int | None = None,
     start: int | None = None,
-    width: int = 320,
-    fps: float = 10.0,
+    width: int = WIDTH,
+    fps: float = FPS,
+    webp: bool = False,
     out: str | Path | None = None,
     device: str = "auto",
     task: str | None = None,
@@ -53,7 +58,8 @@ def imagine(
         seed: of the episode; by default the first that :func:`dima.evaluate` plays.
         start: step of the episode to begin at; by default 100, or earlier if the longest horizon needs it.
         width: of a picture in pixels.
-        fps: frames a second of the film.
+        fps: frames, that is steps, a second of the film.
+        webp: also write the film as an animated WebP, which a README can show.
         out: folder for the files; ``imagination/`` or ``imagination-policy/`` in the run folder by default.
         device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
@@ -61,15 +67,15 @@ def imagine(
         progress: shows the frames drawn; silent by default.
 
     Raises:
-        ConfigError: the run has no world model, or the episode is too short.
+        ConfigError: the run has no world model that predicts states, or the episode is too short.
         DivergenceError: the imagined trajectory has NaN or infinite numbers.
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     out = results_folder(agent.folder, FOLDERS[actions]) if out is None else user_path(out)
     require_writable(out, "choose another --out")
-    imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width)
-    page.save(imagination, out, fps, progress or Progress())
+    imagination = imagine_agent(agent, horizons, actions, seed=seed, start=start, width=width, fps=fps)
+    page.save(imagination, out, progress or Progress(), webp)
     return imagination
 
 
@@ -80,14 +86,15 @@ def imagine_agent(
     *,
     seed: int | None = None,
     start: int | None = None,
-    width: int = 320,
+    width: int = WIDTH,
+    fps: float = FPS,
 ) -> Imagination:
     """Imagine without writing anything; arguments as for :func:`imagine`."""
-    world_model, env = agent.world_model, agent.env
+    world_model, config = agent.state_model, agent.config
+    env = make_env(config.task, config.env, render_mode="rgb_array")
     scene: Scene[Any] | None = None
-    no_pictures = ""
     try:
-        scene = make_scene(agent.config.task, env, width, round(_ASPECT * width))
+        scene, no_pictures = _find_scene(config.task, env, width)
     except EnvError as error:  # numbers and curves are worth having without pictures
         no_pictures = str(error)
     comparison = compare(
@@ -108,7 +115,7 @@ def imagine_agent(
         kinds=env.state_kinds(),
         run=_origin(agent),
         actions=actions,
-        pictures=None if scene is None else Pictures(comparison, scene, agent.config.task),
+        pictures=None if scene is None else Pictures(comparison, scene, config.task, fps),
         no_pictures=no_pictures,
     )
 
@@ -118,7 +125,8 @@ def film(
     path: str | Path,
     *,
     seed: int | None = None,
-    width: int = 480,
+    width: int = WIDTH,
+    webp: bool = False,
     device: str = "auto",
     task: str | None = None,
     algorithm: str | None = None,
@@ -131,6 +139,7 @@ def film(
         path: the file; its folder is created when missing.
         seed: of the episode; by default the one of :func:`dima.evaluate`.
         width: of the picture in pixels.
+        webp: also write the film as an animated WebP, beside the file under the same name.
         device: ``auto``, ``cpu`` or ``cuda``; for a folder that is loaded here.
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
         algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
@@ -144,23 +153,42 @@ def film(
         RunFolderError: the run folder cannot be read, or the file not be written.
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
-    path, config, scene = user_path(path), agent.config, None
+    path, config = user_path(path), agent.config
     env = make_env(config.task, config.env, render_mode="rgb_array")
+    scene, _ = _find_scene(config.task, env, width)
+    choose = policy_actions(partial(agent.algorithm.act, mode=True), agent.device)
+    first_seed = episode_seed(agent.evaluation_seed if seed is None else seed, 0, "evaluation")
+    fps = frames_per_second(scene)
+    frames = episode_frames(env, first_seed, choose, scene, config.task, fps)
+    kinds: list[Kind] = ["mp4", "webp"] if webp else ["mp4"]
+    files = encode_film(frames, fps, progress or Progress(), env.spec.episode_limit, kinds)
+    with write_errors(path, "choose another place"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, files["mp4"])
+        if webp:
+            write_bytes(path.with_suffix(".webp"), files["webp"])
+    return path
+
+
+def _find_scene(task: str, env: JointEnv, width: int) -> tuple[Scene[Any], str]:
+    """A scene of an environment, and why it draws no imagined states; empty if it does.
+
+    Args:
+        task: its name.
+        env: made with ``render_mode = "rgb_array"``.
+        width: of a picture in pixels.
+
+    Raises:
+        EnvError: it cannot be drawn, or this machine has no renderer.
+    """
     try:
-        scene = make_scene(config.task, env, width, round(_ASPECT * width))
+        return make_scene(task, env, width, round(_ASPECT * width)), ""
     except NoRenderer:  # nor would the environment's own pictures come out
         raise
     except EnvError as error:
         if env.render_mode != "rgb_array":
             raise EnvError(f"{error}; nor does it render rgb_array: no film can be made of it") from error
-    choose = policy_actions(partial(agent.algorithm.act, mode=True), agent.device)
-    first_seed = episode_seed(agent.evaluation_seed if seed is None else seed, 0, "evaluation")
-    frames = episode_frames(env, first_seed, choose, scene, config.task)
-    content = encode_film(frames, frames_per_second(scene), progress or Progress(), env.spec.episode_limit)
-    with write_errors(path, "choose another place"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
-    return path
+        return RenderedScene(env, width), str(error)
 
 
 def _origin(agent: Agent) -> dict[str, Any]:

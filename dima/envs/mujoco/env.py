@@ -301,7 +301,7 @@ def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
     """
     from dima.envs.render.mujoco import MujocoScene
 
-    return MujocoScene(env.simulator, env.layout, width, height, SCENARIOS[env.scenario].flat)
+    return MujocoScene(env.simulator, env.layout, env.actuators, width, height, SCENARIOS[env.scenario].flat)
 
 
 def tasks() -> list[TaskInfo]:

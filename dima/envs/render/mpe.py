@@ -1,5 +1,7 @@
 """Draw the particle tasks: agents as numbered discs, landmarks as squares, messages as bars above their sender.
 
+A disc has its agent's colour, and inside that of its target landmark where the task paints agents like their targets.
+
 The state is all agents' observations, in which positions are relative to the observer. Only ``simple_spread`` observes
 absolute positions; elsewhere the landmarks, which never move, keep their true mean. Where an imagined state gives a
 landmark two positions, it is drawn at their mean.
@@ -14,21 +16,23 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dima.envs.render.colors import agent_color, rgb
 from dima.envs.render.scene import Scene
 
 _HALF_HEIGHT = 1.5  # half the height of the picture in the plane's units; particles start within 1 of the origin
 _MIN_RADIUS = 0.09  # of visible particles
+_TARGET_SHARE = 0.7  # radius of the target's colour by that of its disc
 _SUPERSAMPLING = 3  # factor, for smooth edges
 _BACKGROUND, _GRID, _INK = (255, 255, 255), (225, 225, 225), (40, 40, 40)
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Positions, colours and messages of the particles."""
+    """Positions, targets and messages of the particles."""
 
     agents: np.ndarray  # (N, 2)
     landmarks: np.ndarray  # (L, 2)
-    agent_colors: np.ndarray  # (N, 3) within [0, 1]
+    target_colors: np.ndarray  # (N, 3) within [0, 1], of each agent's target; (0, 3) where agents have none
     landmark_colors: np.ndarray  # (L, 3)
     messages: np.ndarray  # (N, C) of each agent
 
@@ -42,20 +46,22 @@ class PlaneScene(Scene[Plane]):
     Args:
         world: of the environment.
         read: converts its states to positions.
+        targets: whether the task paints agents like their targets.
         width: of a picture in pixels.
         height: of a picture in pixels.
     """
 
-    def __init__(self, world: Any, read: Read, width: int, height: int) -> None:
-        self._world, self._read, self._size = world, read, (width, height)
+    def __init__(self, world: Any, read: Read, targets: bool, width: int, height: int) -> None:
+        self._world, self._read, self._targets, self._size = world, read, targets, (width, height)
         self.seconds = float(world.dt)
+        self.agents = tuple(agent.name for agent in world.agents)
 
     def now(self) -> Plane:
         agents, landmarks = self._world.agents, self._world.landmarks
         return Plane(
             agents=np.stack([agent.state.p_pos for agent in agents]),
             landmarks=np.stack([landmark.state.p_pos for landmark in landmarks]),
-            agent_colors=np.stack([agent.color for agent in agents]).clip(0, 1),
+            target_colors=np.array([agent.color for agent in agents if self._targets]).reshape(-1, 3).clip(0, 1),
             landmark_colors=np.stack([landmark.color for landmark in landmarks]).clip(0, 1),
             messages=np.stack([agent.state.c for agent in agents]),
         )
@@ -72,7 +78,10 @@ class PlaneScene(Scene[Plane]):
             pen.square(place, _MIN_RADIUS, color)
         for i, agent in enumerate(self._world.agents):
             radius = max(agent.size, _MIN_RADIUS)
-            pen.disc(pose.agents[i], radius, pose.agent_colors[i], str(i))
+            pen.disc(pose.agents[i], radius, np.array(rgb(agent_color(i))) / 255)
+            if self._targets:
+                pen.disc(pose.agents[i], _TARGET_SHARE * radius, pose.target_colors[i])
+            pen.number(pose.agents[i], radius, i)
             if not agent.silent:
                 pen.bars(pose.agents[i] + [0, radius], pose.messages[i])
         return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
@@ -99,13 +108,16 @@ class _Pen:
         box, fill = self._box(place, radius, color)
         self._draw.rectangle(box, fill, _INK if fill else _rgb(color), _SUPERSAMPLING)
 
-    def disc(self, place: np.ndarray, radius: float, color: np.ndarray, name: str) -> None:
+    def disc(self, place: np.ndarray, radius: float, color: np.ndarray) -> None:
         box, fill = self._box(place, radius, color)
         self._draw.ellipse(box, fill, _INK if fill else _rgb(color), _SUPERSAMPLING)
-        dark = fill is not None and sum(fill) < 450
+
+    def number(self, place: np.ndarray, radius: float, number: int) -> None:
+        """White with a dark rim, legible on any colour."""
+        box, _ = self._box(place, radius, np.zeros(3))
         middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        font = ImageFont.load_default(size=1.3 * radius * self._scale)
-        self._draw.text(middle, name, _BACKGROUND if dark else _INK, font, anchor="mm")
+        font = ImageFont.load_default(size=1.1 * radius * self._scale)
+        self._draw.text(middle, str(number), _BACKGROUND, font, "mm", stroke_width=_SUPERSAMPLING, stroke_fill=_INK)
 
     def bars(self, place: np.ndarray, values: np.ndarray) -> None:
         """A bar for each value in [0, 1], in a row above ``place``."""
@@ -152,7 +164,7 @@ def _reference(state: np.ndarray, first: Plane) -> Plane:
         first,
         agents=agents,
         landmarks=landmarks,
-        agent_colors=rows[::-1, 8:11].clip(0, 1),
+        target_colors=rows[::-1, 8:11].clip(0, 1),
         messages=rows[::-1, 11:],
     )
 
@@ -160,13 +172,13 @@ def _reference(state: np.ndarray, first: Plane) -> Plane:
 def _speaker_listener(state: np.ndarray, first: Plane) -> Plane:
     """The speaker observes the goal's colour; the listener its velocity, the landmarks, the message."""
     agents, landmarks = _around(state[5:11].reshape(1, 3, 2), first)
-    colors = np.stack([first.agent_colors[0], (state[:3] + _LISTENER_TINT).clip(0, 1)])
+    colors = np.stack([first.target_colors[0], (state[:3] + _LISTENER_TINT).clip(0, 1)])
     messages = np.stack([state[11:], np.zeros_like(state[11:])])
     return replace(
         first,
         agents=np.stack([first.agents[0], agents[0]]),  # not observed, but the speaker cannot move
         landmarks=landmarks,
-        agent_colors=colors,
+        target_colors=colors,
         messages=messages,
     )
 
@@ -178,6 +190,7 @@ def _around(offsets: np.ndarray, first: Plane) -> tuple[np.ndarray, np.ndarray]:
 
 
 _LISTENER_TINT = 0.45  # added to the goal's colour for the listener's
+WITH_TARGETS = ("simple_reference", "simple_speaker_listener")
 READERS: dict[str, Read] = {
     "simple_reference": _reference,
     "simple_speaker_listener": _speaker_listener,

@@ -1,4 +1,4 @@
-"""Draw a MuJoCo robot from its states, with a camera that follows it.
+"""Draw a MuJoCo robot from its states, each agent's part in its colour, with a camera that follows it.
 
 Its coordinates are recovered from the states (``dima/envs/mujoco/coordinates.py``); velocities that these omit are 0:
 pictures do not depend on them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import mujoco
 import numpy as np
 
 from dima.envs.mujoco.coordinates import Layout, coordinates
+from dima.envs.render.colors import SHARED, agent_color, rgb
 from dima.envs.render.headless import open_context
 from dima.envs.render.scene import Scene
 
@@ -36,6 +38,7 @@ class MujocoScene(Scene[MujocoPose]):
     Args:
         simulator: the environment, without wrappers; it is only read.
         layout: of its states.
+        actuators: ids of each agent's.
         width: of a picture in pixels.
         height: of a picture in pixels.
         from_above: view from above instead of from the side.
@@ -44,11 +47,21 @@ class MujocoScene(Scene[MujocoPose]):
         EnvError: this machine cannot render.
     """
 
-    def __init__(self, simulator: Any, layout: Layout, width: int, height: int, from_above: bool = False) -> None:
+    def __init__(
+        self,
+        simulator: Any,
+        layout: Layout,
+        actuators: Mapping[str, np.ndarray],
+        width: int,
+        height: int,
+        from_above: bool = False,
+    ) -> None:
         self._simulator, self._layout = simulator, layout
         self.seconds = float(simulator.dt)
+        self.agents = tuple(actuators)
         self._context = open_context(width, height)
         self._model = model = copy.copy(simulator.model)
+        _paint(model, list(actuators.values()))
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         model.vis.quality.shadowsize = 0  # shadows take 90 % of the time without a GPU
         self._data, self._tile = mujoco.MjData(model), _tile_size(model)
@@ -119,6 +132,35 @@ class MujocoScene(Scene[MujocoPose]):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # __init__ may have failed, or Python is ending
             self.close()
+
+
+def _paint(model: Any, actuators: list[np.ndarray]) -> None:
+    """Give the bodies that an agent moves its colour, and the rest of the robot a common one."""
+    owners = owners_of_bodies(model, actuators)
+    robots = {int(model.body_rootid[body]) for body in owners}
+    for geom, body in enumerate(model.geom_bodyid.tolist()):
+        if int(model.body_rootid[body]) in robots:
+            color = agent_color(owners[body]) if body in owners else SHARED
+            model.geom_matid[geom] = -1
+            model.geom_rgba[geom, :3] = np.array(rgb(color)) / 255
+
+
+def owners_of_bodies(model: Any, actuators: list[np.ndarray]) -> dict[int, int]:
+    """Place of the agent that moves each body; bodies that several agents move, or none, are left out.
+
+    Args:
+        model: the simulator's ``MjModel``.
+        actuators: ids of each agent's, which act on joints.
+    """
+    movers: dict[int, set[int]] = {}
+    for agent, ids in enumerate(actuators):
+        for body in model.jnt_bodyid[model.actuator_trnid[ids, 0]].tolist():
+            movers.setdefault(body, set()).add(agent)
+    for body in range(1, model.nbody):  # parents come first
+        parent = int(model.body_parentid[body])
+        if model.body_jntnum[body] == 0 and parent in movers:  # welded to it
+            movers[body] = movers[parent]
+    return {body: next(iter(agents)) for body, agents in movers.items() if len(agents) == 1}
 
 
 def _tile_size(model: Any) -> float:

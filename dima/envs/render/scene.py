@@ -7,6 +7,7 @@ both return a :class:`Scene`, and raise an EnvError if a setting makes it imposs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,9 +20,14 @@ class Scene(ABC, Generic[P]):
 
     Attributes:
         seconds: simulated time of a step; 0 if undefined.
+        agents: names of the agents that are drawn in the colours of ``dima.envs.render.colors``, in their order; empty
+            where pictures do not tell them apart.
+        imagines: whether imagined states can be drawn, too; if not, :meth:`poses` is never called.
     """
 
     seconds: float = 0.0
+    agents: Sequence[str] = ()
+    imagines: bool = True
 
     @abstractmethod
     def now(self) -> P:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dima.analysis.imagine.canvas import Panel, frame, mp4, png, shrink, stack, strip
+from dima.analysis.imagine.canvas import Panel, encode, frame, png, shrink, stack, strip
 
 RED, BLUE = (np.full((40, 60, 3), color, np.uint8) for color in ([255, 0, 0], [0, 0, 255]))
 
@@ -50,6 +50,16 @@ def test_every_word_of_a_frame_is_seen_and_none_changes_its_size(changed) -> Non
     assert not np.array_equal(plain, other)
 
 
+def test_a_legend_has_its_colours_and_gives_way_to_names() -> None:
+    wide = panel(np.zeros((40, 200, 3), np.uint8), color="#000001")
+    plain, told = frame("title", [wide]), frame("title", [wide], {"a": "#00ff00", "b": "#ff00ff"})
+    assert plain.shape == told.shape
+    green, purple = found(told, [0, 255, 0]), found(told, [255, 0, 255])
+    assert green[3] < purple[2] and purple[3] > 190 and purple[1] < found(told, [0, 0, 0])[1] - 40
+    crowded = frame("title", [wide], {f"agent_{i}": "#00ff00" for i in range(9)})
+    assert np.array_equal(crowded, plain)
+
+
 def test_a_strip_has_rows_and_columns() -> None:
     rows = [[panel(RED, "real")] * 3, [panel(BLUE, "imagined")] * 3]
     sheet = strip("title", rows)
@@ -85,7 +95,7 @@ def read(film: bytes, folder: Path) -> tuple[dict, np.ndarray]:
 
 def test_a_film_holds_its_frames_in_order(tmp_path: Path) -> None:
     frames = [np.full((20, 30, 3), 50 * i, np.uint8) for i in range(5)]
-    facts, seen = read(mp4(iter(frames), fps=5), tmp_path)
+    facts, seen = read(encode(iter(frames), 5)["mp4"], tmp_path)
     assert facts["codec"] == "h264" and "yuv420p" in facts["pix_fmt"]
     assert facts["fps"] == 5 and facts["size"] == (30, 20)
     assert seen.shape == (5, 20, 30, 3)
@@ -93,7 +103,7 @@ def test_a_film_holds_its_frames_in_order(tmp_path: Path) -> None:
 
 
 def test_odd_sizes_become_even(tmp_path: Path) -> None:
-    facts, seen = read(mp4([np.full((21, 31, 3), 200, np.uint8)], fps=10), tmp_path)
+    facts, seen = read(encode([np.full((21, 31, 3), 200, np.uint8)], 10)["mp4"], tmp_path)
     assert facts["size"] == (32, 22)
     assert seen.min() > 190
 
@@ -104,7 +114,19 @@ def test_a_frame_that_cannot_be_drawn_ends_the_film() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        mp4(frames(), fps=10)
+        encode(frames(), 10, ["mp4", "webp"])
+
+
+def test_an_animated_picture_holds_its_frames_and_plays_for_ever() -> None:
+    shades = [50, 100, 150, 200]
+    films = encode((np.full((20, 30, 3), shade, np.uint8) for shade in shades), 5, ["webp", "mp4"])
+    assert set(films) == {"mp4", "webp"}
+    picture = Image.open(io.BytesIO(films["webp"]))
+    assert (picture.format, picture.size, picture.n_frames, picture.info["loop"]) == ("WEBP", (30, 20), 4, 0)
+    for number, shade in enumerate(shades):
+        picture.seek(number)
+        assert np.abs(np.asarray(picture.convert("RGB")).mean() - shade) < 4
+        assert picture.info["duration"] == 200
 
 
 def test_a_picture_is_exact() -> None:

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dima.analysis.imagine import pictures as module
 from dima.analysis.imagine.compare import compare
-from dima.analysis.imagine.pictures import Pictures, episode_frames
+from dima.analysis.imagine.pictures import Pictures, episode_frames, frames_per_second, speed
 from dima.analysis.imagine.time_steps import policy_actions
-from dima.errors import EnvError
-from dima.experience.episodes import random_policy
+from dima.envs.render.colors import AGENT_COLORS
+from dima.envs.render.rendered import RenderedScene
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def written(monkeypatch) -> list[Any]:
     """What frames and strips are asked to show."""
     kept: list[Any] = []
 
-    def keep(title, panels):
+    def keep(title, panels, *legend):
         kept.append((title, panels))
         return np.zeros((4, 4, 3), np.uint8)
 
@@ -35,7 +34,7 @@ def drifting(stride, drifting_model, policy, dots):
     """Pictures of an imagination that is off by 0.25 more at every step."""
     env = stride()
     found = compare(env, drifting_model(env.spec, drift=0.25), policy, seed=2, horizons=[3, 10], scene=dots(env))
-    return found, Pictures(found, dots(env), "stride")
+    return found, Pictures(found, dots(env), "stride", fps=2.5)
 
 
 def test_every_step_has_a_real_and_an_imagined_picture(drifting) -> None:
@@ -59,9 +58,11 @@ def test_step_error_and_reward_stand_on_every_frame(drifting, written) -> None:
     assert (real.name, imagined.name) == ("real", "imagined")
     assert real.caption[0] == f"reward {found.real.reward[3]:.3g}, sum {found.real.reward[:4].sum():.4g}"
     assert imagined.caption[0] == f"reward {found.imagined.reward[3]:.3g}, sum {found.imagined.reward[:4].sum():.4g}"
-    assert real.caption[1] == f"x = {found.real.state[4, 0]:.2f}"
+    assert real.caption[2] == f"x = {found.real.state[4, 0]:.2f}"
     persistence = np.abs(found.real.state[4] - found.real.state[0]).mean()
-    assert imagined.caption[2] == f"error 1, persistence {persistence:.3g}"
+    assert imagined.caption[1] == f"error 1, persistence {persistence:.3g}"
+    assert real.caption[1] == "0.5x real time, 2.5 steps/s"
+    assert pictures.caption == "Left real, right imagined; 0.5x real time, 2.5 steps/s."
     assert written[0][1][0].caption[0] == "start"
 
 
@@ -82,26 +83,66 @@ def test_after_an_early_end_the_last_real_picture_stays(stride, drifting_model, 
     found = compare(
         env, drifting_model(env.spec, 2.0), policy, seed=2, horizons=[6], actions="policy", start=0, scene=dots(env)
     )
-    pictures, last = Pictures(found, dots(env), "stride"), len(found.real)
+    pictures, last = Pictures(found, dots(env), "stride", fps=5), len(found.real)
     assert last < 6
     assert np.array_equal(pictures[6][0], pictures[last][0])
     pictures.frame(last)
     pictures.frame(last + 1)
     (_, (ending, _)), (_, (ended, imagined)) = written
-    assert ending.caption[1].endswith("terminated")
+    assert ending.caption[2].endswith("terminated")
     assert ended.caption[0] == f"ended after step {last}"
-    assert imagined.caption[2] == ""
+    assert imagined.caption[1] == ""
     assert len(ended.caption) == len(ending.caption) == len(imagined.caption)
     pictures.strip(6)
     assert "error" not in written[-1][1][1][-1].caption[0]
 
 
-def test_pictures_of_one_film_have_one_size(stride) -> None:
-    env, sizes = stride(), iter([4, 4, 6])
-    env.render = lambda: np.zeros((next(sizes), 4, 3), np.uint8)  # type: ignore[method-assign]
-    choose = policy_actions(random_policy(env.spec), torch.device("cpu"))
-    with pytest.raises(EnvError, match=r"a picture of shape \(6, 4, 3\) after \(4, 4, 3\): keep its size"):
-        list(episode_frames(env, 0, choose, None, "stride"))
+@pytest.mark.parametrize(
+    ("seconds", "fps", "text"),
+    [
+        (0.05, 10, "0.5x real time, 10 steps/s"),
+        (0.05, 20, "real time, 20 steps/s"),
+        (0.008, 25, "0.2x real time, 25 steps/s"),
+        (0.0, 25, "25 steps/s"),
+    ],
+)
+def test_the_speed_is_stated(stride, dots, seconds: float, fps: float, text: str) -> None:
+    scene = dots(stride())
+    scene.seconds = seconds
+    assert speed(fps, scene) == text
+
+
+def test_an_evaluation_is_filmed_in_real_time_up_to_a_limit(stride, dots) -> None:
+    scene = dots(stride())
+    assert frames_per_second(scene) == 5
+    scene.seconds = 0.001
+    assert frames_per_second(scene) == 25
+
+
+def test_agents_of_a_scene_stand_in_the_legend(stride, dots, policy, monkeypatch) -> None:
+    legends = []
+    monkeypatch.setattr(module, "frame", lambda title, panels, legend: legends.append(legend))
+    env = stride()
+    scene = dots(env)
+    scene.agents = ("a", "b")
+    next(episode_frames(env, 0, policy_actions(policy, "cpu"), scene, "stride", 5))
+    assert legends == [dict(zip("ab", AGENT_COLORS, strict=False))]
+
+
+def test_where_imagined_states_cannot_be_drawn_the_real_ones_are(stride, drifting_model, policy, written) -> None:
+    env = stride()
+    env.render = lambda: np.full((12, 16, 3), env.parallel_env.steps, np.uint8)
+    scene = RenderedScene(env, 16)
+    found = compare(env, drifting_model(env.spec, drift=0.25), policy, seed=2, horizons=[4], start=3, scene=scene)
+    pictures = Pictures(found, scene, "stride", fps=10)
+    assert [picture[0, 0, 0] for step in range(5) for picture in pictures[step]] == [3, 4, 5, 6, 7]
+    assert found.imagined.poses == [] and pictures.measures() == {}
+    assert pictures.caption == "The real episode alone; 10 steps/s."
+    pictures.frame(4)
+    pictures.strip(4)
+    (_, panels), (_, rows) = written
+    assert [panel.name for panel in panels] == ["real"]
+    assert [[panel.name for panel in row] for row in rows] == [["real"] * 5]
 
 
 def test_measures_of_both(drifting) -> None:

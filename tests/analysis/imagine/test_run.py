@@ -10,6 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 import dima
 from dima.analysis.imagine.run import imagine_agent
@@ -128,6 +129,7 @@ def test_a_robot_is_shown_from_end_to_end(trained, command) -> None:
     assert set(written["steps"]["state_error_by_kind"]) > {"joint positions", "joint velocities"}
     html = (run / "imagination" / "imagination.html").read_text()
     assert '<figure id="error-kinds">' in html and "x, imagined" in html
+    assert "Left real, right imagined; 0.5x real time, 10 steps/s." in html and "<video autoplay " in html
     found = imagine_agent(dima.load(run, "cpu"), [3], width=64)
     assert np.array_equal(*found.pictures[0])
     assert not np.array_equal(*found.pictures[3])
@@ -142,7 +144,7 @@ def test_without_a_scene_the_reason_is_shown_and_the_rest_is_made(trained, comma
     assert status == 0
     assert err == (
         "dima: no film and no strip: toy/walk: its states cannot be drawn: "
-        "give its environment a method scene(width, height)\n"
+        "give its environment a method scene(width, height); nor does it render rgb_array: no film can be made of it\n"
     )
     assert {path.name for path in folder.iterdir()} == {"imagination.json", "imagination.html"}
     html = (folder / "imagination.html").read_text()
@@ -188,34 +190,78 @@ def test_a_video_shows_the_first_episode_evaluated(trained, command) -> None:
 def test_its_captions_sum_up_to_the_episode_s_return(trained, monkeypatch, tmp_path: Path) -> None:
     captions = []
 
-    def keep(title, panels):
+    def keep(title, panels, legend):
         captions.append((title, panels[0].name, panels[0].caption))
         return np.zeros((16, 16, 3), np.uint8)
 
     monkeypatch.setattr("dima.analysis.imagine.pictures.frame", keep)
     agent = dima.load(trained("mpe/simple_spread", "mappo"), "cpu")
     dima.film(agent, tmp_path / "film.mp4", seed=5, width=64)
-    assert captions[0] == ("mpe/simple_spread", "step 0", ["start", ""])
+    assert captions[0] == ("mpe/simple_spread", "step 0", ["start", "real time, 10 steps/s", ""])
     summed = re.search(r"sum (.*)", captions[-1][2][0])
     assert float(summed[1]) == pytest.approx(agent.evaluate(1, seed=5).mean, rel=1e-3)
 
 
-def test_an_environment_that_renders_by_itself_is_filmed(trained, command, monkeypatch, tmp_path: Path) -> None:
-    run, made = trained("toy/walk", "mappo"), dima.make_env
+@pytest.fixture
+def rendering(monkeypatch):
+    """Makes environments render what they are told to."""
+    made = dima.make_env
 
-    def rendering(task, config=None, *, render_mode=None):
-        env = made(task, config, render_mode=render_mode)
-        env.render_mode, env.render = render_mode, lambda: picture
-        return env
+    def render(picture: object) -> None:
+        def make(task, config=None, *, render_mode=None):
+            env = made(task, config, render_mode=render_mode)
+            env.render_mode, env.render = render_mode, lambda: picture
+            return env
 
-    monkeypatch.setattr("dima.analysis.imagine.run.make_env", rendering)
-    picture = np.full((30, 40, 3), 77, np.uint8)
+        monkeypatch.setattr("dima.analysis.imagine.run.make_env", make)
+
+    return render
+
+
+def test_an_environment_that_renders_by_itself_is_filmed(trained, command, rendering) -> None:
+    run = trained("toy/walk", "mappo")
+    rendering(np.full((30, 40, 3), 77, np.uint8))
     assert command("evaluate", run, "--episodes", 1, "--video")[0] == 0
     assert frames_of(run / "videos" / "evaluate.mp4") == 31
-    picture = "art"
+    rendering("art")
     status, _, err = command("evaluate", run, "--episodes", 1, "--video")
     assert status == 2
     assert "toy/walk: render() with render_mode = 'rgb_array' gave str: expected a picture" in err
+
+
+def test_imagination_beside_what_an_environment_renders_says_what_is_missing(
+    trained, command, rendering, tmp_path
+) -> None:
+    run = trained("toy/walk")
+    rendering(np.full((30, 40, 3), 77, np.uint8))
+    status, _, err = command("imagine", run, "--quiet", "--horizon", 5, "--out", tmp_path / "out", "--width", 80)
+    assert status == 0
+    assert err == (
+        "dima: no imagined pictures: toy/walk: its states cannot be drawn: "
+        "give its environment a method scene(width, height)\n"
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
+    assert frames_of(tmp_path / "out" / "imagination.mp4") == 6
+    html = (tmp_path / "out" / "imagination.html").read_text()
+    assert "There are no imagined pictures." in html and "The real episode alone; 10 steps/s." in html
+    rendering("art")
+    assert command("imagine", run, "--quiet", "--horizon", 5, "--out", tmp_path / "out")[0] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"imagination.json", "imagination.html"}
+
+
+def test_films_as_animated_pictures_when_asked(trained, command, tmp_path: Path) -> None:
+    run, out = trained("mpe/simple_spread"), tmp_path / "out"
+    few = ("--quiet", "--width", 80, "--start", 0, "--horizon", 3, "--out", out)
+    assert command("imagine", run, *few, "--webp")[0] == 0
+    with Image.open(out / "imagination.webp") as picture:
+        assert (picture.format, picture.n_frames) == ("WEBP", 4)
+    assert command("imagine", run, *few)[0] == 0
+    assert {path.name for path in out.iterdir()} == NAMES
+    assert command("evaluate", run, "--episodes", 1, "--webp", "--seed", 4)[0] == 0
+    assert {path.name for path in (run / "videos").glob("evaluate-seed4.*")} == {
+        "evaluate-seed4.mp4",
+        "evaluate-seed4.webp",
+    }
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
