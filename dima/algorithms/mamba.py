@@ -9,7 +9,7 @@ from dima.algorithms.model_based import ModelBasedConfig
 from dima.config import Count, Whole
 from dima.errors import ConfigError
 from dima.experience.replay import ReplayConfig
-from dima.world_models.mamba.config import MambaModelConfig
+from dima.world_models.mamba.model import MambaModelConfig
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dima.algorithms.objectives import lambda_returns, ppo_policy_loss
 from dima.data import EnvSpec
 from dima.policies.distributions import Categorical
 from dima.policies.team_critic import TeamCritic, TeamCriticConfig
-from dima.world_models.mamba.config import MambaModelConfig
 from dima.world_models.mamba.latent import balanced_kl
 from dima.world_models.mamba.losses import information_loss, reconstruction_loss
+from dima.world_models.mamba.model import MambaModelConfig
 from dima.world_models.mamba.networks import Dynamics
 
 AUTHORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "mamba.json").read_text())

@@ -13,8 +13,8 @@ they know and intend, by attention over the team. Nothing models the global stat
 
        m = Transformer over agents(ReLU(W [a_{t-1}, z_{t-1}]) + sinusoid(i)),   h_t = GRU(m, h_{t-1}).
 
-3. **Prior and posterior.** p(z_t | h_t) imagines; q(z_t | h_t, e(o_t)) filters real observations. One KL divergence pulls
-   them together, four parts of five by moving the prior:
+3. **Prior and posterior.** p(z_t | h_t) imagines; q(z_t | h_t, e(o_t)) filters real observations. One KL divergence
+   pulls them together, four parts of five by moving the prior:
 
        L_KL = mean over the choices of  0.2 KL(q || sg p) + 0.8 KL(sg q || p).
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 PROBABILITY_EPS = 1e-7  # added to probabilities inside logarithms
@@ -33,13 +32,17 @@ def sample(logits: Tensor) -> Tensor:
     # by the inverse of the distribution function: one random number for a choice, not one for each class
     reached = probability.detach().cumsum(-1)
     drawn = torch.rand_like(reached[..., :1]) * reached[..., -1:]
-    choice = F.one_hot((reached < drawn).sum(-1).clamp(max=logits.shape[-1] - 1), logits.shape[-1])
-    return choice.to(probability.dtype) + (probability - probability.detach())
+    choice = (reached < drawn).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return _one_hot(choice, probability) + (probability - probability.detach())
 
 
 def mode(logits: Tensor) -> Tensor:
     """The most probable choices, one-hot (..., C, K)."""
-    return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(torch.float32)
+    return _one_hot(logits.argmax(-1, keepdim=True), logits.float())
+
+
+def _one_hot(choice: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros_like(like).scatter_(-1, choice, 1.0)
 
 
 def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:

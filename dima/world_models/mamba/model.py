@@ -4,22 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dima.config import Fraction, NonNegative, Range
 from dima.data import EnvSpec, Episode, View
 from dima.errors import ConfigError
 from dima.experience.replay import Replay, Rows
-from dima.nn.normalizer import TINY, Normalizer
+from dima.nn.normalizer import UNSCALED, Normalizer
+from dima.nn.optim import FitConfig
 from dima.world_models.base import Loss, Objective, Step, WorldModel, clip_action, mask_from_logits, replace_rows
-from dima.world_models.mamba.config import MambaModelConfig
+from dima.world_models.mamba.config import NetworkConfig
 from dima.world_models.mamba.latent import Latent, balanced_kl, features, sample
 from dima.world_models.mamba.losses import information_loss, masked_mean, reconstruction_loss
 from dima.world_models.mamba.networks import Dynamics
 from dima.world_models.mamba.perception import LatentPerception, feature_view
+from dima.world_models.mamba.reward_scale import RewardScale
 from dima.world_models.state_readout import StateReadout
+
+
+@dataclass(frozen=True)
+class MambaModelConfig(NetworkConfig):
+    """A recurrent state-space model for each agent, joined by attention in the transition (arXiv 2205.15023)."""
+
+    kl_balance: Fraction = 0.8  # share of the KL loss's gradient that trains the prior
+    kl_reduction: Literal["mean", "sum"] = "mean"  # over the categorical variables
+    obs_reduction: Literal["mean", "sum"] = "sum"  # of the reconstruction error, over an observation's features
+    information: NonNegative = 1.0  # weight of the loss of the action that led to a latent; 0: none
+    reward: Literal["raw", "symlog", "normalized"] = "raw"  # the scale on which rewards are predicted
+    normalize_obs: bool = False  # standardise observations by their running mean and deviation
+    window: Annotated[int, Range(4)] = 20  # real rows of a training sequence; a rollout starts from one less
+    dynamics_fit: FitConfig = FitConfig(updates=60, batch=40, lr=2e-4, max_grad_norm=100.0)  # of sequences
+
+    @property
+    def reward_limits(self) -> dict[str, tuple[float, float]]:
+        return {"--learner.world-model.reward normalized": UNSCALED} if self.reward == "raw" else {}
+
+    def build(self, spec: EnvSpec) -> MambaWorldModel:
+        return MambaWorldModel(self, spec)
 
 
 @dataclass
@@ -42,9 +67,9 @@ class MambaWorldModel(WorldModel[Latent]):
         self.config, self.spec = config, spec
         self.context = config.window - 1  # as many latents as in training
         self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim)) if config.normalize_obs else None
-        self.reward_scale = Normalizer((), least=TINY) if config.reward == "normalized" else None
+        self.reward_scale = RewardScale(config.reward)
         self.state_readout = StateReadout(spec)
-        self.dynamics = Dynamics(config, spec)
+        self.dynamics = Dynamics(config, spec, classify=config.information > 0)
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
         self.register_buffer("obs_valid", torch.from_numpy(spec.obs_valid).float(), persistent=False)
 
@@ -64,8 +89,7 @@ class MambaWorldModel(WorldModel[Latent]):
             self.state_readout.update(episode.state.to(device), episode.obs.to(device))
             if self.obs_scale is not None:
                 self.obs_scale.update(episode.obs.to(device))
-            if self.reward_scale is not None:
-                self.reward_scale.update(episode.reward.to(device))
+            self.reward_scale.update(episode.reward.to(device))
 
     def objectives(self) -> dict[str, Objective]:
         return {"dynamics": Objective(self.rows, self.loss, self.config.dynamics_fit)}
@@ -97,7 +121,7 @@ class MambaWorldModel(WorldModel[Latent]):
         acted = rows.acted[:, real].float()
         everyone = acted.new_ones(found.stochastic.shape[:3])
         prior = net.prior_logits(found.deterministic[:, :-1])
-        reward = self._scaled_reward(rows.reward)[:, real, None].expand_as(everyone)
+        reward = self.reward_scale(rows.reward)[:, real, None].expand_as(everyone)
         continued = (~rows.terminated[:, real, None]).float().expand_as(everyone)
         parts = {
             "kl": balanced_kl(found.posterior, prior, config.kl_balance, config.kl_reduction).mean(),
@@ -159,17 +183,6 @@ class MambaWorldModel(WorldModel[Latent]):
     def _normalize_obs(self, obs: Tensor) -> Tensor:
         return obs if self.obs_scale is None else self.obs_scale.normalize(obs)
 
-    def _scaled_reward(self, reward: Tensor) -> Tensor:
-        if self.config.reward == "symlog":
-            return reward.sign() * reward.abs().log1p()
-        return reward if self.reward_scale is None else self.reward_scale.normalize(reward)
-
-    def _reward(self, scaled: Tensor) -> Tensor:
-        """The inverse."""
-        if self.config.reward == "symlog":
-            return scaled.sign() * scaled.abs().expm1()
-        return scaled if self.reward_scale is None else self.reward_scale.denormalize(scaled)
-
     # -- imagination ----------------------------------------------------------------------------------------------
 
     def start(self, rows: Rows) -> Latent:
@@ -220,7 +233,7 @@ class MambaWorldModel(WorldModel[Latent]):
         net, action = self.dynamics, clip_action(action, self.spec)
         deterministic = net.filter.transition(action, latent.stochastic, latent.deterministic)
         following = features(latent.stochastic, deterministic)
-        reward = self._reward(net.reward(following)[..., 0].float()).mean(-1)
+        reward = self.reward_scale.invert(net.reward(following)[..., 0].float()).mean(-1)
         continuation = net.continuation(following)[..., 0].float().sigmoid().mean(-1)
         stochastic = sample(net.prior_logits(deterministic)).flatten(-2)
         mask = latent.action_mask

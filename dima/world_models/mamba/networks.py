@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dima.data import EnvSpec
 from dima.nn.mlp import mlp, relu
 from dima.nn.team_transformer import TeamTransformer, xavier_
-from dima.world_models.mamba.config import MambaModelConfig
+from dima.world_models.mamba.config import NetworkConfig
 
 
 class Transition(nn.Module):
@@ -17,7 +17,7 @@ class Transition(nn.Module):
     The only place where agents hear of each other: attention over the team, then a GRU of each agent's own.
     """
 
-    def __init__(self, config: MambaModelConfig, spec: EnvSpec) -> None:
+    def __init__(self, config: NetworkConfig, spec: EnvSpec) -> None:
         super().__init__()
         self.embed = nn.Linear(spec.action_dim + config.stochastic, config.hidden)
         self.attention = TeamTransformer(spec.n_agents, config.hidden, config.layers, config.heads, config.dropout)
@@ -42,7 +42,7 @@ class Transition(nn.Module):
 class Filter(nn.Module):
     """Observations -> posteriors of the latents, one time step at a time."""
 
-    def __init__(self, config: MambaModelConfig, spec: EnvSpec) -> None:
+    def __init__(self, config: NetworkConfig, spec: EnvSpec) -> None:
         super().__init__()
         width = config.hidden
         self.shape = (config.categoricals, config.classes)
@@ -56,9 +56,15 @@ class Filter(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """Everything that is learnt from real experience."""
+    """Everything that is learnt from real experience.
 
-    def __init__(self, config: MambaModelConfig, spec: EnvSpec) -> None:
+    Args:
+        config: sizes.
+        spec: of the task.
+        classify: whether previous actions are predicted.
+    """
+
+    def __init__(self, config: NetworkConfig, spec: EnvSpec, classify: bool = True) -> None:
         super().__init__()
         width, feature = config.hidden, config.features
         self.shape = (config.categoricals, config.classes)
@@ -74,7 +80,7 @@ class Dynamics(nn.Module):
             nn.Sequential(
                 nn.Linear(width, width), nn.ELU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, spec.action_dim)
             )
-            if config.information
+            if classify
             else None
         )
         xavier_(self)

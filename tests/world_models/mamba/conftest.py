@@ -10,8 +10,7 @@ import torch
 
 from dima.data import EnvSpec, Episode
 from dima.experience.replay import Replay
-from dima.world_models.mamba.config import MambaModelConfig
-from dima.world_models.mamba.model import MambaWorldModel
+from dima.world_models.mamba.model import MambaModelConfig, MambaWorldModel
 
 TINY: dict[str, Any] = {
     "hidden": 16,

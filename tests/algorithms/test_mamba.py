@@ -1,0 +1,105 @@
+"""MAMBA as a run: it learns, remembers the episode it plays in, and every command works on its folder."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import dima
+from dima.agent import Agent
+from dima.data import View
+from dima.envs import make_env
+from dima.envs.toy import ToyConfig
+from dima.envs.vector import VectorEnv
+from dima.experience.episodes import play
+from dima.recording.record import record
+from dima.training.offline import fit, fit_config
+from dima.training.online import train
+from dima.training.run_config import build_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Agent:
+    """Of a run with two iterations."""
+    folder = tmp_path_factory.mktemp("mamba") / "run"
+    fixed = {"run": str(folder), "device": "cpu", "threads": 1, "tensorboard": False, "steps": 180}
+    train(build_config("toy/walk", "mamba", "debug", fixed | {"env": {"episode_limit": 12}}))
+    return dima.load(folder, "cpu")
+
+
+def walked(agent: Agent, seed: int, interrupt: bool = False) -> list[np.ndarray]:
+    """Actions of an episode that a user plays."""
+    env, actions = agent.env.parallel_env, []
+    observations, infos = env.reset(seed=seed)
+    agent.reset()
+    while env.agents:
+        if interrupt:
+            agent.evaluate(1)
+        chosen = agent.act(observations, infos)
+        observations, _, _, _, infos = env.step(chosen)
+        actions.append(np.stack([chosen[name] for name in env.possible_agents]))
+    return actions
+
+
+def test_an_agent_remembers_its_episode_as_an_evaluation_does(agent: Agent) -> None:
+    make = partial(make_env, "toy/walk", ToyConfig(episode_limit=12))
+    with VectorEnv(make, 2) as envs:
+        episodes = play(envs, partial(agent.algorithm.act, mode=True), [3, 4, 5])
+    for seed, episode in zip((3, 4, 5), episodes, strict=True):
+        np.testing.assert_allclose(np.stack(walked(agent, seed)), episode.action.clamp(-1, 1).numpy(), atol=1e-5)
+
+
+def test_what_else_an_agent_does_leaves_its_memory_alone(agent: Agent) -> None:
+    expected = walked(agent, 3)
+    np.testing.assert_array_equal(walked(agent, 3, interrupt=True), expected)
+
+
+def test_memory_matters_and_a_reset_forgets(agent: Agent) -> None:
+    env = agent.env.parallel_env
+    observations, infos = env.reset(seed=3)
+
+    def act() -> Tensor:
+        return torch.from_numpy(np.stack([*agent.act(observations, infos).values()]))
+
+    agent.reset()
+    first, second = act(), act()
+    assert not torch.equal(first, second)
+    agent.reset()
+    assert torch.equal(act(), first)
+
+
+def test_earlier_policies_bring_their_own_filter(agent: Agent) -> None:
+    (steps,) = list(agent.earlier)[:1]
+    names = {name.split(".")[2] for name in agent.earlier[steps] if name.startswith("perception.filter")}
+    assert names == {"encoder", "transition", "posterior"}
+    view = View(
+        torch.ones(1, 2, 2), torch.ones(1, 4), torch.ones(1, 2, 1).bool(), torch.zeros(1, 2, 1), torch.ones(1).bool()
+    )
+    then, now = agent.earlier_policies()[steps](view, mode=True)[0], agent.algorithm.act(view, mode=True)[0]
+    assert not torch.equal(then, now)
+
+
+def test_the_state_is_read_from_imagined_observations(agent: Agent) -> None:
+    env = agent.as_env(seed=0, horizon=4)
+    names = env.possible_agents
+    for _ in range(3):
+        env.reset()
+        observations, *_ = env.step({name: np.zeros(1, np.float32) for name in names})
+        positions = [observations[name][0] for name in names]
+        targets = [observations[name][1] for name in names]
+        np.testing.assert_allclose(env.state(), [*positions, *targets], atol=1e-5)
+
+
+def test_a_world_model_is_fitted_to_a_dataset(recording, tmp_path) -> None:
+    record(recording(steps=200))
+    config = fit_config(
+        tmp_path / "data", "mamba", "debug", {"run": str(tmp_path / "fit"), "iterations": 2, "threads": 1}
+    )
+    found = fit(config.override({"evaluation_horizon": 5, "device": "cpu", "tensorboard": False}))
+    assert found.finished and all(np.isfinite(score) for _, score in found.evaluations)
