@@ -130,7 +130,7 @@ class Agent:
         A policy with a memory remembers earlier calls until :meth:`reset`.
 
         Args:
-            observations: as returned by ``reset`` or ``step``.
+            observations: as returned by ``reset`` or ``step``; where agents may leave, of those in ``agents``.
             infos: likewise; needed where they hold the action masks.
             mode: take the most probable action instead of sampling one.
 
