@@ -14,7 +14,7 @@ from torch import Tensor
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
 from dima.config import count, user_path
-from dima.data import Act, View
+from dima.data import Act, View, blank
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.envs.base import JointEnv
@@ -147,7 +147,8 @@ class Agent:
             first=torch.tensor([self._first], device=self.device),
         )
         action, _ = self._policy.act(view, mode)
-        self._previous, self._first = action, False
+        there = (view.obs != 0).any(-1) if spec.agents_leave else None  # who has left observes zeros, and acts none
+        self._previous, self._first = blank(action, there), False
         return self.env.decode(action[0].cpu().numpy())
 
     def act_imagined(self, view: View) -> tuple[Tensor, Tensor]:

@@ -109,6 +109,29 @@ def test_a_world_model_is_fitted_to_a_dataset(recording, tmp_path) -> None:
     assert found.finished and all(np.isfinite(score) for _, score in found.evaluations)
 
 
+def test_agents_that_leave_are_remembered_as_in_an_evaluation(tiny) -> None:
+    """Who has left observes zeros and acts none; a model of observations does not know who will leave."""
+    config = tiny(
+        "toy/crossfire", "mamba", steps=160, evaluation_episodes=2, env={"n_agents": 3}, learner={"learn_after": 80}
+    )
+    agent = dima.load(train(config).folder, "cpu")
+    with VectorEnv(partial(make_env, "toy/crossfire", config.env), 2) as envs:
+        episodes = play(envs, partial(agent.algorithm.act, mode=True), range(8))
+        left = [bool((envs.spec.alive(one.state)[:-1] == 0).any()) for one in episodes]
+    assert any(left)
+    env = agent.env.parallel_env
+    for seed, episode in enumerate(episodes):
+        observations, infos = env.reset(seed=seed)
+        agent.reset()
+        for step in range(len(episode)):
+            there = list(env.agents)
+            chosen = agent.act({name: observations[name] for name in there}, infos)
+            played = agent.env.encode_actions(chosen, there)
+            np.testing.assert_allclose(played, episode.action[step].clamp(-1, 1).numpy(), atol=1e-5)
+            observations, _, _, _, infos = env.step(chosen)
+    agent.as_env(seed=0, horizon=3).reset()
+
+
 # two iterations of learning that suffice for toy/walk
 QUICK: dict[str, Any] = {
     "learn_after": 600,
