@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from dima.recording.config import RecordConfig as RecordConfig
     from dima.recording.config import record_config as record_config
     from dima.recording.record import record as record
+    from dima.sharing.export import export as export
+    from dima.sharing.hub import pull as pull
+    from dima.sharing.hub import push as push
+    from dima.sharing.policy import ExportedPolicy as ExportedPolicy
+    from dima.sharing.policy import load_policy as load_policy
     from dima.training.offline import fit as fit
     from dima.training.offline import fit_config as fit_config
     from dima.training.online import resume as resume
@@ -47,6 +52,7 @@ _HOME = {
     "Agent": "dima.agent",
     "DiagnosisConfig": "dima.analysis.diagnose.config",
     "Dataset": "dima.datasets.reader",
+    "ExportedPolicy": "dima.sharing.policy",
     "RecordConfig": "dima.recording.config",
     "RunConfig": "dima.training.run_config",
     "UserError": "dima.errors",
@@ -55,12 +61,16 @@ _HOME = {
     "demo": "dima.analysis.demo.run",
     "diagnose": "dima.analysis.diagnose.run",
     "evaluate": "dima.agent",
+    "export": "dima.sharing.export",
     "film": "dima.analysis.imagine.run",
     "fit": "dima.training.offline",
     "fit_config": "dima.training.offline",
     "imagine": "dima.analysis.imagine.run",
     "load": "dima.agent",
+    "load_policy": "dima.sharing.policy",
     "make_env": "dima.envs",
+    "pull": "dima.sharing.hub",
+    "push": "dima.sharing.hub",
     "record": "dima.recording.record",
     "record_config": "dima.recording.config",
     "register_algorithm": "dima.algorithms",

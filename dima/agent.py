@@ -14,7 +14,7 @@ from torch import Tensor
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
 from dima.config import count, user_path
-from dima.data import Act, View
+from dima.data import Act, View, blank
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.envs.base import JointEnv
@@ -130,7 +130,7 @@ class Agent:
         A policy with a memory remembers earlier calls until :meth:`reset`.
 
         Args:
-            observations: as returned by ``reset`` or ``step``.
+            observations: as returned by ``reset`` or ``step``; where agents may leave, of those in ``agents``.
             infos: likewise; needed where they hold the action masks.
             mode: take the most probable action instead of sampling one.
 
@@ -147,7 +147,8 @@ class Agent:
             first=torch.tensor([self._first], device=self.device),
         )
         action, _ = self._policy.act(view, mode)
-        self._previous, self._first = action, False
+        there = (view.obs != 0).any(-1) if spec.agents_leave else None  # who has left observes zeros, and acts none
+        self._previous, self._first = blank(action, there), False
         return self.env.decode(action[0].cpu().numpy())
 
     def act_imagined(self, view: View) -> tuple[Tensor, Tensor]:

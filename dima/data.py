@@ -6,6 +6,10 @@ Agents may differ in observation and action size: arrays are padded to the large
 entries are real, and padding is zero everywhere. A discrete action is a one-hot vector of length A, so every
 array of actions is ``(..., N, A)`` floating point; a continuous action may exceed [-1, 1]: the environment
 adapter clips it and maps it to the environment's own bounds.
+
+Where agents may leave before the others (die), who is still there is a part of the state: its last N features, 1 or 0.
+So it is stored, predicted and imagined like the rest; ``EnvSpec.alive`` reads it. An agent that has left observes zeros
+and acts zeros.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor
 
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", Tensor, np.ndarray)
 
 
 def rows_of(store: Tensor, which: Tensor) -> Tensor:
@@ -39,6 +44,7 @@ class EnvSpec:
     masks_actions: bool = False  # the environment forbids some discrete actions in some states
     obs_has_id: bool = False  # observations identify the agent
     episode_limit: int | None = None  # steps after which an episode is truncated, if known
+    agents_leave: bool = False  # agents may leave before the others: the state ends with N flags of who is there
     # builds another environment of the task, a dima.envs.base.JointEnv; unknown where the rest was read from a file
     make: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 
@@ -58,6 +64,24 @@ class EnvSpec:
         """All but ``make`` as plain data, equal to what JSON returns."""
         facts = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
+
+    def alive(self, state: S) -> S | None:
+        """(..., N) bool: who is there in states (..., S); None where nobody leaves before the others."""
+        return state[..., -self.n_agents :] > 0.5 if self.agents_leave else None
+
+    def own_state(self, state: S) -> S:
+        """What the environment's own ``state()`` says, without the flags of who is there."""
+        return state[..., : -self.n_agents] if self.agents_leave else state
+
+    @property
+    def own_state_dim(self) -> int:
+        """Size of :meth:`own_state`."""
+        return self.state_dim - self.n_agents * self.agents_leave
+
+    @property
+    def obs_samples(self) -> tuple[int, ...]:
+        """Shape of the number of observations (N, O) in running statistics: one for each agent where some may leave."""
+        return (self.n_agents, 1) if self.agents_leave else ()
 
     def only(self, agent: int) -> EnvSpec:
         """The spec of one agent alone, without padding."""
@@ -117,6 +141,17 @@ class View(Record):
 
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # view -> (B, N, A) actions, (B, N) log-probabilities
+
+
+def choose(act: Act, view: View, spec: EnvSpec) -> tuple[Tensor, Tensor]:
+    """Actions (B, N, A) and log-probabilities (B, N) of a policy, zero for agents that have left."""
+    (action, log_prob), alive = act(view), spec.alive(view.state)
+    return blank(action, alive), log_prob if alive is None else torch.where(alive, log_prob, 0.0)
+
+
+def blank(values: Tensor, alive: Tensor | None) -> Tensor:
+    """``values`` (..., N, F), zero for agents that are not ``alive`` (..., N); None: all are."""
+    return values if alive is None else torch.where(alive[..., None], values, 0.0)
 
 
 @dataclass

@@ -29,6 +29,7 @@ function told(part) {
           own: [inside.naturalWidth || inside.videoWidth || 0, inside.naturalHeight || inside.videoHeight || 0]};
 }
 function write() {
+  for (const fold of document.querySelectorAll('details')) fold.open = true;
   const figures = Object.fromEntries([...document.querySelectorAll('figure')].map(f => [f.id, told(f)]));
   const found = {window: innerWidth, content: document.documentElement.scrollWidth, figures: figures,
                  ground: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color};

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dima"
 ROOMS = (
     *("errors", "version", "config", "registry", "data", "runtime", "nn", "envs", "policies", "experience"),
-    *("world_models", "algorithms", "presets", "storage", "datasets", "training", "agent", "recording", "analysis"),
-    *("__init__", "cli", "__main__"),
+    *("world_models", "algorithms", "presets", "storage", "datasets", "training", "agent", "sharing", "recording"),
+    *("analysis", "__init__", "cli", "__main__"),
 )
 
 

@@ -12,7 +12,12 @@ from PIL import Image
 from dima.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"README.md": 3, "docs/quickstart.md": 14, "docs/own-environment.md": 4}  # how many there are at least
+COMMANDS = {  # how many there are at least
+    "README.md": 3,
+    "docs/quickstart.md": 14,
+    "docs/own-environment.md": 4,
+    "docs/export.md": 2,
+}
 SHORT = "--steps 400 --evaluation-episodes 1 --env.episode-limit 60 --device cpu --threads 1 --quiet --no-tensorboard"
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]

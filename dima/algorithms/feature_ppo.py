@@ -117,6 +117,7 @@ class FeaturePPO(PPO):
             value=value.flatten(0, 1),
             target=target.flatten(0, 1),
             weight=weight.flatten(),
+            agent_weight=weight[..., None].expand_as(rollout.log_prob).flatten(0, 1),
         )
         unexplained = advantage.var(correction=0) / (returns / unit).var(correction=0).clamp(min=1e-8)
         return batch, {"return": returns.mean(), "value": raw_value.mean(), "explained_variance": 1 - unexplained}
@@ -126,7 +127,7 @@ class FeaturePPO(PPO):
 
     def actor_loss(self, batch: ActorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped surrogate loss of every agent's own advantage minus the entropy bonus, and metrics; scalars."""
-        policy, weight = self.actor(batch.obs, batch.action_mask), batch.weight[:, None]
+        policy, weight = self.actor(batch.obs, batch.action_mask), batch.agent_weight
         ratio_of = policy.log_prob(batch.action)[..., None], batch.log_prob[..., None]  # each agent a team of one
         loss, metrics = ppo_policy_loss(*ratio_of, batch.advantage, self.config.clip, weight[..., None])
         entropy = (weight * policy.entropy()).mean()

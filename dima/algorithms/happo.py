@@ -6,7 +6,7 @@ action, so that every step improves the joint policy (docs/reference/baselines.m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from dima.algorithms.objectives import ppo_policy_loss
 from dima.algorithms.on_policy import OnPolicyConfig
 from dima.algorithms.ppo import PPO, ActorBatch, Batch, CriticBatch, PPOConfig
 from dima.data import EnvSpec
+from dima.nn.normalizer import TINY
 from dima.nn.optim import Average
 from dima.policies.actors import SeparateActors
+from dima.policies.distributions import ActionDistribution
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,19 @@ class SequentialPPO(PPO):
         assert replayed is None  # HAPPO learns from real experience only
         agents, factor = self.spec.n_agents, torch.ones_like(batch.advantage)
         steps, critic_steps = Average(), Average()
+        if self.spec.agents_leave:  # 1 on average in the loss of each agent
+            mean = batch.agent_weight.mean(0).clamp(min=TINY)
+            batch = replace(batch, agent_weight=batch.agent_weight / mean)
         for agent in range(agents) if self.fixed_order else torch.randperm(agents).tolist():
+            if self.spec.agents_leave and not batch.agent_weight[:, agent].any():
+                continue  # it was never there: momentum alone must not move it
             agent_batch = AgentBatch(**vars(batch), factor=factor)
             for rows in self.minibatches(batch):
                 steps.add(self.agent_step(agent, agent_batch[rows]))
             # each agent is updated once per iteration, so the old policy is the one that collected
-            factor = factor * (self.log_prob(agent, batch) - batch.log_prob[:, agent]).exp()
+            with torch.no_grad():
+                log_prob = self.log_prob(agent, batch, self._policy(agent, batch))[:, 0]
+            factor = factor * (log_prob - batch.log_prob[:, agent]).exp()
         critic_batch = batch.part(CriticBatch)
         for rows in self.minibatches(batch):
             critic_steps.add(self.critic_step(critic_batch[rows]))
@@ -65,26 +74,27 @@ class SequentialPPO(PPO):
 
     def agent_step(self, agent: int, batch: AgentBatch) -> dict[str, Tensor]:
         """Make one gradient step of one agent; the factor multiplies outside the clipping."""
-        policy = self.actor.forward_agent(agent, batch.obs, batch.action_mask)
+        policy, weight = self._policy(agent, batch), batch.agent_weight[:, agent]
         loss, metrics = ppo_policy_loss(
-            policy.log_prob(self._own_action(agent, batch)),
+            self.log_prob(agent, batch, policy),
             batch.log_prob[:, agent : agent + 1],
             batch.advantage,
             self.config.clip,
-            (batch.weight * batch.factor)[:, None],
+            (weight * batch.factor)[:, None],
         )
-        entropy = (batch.weight[:, None] * policy.entropy()).mean()
+        entropy = (weight[:, None] * policy.entropy()).mean()
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
         network = self.actor.members[agent]
         norm = self.gradient_step(network, self.actor_optimizer, loss - self.config.entropy * entropy)
         return metrics | {"actor_grad_norm": norm}
 
-    @torch.no_grad()
-    def log_prob(self, agent: int, batch: ActorBatch) -> Tensor:
-        """Log-probability (R,) of one agent's actions under its current policy."""
-        policy = self.actor.forward_agent(agent, batch.obs, batch.action_mask)
-        return policy.log_prob(self._own_action(agent, batch))[:, 0]
+    def log_prob(self, agent: int, batch: ActorBatch, policy: ActionDistribution) -> Tensor:
+        """Log-probability (R, 1) of one agent's actions; once it has left that of before, for a ratio of 1."""
+        log_prob = policy.log_prob(batch.action[:, agent : agent + 1, : self.spec.action_sizes[agent]])
+        if not self.spec.agents_leave:
+            return log_prob
+        own = slice(agent, agent + 1)
+        return torch.where(batch.agent_weight[:, own] > 0, log_prob, batch.log_prob[:, own])
 
-    def _own_action(self, agent: int, batch: ActorBatch) -> Tensor:
-        """One agent's actions (R, 1, A), without padding."""
-        return batch.action[:, agent : agent + 1, : self.spec.action_sizes[agent]]
+    def _policy(self, agent: int, batch: ActorBatch) -> ActionDistribution:
+        return self.actor.forward_agent(agent, batch.obs, batch.action_mask)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.algorithms.objectives import returns_so_far
 from dima.config import Count, Fraction, NonNegative, Positive, Whole
-from dima.data import EnvSpec, TransitionBatch
+from dima.data import EnvSpec, TransitionBatch, blank
 from dima.experience.collector import Collector
 from dima.experience.episodes import random_policy
 from dima.experience.transitions import NStepBatch, Transitions
@@ -123,7 +123,7 @@ class Hasac(Algorithm):
 
     def update_statistics(self, transitions: TransitionBatch) -> None:
         """Update running normalisers with the real transitions that follow the last ones, (B, T)."""
-        self.actors.update_statistics(transitions.obs)
+        self.actors.update_statistics(transitions.obs, self.spec.alive(transitions.state))
         if self.state_scale is not None:
             self.state_scale.update(transitions.state)
         if self.return_scale is not None:
@@ -134,26 +134,30 @@ class Hasac(Algorithm):
     # -- one gradient step ----------------------------------------------------------------------------------------
 
     def sample(self) -> NStepBatch:
-        """Draw a batch, its states and returns in the critics' units."""
+        """Draw a batch, its returns in the critics' units."""
         batch = self.replay.sample(self.config.batch, self.config.n_step, self.config.gamma)
-        if self.state_scale is not None:
-            scaled = self.state_scale(batch.state), self.state_scale(batch.next_state)
-            batch = replace(batch, state=scaled[0], next_state=scaled[1])
         if self.return_scale is not None:
             batch = replace(batch, returns=batch.returns / self.return_scale.scale)
         return batch
 
+    def scale_state(self, state: Tensor) -> Tensor:
+        """States (R, S) in the critics' units."""
+        return state if self.state_scale is None else self.state_scale(state)
+
     @torch.no_grad()
     def target_value(self, batch: NStepBatch) -> Tensor:
         """Critics' target (R,): n-step return, then the smaller target value with the team's entropy bonus."""
-        action, log_prob = self.actors.sample(batch.next_obs, batch.next_mask)
-        value = self.target(batch.next_state, action).amin(0) - self.alpha(-1) * log_prob.sum(-1)
+        alive = self.spec.alive(batch.next_state)
+        action, log_prob = self.actors.sample(blank(batch.next_obs, alive), batch.next_mask)
+        if alive is not None:
+            action, log_prob = blank(action, alive), torch.where(alive, log_prob, 0.0)
+        value = self.target(self.scale_state(batch.next_state), action).amin(0) - self.alpha(-1) * log_prob.sum(-1)
         return batch.returns + batch.discount * value
 
     def critic_step(self, batch: NStepBatch) -> dict[str, Tensor]:
         """Make one gradient step of both critics."""
         target = self.target_value(batch)
-        value = self.critic(batch.state, batch.action)
+        value = self.critic(self.scale_state(batch.state), blank(batch.action, self.spec.alive(batch.state)))
         loss = (value - target).square().mean(-1).sum()
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -164,26 +168,33 @@ class Hasac(Algorithm):
         """Make one gradient step of each agent in turn, given the updated policies of those before it.
 
         Actions are sampled once for all agents, as an agent's policy does not change before its own step; after it, its
-        action is sampled anew for the agents that follow.
+        action is sampled anew for the agents that follow. An agent that has left acts zero, and its rows are left out.
         """
-        agents = self.spec.n_agents
-        samples = [self.actors.sample_agent(agent, batch.obs, batch.action_mask) for agent in range(agents)]
-        joint = torch.stack([action.detach() for action, _ in samples], dim=1)
-        losses = []
+        agents, state, alive = self.spec.n_agents, self.scale_state(batch.state), self.spec.alive(batch.state)
+        obs, mask, losses = blank(batch.obs, alive), batch.action_mask, []
+        weight = None if alive is None else alive / alive.float().mean(0).clamp(min=TINY)  # (R, N), 1 on average
+        samples = [self.actors.sample_agent(agent, obs, mask) for agent in range(agents)]
+        joint = blank(torch.stack([action.detach() for action, _ in samples], dim=1), alive)
         order = list(range(agents)) if self.config.fixed_order else torch.randperm(agents).tolist()
         for agent in order:
+            if alive is not None and not alive[:, agent].any():
+                continue
             action, log_prob = samples[agent]
             joint_action = torch.cat([joint[:, :agent], action[:, None], joint[:, agent + 1 :]], dim=1)
-            loss = (self.alpha(agent) * log_prob - self.critic.min_value(batch.state, joint_action)).mean()
+            loss = self.alpha(agent) * log_prob - self.critic.min_value(state, blank(joint_action, alive))
+            loss = loss.mean() if weight is None else (weight[:, agent] * loss).mean()
             self.actor_optimizer.zero_grad(set_to_none=True)  # Adam skips parameters without gradient
             loss.backward()
             self.actor_optimizer.step()
             if agent != order[-1]:
                 with torch.no_grad():
-                    joint[:, agent], _ = self.actors.sample_agent(agent, batch.obs, batch.action_mask)
+                    joint[:, agent], _ = self.actors.sample_agent(agent, obs, mask)
+                    joint = blank(joint, alive)
             losses.append(loss.detach())
         log_probs = torch.stack([log_prob.detach() for _, log_prob in samples])  # (N, R)
-        self.temperature_step(log_probs.mean(1))
+        if weight is not None:
+            log_probs = log_probs * weight.T
+        self.temperature_step(log_probs.mean(1), None if alive is None else alive.any(0))
         return {
             "policy_loss": torch.stack(losses).mean(),
             "entropy": -log_probs.mean(),
@@ -196,11 +207,18 @@ class Hasac(Algorithm):
             return torch.tensor(self.config.alpha, device=self.device)
         return self.log_alpha[which].detach().exp()
 
-    def temperature_step(self, log_prob: Tensor) -> None:
-        """Move learnt temperatures towards their target entropies, given mean log-probabilities (N,)."""
+    def temperature_step(self, log_prob: Tensor, present: Tensor | None = None) -> None:
+        """Move learnt temperatures towards their target entropies.
+
+        Args:
+            log_prob: (N,) mean log-probabilities.
+            present: (N,) bool, agents that have any; None: all.
+        """
         if self.config.alpha is not None:
             return
         excess = log_prob + torch.tensor(self.target_entropies, device=self.device)
+        if present is not None:
+            excess = excess * present
         loss = -(torch.stack([*self.log_alpha]) * torch.cat([excess, excess.sum(0, keepdim=True)])).sum()
         self.alpha_optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -32,3 +32,7 @@ class MambaConfig(ModelBasedConfig):
             raise ConfigError(
                 f"replay_value = {self.replay_value} is not for mamba, whose critic sees features: choose 0"
             )
+        if self.ppo.actor.normalize_obs:
+            raise ConfigError(
+                "ppo.actor.normalize_obs is not for mamba, whose actor sees features: set world_model.normalize_obs"
+            )

@@ -23,7 +23,7 @@ from dima.algorithms.objectives import (
     survival,
 )
 from dima.config import Config, Count, Fraction, NonNegative, Positive, Range
-from dima.data import EnvSpec, Record, Rollout
+from dima.data import EnvSpec, Record, Rollout, blank
 from dima.nn.optim import Average, restore_optimizer
 from dima.policies.actors import Actor, ActorConfig, TeamActor
 from dima.policies.critics import Critic, CriticConfig, ValueNorm
@@ -74,7 +74,7 @@ class ActorBatch(Record):
     action: Tensor  # (R, N, A)
     log_prob: Tensor  # (R, N)
     advantage: Tensor  # (R,) standardised
-    weight: Tensor  # (R,) in the losses, 1 on average
+    agent_weight: Tensor  # (R, N) in the loss, 1 on average; 0 for agents that have left
 
 
 @dataclass
@@ -145,7 +145,7 @@ class PPO(nn.Module):
             obs: (..., N, O).
             state: (..., S).
         """
-        self.actor.update_statistics(obs)
+        self.actor.update_statistics(obs, self.spec.alive(state))
         self.critic.update_statistics(state)
 
     def update(
@@ -233,28 +233,35 @@ class PPO(nn.Module):
         The old values that the critic's loss clips around are the network's raw outputs. Converted to the updated
         ValueNorm, they would stop the critic from learning whenever the scale moves further than the clip.
         """
-        config = self.config
+        config, action = self.config, blank(rollout.action, self.spec.alive(rollout.state))
         value, next_value = self.critic(
-            torch.stack([rollout.state, rollout.next_state]), torch.stack([rollout.previous_action, rollout.action])
+            torch.stack([rollout.state, rollout.next_state]), torch.stack([rollout.previous_action, action])
         )
         raw_value, raw_next = self.value_norm.denormalize(value), self.value_norm.denormalize(next_value)
         returns = lambda_returns(
             rollout.reward, rollout.continuation, rollout.boundary, raw_next, config.gamma, config.lam
         )
-        weight = torch.ones_like(returns)
+        weight, alive = torch.ones_like(returns), self.spec.alive(rollout.state)
         if config.survival_weights:
             weight = survival(rollout.continuation, rollout.boundary)
+            weight = weight / weight.mean()
+        agent_weight, row_weight = weight[..., None].expand_as(rollout.log_prob), weight
+        if alive is not None:  # a row counts once for each agent that acts in it
+            agent_weight = weight[..., None] * alive
+            agent_weight = agent_weight / agent_weight.mean()
+            row_weight, weight = agent_weight.mean(-1), weight * alive.any(-1)
             weight = weight / weight.mean()
         self.value_norm.update(returns)
         # published epsilons are in the reward's units; without a floor, they are in the critic's
         unit = 1.0 if config.value_norm_floor else self.value_norm.moments()[1]
         advantage = (returns - raw_value) / unit
         batch = Batch(
-            obs=rollout.obs.flatten(0, 1),
+            obs=blank(rollout.obs, alive).flatten(0, 1),
             action_mask=rollout.action_mask.flatten(0, 1),
-            action=rollout.action.flatten(0, 1),
-            log_prob=rollout.log_prob.flatten(0, 1),
-            advantage=standardize(advantage, weight).flatten(),
+            action=action.flatten(0, 1),
+            log_prob=blank(rollout.log_prob[..., None], alive)[..., 0].flatten(0, 1),
+            advantage=standardize(advantage, row_weight).flatten(),
+            agent_weight=agent_weight.flatten(0, 1),
             state=rollout.state.flatten(0, 1),
             previous_action=rollout.previous_action.flatten(0, 1),
             value=value.flatten(),
@@ -290,10 +297,11 @@ class PPO(nn.Module):
     def actor_loss(self, batch: ActorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped surrogate loss minus the entropy bonus, and metrics; scalars."""
         policy = self.actor(batch.obs, batch.action_mask)
-        loss, metrics = ppo_policy_loss(
-            policy.log_prob(batch.action), batch.log_prob, batch.advantage, self.config.clip, batch.weight[:, None]
-        )
-        entropy = (batch.weight[:, None] * policy.entropy()).mean()
+        log_prob = policy.log_prob(batch.action)
+        if self.spec.agents_leave:  # the ratio of those who have left is 1
+            log_prob = torch.where(batch.agent_weight > 0, log_prob, batch.log_prob)
+        loss, metrics = ppo_policy_loss(log_prob, batch.log_prob, batch.advantage, self.config.clip, batch.agent_weight)
+        entropy = (batch.agent_weight * policy.entropy()).mean()
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
         return loss - self.entropy_weight * entropy, metrics
 

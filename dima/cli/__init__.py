@@ -2,7 +2,8 @@
 
 Read this file first (dispatch, errors), then ``options`` (flags from dataclasses), ``positional`` (task, algorithm and
 preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``inspect`` (demo, imagine,
-diagnose, report), ``datasets`` (dataset, fit), ``info`` (tasks, algorithms, check, doctor) with ``doctor``.
+diagnose, report), ``datasets`` (dataset, fit), ``share`` (export, push, pull), ``info`` (tasks, algorithms, check,
+doctor) with ``doctor``.
 
 Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
 """
@@ -33,6 +34,11 @@ MODULES = {  # module of this package -> its commands and their help
     "datasets": {
         "dataset": "record and describe datasets, import from and export to Minari",
         "fit": "fit a world model to a dataset: dima fit DATASET --algorithm dima",
+    },
+    "share": {
+        "export": "write a run's policy as files that act without simulator: safetensors, torch.export, ONNX",
+        "push": "copy a run folder to the Hugging Face hub",
+        "pull": "copy a run folder from the Hugging Face hub",
     },
     "info": {
         "tasks": "list the tasks",

@@ -8,6 +8,7 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -18,6 +19,7 @@ from dima.cli.positional import Device
 from dima.config import Config, Count, Range, Whole, user_path
 
 if TYPE_CHECKING:
+    from dima.analysis.diagnose.results import Diagnosis
     from dima.analysis.imagine.results import Imagination
 
 
@@ -122,7 +124,7 @@ def imagine(args: Sequence[str]) -> int:
         progress=choose_progress(options.quiet),
     )
     _tell_missing_pictures(found)
-    print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
+    _print(found, out / PAGE, options.json)
     return 0
 
 
@@ -146,8 +148,14 @@ def diagnose(args: Sequence[str]) -> int:
         algorithm=options.algorithm,
         progress=choose_progress(options.quiet),
     )
-    print(json.dumps(found.to_dict()) if options.json else "\n".join([*found.findings, f"page: {out / PAGE}"]))
+    _print(found, out / PAGE, options.json)
     return 0
+
+
+def _print(found: Imagination | Diagnosis, page: Path, as_json: bool) -> None:
+    """Verdicts, the gravest first, then numbers."""
+    lines = [*map(str, found.verdicts), "", *found.findings, "", f"page: {page}"]
+    print(json.dumps(found.to_dict()) if as_json else "\n".join(lines))
 
 
 def report(args: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from dima.cli.options import parse
 from dima.cli.positional import Device, choose, the_task
 from dima.config import Config, Count, Whole
 from dima.runtime.summary import seeds_table, settings_line
+from dima.runtime.verdicts import Verdict
 from dima.training.run_config import TrainConfig, build_config
 
 if TYPE_CHECKING:
@@ -115,22 +116,23 @@ def evaluate(args: Sequence[str]) -> int:
     path = _film_path(agent, options) if options.video or options.webp else None
     result = agent.evaluate(options.episodes, options.seed)  # before the film, to which no numbers shall be lost
     config = agent.config
+    untrained = Verdict("grave", "its policy is untrained: the run fitted a world model to a dataset")
+    verdicts = [] if agent.trained else [untrained]
     if options.json:
         facts = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
-        facts |= {"mujoco": agent.mujoco}
+        facts |= {"mujoco": agent.mujoco, "verdicts": [verdict.to_dict() for verdict in verdicts]}
         facts |= numbers | {"episodes": options.episodes}
         try:
             facts |= {} if path is None else {"video": str(_film(agent, path, options))}
         finally:
             print(json.dumps(facts))
     else:
+        print("".join(f"{verdict}\n" for verdict in verdicts), end="")
         conditions = ", ".join(filter(None, (settings_line(config.env.to_dict()), agent.simulator)))
         print(f"{config.algorithm} on {config.task} ({conditions})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
-        if not agent.trained:
-            print("this run fitted a world model to a dataset; its policy is untrained")
         if path is not None:
             sys.stdout.flush()
             print(f"film: {_film(agent, path, options)}")

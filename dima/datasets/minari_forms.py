@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dima.data import Episode
+from dima.data import Episode, blank
 from dima.envs.base import JointEnv
 from dima.errors import DatasetError
 
@@ -57,7 +57,11 @@ class Form(ABC):
         steps = len(columns["rewards"])
         rows = [self._view_at(columns, t) for t in range(steps + 1)]
         views = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
-        action = np.stack([self.env.encode_actions(self._action_at(columns["actions"], t)) for t in range(steps)])
+        action = torch.from_numpy(
+            np.stack([self.env.encode_actions(self._action_at(columns["actions"], t)) for t in range(steps)])
+        )
+        alive = self.env.spec.alive(views["state"])
+        views["obs"] = blank(views["obs"], alive)
         ends = torch.zeros(steps, dtype=torch.bool)
         ends[-1] = True
         inside = np.flatnonzero((columns["terminations"] | columns["truncations"])[:-1])
@@ -66,7 +70,7 @@ class Form(ABC):
         terminated = bool(columns["terminations"][-1])
         return Episode(
             **views,
-            action=torch.from_numpy(action),
+            action=action if alive is None else blank(action, alive[:-1]),
             reward=torch.from_numpy(columns["rewards"].astype(np.float32)),
             terminated=ends & terminated,
             truncated=ends & (not terminated),
@@ -146,7 +150,8 @@ class Joint(Form):
         low, high = (self._vector([getattr(box, bound) for box in boxes]) for bound in ("low", "high"))
         self.action_space = spaces.Box(low, high, dtype=np.float32)
         unbounded = spaces.Box(-np.inf, np.inf, (env.spec.state_dim,), np.float32)
-        self.observation_space = getattr(parallel, "state_space", unbounded)
+        with_flags = env.spec.agents_leave  # of who is there, which the environment's own space does not have
+        self.observation_space = unbounded if with_flags else getattr(parallel, "state_space", unbounded)
         self.simulator = getattr(parallel, "single_agent_task", None)
 
     def matches(self, observation: spaces.Space[Any]) -> bool:

@@ -14,6 +14,7 @@ from dima.datasets.format import EPISODES, Header, Manifest, Source, check_chunk
 from dima.envs import suite_config
 from dima.errors import DatasetError
 from dima.runtime.summary import settings_line
+from dima.runtime.verdicts import Verdict, ranked
 from dima.storage.atomic import read_errors
 from dima.storage.chunks import chunk_path, read_chunks
 from dima.storage.manifest import digest
@@ -163,7 +164,16 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         name: {"episodes": int(of.sum()), "steps": int(steps[of].sum())}
         for name, of in (("train", ~held_out), ("held-out", held_out))
     }
+    verdicts = [Verdict("good", "all files verified")]
+    if not held_out.any():
+        verdicts.append(Verdict("warning", "no episode is held out: a world model fitted to it cannot be validated"))
+    verdicts += [
+        Verdict("warning", f"the source {one['policy']} recorded no episode")
+        for one in sources
+        if not one["recorded"]["episodes"]
+    ]
     return {
+        "verdicts": [verdict.to_dict() for verdict in ranked(verdicts)],
         "dataset": str(dataset.path),
         "digest": dataset.digest,
         "task": dataset.task,
@@ -178,7 +188,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def description_text(facts: Mapping[str, Any]) -> str:
     """The result of :func:`describe` as a table for a terminal."""
     defaults = Source().to_dict()
-    lines = [f"{facts['task']} ({settings_line(facts['env'])})" if facts["env"] else facts["task"], ""]
+    lines = [str(Verdict(**verdict)) for verdict in facts["verdicts"]]
+    lines += [f"{facts['task']} ({settings_line(facts['env'])})" if facts["env"] else facts["task"], ""]
     lines.append(f"{'episodes':>10}  {'steps':>10}  {'team return':>20}  {'terminated':>10}  source")
     for source in facts["sources"]:
         recorded = source["recorded"]
@@ -193,5 +204,5 @@ def description_text(facts: Mapping[str, Any]) -> str:
         lines.append(f"{counts}  {mean_std:>20}  {terminated:>10}  {name}")
     lines.append("")
     lines += [f"{part:<8}  {of['episodes']:,} episodes, {of['steps']:,} steps" for part, of in facts["parts"].items()]
-    lines += ["", f"all files verified; SHA-256 {facts['digest']}", f"dataset: {facts['dataset']}"]
+    lines += ["", f"SHA-256 {facts['digest']}", f"dataset: {facts['dataset']}"]
     return "\n".join(lines)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps
 from dima.data import EnvSpec
 from dima.envs.checked import CheckedEnv
 from dima.envs.spaces import ActionWriter, ObservationReader
 from dima.errors import DivergenceError, EnvError
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
 
 _LOW, _HIGH = np.array(-1, np.float32), np.array(1, np.float32)
 Joint = dict[str, np.ndarray]  # obs (N, O) float32, state (S,) float32, action_mask (N, A) bool
@@ -36,6 +38,7 @@ class AdapterConfig(Config):
 
     episode_limit: EpisodeSteps | None = None  # truncate episodes after this many steps; None: only where the task does
     team_reward: Literal["shared", "mean"] = "shared"  # shared: refuse rewards that oppose each other; mean: learn it
+    agents_leave: bool = False  # agents may leave (die) before the others; on where random play shows it
 
 
 class JointEnv(gymnasium.Env[Joint, np.ndarray]):
@@ -47,6 +50,9 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     sizes are padded with zeros, which never reach the environment. The reward is the mean over agents. ``terminated``
     means that every agent terminated; an episode that ends otherwise (some agent was only truncated) is ``truncated``.
     Without ``state()`` the state is the concatenated observations, padding left out.
+
+    Where agents may leave before the others (``agents_leave``, of the settings or of the environment), the state ends
+    with N flags of who is there. One that has left observes zeros, is allowed everything, and its action is dropped.
 
     Args:
         parallel_env: the environment; it is reset once here, with seed 0, to find its state and its masks.
@@ -76,7 +82,8 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         self.metadata = dict(metadata)
         self.render_mode = getattr(parallel_env, "render_mode", None)
         stated = _episode_limit(parallel_env)
-        self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, longest=stated or 0)
+        leave = config.agents_leave or bool(getattr(parallel_env, "agents_leave", False))
+        self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, stated or 0, leave)
         self._readers = [
             ObservationReader(_agent_name(name, a), checked.space("observation_space", a)) for a in checked.agents
         ]
@@ -88,19 +95,21 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         observations, infos = checked.reset(0, None)
         state = checked.state()
         self._has_state = state is not None
+        size = sum(reader.size for reader in self._readers) if state is None else state.size
+        if size == 0:
+            raise EnvError(f"{name}: state() is empty: return at least one feature, or leave the method out")
         self.spec = EnvSpec(
             agents=tuple(map(str, checked.agents)),
-            state_dim=sum(reader.size for reader in self._readers) if state is None else state.size,
+            state_dim=size + len(checked.agents) * leave,
             obs_sizes=tuple(reader.size for reader in self._readers),
             action_sizes=tuple(writer.size for writer in self._writers),
             discrete=self._discrete,
             masks_actions=self._find_masks(infos),
             obs_has_id=bool(getattr(parallel_env, "obs_has_id", False)),
             episode_limit=min(filter(None, (stated, config.episode_limit)), default=None),
+            agents_leave=leave,
             make=make,
         )
-        if self.spec.state_dim == 0:
-            raise EnvError(f"{name}: state() is empty: return at least one feature, or leave the method out")
         self._make_arrays()
         self._read(observations, infos)
 
@@ -130,7 +139,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     @property
     def agent_rewards(self) -> list[float]:
-        """Each agent's reward in the last step."""
+        """Each agent's reward in the last step; NaN for one that had left."""
         return self._checked.rewards
 
     @property
@@ -152,7 +161,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         Raises:
             EnvError: the environment cannot do that.
         """
-        self._checked.set_state(state, previous and (previous[0], self._actions(previous[1])))
+        checked, spec = self._checked, self.spec
+        led: tuple[np.ndarray, dict[Any, Any]] | None = None
+        if previous:
+            checked.alive = np.ones_like(checked.alive) if (then := spec.alive(previous[0])) is None else then
+            led = spec.own_state(previous[0]), self._actions(previous[1])
+        checked.set_state(spec.own_state(state), led)
+        alive = spec.alive(state)
+        if alive is not None and (alive != checked.alive).any():
+            checked.fault("set_state() cannot tell from the state who has left: say it there")
 
     def snapshot(self) -> np.ndarray:
         """(D,) float64: all that the next step depends on, for :meth:`restore`; errors as for :meth:`set_state`."""
@@ -165,34 +182,42 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     def encode(self, observations: Any, infos: Any = None) -> Joint:
         """Convert PettingZoo observations to ``obs`` (N, O) and ``action_mask`` (N, A).
 
-        For acting outside a running episode of this environment.
+        For acting outside a running episode of this environment. Where agents may leave, those missing have left.
 
         Raises:
             EnvError: an agent is missing, or its observation does not fit its space.
         """
         self._checked.running = True
+        if self._checked.agents_leave:
+            self._checked.alive = np.array([agent in observations for agent in self._checked.agents])
         joint = self._read_agents(observations, infos or {})
         return {"obs": joint, "action_mask": self._mask.copy()}
 
     def decode(self, action: np.ndarray, action_mask: np.ndarray | None = None) -> dict[Any, Any]:
-        """Convert a joint action (N, A) to PettingZoo actions, one entry per agent.
+        """Convert a joint action (N, A) to PettingZoo actions, one entry per agent that is there.
 
         Args:
             action: may be overwritten.
-            action_mask: (N, A) bool; by default the last one observed.
+            action_mask: (N, A) bool, with which all agents are there; by default the last one observed.
         """
         if action_mask is not None:
-            self._mask[:] = action_mask
+            self._mask[:], self._checked.alive[:] = action_mask, True
         return self._actions(action)
 
-    def encode_actions(self, actions: Any) -> np.ndarray:
+    def encode_actions(self, actions: Any, agents: Collection[Any] | None = None) -> np.ndarray:
         """Convert PettingZoo actions to a joint action (N, A): the inverse of :meth:`decode`.
+
+        Args:
+            actions: by agent.
+            agents: that act, the rest being zero; by default all.
 
         Raises:
             EnvError: an agent is missing, or its action does not fit its space.
         """
         joint = np.zeros(self._mask.shape, dtype=np.float32)
         for i, (agent, writer) in enumerate(zip(self._checked.agents, self._writers, strict=True)):
+            if agents is not None and agent not in agents:
+                continue
             if agent not in actions:
                 raise EnvError(f"{_agent_name(self.name, agent)} was given no action: give one to every agent")
             joint[i, : writer.size] = writer.inverse(actions[agent])
@@ -222,12 +247,15 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     def state_names(self) -> list[str]:
         """Names of the S state features, from the environment if it has any, else numbered."""
+        spec = self.spec
         if hasattr(self.parallel_env, "state_names"):
-            return list(self.parallel_env.state_names())
-        if self._has_state:
-            return [f"state:{i}" for i in range(self.spec.state_dim)]
-        sizes = zip(self.spec.agents, self.spec.obs_sizes, strict=True)
-        return [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
+            names = list(self.parallel_env.state_names())
+        elif self._has_state:
+            names = [f"state:{i}" for i in range(self._state_size)]
+        else:
+            sizes = zip(spec.agents, spec.obs_sizes, strict=True)
+            names = [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
+        return names + [f"alive:{agent}" for agent in spec.agents if spec.agents_leave]
 
     def state_kinds(self) -> list[str]:
         """Kinds of quantity of the S state features, from the environment if it has any.
@@ -235,7 +263,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         Otherwise the part of the name before the colon: ``state``, or the agent that observes it.
         """
         if hasattr(self.parallel_env, "state_kinds"):
-            return list(self.parallel_env.state_kinds())
+            return list(self.parallel_env.state_kinds()) + ["alive"] * self.spec.agents_leave * self.spec.n_agents
         return [name.partition(":")[0] for name in self.state_names()]
 
     def _find_masks(self, infos: Any) -> bool:
@@ -253,7 +281,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         spec = self.spec
         self._obs = np.zeros((spec.n_agents, spec.obs_dim))
         self._rows = [self._obs[i, :size] for i, size in enumerate(spec.obs_sizes)]
-        self._mask, self._state_size = spec.action_valid.copy(), spec.state_dim
+        self._mask, self._state_size = spec.action_valid.copy(), spec.own_state_dim
         shape = (spec.n_agents, spec.action_dim)
         self.observation_space = spaces.Dict(  # type: ignore[assignment]  # Gymnasium calls its content Any
             {
@@ -269,6 +297,8 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         checked = self._checked
         if action.shape != self._mask.shape:
             checked.fault(f"the joint action has shape {action.shape}, expected {self._mask.shape}")
+        if checked.agents_leave:
+            action = np.where(checked.alive[:, None], action, 0)
         action, wrong = _as_float32(action)
         if wrong:
             agent = checked.agents[wrong[0]]
@@ -279,9 +309,8 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
             if not self._mask[i, action[i, : self._writers[i].size].argmax()]:
                 choice = self._writers[i].write(action[i])
                 checked.fault(f"agent {checked.agents[i]!r} was given action {choice}, which its action mask forbids")
-        return {
-            agent: writer.write(row) for agent, writer, row in zip(checked.agents, self._writers, action, strict=True)
-        }
+        acting = zip(checked.agents, self._writers, action, checked.alive, strict=True)
+        return {agent: writer.write(row) for agent, writer, row, alive in acting if alive}
 
     def _read(self, observations: Any, infos: Any) -> Joint:
         """Observations as new arrays."""
@@ -295,13 +324,16 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         """Read every agent's observation into (N, O), and its mask into ``self._mask``."""
         checked = self._checked
         for i, agent in enumerate(checked.agents):
+            if not checked.alive[i]:
+                self._rows[i][:], self._mask[i, : self._writers[i].size] = 0, True
+                continue
             try:
                 value = observations[agent]
             except (KeyError, TypeError, IndexError):
                 checked.fault(f"agent {agent!r} has no observation: return one for every agent, also at the end")
             if complaint := self._readers[i].read(value, self._rows[i]):
                 checked.fault(f"agent {agent!r} {complaint}")
-        for i in self._masked:
+        for i in (i for i in self._masked if checked.alive[i]):
             agent = checked.agents[i]
             self._read_mask(i, observations[agent] if self._readers[i].masked else infos.get(agent))
         obs, wrong = _as_float32(self._obs)
@@ -320,7 +352,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         state, wrong = _as_float32(values)
         if wrong:
             self._checked.fault(f"state() holds {values[wrong]} in feature {wrong[0]}: expected a finite number")
-        return state
+        return np.append(state, np.float32(self._checked.alive)) if self._checked.agents_leave else state
 
     def _read_mask(self, i: int, source: Any) -> None:
         """Read agent i's mask; at an episode's end it may be missing or forbid every action."""

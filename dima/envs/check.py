@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -18,12 +18,16 @@ from pettingzoo.test.seed_test import parallel_seed_test
 from dima.config import Config
 from dima.data import EnvSpec
 from dima.envs import make_env, make_parallel_env, suite_config
-from dima.envs.base import Joint, JointEnv
+from dima.envs.base import AdapterConfig, Joint, JointEnv
+from dima.envs.checked import AgentsLeave
 from dima.errors import EnvError, UserError, one_line
 
+C = TypeVar("C", bound=Config)
 EPISODES = 3  # of random actions
 OPPOSED = -0.3  # correlation of two agents' rewards from which on they oppose each other
 REWARD_STEPS = 300  # in which rewards are compared, at least
+LEAVING_STEPS = 1_000  # in which agents are expected to leave early, if they ever do
+LEAVING = "agents leave before the others: they are masked from then on, and the episode goes on for those who stay"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
         ConfigError: there is no such task. Errors of the environment itself are in the report.
     """
     found: list[Finding] = []
-    config = suite_config(task)() if config is None else config
+    config = foresee_leaving(task, suite_config(task)() if config is None else config)
     make_parallel = partial(make_parallel_env, task, config)
     try:
         make_env(task, config).close()
@@ -88,6 +92,8 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     except EnvError as error:
         return CheckReport(task, (Finding("wrong", str(error)),))
     found.append(Finding("ok", description(env.spec)))
+    if env.spec.agents_leave:
+        found.append(Finding("note", LEAVING))
     found += _precision(env)
     ends: list[tuple[int, bool, bool]] = []
     found += _pettingzoo("API", lambda: parallel_api_test(make_parallel(), num_cycles=min(max_steps, 200)))
@@ -108,6 +114,22 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
     return CheckReport(task, tuple(found), env.spec, lengths, endless, hasattr(config, "episode_limit"))
 
 
+def foresee_leaving(task: str, config: C) -> C:
+    """The settings of a task, with ``agents_leave`` on if an agent leaves before the others in random play.
+
+    Any other fault of the environment is left to those who use it.
+    """
+    if isinstance(config, AdapterConfig) and not config.agents_leave:
+        try:
+            with contextlib.closing(make_env(task, config)) as env:
+                _random_rewards(env, LEAVING_STEPS)
+        except AgentsLeave:
+            return config.override({"agents_leave": True})
+        except UserError:
+            pass
+    return config
+
+
 def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
     """Compare agents' rewards in random play: what is learnt is their mean, which opposed rewards cancel.
 
@@ -122,10 +144,12 @@ def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
     allowed = getattr(config, "team_reward", None)
     if allowed == "mean":
         return []
-    rewards = _random_rewards(env)
-    if (rewards == rewards[:, :1]).all():
+    rewards = _random_rewards(env, REWARD_STEPS)
+    together = np.isfinite(rewards).all(axis=1)  # nobody had left
+    if (rewards[together] == rewards[together, :1]).all():
         return []
     changes = np.diff(rewards, axis=0)  # unlike slow rewards themselves, not correlated by chance
+    changes = changes[np.isfinite(changes).all(axis=1)]
     moving = np.flatnonzero(changes.std(axis=0) > 0)
     correlation = np.atleast_2d(np.corrcoef(changes[:, moving], rowvar=False))
     lowest = float(correlation.min(initial=1.0))
@@ -166,7 +190,7 @@ def description(spec: EnvSpec) -> str:
     agents = f"{spec.n_agents} agents" if spec.n_agents > 1 else "1 agent"
     return (
         f"{agents}; observations {sizes(spec.obs_sizes)}; {kind} {sizes(spec.action_sizes)}"
-        f"{' with masks' if spec.masks_actions else ''}; state {spec.state_dim}{limit}"
+        f"{' with masks' if spec.masks_actions else ''}; state {spec.own_state_dim}{limit}"
     )
 
 
@@ -215,10 +239,10 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
     return found
 
 
-def _random_rewards(env: JointEnv) -> np.ndarray:
-    """Rewards (T, N) of whole episodes of random actions, T being at least ``REWARD_STEPS``."""
+def _random_rewards(env: JointEnv, steps: int) -> np.ndarray:
+    """Agents' rewards (steps, N) in episodes of random actions."""
     rng, rewards, ended = np.random.default_rng(0), list[list[float]](), True
-    while len(rewards) < REWARD_STEPS:
+    while len(rewards) < steps:
         if ended:
             joint, _ = env.reset(seed=len(rewards))
         joint, _, *ends, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
@@ -284,7 +308,10 @@ def _episodes(env: JointEnv, max_steps: int, ends: list[tuple[int, bool, bool]])
 
 def _within(env: JointEnv, joint: Joint) -> bool:
     """Whether observations are within the bounds of their Box."""
+    alive = env.spec.alive(joint["state"])
     for i, box in _boxes(env).items():
+        if alive is not None and not alive[i]:
+            continue
         seen = joint["obs"][i, : env.spec.obs_sizes[i]]
         slack = 1e-5 * (1 + np.abs(seen))
         if (seen < box.low.ravel() - slack).any() or (seen > box.high.ravel() + slack).any():

@@ -8,38 +8,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from dima.config import MAX_EPISODE_STEPS
 from dima.errors import EnvError, UserError, one_line
 
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
+
+AGENTS_LEAVE = "--env.agents-leave (the environment's attribute agents_leave, where there is no such flag)"
 ENDLESS = 10_000  # steps after which an episode without an end is an error, unless the environment states more
+
+
+class AgentsLeave(EnvError):
+    """Agents left before the others, which the settings do not foresee."""
 
 
 class CheckedEnv:
     """A ``ParallelEnv`` with a fixed set of agents, checked at every call.
+
+    Where agents may leave before the others, they stay away until the episode ends: with the last of them, as a
+    termination unless that one was truncated. A time limit leaves agents where they are.
+
+    Attributes:
+        alive: (N,) bool, who is there.
+        rewards: of each agent in the last step; NaN for agents that had left and were given none.
 
     Args:
         parallel_env: the environment.
         name: of the environment in messages.
         limit: truncate episodes after this many steps; None leaves that to the environment.
         longest: steps of the longest episode, as far as the environment states it.
+        agents_leave: agents may leave before the others.
 
     Raises:
         EnvError: it has no list of agents, two agents have one name, or it cannot be closed.
     """
 
     def __init__(
-        self, parallel_env: ParallelEnv[Any, Any, Any], name: str, limit: int | None = None, longest: int = 0
+        self,
+        parallel_env: ParallelEnv[Any, Any, Any],
+        name: str,
+        limit: int | None = None,
+        longest: int = 0,
+        agents_leave: bool = False,
     ) -> None:
-        self.env, self.name, self.limit = parallel_env, name, limit
+        self.env, self.name, self.limit, self.agents_leave = parallel_env, name, limit, agents_leave
         self.longest = min(max(ENDLESS, longest), MAX_EPISODE_STEPS)
         self.running, self.steps = False, 0
-        self.rewards: list[float] = []  # of each agent in the last step
+        self.rewards: list[float] = []
         self.seed: int | None = None
         agents = getattr(parallel_env, "possible_agents", [])
         if not isinstance(agents, list | tuple):
@@ -51,7 +71,8 @@ class CheckedEnv:
             raise EnvError(f"{name}: it has no method close(): add one, which may do nothing")
         if len(set(map(str, self.agents))) < len(self.agents):
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
-        self._agent_set = set(self.agents)
+        self.alive = np.ones(len(self.agents), dtype=bool)
+        self._present = set(self.agents)
         self._has_state: bool | None = None  # None: not yet known
 
     def space(self, kind: str, agent: Any) -> spaces.Space[Any]:
@@ -67,6 +88,7 @@ class CheckedEnv:
     def reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
         """Start an episode: observations and infos of all agents."""
         self.running, self.steps, self.seed = True, 0, seed
+        self.alive, self._present = np.ones(len(self.agents), dtype=bool), set(self.agents)
         arguments: dict[str, Any] = {"seed": seed} if options is None else {"seed": seed, "options": options}
         answer = self._call("reset", self.env.reset, **arguments)
         if not isinstance(answer, tuple) or len(answer) != 2:
@@ -97,6 +119,7 @@ class CheckedEnv:
         """Continue an episode from a state; arguments are the environment's own."""
         self.running, self.steps, self.seed = True, 0, None
         self._call("set_state", self._settable("set_state"), *arguments)
+        self._find_agents()
         self._check_agents()
 
     def snapshot(self) -> np.ndarray:
@@ -107,6 +130,7 @@ class CheckedEnv:
         """Continue where a snapshot was taken."""
         self.running, self.steps, self.seed = True, 0, None
         self._call("restore", self._settable("restore"), snapshot)
+        self._find_agents()
 
     def _settable(self, method: str) -> Callable[..., Any]:
         """An optional method.
@@ -147,11 +171,11 @@ class CheckedEnv:
         """Close the environment."""
         self._call("close", self.env.close)
 
-    def fault(self, text: str, cause: Exception | None = None) -> NoReturn:
+    def fault(self, text: str, cause: Exception | None = None, kind: type[EnvError] = EnvError) -> NoReturn:
         """Raise an EnvError with the environment, the step and the seed."""
         when = "reset" if self.steps == 0 else f"step {self.steps}"
         seed = "" if self.seed is None else f" of the episode with seed {self.seed}"
-        raise EnvError(" ".join(f"{self.name}: {when}{seed}: {text}".split())) from cause
+        raise kind(" ".join(f"{self.name}: {when}{seed}: {text}".split())) from cause
 
     def _call(self, method: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -171,23 +195,30 @@ class CheckedEnv:
                 self.fault(f"{whose} is of type {type(info).__name__}: expected {expected}, which may be empty")
 
     def _mean_reward(self, rewards: Any) -> float:
+        """The mean over all agents: one that has left earns nothing, unless the environment goes on rewarding it."""
         self.rewards = []
-        for agent in self.agents:
+        for agent, alive in zip(self.agents, self.alive, strict=True):
+            if not alive and agent not in rewards:
+                self.rewards.append(math.nan)
+                continue
             try:
                 self.rewards.append(float(rewards[agent]))
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 self.fault(
                     f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
                 )
-        total = sum(self.rewards)
+        given = zip(self.agents, self.alive, self.rewards, strict=True)
+        total = sum(reward for agent, alive, reward in given if alive or agent in rewards)
         if not math.isfinite(total):
             wrong = dict(zip(self.agents, self.rewards, strict=True))
             self.fault(f"rewards must be finite numbers, but are {wrong}")
         return total / len(self.agents)
 
     def _end_of_episode(self, terminations: Any, truncations: Any) -> tuple[bool, bool]:
-        n_terminated, n_ended = 0, 0
-        for agent in self.agents:
+        """Whether the episode terminated or was truncated; marks who has left."""
+        ended: dict[int, bool] = {}  # number of an agent that leaves now: whether it terminated
+        for number in np.flatnonzero(self.alive):
+            agent = self.agents[number]
             try:
                 terminated, truncated = bool(terminations[agent]), bool(truncations[agent])
             except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -195,30 +226,48 @@ class CheckedEnv:
                     f"agent {agent!r} has no usable termination and truncation ({one_line(error)}): "
                     "return a truth value for each agent in both"
                 )
-            n_terminated += terminated
-            n_ended += terminated or truncated
-        if n_ended == len(self.agents):
-            return n_terminated == n_ended, n_terminated < n_ended
-        if n_ended:
-            left = [agent for agent in self.agents if terminations[agent] or truncations[agent]]
-            self.fault(
-                f"agents {left} ended while others go on: agents that leave one by one are not handled; "
-                "end the episode for all agents in the same step"
-            )
+            if terminated or truncated:
+                ended[int(number)] = terminated
+        if len(ended) == self.alive.sum():
+            if self.agents_leave:
+                self.alive[[number for number, terminated in ended.items() if terminated]] = False
+            return all(ended.values()), not all(ended.values())
+        if ended:
+            left = [self.agents[number] for number in ended]
+            if not self.agents_leave:
+                self.fault(f"agents {left} ended while others go on: allow that with {AGENTS_LEAVE}", kind=AgentsLeave)
+            self.alive[list(ended)] = False
+            self._present.difference_update(left)
         self._check_agents()
         return False, False
 
     def _check_agents(self) -> None:
-        """All agents must be present while an episode runs."""
-        try:
-            present = list(self.env.agents)
-        except (AttributeError, TypeError) as error:
-            self.fault(f"its agents cannot be read ({one_line(error)}): let agents be the list of those present", error)
-        if len(present) == len(self.agents) and self._agent_set.issuperset(present):
+        """All agents must be present while an episode runs, but for those that have left."""
+        present = self._agents()
+        if len(present) == len(self._present) and self._present.issuperset(present):
             return
+        expected = [agent for agent in self.agents if agent in self._present]
         if not present:
             self.fault("no agents are left although none terminated or was truncated: say which, or keep them")
+        if back := [agent for agent in self.agents if agent in present and agent not in expected]:
+            self.fault(
+                f"agents {back} have left but are among its agents: agents that come back are not handled; "
+                "keep them out until the episode ends"
+            )
         self.fault(
-            f"its agents are {present}, expected {self.agents}: agents that come and go are not handled; "
-            "keep all of possible_agents until the episode ends"
+            f"its agents are {present}, expected {expected}: agents that come and go are not handled; "
+            "keep all of possible_agents until they terminate or are truncated"
         )
+
+    def _find_agents(self) -> None:
+        """Mark who is there in an episode that continues from a state."""
+        if self.agents_leave:
+            present = self._agents()
+            self._present = {agent for agent in self.agents if agent in present}
+            self.alive = np.array([agent in self._present for agent in self.agents])
+
+    def _agents(self) -> list[Any]:
+        try:
+            return list(self.env.agents)
+        except (AttributeError, TypeError) as error:
+            self.fault(f"its agents cannot be read ({one_line(error)}): let agents be the list of those present", error)

@@ -12,17 +12,16 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import pettingzoo
-from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils.conversions import aec_to_parallel
+from typing import TYPE_CHECKING, Any
 
 from dima.config import Config, shown
 from dima.envs.base import AdapterConfig, TaskInfo
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, UserError, nearest, one_line
 from dima.registry import load_attribute, load_module, load_name
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
 
 _ENVIRONMENT = re.compile(r"(atari|butterfly|classic|sisl)\.[a-z0-9_]+_v\d+")  # its modules that are environments
 
@@ -69,7 +68,21 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
         module = load_module(path, task, EnvError)
         attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
         factory = load_attribute(module, attribute, task, EnvError)
-    return _call(task, attribute, factory, (), config.keywords(), render_mode)
+    env = _call(task, attribute, factory, (), config.keywords(), render_mode)
+    if task == "pettingzoo/butterfly.knights_archers_zombies_v11":
+        _restart_clock(env.unwrapped)
+    return env
+
+
+def _restart_clock(env: Any) -> None:
+    """Let a reset also restart the clock of new zombies, which decides with the seed when they come."""
+    reinit = env.reinit
+
+    def reinit_with_clock() -> None:
+        env.zombie_spawn_interval.reset()
+        reinit()
+
+    env.reinit = reinit_with_clock
 
 
 class RegisteredTask:
@@ -107,6 +120,9 @@ def _call(
     render_mode: str | None,
 ) -> ParallelEnv[Any, Any, Any]:
     """The environment that a factory makes."""
+    from pettingzoo import AECEnv, ParallelEnv  # here, so that exported policies act without it
+    from pettingzoo.utils.conversions import aec_to_parallel
+
     if render_mode is not None and _takes(factory, "render_mode"):
         keywords.setdefault("render_mode", render_mode)
     try:
@@ -157,6 +173,8 @@ def tasks() -> list[TaskInfo]:
 
 def _require_environment(path: str, task: str) -> None:
     """Refuse modules that are not PettingZoo environments, without importing them."""
+    import pettingzoo
+
     family, _, name = path.removeprefix("pettingzoo.").rpartition(".")
     folders = [os.path.join(home, family) for home in pettingzoo.__path__ if family.isidentifier()]
     known = [info.name for info in pkgutil.iter_modules(folders) if _ENVIRONMENT.fullmatch(f"{family}.{info.name}")]

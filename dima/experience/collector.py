@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dima.config import count
-from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, check_episode
+from dima.data import Act, EnvSpec, Episode, Record, Rollout, TransitionBatch, check_episode, choose
 from dima.envs.base import Joint
 from dima.envs.vector import VectorEnv
 from dima.experience.episodes import UnfinishedEpisode, episode_seed, play, view_of
@@ -170,7 +170,7 @@ class Collector:
             self.stop.heed()
             first = np.array([not episode.actions for episode in self._unfinished])
             view = view_of(self._joint, self._previous, first, self.device)
-            chosen, log_prob = act(view)
+            chosen, log_prob = choose(act, view, self.envs.spec)
             action = chosen.cpu().numpy()
             self._joint, reward, terminated, truncated = self.envs.step(action, np.ones(self.envs.n, dtype=bool))
             self._previous = action.copy()

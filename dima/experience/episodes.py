@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.data import Act, EnvSpec, Episode, View
+from dima.data import Act, EnvSpec, Episode, View, choose
 from dima.envs.base import Joint
 from dima.envs.vector import VectorEnv
 from dima.runtime.signals import Stop
@@ -94,7 +94,7 @@ def play(
             previous[idle] = 0
             for n in idle:
                 running[n].observations.append(_of_env(joint, n))
-        chosen, _ = act(view_of(joint, previous, first, device))
+        chosen, _ = choose(act, view_of(joint, previous, first, device), envs.spec)
         action = chosen.cpu().numpy()
         active = np.array([n in running for n in range(envs.n)])
         joint, reward, terminated, truncated = envs.step(action, active)

@@ -24,19 +24,20 @@ class Normalizer(nn.Module):
 
     Args:
         shape: of one sample, ``(S,)``, ``(N, O)`` or ``()``; samples come as ``(..., *shape)``.
+        samples: shape of the number of samples: ``()``, or ``(N, 1)`` where agents may be missing from some.
         least: constants above this are divided by their size; ``TINY`` for rewards, of which 1e-6 may be all there is.
     """
 
-    count: Tensor  # () float64, samples seen
+    count: Tensor  # samples, float64, samples seen
     mean: Tensor  # shape, float64
     var: Tensor  # shape, float64, population variance
     shift: Tensor  # shape, float64, subtracted by normalize
     scale: Tensor  # shape, float32, divided by in normalize
 
-    def __init__(self, shape: Sequence[int], least: float = 1.0) -> None:
+    def __init__(self, shape: Sequence[int], least: float = 1.0, samples: Sequence[int] = ()) -> None:
         super().__init__()
         self.shape, self.least = tuple(shape), least
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(tuple(samples), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("var", torch.zeros(self.shape, dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(self.shape, dtype=torch.float64))
@@ -53,15 +54,15 @@ class Normalizer(nn.Module):
 
         Args:
             x: (..., *shape).
-            valid: (...) bool, False for samples to ignore.
+            valid: (...) bool, False for samples to ignore; (..., N) where agents are counted apart.
         """
-        x = x.reshape(-1, *self.shape).double()
+        x, counted = x.reshape(-1, *self.shape).double(), self.count.shape or [1] * len(self.shape)
         if valid is None:
-            weight = x.new_ones(len(x), *(1 for _ in self.shape))
+            weight = x.new_ones(len(x), *counted)
         else:
-            weight = valid.reshape(-1, *(1 for _ in self.shape)).double()
+            weight = valid.reshape(-1, *counted).double()
             x = torch.where(weight > 0, x, 0.0)
-        fresh = weight.sum()
+        fresh = weight.sum(0).reshape(self.count.shape)
         mean = (x * weight).sum(0) / fresh.clamp(min=1)
         square = ((x - mean).square() * weight).sum(0)
         total = (self.count + fresh).clamp(min=1)

@@ -53,8 +53,8 @@ class TeamActor(Policy):
         """
 
     @abstractmethod
-    def update_statistics(self, obs: Tensor) -> None:
-        """Update running normalisers with real observations (..., N, O)."""
+    def update_statistics(self, obs: Tensor, alive: Tensor | None = None) -> None:
+        """Update running normalisers with real observations (..., N, O) of agents that are ``alive`` (..., N)."""
 
 
 class Actor(TeamActor):
@@ -74,7 +74,7 @@ class Actor(TeamActor):
         features = torch.cat([obs_valid, torch.ones_like(ids, dtype=torch.bool)], dim=-1)
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid).float(), persistent=False)
         self.register_buffer("ids", ids, persistent=False)
-        self.obs_scale = Normalizer((agents, spec.obs_dim)) if config.normalize_obs else None
+        self.obs_scale = Normalizer((agents, spec.obs_dim), samples=spec.obs_samples) if config.normalize_obs else None
         self.input_norm = MaskedLayerNorm(features) if config.norm else None
         beta = not spec.discrete and config.distribution == "beta"
         outputs = spec.action_dim * (2 if beta else 1)
@@ -89,9 +89,9 @@ class Actor(TeamActor):
         if not spec.discrete and not beta:
             self.log_std = nn.Parameter(torch.ones(spec.action_dim))
 
-    def update_statistics(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor, alive: Tensor | None = None) -> None:
         if self.obs_scale is not None:
-            self.obs_scale.update(obs)
+            self.obs_scale.update(obs, alive)
 
     def forward(self, obs: Tensor, action_mask: Tensor) -> ActionDistribution:
         if self.obs_scale is not None:
@@ -114,6 +114,7 @@ class SeparateActors(TeamActor):
 
     def __init__(self, config: ActorConfig, spec: EnvSpec) -> None:
         super().__init__()
+        self.config = config
         self.action_sizes = spec.action_sizes
         self.obs_sizes = spec.obs_sizes
         self.members = nn.ModuleList(Actor(config, spec.only(n)) for n in range(spec.n_agents))
@@ -130,7 +131,8 @@ class SeparateActors(TeamActor):
         )
         return policy
 
-    def update_statistics(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor, alive: Tensor | None = None) -> None:
         for agent, member in enumerate(self.members):
             assert isinstance(member, Actor)
-            member.update_statistics(obs[..., agent : agent + 1, : self.obs_sizes[agent]])
+            own = slice(agent, agent + 1)
+            member.update_statistics(obs[..., own, : self.obs_sizes[agent]], None if alive is None else alive[..., own])

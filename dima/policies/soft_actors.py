@@ -100,18 +100,18 @@ class SoftActors(Policy):
 
     def __init__(self, hidden: Sequence[int], spec: EnvSpec, normalize_obs: bool = False) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.hidden = spec, tuple(hidden)
         self.obs_scales = nn.ModuleList(Normalizer((size,)) for size in spec.obs_sizes if normalize_obs)
         kind = GumbelSoftmax if spec.discrete else TanhGaussian
         self.members = nn.ModuleList(
             kind(hidden, obs, action) for obs, action in zip(spec.obs_sizes, spec.action_sizes, strict=True)
         )
 
-    def update_statistics(self, obs: Tensor) -> None:
-        """Update the running normalisers, if there are any, with real observations (..., N, O)."""
+    def update_statistics(self, obs: Tensor, alive: Tensor | None = None) -> None:
+        """Update the running normalisers, if there are any, with real observations (..., N, O) of those ``alive``."""
         for agent, scale in enumerate(self.obs_scales):
             assert isinstance(scale, Normalizer)
-            scale.update(obs[..., agent, : self.spec.obs_sizes[agent]])
+            scale.update(obs[..., agent, : self.spec.obs_sizes[agent]], None if alive is None else alive[..., agent])
 
     @torch.no_grad()
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from dima.datasets.format import Header
 from dima.datasets.writer import DatasetWriter
 from dima.envs import make_env
+from dima.envs.check import foresee_leaving
 from dima.envs.vector import VectorEnv
 from dima.experience.episodes import episode_seed, play
 from dima.recording.config import RecordConfig
@@ -52,6 +53,7 @@ def record(config: RecordConfig, *, overwrite: bool = False, progress: Progress 
             Chunks recorded before are kept.
     """
     device, progress = pick_device(config.device), progress or Progress()
+    config = config.override({"env": foresee_leaving(config.task, config.env)})
     sources = [parse_source(text) for text in config.sources]
     make = partial(make_env, config.task, config.env)
     with graceful_stop() as stop, VectorEnv(make, config.envs) as envs:

@@ -39,7 +39,7 @@ class RunsQuiet(RunsProgress):
         self._stream = stream or sys.stderr
 
     def warn(self, name: str, text: str) -> None:
-        print(f"{name}: {text}", file=self._stream, flush=True)
+        print(_labelled(name, text), file=self._stream, flush=True)
 
 
 class RunsLines(RunsProgress):
@@ -49,7 +49,7 @@ class RunsLines(RunsProgress):
         self._stream = stream or sys.stderr
 
     def message(self, name: str, text: str) -> None:
-        print(f"{name}: {text}", file=self._stream, flush=True)
+        print(_labelled(name, text), file=self._stream, flush=True)
 
     def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
         self.message(name, iteration_line(done, total, numbers, left))
@@ -86,7 +86,7 @@ class RunsBars(RunsProgress):
 
     def message(self, name: str, text: str) -> None:
         assert self._bars is not None
-        self._bars.console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+        self._bars.console.print(_labelled(name, text), highlight=False, markup=False, soft_wrap=True)
 
 
 def choose_runs_progress(quiet: bool = False, stream: TextIO | None = None) -> RunsProgress:
@@ -95,3 +95,8 @@ def choose_runs_progress(quiet: bool = False, stream: TextIO | None = None) -> R
     if quiet:
         return RunsQuiet(stream)
     return RunsBars(stream) if stream.isatty() else RunsLines(stream)
+
+
+def _labelled(name: str, text: str) -> str:
+    """Lines of a run, each with its name."""
+    return "\n".join(f"{name}: {line}" for line in text.splitlines())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dima.runtime.progress import duration
+from dima.runtime.verdicts import DECLINE, Verdict
 
 _BAR = 30  # characters of the longest bar in the curve
 
@@ -30,6 +31,7 @@ class Summary:
         unit: of ``steps``.
         measure: name of the evaluated quantity; by default the mean team return.
         digits: decimals of the measure.
+        lower_is_better: of the measure, such as an error.
         note: a remark on the outcome, printed last.
         wall: seconds of all iterations.
         random_score: measure of a random policy, where the curve's bars start.
@@ -47,21 +49,44 @@ class Summary:
     unit: str = "environment steps"
     measure: str = "team return"
     digits: int = 1
+    lower_is_better: bool = False
     note: str = ""
     wall: float = 0.0
     random_score: float | None = None
 
     def table(self) -> str:
-        """Text: the curve of returns, the time per phase, the run folder."""
-        lines = [f"{self.algorithm} on {self.task}: {self.steps:,} {self.unit}"]
+        """Text: verdicts, the curve of returns, the time per phase, the run folder."""
+        lines = [*map(str, self.verdicts), f"{self.algorithm} on {self.task}: {self.steps:,} {self.unit}"]
         lines += [self.conditions] if self.conditions else []
-        lines += ["", *self._curve()] if self.evaluations else ["", "no evaluation was made"]
+        lines += ["", *self._curve()] if self.evaluations else []
         lines += ["", *self._clock()] if self.seconds else []
         lines += ["", f"run folder: {self.folder}"]
         lines += [self.note] if self.note else []
         if not self.finished:
             lines.append(f"interrupted and saved; continue with `dima resume {self.folder}`")
         return "\n".join(lines)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What the evaluations mean."""
+        if not self.evaluations:
+            return [Verdict("warning", "no evaluation was made")]
+        sign = -1 if self.lower_is_better else 1
+        first, last = sign * self.evaluations[0][1], sign * self.evaluations[-1][1]
+        step, best = max(((step, sign * value) for step, value in self.evaluations), key=lambda pair: pair[1])
+        if len(self.evaluations) == 1:
+            return []
+        shown = {
+            name: f"{sign * value:,.{self.digits}f}"
+            for name, value in (("first", first), ("last", last), ("best", best))
+        }
+        if last <= first:
+            text = f"ends no better than it began: {self.measure} {shown['last']}, at first {shown['first']}"
+            return [Verdict("grave", text)]
+        if best - last > DECLINE * (best - first):
+            where = f"{shown['best']} at {step:,} {self.unit}"
+            return [Verdict("warning", f"ends below its best: {self.measure} {shown['last']}, {where}")]
+        return [Verdict("good", f"learnt: {self.measure} from {shown['first']} to {shown['last']}")]
 
     @property
     def conditions(self) -> str:

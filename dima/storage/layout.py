@@ -21,6 +21,7 @@ CONFIG, PROTOCOL, METRICS, CHECKPOINT, REPLAY = "config.yaml", "protocol.json", 
 _RESULTS = (
     *(METRICS, "checkpoint", "checkpoint.new", "checkpoint.old", REPLAY),
     *("wandb", WANDB_ID, "tensorboard", "videos", "imagination", "imagination-policy", "diagnosis", "report.html"),
+    "export",
 )
 _MAX_PROTOCOL_BYTES = 1 << 17  # typically 700
 

@@ -9,6 +9,7 @@
     diagnosis/       results of `dima diagnose`
     imagination/     results of `dima imagine`; with --act policy: imagination-policy/
     videos/          results of `dima evaluate --video`
+    export/          results of `dima export`
 
 Everything logged or written after the last :meth:`RunFolder.save` belongs to iterations that will be repeated:
 :meth:`RunFolder.load` on a writable folder removes it.

@@ -147,9 +147,9 @@ class TrainingLoop(ABC):
         The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows, and what was
         collected when a stop was requested.
         """
-        budget, started = TimeBudget(self.config.checkpoint_budget), time.perf_counter()
         with _log_failure(folder), _memory_errors(folder):
             self._open(stop)
+            budget, started = TimeBudget(self.config.checkpoint_budget), time.perf_counter()
             while self.step < self.target and not stop.requested:
                 began, before = time.perf_counter(), self.step
                 try:

@@ -183,6 +183,7 @@ class Fitting(TrainingLoop):
             unit="iterations",
             measure=f"error after {self.config.evaluation_horizon} steps",
             digits=3,
+            lower_is_better=True,
             note=f"fitted to {self.dataset.path}; its policy is untrained",
         )
 

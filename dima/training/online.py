@@ -15,7 +15,7 @@ from dima.algorithms.base import AlgorithmConfig, Metrics
 from dima.config import count
 from dima.envs import make_env
 from dima.envs.base import AdapterConfig
-from dima.envs.check import compare_rewards
+from dima.envs.check import LEAVING, compare_rewards, foresee_leaving
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, EnvError
 from dima.experience.collector import Collector
@@ -54,6 +54,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
             learning diverged. The last checkpoint is kept.
     """
     device = pick_device(config.device)
+    config = config.override({"env": foresee_leaving(config.task, config.env)})
     with (
         seeded(config, device),
         graceful_stop() as stop,
@@ -80,7 +81,7 @@ def _warn_if_short(config: TrainConfig, progress: Progress) -> None:
 
 
 def _look_at_environment(config: TrainConfig, progress: Progress) -> None:
-    """Warn if agents' rewards differ, or their observations are converted.
+    """Warn if agents leave early, if their rewards differ, or their observations are converted.
 
     Raises:
         EnvError: they oppose each other, and the settings do not allow that; or the environment cannot be closed.
@@ -88,6 +89,8 @@ def _look_at_environment(config: TrainConfig, progress: Progress) -> None:
     if not isinstance(config.env, AdapterConfig):
         return  # the library's own tasks are cooperative
     with closing(make_env(config.task, config.env)) as env:
+        if env.spec.agents_leave:
+            progress.message(f"dima: {LEAVING}")
         for finding in compare_rewards(env, config.env):
             if finding.verdict == "wrong":
                 raise EnvError(f"{config.task}: {finding.text}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dima.config import Config
-from dima.data import EnvSpec, Episode, View
+from dima.data import EnvSpec, Episode, View, blank
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig
 from dima.policies.base import Perception
@@ -89,7 +89,7 @@ class WorldModel(nn.Module, ABC, Generic[L]):
 
     @property
     def policy_spec(self) -> EnvSpec:
-        """Sizes of the views that policies are trained on."""
+        """Sizes of the views that policies are trained on; where these do not tell who is there, nobody leaves."""
         return self.spec
 
     @property
@@ -182,6 +182,24 @@ class PartialReset(Protocol[L]):
 def cheapest_step(world_model: WorldModel[L]) -> Callable[[L, Tensor], Step[L]]:
     """Its step for rollouts that use every latent once."""
     return world_model.step_ if isinstance(world_model, StepsInPlace) else world_model.step
+
+
+def observe(world_model: WorldModel[L], latent: L, alive: Tensor | None = None) -> View:
+    """The team's view of a latent, in which agents that have left stay away and observe zeros.
+
+    Args:
+        world_model: predicts the flags of who is there, as part of the state; those above a half are 1. Where it does
+            not know the state, everybody stays.
+        latent: to observe.
+        alive: (B, N) bool, who was there before; None: all.
+    """
+    view, spec = world_model.observe(latent), world_model.spec
+    predicted = spec.alive(view.state)
+    if predicted is None or not world_model.predicts_state:
+        return view
+    alive = predicted if alive is None else predicted & alive
+    state = torch.cat([spec.own_state(view.state), alive.to(view.state.dtype)], dim=-1)
+    return replace(view, obs=blank(view.obs, alive), state=state)
 
 
 def clip_action(action: Tensor, spec: EnvSpec) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.config import Count, SmallCount
-from dima.data import EnvSpec, Episode, View
+from dima.data import EnvSpec, Episode, View, blank
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import TINY, Normalizer
 from dima.nn.optim import FitConfig
@@ -159,6 +159,8 @@ class EnsembleWorldModel(StateModel[Latent]):
         if predicted.mask_logits is not None:
             mask = self._each(rows.action_mask[:, 1].to(target.dtype))
             wrong = F.binary_cross_entropy_with_logits(predicted.mask_logits, mask, reduction="none")
+            alive = self.spec.alive(rows.state[:, 1])
+            wrong = blank(wrong, None if alive is None else self._each(alive))
             parts["mask"] = (wrong * self.action_valid).sum((-1, -2)).mean() / self.action_valid.sum()
         loss = torch.stack(list(parts.values())).sum()
         loss = loss + BOUND_WEIGHT * (self.dynamics.highest - self.dynamics.lowest).sum()

@@ -1,8 +1,9 @@
 """A world model as a PettingZoo environment, or as a vectorised Gymnasium environment of many teams.
 
 Spaces, agents and action masks are those of the real task; rewards are the predicted team reward, the same for all
-agents. An episode starts in a real state, terminates with the predicted probability, and is truncated at a horizon.
-Everything random comes from the environment's own seed.
+agents; where some have left, times N over the number of those who stay, so that the team's mean is what was predicted.
+An episode starts in a real state, terminates with the predicted probability, and is truncated at a horizon. Everything
+random comes from the environment's own seed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         self.possible_agents = list(real.parallel_env.possible_agents)
         self.agents: list[Any] = []
         self.obs_has_id, self.episode_limit = real.spec.obs_has_id, batch.horizon
-        unbounded = spaces.Box(-np.inf, np.inf, (real.spec.state_dim,), np.float32)
+        self.agents_leave = real.spec.agents_leave
+        unbounded = spaces.Box(-np.inf, np.inf, (real.spec.own_state_dim,), np.float32)
         self.state_space = getattr(real.parallel_env, "state_space", unbounded)
 
     def observation_space(self, agent: Any) -> spaces.Space[Any]:
@@ -58,13 +60,13 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         if seed is not None:
             self._batch.seed(seed)
         self._batch.reset()
-        self.agents = self.possible_agents[:]
-        return self._see()
+        self.agents = self._present()
+        return self._see(self.agents)
 
     def step(
         self, actions: dict[Any, Any]
     ) -> tuple[dict[Any, Any], dict[Any, float], dict[Any, bool], dict[Any, bool], dict[Any, Any]]:
-        """Imagine the consequences of everybody's action. A forbidden one is given to the model as it is.
+        """Imagine the consequences of the agents' actions. A forbidden one is given to the model as it is.
 
         Raises:
             EnvError: no episode is running, or an action is missing or does not fit its space.
@@ -72,17 +74,18 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         """
         if not self.agents:
             raise EnvError(f"{self.metadata['name']}: step without a running episode: call reset first")
-        joint = torch.from_numpy(self._real.encode_actions(actions))[None]
+        team = self.agents
+        joint = torch.from_numpy(self._real.encode_actions(actions, team))[None]
         reward, terminated, truncated = (value.item() for value in self._batch.step(joint))
-        observations, infos = self._see()
-        team = self.possible_agents
-        if terminated or truncated:
-            self.agents = []
-        ended = dict.fromkeys(team, bool(terminated)), dict.fromkeys(team, bool(truncated))
-        return observations, dict.fromkeys(team, float(reward)), *ended, infos
+        observations, infos = self._see(team)
+        stay = [] if terminated else self._present()
+        self.agents = [] if truncated else stay
+        share = float(reward) * (len(self.possible_agents) / len(team))
+        gone, cut = ({a: a not in stay for a in team}, {a: bool(truncated) and a in stay for a in team})
+        return observations, dict.fromkeys(team, share), gone, cut, infos
 
     def state(self) -> np.ndarray:
-        """(S,): the predicted state.
+        """(S,): the predicted state, without the flags of who is there.
 
         Raises:
             EnvError: the world model predicts observations alone.
@@ -91,20 +94,25 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
             raise EnvError(
                 f"{self.metadata['name']}: the world model predicts observations, which do not hold the state"
             )
-        state: np.ndarray = self._batch.joint()["state"][0]
+        state: np.ndarray = self._real.spec.own_state(self._batch.joint()["state"][0])
         return state.astype(self.state_space.dtype)
 
     def state_names(self) -> list[str]:
         """What each state feature is, as the real task calls it."""
-        return self._real.state_names()
+        return self._real.state_names()[: self.state_space.shape[0]]
 
     def close(self) -> None:
         """Close the real environment behind it."""
         self._real.close()
 
-    def _see(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    def _present(self) -> list[Any]:
+        alive = self._batch.alive
+        return [a for n, a in enumerate(self.possible_agents) if alive is None or alive[0, n]]
+
+    def _see(self, team: list[Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
         joint = self._batch.joint()
-        return self._real.decode_observations(joint["obs"][0], joint["action_mask"][0])
+        seen, infos = self._real.decode_observations(joint["obs"][0], joint["action_mask"][0])
+        return {agent: seen[agent] for agent in team}, {agent: infos[agent] for agent in team}
 
 
 class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):

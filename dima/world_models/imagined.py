@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dima.data import View
+from dima.data import View, blank
 from dima.envs.base import Joint, JointEnv
 from dima.errors import DivergenceError
 from dima.experience.replay import Replay, Rows
 from dima.runtime.rng import RandomStream
-from dima.world_models.base import PartialReset, WorldModel, cheapest_step
+from dima.world_models.base import PartialReset, WorldModel, cheapest_step, observe
 
 
 class InitialStates(Protocol):
@@ -103,13 +103,21 @@ class ImaginedBatch:
         place = (rows.cumsum(0) - 1).clamp(min=0)  # of each row's start among those drawn
         with self._stream.draw():
             fresh = self.world_model.start(self.starts.draw(int(rows.sum()))[place.to(self.device)])
+        alive = None
         if rows.all():
             self._latent = fresh
         else:
             assert isinstance(self.world_model, PartialReset)
             self._latent = self.world_model.reset_rows(self._latent, fresh, rows.to(self.device))
+            if (alive := self.alive) is not None:
+                alive = alive | rows.to(self.device)[:, None]
         self.steps[rows] = 0
-        self.view = self.world_model.observe(self._latent)
+        self.view = observe(self.world_model, self._latent, alive)
+
+    @property
+    def alive(self) -> Tensor | None:
+        """(B, N) bool: who is there; None where nobody leaves before the others."""
+        return self.world_model.spec.alive(self.view.state) if self.world_model.predicts_state else None
 
     @torch.no_grad()
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,10 +126,14 @@ class ImaginedBatch:
         Raises:
             DivergenceError: the model predicts something that is not finite.
         """
+        before = self.alive
         with self._stream.draw():
-            self._latent, reward, continuation = cheapest_step(self.world_model)(self._latent, action.to(self.device))
+            action = blank(action.to(self.device), before)
+            self._latent, reward, continuation = cheapest_step(self.world_model)(self._latent, action)
             ends = torch.rand_like(continuation) >= continuation
-        self.view = self.world_model.observe(self._latent)
+        self.view = observe(self.world_model, self._latent, before)
+        if (alive := self.alive) is not None:
+            ends = ends | ~alive.any(-1)
         self.steps += 1
         finite = self.view.obs.flatten(1).isfinite().all(1) & reward.isfinite()
         if self.world_model.predicts_state:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Range
-from dima.data import EnvSpec
+from dima.data import EnvSpec, blank
 from dima.nn.mlp import mlp
 from dima.nn.quantizer import FiniteScalarQuantizer, VectorQuantizer
 
@@ -63,15 +63,20 @@ class ObservationDecoder(nn.Module):
         """(..., S) -> (..., N, O)."""
         return self._decode(state)[0]
 
-    def loss(self, state: Tensor, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, state: Tensor, obs: Tensor, alive: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """L1 reconstruction plus weighted commitment.
 
         Args:
             state: (B, S) normalised states.
             obs: (B, N, O) normalised observations.
+            alive: (B, N) bool, whose observations count; None: everybody's.
         """
         predicted, commitment = self._decode(state)
-        error = ((predicted - obs).abs() * self.valid).sum() / (self.valid.sum() * len(state))
+        error = (predicted - obs).abs() * self.valid
+        if alive is None:
+            error = error.sum() / (self.valid.sum() * len(state))
+        else:
+            error = blank(error, alive).sum() / (alive[..., None] * self.valid).sum().clamp(min=1)
         loss = error + self.config.commitment * commitment
         return loss, {"decoder/error": error.detach(), "decoder/commitment": commitment.detach()}
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, Episode, View
+from dima.data import EnvSpec, Episode, View, blank
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import Normalizer
 from dima.world_models.base import Loss, WorldModel, replace_rows
@@ -30,7 +30,7 @@ class StateModel(WorldModel[L]):
         self.spec = spec
         self.state_scale = Normalizer((spec.state_dim,))
         self.change_scale = Normalizer((spec.state_dim,))  # of the difference between successive states
-        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim))
+        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim), samples=spec.obs_samples)
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
 
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
@@ -39,7 +39,7 @@ class StateModel(WorldModel[L]):
             state = episode.state.to(device)
             self.state_scale.update(state)
             self.change_scale.update(state.diff(dim=0))
-            self.obs_scale.update(episode.obs.to(device))
+            self.obs_scale.update(episode.obs.to(device), self.spec.alive(state))
 
     def decoder_rows(self, replay: Replay) -> Rows:
         """(B, 1) the least visited rows."""
@@ -47,7 +47,9 @@ class StateModel(WorldModel[L]):
 
     def decoder_loss(self, rows: Rows) -> Loss:
         """L1 and commitment."""
-        return self.decoder.loss(self.state_scale.normalize(rows.state[:, 0]), self.obs_scale.normalize(rows.obs[:, 0]))
+        state, alive = rows.state[:, 0], self.spec.alive(rows.state[:, 0])
+        obs = self.obs_scale.normalize(blank(rows.obs[:, 0], alive))
+        return self.decoder.loss(self.state_scale.normalize(state), obs, alive)
 
     def decode(self, state: Tensor) -> Tensor:
         """Normalised states (..., S) -> every agent's observation (..., N, O) in the environment's units."""

@@ -150,9 +150,11 @@ def test_an_update_moves_policy_and_values() -> None:
     assert float(ppo.critic_loss(before)) < 0.8 * float((0.5 * (before.target - before.value).square()).mean())
 
 
-def test_real_steps_have_no_features() -> None:
+def test_what_needs_observations_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"replay_value = 0.5 is not for mamba"):
         MambaConfig(replay_value=0.5)
+    with pytest.raises(ConfigError, match=r"set world_model\.normalize_obs"):
+        MambaConfig().override({"ppo": {"actor": {"normalize_obs": True}}})
 
 
 def test_heads_divide_the_width() -> None:

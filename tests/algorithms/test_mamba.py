@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from dima.data import View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
+from dima.experience.collector import Collector
 from dima.experience.episodes import play
+from dima.experience.evaluation import evaluate
 from dima.recording.record import record
 from dima.training.offline import fit, fit_config
 from dima.training.online import train
 from dima.training.run_config import build_config
+from tests.algorithms.iteration import iterate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,3 +107,69 @@ def test_a_world_model_is_fitted_to_a_dataset(recording, tmp_path) -> None:
     )
     found = fit(config.override({"evaluation_horizon": 5, "device": "cpu", "tensorboard": False}))
     assert found.finished and all(np.isfinite(score) for _, score in found.evaluations)
+
+
+def test_agents_that_leave_are_remembered_as_in_an_evaluation(tiny) -> None:
+    """Who has left observes zeros and acts none; a model of observations does not know who will leave."""
+    config = tiny(
+        "toy/crossfire", "mamba", steps=160, evaluation_episodes=2, env={"n_agents": 3}, learner={"learn_after": 80}
+    )
+    agent = dima.load(train(config).folder, "cpu")
+    with VectorEnv(partial(make_env, "toy/crossfire", config.env), 2) as envs:
+        episodes = play(envs, partial(agent.algorithm.act, mode=True), range(8))
+        left = [bool((envs.spec.alive(one.state)[:-1] == 0).any()) for one in episodes]
+    assert any(left)
+    env = agent.env.parallel_env
+    for seed, episode in enumerate(episodes):
+        observations, infos = env.reset(seed=seed)
+        agent.reset()
+        for step in range(len(episode)):
+            there = list(env.agents)
+            chosen = agent.act({name: observations[name] for name in there}, infos)
+            played = agent.env.encode_actions(chosen, there)
+            np.testing.assert_allclose(played, episode.action[step].clamp(-1, 1).numpy(), atol=1e-5)
+            observations, _, _, _, infos = env.step(chosen)
+    agent.as_env(seed=0, horizon=3).reset()
+
+
+# two iterations of learning that suffice for toy/walk
+QUICK: dict[str, Any] = {
+    "learn_after": 600,
+    "imaginations": 25,
+    "imagination_batch": 16,
+    "horizon": 5,
+    "world_model": {
+        "hidden": 32,
+        "deterministic": 32,
+        "categoricals": 8,
+        "classes": 8,
+        "dropout": 0.0,
+        "dynamics_fit": {"updates": 200, "batch": 32, "lr": 3e-3},
+    },
+    "ppo": {
+        "gamma": 0.8,
+        "epochs": 4,
+        "minibatches": 2,
+        "minibatch_rows": 0,
+        "max_grad_norm": 0.5,
+        "lr": 3e-3,
+        "critic_lr": 3e-3,
+        "value_norm_beta": 0.9,
+        "actor": {"hidden": [32], "norm": True},
+        "critic": {"width": 32},
+    },
+}
+
+
+@pytest.mark.parametrize(("task", "factor"), [("toy/walk", 0.6), ("toy/switches", 0.3)])  # continuous, discrete
+def test_it_learns_in_imagination(task: str, factor: float) -> None:
+    make = partial(make_env, task, ToyConfig())
+    with VectorEnv(make, 4) as envs, VectorEnv(make, 10) as tests:
+        torch.manual_seed(0)
+        learner = build_config(task, "mamba", "debug").learner.override(QUICK).build(envs.spec, "cpu")  # type: ignore[attr-defined]
+        collector = Collector(envs, 0)
+        before = evaluate(tests, learner.act, 20, 0).mean
+        for _ in range(2):
+            iterate(learner, collector)
+        after = evaluate(tests, learner.act, 20, 0).mean
+    assert after > factor * before, (before, after)  # returns of random policies are negative

@@ -46,7 +46,10 @@ def import_of(tmp_path: Path, task: str, name: str, **overrides) -> ImportConfig
     return import_config(task).override({"minari": name, "out": str(tmp_path / "imported"), **overrides})
 
 
-@pytest.mark.parametrize("task", ["toy/walk", "toy/switches", "toy/uneven", "mpe/simple_speaker_listener"])
+@pytest.mark.parametrize(
+    "task",
+    ["toy/walk", "toy/switches", "toy/uneven", "mpe/simple_speaker_listener", "toy/crossfire", "toy/cliff"],
+)
 def test_agents_form_loses_nothing(recorded, tmp_path, task):
     data = recorded(task, steps=60)
     where = export_minari(data, "mine/team-v0")

@@ -28,6 +28,16 @@ def test_a_description_verifies_and_counts(recording: Callable[..., RecordConfig
     old.require("toy/walk", config.env, old.spec)
     text = description_text(facts)
     assert "toy/walk (n_agents = 2, episode_limit = 30)" in text
-    assert text.splitlines()[3].endswith("  random")
+    assert text.splitlines()[len(facts["verdicts"]) + 3].endswith("  random")
+    assert text.splitlines()[len(facts["verdicts"]) - 1] == "✓ all files verified"
     assert "random (share = 0.001, noise = 0.5)" in text
     assert facts["digest"] in text
+
+
+def test_a_dataset_that_nothing_can_be_validated_on_is_warned_of(recording: Callable[..., RecordConfig]) -> None:
+    config = recording(steps=60, held_out=0.0)
+    record(config)
+    text = description_text(describe(Dataset.open(config.folder)))
+    assert text.startswith(
+        "⚠ no episode is held out: a world model fitted to it cannot be validated\n✓ all files verified\n"
+    )

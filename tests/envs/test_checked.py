@@ -116,7 +116,7 @@ def test_unsupported_spaces(puppet, observation, action, expected):
         ({"truncations": lambda t, e: {}}, "agent 'left' has no usable termination and truncation"),
         (
             {"terminations": lambda t, e: e | {"left": t == 2}},
-            r"step 2 .* agents \['left'\] ended while others go on: agents that leave one by one are not handled",
+            r"step 2 .* agents \['left'\] ended while others go on: allow that with --env.agents-leave",
         ),
         ({"agents": lambda t, a: [] if t == 2 else a}, "step 2 .* no agents are left although none terminated"),
         (

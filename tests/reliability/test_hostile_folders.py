@@ -226,6 +226,7 @@ RUN_COMMANDS = {
     "imagine": ("imagine", "{run}", "--quiet"),
     "diagnose": ("diagnose", "{run}", "--quiet"),
     "video": ("evaluate", "{run}", "--video"),
+    "policy": ("export", "{run}", "--quiet"),
     "also": ("diagnose", "{healthy}", "--also", "{run}", "--quiet"),
 }
 DATA_COMMANDS = {

@@ -19,7 +19,7 @@ from dima.errors import RunFolderError
 from dima.runtime.progress import Progress, Step
 from dima.storage import run_folder
 from dima.storage.run_folder import RunFolder
-from dima.training.online import resume, train
+from dima.training.online import Trainer, resume, train
 from dima.training.run_config import RunConfig
 
 ITERATIONS = 8
@@ -141,7 +141,7 @@ def test_a_signal_ends_collecting_or_the_iteration_saves_and_exits_130(
 
 
 def interrupt_steps(monkeypatch, *numbers: int) -> None:
-    """Send this process SIGINT in these steps of its vectorised environments."""
+    """Send this process SIGINT in these steps of its vectorised environments, the random policy's not counted."""
     made, step = count(1), VectorEnv.step
 
     def interrupted(self, action, active):
@@ -150,6 +150,7 @@ def interrupt_steps(monkeypatch, *numbers: int) -> None:
         return step(self, action, active)
 
     monkeypatch.setattr(VectorEnv, "step", interrupted)
+    monkeypatch.setattr(Trainer, "evaluate_at_random", lambda self, stop: None)
 
 
 def test_nothing_collected_before_a_signal_is_lost(whole: RunConfig, again: RunConfig, monkeypatch) -> None:

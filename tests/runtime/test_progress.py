@@ -264,7 +264,10 @@ class TestSummary:
             env={"observation": "full+id"},
         ).table()
         lines = table.splitlines()
-        assert lines[0] == "dima on toy/walk: 25,000 environment steps"
+        assert lines[:2] == [
+            "✓ learnt: team return from -100.0 to 3,000.0",
+            "dima on toy/walk: 25,000 environment steps",
+        ]
         assert "observation = full+id" in lines
         assert any(line.split() == ["5,000", "-100.0"] for line in lines)
         assert any(line.split()[:2] == ["25,000", "3,000.0"] and "▪" in line for line in lines)
@@ -283,7 +286,25 @@ class TestSummary:
     def test_bars_of_runs_that_are_all_worse_than_the_random_policy(self):
         assert "▪" not in Summary("t", "a", "runs/x", 10, [(10, -20.0)], random_score=-15.0).table()
 
+    @pytest.mark.parametrize(
+        ("returns", "lower_is_better", "verdict"),
+        [
+            ([1.0, 5.0, 4.5], False, "✓ learnt: team return from 1.0 to 4.5"),
+            ([1.0, 5.0, 2.0], False, "⚠ ends below its best: team return 2.0, 5.0 at 2 environment steps"),
+            ([1.0, 5.0, 0.5], False, "⚠ ends no better than it began: team return 0.5, at first 1.0"),
+            ([5.0, 1.0], True, "✓ learnt: team return from 5.0 to 1.0"),
+            ([1.0, 5.0], True, "⚠ ends no better than it began: team return 5.0, at first 1.0"),
+        ],
+    )
+    def test_the_evaluations_are_judged(self, returns, lower_is_better, verdict):
+        evaluations = list(enumerate(returns, 1))
+        summary = Summary("t", "a", "runs/x", 3, evaluations, lower_is_better=lower_is_better)
+        assert summary.table().splitlines()[0] == verdict
+
+    def test_one_evaluation_is_not_judged(self):
+        assert Summary("t", "a", "runs/x", 3, [(3, 1.0)]).verdicts == []
+
     def test_an_interrupted_run_says_how_to_continue(self):
         table = Summary("t", "a", "runs/x", 0, [], finished=False).table()
-        assert "no evaluation was made" in table
+        assert table.startswith("⚠ no evaluation was made")
         assert "continue with `dima resume runs/x`" in table

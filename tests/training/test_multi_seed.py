@@ -76,7 +76,7 @@ def test_the_command_prints_every_run(tmp_path, capsys) -> None:
     out, err = capsys.readouterr()
     assert "over 2 seeds" in out and all(str(tmp_path / f"run-seed{n}") in out for n in (0, 1))
     assert "seed 0: step 100 of 100" in err and "seed 1: step 100 of 100" in err
-    assert "seed 1: toy/walk: 2 agents" in err
+    assert "seed 1: toy/walk: 2 agents" in err and "seed 1: mappo, preset debug, seed 1" in err
     assert main(["train", "toy/walk", "--seeds", "0", "2", *args]) == 2
     out, err = capsys.readouterr()
     assert "dima: seed 0: " in err and "already holds a run" in err and "run-seed2" in out
@@ -102,7 +102,8 @@ def test_all_stop_together_and_save(tmp_path) -> None:
     while begun != {"seed 0", "seed 1"}:
         line = run.stderr.readline()
         assert line, "the runs ended by themselves"
-        begun.add(line.split(":")[0])
+        name, _, text = line.partition(": ")
+        begun |= {name} if text.startswith("step ") else set()
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
     out, _ = run.communicate(timeout=120)
     assert run.returncode == 130

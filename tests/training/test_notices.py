@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dima.envs.vector import VectorEnv
 from dima.experience.episodes import random_policy
 from dima.experience.evaluation import evaluate
 from dima.runtime import progress as clocks
@@ -100,6 +103,21 @@ def test_a_resumed_run_knows_the_same_random_return(tiny) -> None:
     heard = Heard()
     assert resume(config.folder, progress=heard).random_score == first.random_score
     assert not heard.seen  # it is finished
+
+
+def test_a_signal_is_heard_while_the_random_policy_plays(tiny, monkeypatch) -> None:
+    config, step = tiny(algorithm="mappo", steps=50), VectorEnv.step
+
+    def interrupted(self, action, active):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, action, active)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorEnv, "step", interrupted)
+        summary = train(config)
+    assert not summary.finished
+    assert (summary.steps, summary.random_score) == (0, None)
+    assert resume(config.folder).random_score is not None
 
 
 def test_a_random_policy_plays_a_few_evaluation_episodes(tiny) -> None:

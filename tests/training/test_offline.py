@@ -346,7 +346,9 @@ def test_from_recording_to_a_fitted_model(command, tmp_path: Path):
     assert status == 0 and "its policy is untrained" in out
     assert RunFolder.open(run).config()["learner"]["world_model"]["denoiser"]["reveal"] == "all"
     status, out, _ = command("evaluate", run, "--episodes", 1)
-    assert status == 0 and "its policy is untrained" in out
+    assert status == 0 and out.startswith("⚠ its policy is untrained")
+    status, out, _ = command("evaluate", run, "--episodes", 1, "--json")
+    assert [verdict["severity"] for verdict in json.loads(out)["verdicts"]] == ["grave"]
     assert command("resume", run, "--iterations", 2, "--quiet")[0] == 0
 
 

@@ -125,7 +125,7 @@ def test_every_algorithm_trains_on_every_toy(tiny, task: str, algorithm: str) ->
         assert sum(timed) <= record["time/iteration"]
     if algorithm == "dima":
         assert {"decoder/error", "denoiser/loss", "reward_model/reward", "reward_model/continuation"} <= names
-        assert ("reward_model/mask" in names) == (task == "toy/switches")
+        assert ("reward_model/mask" in names) == (task in ("toy/switches", "toy/crossfire"))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

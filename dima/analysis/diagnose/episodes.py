@@ -133,10 +133,11 @@ class FeatureScales:
 def feature_scales(env: JointEnv, episodes: Sequence[Episode]) -> FeatureScales:
     """Measure the scales by which errors on these episodes are standardised."""
     spec = env.spec
-    state, obs = Normalizer((spec.state_dim,)), Normalizer((spec.n_agents, spec.obs_dim))
+    state = Normalizer((spec.state_dim,))
+    obs = Normalizer((spec.n_agents, spec.obs_dim), samples=spec.obs_samples)
     for episode in episodes:
         state.update(episode.state)
-        obs.update(episode.obs)
+        obs.update(episode.obs, spec.alive(episode.state))
     return FeatureScales(
         agents=spec.agents,
         names=tuple(env.state_names()),

@@ -16,7 +16,7 @@ from torch import Tensor
 from dima.analysis.diagnose.bootstrap import spearman
 from dima.analysis.diagnose.episodes import EpisodeSource, FeatureScales
 from dima.analysis.diagnose.rollouts import Forecaster
-from dima.data import EnvSpec, Episode, View
+from dima.data import EnvSpec, Episode, View, choose
 from dima.envs.base import JointEnv
 from dima.experience.episodes import random_policy
 from dima.experience.replay import Replay, ReplayConfig
@@ -93,10 +93,11 @@ def influence(
 
 def _actions(spec: EnvSpec, time_steps: Sequence[_TimeStep], seed: int) -> tuple[Tensor, Tensor]:
     """The real joint actions (B, N, A), and those with one agent's action replaced (B, N, N, A)."""
+    state = torch.stack([one.episode.state[one.step] for one in time_steps])
     mask = torch.stack([one.episode.action_mask[one.step] for one in time_steps])
     zeros = torch.zeros(len(time_steps), spec.n_agents, 1)
     with drawn_from("cpu", seed):
-        drawn, _ = random_policy(spec)(View(zeros, zeros[..., 0], mask, zeros))
+        drawn, _ = choose(random_policy(spec), View(zeros, state, mask, zeros), spec)
     action = torch.stack([one.episode.action[one.step] for one in time_steps])
     changed = torch.eye(spec.n_agents, dtype=torch.bool)[..., None]
     return action, torch.where(changed, drawn[:, None], action[:, None])

@@ -40,8 +40,9 @@ def build_page(diagnosis: Diagnosis) -> Page:
         f"steps, cut from {sum(s.episodes for s in fresh)} episodes that the world model was not trained on, are "
         "forecast from their first step and the real actions. Bands and ranges in brackets are "
         f"{CONFIDENCE:.0%} bootstrap intervals over episodes.",
+        diagnosis.verdicts,
     )
-    page.section("Summary")
+    page.section("Numbers")
     page.facts(dict(sentence.split(": ", 1) for sentence in diagnosis.findings))
     for part in (_error, _calibration, _reward, _termination, _returns, _order, _denoising, _influence, _protocol):
         part(page, diagnosis)
@@ -60,25 +61,32 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
     for target in (STATE, OBSERVATIONS):
         predictors = error.standardised[target]
         page.figure(plots.error_curves(predictors, False), f"error-{target}", f"Error of the {target} at each step.")
-        page.figure(
-            plots.error_curves(predictors, True), f"error-{target}-summed", f"Error of the {target}, summed over steps."
-        )
-    for target, each in ((STATE, "kind of state feature"), (OBSERVATIONS, "agent's observation")):
-        parts = {name: error.standardised[name] for name in error.parts(target)}
-        if len(parts) > 1:
-            page.figure(plots.error_by_part(parts, False), f"error-{target}-parts", f"Error at each step, by {each}.")
-            page.figure(
-                plots.error_by_part(parts, True),
-                f"error-{target}-parts-summed",
-                f"Error summed over steps, by {each}.",
-            )
+    by_part = {
+        (target, each): {name: error.standardised[name] for name in error.parts(target)}
+        for target, each in ((STATE, "kind of state feature"), (OBSERVATIONS, "agent's observation"))
+        if len(error.parts(target)) > 1
+    }
+    for (target, each), parts in by_part.items():
+        page.figure(plots.error_by_part(parts, False), f"error-{target}-parts", f"Error at each step, by {each}.")
     sources = {name: curves[STATE] for name, curves in error.by_source.items()}
     page.figure(
         plots.curves(sources, "L1 error at each step", log=_far_apart(sources)),
         "error-sources",
         "State error by the policy that played the episodes. An overfitted model is better on those it was trained on.",
     )
-    steps = summary_steps(diagnosis.horizon)
+    with page.fold("Errors summed over steps"):
+        for target in (STATE, OBSERVATIONS):
+            summed = plots.error_curves(error.standardised[target], True)
+            page.figure(summed, f"error-{target}-summed", f"Error of the {target}, summed over steps.")
+        for (target, each), parts in by_part.items():
+            summed = plots.error_by_part(parts, True)
+            page.figure(summed, f"error-{target}-parts-summed", f"Error summed over steps, by {each}.")
+    with page.fold("Errors as tables"):
+        _error_tables(page, diagnosis)
+
+
+def _error_tables(page: Page, diagnosis: Diagnosis) -> None:
+    error, steps = diagnosis.error, summary_steps(diagnosis.horizon)
     head = ["", *(f"step {step}" for step in steps), *(f"sum to {step}" for step in steps[1:])]
     targets = [
         name for name in error.raw if name in (STATE, OBSERVATIONS) or len(error.parts(name.partition(": ")[0])) > 1
@@ -119,11 +127,8 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
     )
     page.figure(plots.rank_histogram(found), "rank-histogram", "Rank histogram of the true value among the forecasts.")
     page.figure(plots.coverage(found), "coverage", "Coverage of the central intervals; dotted: nominal coverage.")
-    pairs: dict[str, Curve] = {}
-    for target, result in found.items():
-        pairs |= {f"standard deviation, {target}": result.std, f"RMSE, {target}": result.rmse}
     page.figure(
-        plots.curves(pairs, plots.DEVIATIONS),
+        plots.spread_skill(found),
         "spread-skill",
         "Standard deviation of the forecasts and root mean square error of their mean; equal if calibrated.",
     )
@@ -145,7 +150,7 @@ def _reward(page: Page, diagnosis: Diagnosis) -> None:
     page.figure(plots.reward_error(reward), "reward-error", "Error of the reward at each step, and of the sum so far.")
     page.figure(plots.reward_scatter(reward), "reward-steps", "Predicted and real reward of single steps.")
     page.figure(
-        plots.curves({"predicted minus real": reward.bias}, "bias"),
+        plots.reward_bias(reward),
         "reward-bias",
         "Bias of the reward: above zero the model is optimistic, below zero pessimistic.",
     )
@@ -186,7 +191,7 @@ def _returns(page: Page, diagnosis: Diagnosis) -> None:
     )
     page.figure(plots.return_scatter(returns), "return-scatter", f"Returns over {diagnosis.horizon} steps.")
     page.figure(
-        plots.curves(returns.by_source | {"all segments": returns.correlation}, "rank correlation"),
+        plots.return_correlation(returns),
         "return-correlation",
         "Rank correlation of imagined and real returns over the horizon, by policy.",
     )
@@ -215,11 +220,12 @@ def _order(page: Page, diagnosis: Diagnosis) -> None:
     ]
     rows.append(["ratio of orders to noises", *(order.order_noise_ratio[step - 1] for step in steps)])
     rows.append(["ratio of orders to actions", *(order.order_action_ratio[step - 1] for step in steps)])
-    page.table(
-        ["variation of", *(f"step {step}" for step in steps)],
-        rows,
-        "Standard deviation of the predicted state, in standard deviations of the data.",
-    )
+    with page.fold("Variation as a table"):
+        page.table(
+            ["variation of", *(f"step {step}" for step in steps)],
+            rows,
+            "Standard deviation of the predicted state, in standard deviations of the data.",
+        )
 
 
 def _denoising(page: Page, diagnosis: Diagnosis) -> None:

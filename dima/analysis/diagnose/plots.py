@@ -14,20 +14,44 @@ from matplotlib.ticker import MaxNLocator
 
 from dima.analysis.diagnose.bootstrap import Curve
 from dima.analysis.diagnose.calibration import Calibration, TerminationError
-from dima.analysis.diagnose.error import MODEL, PERSISTENCE, RECONSTRUCTION, ErrorCurves, ReturnRanking, RewardError
+from dima.analysis.diagnose.error import (
+    MODEL,
+    OBSERVATIONS,
+    PERSISTENCE,
+    RECONSTRUCTION,
+    STATE,
+    ErrorCurves,
+    ReturnRanking,
+    RewardError,
+)
 from dima.analysis.diagnose.influence import Influence
 from dima.analysis.diagnose.reveal import DenoisingError, OrderSensitivity
-from dima.analysis.html.figures import DASHES, PALETTE, plot, plots
+from dima.analysis.html.figures import (
+    BASELINE,
+    BASELINE_LINE,
+    DASHES,
+    IMAGINED,
+    IMAGINED_LINE,
+    PALETTE,
+    REAL,
+    plot,
+    plots,
+)
 
 HORIZON = "forecast horizon (steps)"
 DEVIATIONS = "standard deviations"
 _STEP_ERROR, _SUMMED_ERROR = "L1 error at each step", "summed L1 error"
 _PAIR = (4.8, 3.4)  # inches: two in a row
 _WIDE = 6.4  # inches: still readable on a phone
-_STYLES = {MODEL: 0, PERSISTENCE: 1, RECONSTRUCTION: 2}  # places in the palette
+_STYLES: dict[str, dict[str, Any]] = {
+    MODEL: IMAGINED_LINE,
+    PERSISTENCE: BASELINE_LINE,
+    RECONSTRUCTION: IMAGINED_LINE | {"linestyle": ":"},  # what the model makes of the real state
+}
+_TARGETS = {STATE: PALETTE[0], OBSERVATIONS: PALETTE[1]}
 _MAX_FEATURE_LABELS = 36  # with more features, their kinds label the axis
 _BAND_ALPHA, _CROWDED = 0.18, 4  # of an interval; with more curves than so many it is paler
-_HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f1ea", PALETTE[0], "#0b1f45"])
+_HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f1ea", BASELINE, "#1b1e23"])
 
 
 def error_curves(predictors: Mapping[str, ErrorCurves], cumulative: bool) -> Figure:
@@ -56,11 +80,14 @@ def error_by_part(parts: Mapping[str, Mapping[str, ErrorCurves]], cumulative: bo
     return figure
 
 
-def curves(named: Mapping[str, Curve], ylabel: str, log: bool = False) -> Figure:
-    """Several curves over the horizon."""
+def curves(
+    named: Mapping[str, Curve], ylabel: str, log: bool = False, styles: Mapping[str, dict[str, Any]] | None = None
+) -> Figure:
+    """Several curves over the horizon, in the palette's colours but for those with a style of their own."""
     figure, axes = plot(*_PAIR, xlabel=HORIZON, ylabel=ylabel)
     for place, (name, curve) in enumerate(named.items()):
-        _curve(axes, curve, name, place, band=_BAND_ALPHA if len(named) <= _CROWDED else _BAND_ALPHA / 3)
+        style = (styles or {}).get(name, _style(place))
+        _curve(axes, curve, name, style, band=_BAND_ALPHA if len(named) <= _CROWDED else _BAND_ALPHA / 3)
     if log:
         axes.set_yscale("log")
     else:
@@ -75,9 +102,9 @@ def rank_histogram(found: Mapping[str, Calibration]) -> Figure:
     figure, grid = plots(1, len(found), width=_WIDE, height=3, sharey=True)
     for axes, (target, result) in zip(grid[0], found.items(), strict=True):
         ranks = np.arange(len(result.rank_histogram))
-        axes.bar(ranks, result.rank_histogram, width=0.9, color=PALETTE[0], alpha=0.65, label="all steps")
+        axes.bar(ranks, result.rank_histogram, width=0.9, color=_TARGETS[target], alpha=0.65, label="all steps")
         first = np.append(result.first_rank_histogram, result.first_rank_histogram[-1])
-        axes.step(np.arange(len(first)) - 0.5, first, where="post", color=PALETTE[1], label="first step")
+        axes.step(np.arange(len(first)) - 0.5, first, where="post", color="black", linestyle="-", label="first step")
         axes.axhline(1 / len(ranks), color="black", linewidth=1, linestyle=":")
         axes.set(title=target, xlabel="forecasts below the true value")
     grid[0, 0].set_ylabel("share of true values")
@@ -88,13 +115,35 @@ def rank_histogram(found: Mapping[str, Calibration]) -> Figure:
 def coverage(found: Mapping[str, Calibration]) -> Figure:
     """Coverage of the central intervals; dotted: nominal coverage."""
     figure, axes = plot(*_PAIR, xlabel=HORIZON, ylabel="share of true values inside")
-    lines = [(level, target, curve) for target, result in found.items() for level, curve in result.coverage.items()]
-    for place, (level, target, curve) in enumerate(lines):
-        _curve(axes, curve, f"{level} interval, {target}", place)
-        axes.axhline(float(level.rstrip("%")) / 100, color="black", linewidth=1, linestyle=":")
+    for target, result in found.items():
+        for place, (level, curve) in enumerate(result.coverage.items()):
+            _curve(axes, curve, f"{level} interval, {target}", _of_target(target, place))
+            axes.axhline(float(level.rstrip("%")) / 100, color="black", linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
     _legend(figure, axes)
     return figure
+
+
+def spread_skill(found: Mapping[str, Calibration]) -> Figure:
+    """Standard deviation of the forecasts and error of their mean; equal if calibrated."""
+    named, styles = {}, {}
+    for target, result in found.items():
+        for place, (what, curve) in enumerate((("RMSE", result.rmse), ("standard deviation", result.std))):
+            named[f"{what}, {target}"], styles[f"{what}, {target}"] = curve, _of_target(target, place)
+    return curves(named, DEVIATIONS, styles=styles)
+
+
+def reward_bias(reward: RewardError) -> Figure:
+    """Mean of predicted minus real reward."""
+    name = "predicted minus real"
+    return curves({name: reward.bias}, "bias", styles={name: _STYLES[MODEL]})
+
+
+def return_correlation(returns: ReturnRanking) -> Figure:
+    """Rank correlation of imagined and real returns, by policy and over all segments."""
+    every = "all segments"
+    black = {"color": "black", "linestyle": "-", "linewidth": 2}
+    return curves(returns.by_source | {every: returns.correlation}, "rank correlation", styles={every: black})
 
 
 def reward_scatter(reward: RewardError) -> Figure:
@@ -111,8 +160,8 @@ def reward_error(reward: RewardError) -> Figure:
         ("error of the reward", "error of the sum"),
         strict=True,
     ):
-        _curve(axes, model, MODEL, 0)
-        _curve(axes, baseline, "mean reward", 1)
+        _curve(axes, model, MODEL, _STYLES[MODEL])
+        _curve(axes, baseline, "mean reward", _STYLES[PERSISTENCE])
         axes.set(xlabel=HORIZON, ylabel=label)
         axes.set_ylim(bottom=0)
     _legend(figure, grid[0, 0])
@@ -124,9 +173,9 @@ def reliability(found: TerminationError) -> Figure:
     figure, axes = plot(*_PAIR, xlabel="predicted probability of termination", ylabel="observed frequency")
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":")
     predicted, observed = ([getattr(one, name) for one in found.reliability] for name in ("predicted", "observed"))
-    axes.plot(predicted, observed, color=PALETTE[0])
+    axes.plot(predicted, observed, **_STYLES[MODEL])
     size = [20 + 40 * np.log10(one.steps) for one in found.reliability]
-    axes.scatter(predicted, observed, s=size, color=PALETTE[0])
+    axes.scatter(predicted, observed, s=size, color=IMAGINED)
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     return figure
 
@@ -177,7 +226,7 @@ def influence(found: Influence) -> Figure:
     figure, grid = plots(len(maps), 1, width=_WIDE, height=height, sharex=True)
     for axes, (name, rows) in zip(grid[:, 0], maps.items(), strict=True):
         mesh = axes.pcolormesh(np.array(rows), cmap=_HEAT, vmin=0, vmax=top, edgecolors="face", linewidth=0.1)
-        axes.set_title(name)
+        axes.set_title(name, color=REAL if name == "real" else IMAGINED)
         axes.set_yticks(np.arange(agents) + 0.5, found.agents)
         axes.invert_yaxis()
         axes.grid(False)
@@ -198,11 +247,10 @@ def _predictors(axes: Axes, predictors: Mapping[str, ErrorCurves], cumulative: b
     axes.set_ylim(bottom=0)
 
 
-def _curve(axes: Axes, curve: Curve, label: str, place: int, band: float = _BAND_ALPHA) -> None:
+def _curve(axes: Axes, curve: Curve, label: str, style: Mapping[str, Any], band: float = _BAND_ALPHA) -> None:
     """A line with its interval as a band."""
     steps = np.arange(1, len(curve.mean) + 1)
     mean, low, high = (np.array(side, dtype=float) for side in (curve.mean, curve.low, curve.high))
-    style = _style(place)
     axes.plot(steps, mean, label=label, marker="o" if len(steps) == 1 else None, **style)
     axes.fill_between(steps, low, high, color=style["color"], alpha=band, linewidth=0)
 
@@ -219,11 +267,17 @@ def _style(place: int) -> dict[str, Any]:
     return {"color": PALETTE[place % n], "linestyle": DASHES[(place + place // n) % n]}
 
 
+def _of_target(target: str, place: int) -> dict[str, Any]:
+    """A target has one colour; what is told of it differs by dashes."""
+    return {"color": _TARGETS[target], "linestyle": DASHES[place]}
+
+
 def _scatter(clouds: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
     figure, axes = plot(*_PAIR, xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     for place, (name, (x, y)) in enumerate(clouds.items()):
-        axes.scatter(x, y, s=9, alpha=0.6, color=PALETTE[place % len(PALETTE)], label=name, linewidths=0)
+        color = PALETTE[place % len(PALETTE)] if len(clouds) > 1 else IMAGINED
+        axes.scatter(x, y, s=9, alpha=0.6, color=color, label=name, linewidths=0)
     every = [value for cloud in clouds.values() for side in cloud for value in side]
     axes.plot([min(every), max(every)], [min(every), max(every)], color="black", linewidth=1, linestyle=":")
     if len(clouds) > 1:

@@ -1,11 +1,10 @@
-"""Results of a diagnosis: every number, and the main ones as sentences."""
+"""Results of a diagnosis: every number, the main ones in lines of text, and verdicts on them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from dima.analysis.diagnose.bootstrap import Curve
@@ -23,9 +22,10 @@ from dima.analysis.diagnose.error import (
 )
 from dima.analysis.diagnose.influence import Influence
 from dima.analysis.diagnose.reveal import DenoisingError, OrderSensitivity
+from dima.analysis.diagnose.verdicts import judge
+from dima.runtime.verdicts import NEAR, Verdict
 
 _SIGNIFICANT_DIGITS = 6
-_SUMMARY_STEP = 15  # the training's imagination horizon, roughly: a model must beat persistence up to here
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,23 @@ class Diagnosis:
         return self.settings.horizon
 
     @property
+    def verdicts(self) -> list[Verdict]:
+        """What the numbers mean, the gravest first."""
+        episodes = sum(source.episodes for source in self.sources if not source.trained_on)
+        found = (self.error, self.calibration, self.reward, self.returns, self.termination, self.order, self.influence)
+        return judge(*found, episodes=episodes)
+
+    @property
     def findings(self) -> list[str]:
-        """The main results, a sentence each, with its topic before the first colon."""
+        """The main numbers, a sentence each, with its topic before the first colon."""
         parts = (_error, _sources, _calibration, _reward, _returns, _termination, _order, _influence)
         return [sentence for part in parts for sentence in part(self)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; undefined numbers are None."""
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"findings": self.findings} | {name: _plain(part) for name, part in parts.items()}
+        judged = {"verdicts": [verdict.to_dict() for verdict in self.verdicts], "findings": self.findings}
+        return judged | {name: _plain(part) for name, part in parts.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -96,20 +104,8 @@ def summary_steps(horizon: int) -> list[int]:
 
 
 def _error(diagnosis: Diagnosis) -> Iterator[str]:
-    error, near = diagnosis.error, min(_SUMMARY_STEP, diagnosis.horizon)
     for target in (STATE, OBSERVATIONS):
-        low = error.advantage[target].low[:near]
-        not_better = [step for step, value in enumerate(low, 1) if value is None or value <= 0]
-        verdict = (
-            f"better than {PERSISTENCE} at every step up to {near}"
-            if not not_better
-            else f"not significantly better than {PERSISTENCE} at any step up to {near}"
-            if len(not_better) == near
-            else f"not significantly better than {PERSISTENCE} at {_steps(not_better)} of the first {near}"
-        )
-        later = [step for step, high in enumerate(error.advantage[target].high, 1) if step > near and (high or 0) < 0]
-        verdict += f", significantly worse at {_steps(later)}" if later else ""
-        predictors = error.standardised[target]
+        predictors = diagnosis.error.standardised[target]
         model, baseline = predictors[MODEL].step, predictors[PERSISTENCE].step
         numbers = "; ".join(
             f"{_after(step)} {value:.2f} ({PERSISTENCE} {reference:.2f})"
@@ -120,25 +116,11 @@ def _error(diagnosis: Diagnosis) -> Iterator[str]:
         decoder = (
             f"; {RECONSTRUCTION} of real states {floor:.2f}" if target == OBSERVATIONS and floor is not None else ""
         )
-        yield (
-            f"{target.capitalize()}: {verdict}{_worse_parts(error, target, near)}. Mean absolute error in standard "
-            f"deviations: {numbers}{decoder}."
-        )
-
-
-def _worse_parts(error: HorizonError, target: str, near: int) -> str:
-    """Groups of features, or agents, whose error is significantly above persistence's at some step."""
-    worse = [
-        name.removeprefix(f"{target}: ")
-        for name in error.parts(target)
-        if any(error.standardised[name][PERSISTENCE].step.mean[:near])  # not for constant features
-        and any(high is not None and high < 0 for high in error.advantage[name].high[:near])
-    ]
-    return f"; worse at some steps for {', '.join(worse)}" if worse and len(error.parts(target)) > 1 else ""
+        yield f"{target.capitalize()}: mean absolute error in standard deviations {numbers}{decoder}."
 
 
 def _sources(diagnosis: Diagnosis) -> Iterator[str]:
-    step = min(_SUMMARY_STEP, diagnosis.horizon)
+    step = min(NEAR, diagnosis.horizon)
     values = []
     for source in diagnosis.sources:
         curves = diagnosis.error.by_source.get(source.name)
@@ -149,7 +131,7 @@ def _sources(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _calibration(diagnosis: Diagnosis) -> Iterator[str]:
-    step = min(_SUMMARY_STEP, diagnosis.horizon)
+    step = min(NEAR, diagnosis.horizon)
     for target, result in diagnosis.calibration.items():
         covered = ", ".join(
             f"{level} intervals cover {_percent(curve.at(1))} of the true values {_after(1)} and "
@@ -157,7 +139,7 @@ def _calibration(diagnosis: Diagnosis) -> Iterator[str]:
             for level, curve in result.coverage.items()
         )
         ratio = result.spread_skill_ratio(step)
-        skill = "" if ratio is None else f"; spread-skill ratio {_after(step)} {ratio:.2f} (below 1: overconfident)"
+        skill = "" if ratio is None else f"; spread-skill ratio {_after(step)} {ratio:.2f}"
         yield f"Calibration of the {target}: {covered}{skill}."
 
 
@@ -166,16 +148,15 @@ def _reward(diagnosis: Diagnosis) -> Iterator[str]:
     if reward.r2 is None:
         yield "Reward: the real reward is constant."
         return
-    poor = "" if reward.r2 > 0 else ", worse than predicting the mean"
     yield (
-        f"Reward: R² = {reward.r2:.2f} over all steps{poor}; error of the sum over {horizon} steps "
+        f"Reward: R² = {reward.r2:.2f} over all steps; error of the sum over {horizon} steps "
         f"{_number(reward.cumulative.at(horizon))}, of predicting the mean "
         f"{_number(reward.baseline_cumulative.at(horizon))}."
     )
 
 
 def _returns(diagnosis: Diagnosis) -> Iterator[str]:
-    step, returns = min(_SUMMARY_STEP, diagnosis.horizon), diagnosis.returns
+    step, returns = min(NEAR, diagnosis.horizon), diagnosis.returns
     within = "; ".join(f"{name} {_number(curve.at(step))}" for name, curve in returns.by_source.items())
     yield (
         f"Return: rank correlation of imagined and real returns over {step} steps "
@@ -196,7 +177,7 @@ def _termination(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _order(diagnosis: Diagnosis) -> Iterator[str]:
-    order, step = diagnosis.order, min(_SUMMARY_STEP, diagnosis.horizon)
+    order, step = diagnosis.order, min(NEAR, diagnosis.horizon)
     if order is None:
         yield "Order: this world model processes all agents at once."
         return
@@ -221,13 +202,6 @@ def _influence(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _after(step: int) -> str:
     return f"after {step} step{'s' * (step > 1)}"
-
-
-def _steps(steps: Sequence[int]) -> str:
-    """``step 3``, ``steps 1, 4 to 9``."""
-    runs = [[n for _, n in some] for _, some in groupby(enumerate(steps), key=lambda pair: pair[1] - pair[0])]
-    ranges = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return ("step " if len(steps) == 1 else "steps ") + ", ".join(ranges)
 
 
 def _percent(value: float | None) -> str:

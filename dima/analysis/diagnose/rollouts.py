@@ -16,7 +16,7 @@ from dima.data import EnvSpec, Record
 from dima.errors import ConfigError, DivergenceError
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.runtime.rng import drawn_from
-from dima.world_models.base import SequentialReveal, WorldModel
+from dima.world_models.base import SequentialReveal, WorldModel, observe
 from dima.world_models.rollout import forecast
 
 _MAX_DEFAULT_HORIZON = 50  # steps
@@ -218,7 +218,7 @@ class Forecaster:
             views = []
             for t in range(1, segments.horizon + 1):
                 rows = segments.window(t)[part].to(self.device)
-                views.append(self.world_model.observe(self.world_model.start(rows)))
+                views.append(observe(self.world_model, self.world_model.start(rows)))
             state = torch.stack([view.state for view in views], dim=1)
             zeros = torch.zeros(state.shape[:2])
             parts.append(Predictions(state, torch.stack([v.obs for v in views], dim=1), zeros, zeros).to("cpu"))

@@ -1,7 +1,7 @@
 """Plots in a common style, as inline SVG for a page and as SVG and PNG files.
 
-Pure black follows the page's text colour, which is light in dark mode. Every other colour stays as it is, and those of
-:data:`PALETTE` are legible on both backgrounds. Nothing here touches pyplot or its settings.
+Pure black follows the page's text colour, which is light in dark mode. Every other colour stays as it is, and those
+named here are legible on both backgrounds. Nothing here touches pyplot or its settings.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PALETTE = ("#2f72d5", "#e8601c", "#1a9a78", "#a8479f", "#b23c2c", "#70757d")
-"""Six colours with a contrast of at least 3:1 on both backgrounds; with the dashes, safe for colour blindness."""
+from dima.envs.render.colors import PALETTE as PALETTE
+
+REAL, IMAGINED, BASELINE = "#2f72d5", "#e8601c", "#70757d"
+"""What happened; what a world model says; what it must beat. Nothing else has these colours, on any page or film."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (7, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
-"""Dashes that go with each colour, for prints without colour."""
+"""Dashes that go with each colour of the palette, for prints without colour."""
+REAL_LINE: dict[str, Any] = {"color": REAL, "linestyle": DASHES[3]}
+IMAGINED_LINE: dict[str, Any] = {"color": IMAGINED, "linestyle": DASHES[0]}
+BASELINE_LINE: dict[str, Any] = {"color": BASELINE, "linestyle": DASHES[1]}
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.facecolor": "none",

@@ -17,7 +17,8 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +32,7 @@ from dima.analysis.html.figures import as_png, as_svg, inline_svg
 from dima.analysis.html.figures import plot as plot
 from dima.analysis.html.figures import plots as plots
 from dima.analysis.html.style import CSS
+from dima.runtime.verdicts import Verdict, ranked
 from dima.storage.atomic import write_bytes, write_errors
 from dima.version import __version__
 
@@ -40,11 +42,20 @@ _WRAP_LENGTH = 32  # characters from which on a cell is wrapped
 
 
 class Page:
-    """Page that is built from top to bottom and saved as one file; all text is escaped."""
+    """Page that is built from top to bottom and saved as one file; all text is escaped.
 
-    def __init__(self, title: str, lead: str = "") -> None:
+    Args:
+        title: its heading.
+        lead: the result in a sentence or two.
+        verdicts: shown first, the gravest on top.
+    """
+
+    def __init__(self, title: str, lead: str = "", verdicts: Sequence[Verdict] = ()) -> None:
         self.title = title
         self._head = f"<h1>{escape(title)}</h1>\n" + (f'<p class="lead">{escape(lead)}</p>\n' if lead else "")
+        if verdicts:
+            items = "\n".join(map(_verdict_item, ranked(verdicts)))
+            self._head += f'<ul class="verdicts" aria-label="Verdicts">\n{items}\n</ul>\n'
         self._parts: list[tuple[str, str]] = []  # (kind, HTML)
         self._contents: list[tuple[str, str]] = []  # (anchor, title) of the sections
         self._figures: dict[str, Figure] = {}
@@ -69,6 +80,14 @@ class Page:
     def notice(self, text: str) -> None:
         """A highlighted paragraph, such as a warning."""
         self._add("notice", f'<p class="notice" role="note">{escape(text)}</p>')
+
+    @contextmanager
+    def fold(self, title: str) -> Iterator[None]:
+        """Parts that open when their title is clicked; paper shows them open."""
+        outer, self._parts = self._parts, []
+        yield
+        inner, self._parts = self._parts, outer
+        self._add("fold", f"<details>\n<summary>{escape(title)}</summary>\n{_joined(inner)}</details>")
 
     def facts(self, pairs: Mapping[str, object]) -> None:
         """A list of names with their values, such as versions."""
@@ -141,17 +160,13 @@ class Page:
 
     def html(self) -> str:
         """The page as text."""
-        body = ""
-        for kind, parts in groupby(self._parts, key=lambda part: part[0]):
-            content = "\n".join(html for _, html in parts)
-            body += f'<div class="figures">\n{content}\n</div>\n' if kind == "figure" else content + "\n"
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{_CONTENT_POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n'
             f"<title>{escape(self.title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
-            f"<header>\n{self._head}{self._navigation()}</header>\n<main>\n{body}</main>\n"
+            f"<header>\n{self._head}{self._navigation()}</header>\n<main>\n{_joined(self._parts)}</main>\n"
             f"<footer>Written by dima {__version__}.</footer>\n</body>\n</html>\n"
         )
 
@@ -192,6 +207,21 @@ class Page:
             return ""
         links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in self._contents)
         return f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n'
+
+
+def _joined(parts: Sequence[tuple[str, str]]) -> str:
+    """Parts in order; figures that follow each other stand side by side."""
+    body = ""
+    for kind, some in groupby(parts, key=lambda part: part[0]):
+        content = "\n".join(html for _, html in some)
+        body += f'<div class="figures">\n{content}\n</div>\n' if kind == "figure" else content + "\n"
+    return body
+
+
+def _verdict_item(verdict: Verdict) -> str:
+    name = "good" if verdict.severity == "good" else "warning"
+    mark = f'<span class="mark" role="img" aria-label="{name}">{verdict.mark}</span>'
+    return f'<li class="{verdict.severity}">{mark} {escape(verdict.sentence)}.</li>'
 
 
 def _column_class(values: Sequence[object]) -> str:

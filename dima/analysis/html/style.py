@@ -3,12 +3,12 @@
 CSS = """\
 :root {
   --paper: #ffffff; --ink: #1b1e23; --faint: #5b636e; --rule: #d8dce1; --shade: #f4f5f7; --link: #1d5fc2;
-  --alert: #b4500f; color-scheme: light dark;
+  --alert: #8a6100; --grave: #b3261e; --good: #1c7a3e; color-scheme: light dark;
 }
 @media screen and (prefers-color-scheme: dark) {
   :root {
     --paper: #14161a; --ink: #e4e6ea; --faint: #9aa2ad; --rule: #343941; --shade: #1d2026; --link: #7fb0f5;
-    --alert: #f0965a;
+    --alert: #e2b93b; --grave: #f28b82; --good: #6fcf8f;
   }
 }
 * { box-sizing: border-box; }
@@ -23,6 +23,15 @@ p { max-width: 44rem; margin: .75rem 0; }
 p.lead { color: var(--faint); font-size: 1.1rem; }
 p.small { max-width: 52rem; color: var(--faint); font-size: .85rem; overflow-wrap: anywhere; }
 p.notice { padding: .6rem .9rem; border-left: 4px solid var(--alert); background: var(--shade); }
+ul.verdicts { max-width: 52rem; margin: 1rem 0; padding: 0; list-style: none; }
+ul.verdicts li { position: relative; margin: .35rem 0; padding-left: 1.7rem; }
+.mark { position: absolute; left: 0; font-weight: 700; font-variant-emoji: text; }
+.good .mark { color: var(--good); }
+.warning .mark { color: var(--alert); }
+.grave .mark { color: var(--grave); }
+.grave { font-weight: 600; }
+details { margin: 1.25rem 0; }
+summary { width: fit-content; padding: .2rem 0; color: var(--link); cursor: pointer; }
 a { color: var(--link); text-underline-offset: .15em; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1.25rem 0 0; padding: 0; list-style: none; }
 nav a { display: inline-block; padding: .2rem 0; }
@@ -34,7 +43,7 @@ dd { margin: 0; min-width: 0; overflow-wrap: anywhere; font-variant-numeric: tab
 .table { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; align-items: start; margin: 1.25rem 0; }
 .table > p { flex: 1 1 15rem; max-width: 44rem; margin: .25rem 0; }
 .scroll { max-width: 100%; overflow-x: auto; }
-.scroll:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+.scroll:focus-visible, a:focus-visible, summary:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption {
   max-width: min(44rem, 100vw - 2rem); padding-bottom: .5rem; color: var(--faint); text-align: left; caption-side: top;
@@ -75,6 +84,7 @@ footer {
   html { font-size: 11px; }
   body { max-width: none; padding: 0; }
   nav { display: none; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   h2 { margin-top: 2rem; break-after: avoid; }
   h2 + p { break-after: avoid; }
   .figures > figure { max-width: calc(50% - .75rem); }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Comparison:
         action: (H, N, A) joint actions of both.
         real: shorter than H where the real episode ends, or forbids an action.
         imagined: H steps.
+        state_scale, obs_scale: (S,) and (N, O) units of errors.
     """
 
     seed: int
@@ -60,6 +61,8 @@ class Comparison:
     action: np.ndarray
     real: Trajectory
     imagined: Trajectory
+    state_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
+    obs_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
 
     @property
     def steps(self) -> int:
@@ -69,12 +72,15 @@ class Comparison:
     def error(self, what: Literal["state", "obs"]) -> np.ndarray:
         """Absolute error of every imagined feature after each step: (steps + 1, ...)."""
         rows = self.steps + 1
-        return np.abs(getattr(self.imagined, what)[:rows] - getattr(self.real, what)[:rows])
+        return np.abs(getattr(self.imagined, what)[:rows] - getattr(self.real, what)[:rows]) / self._scale(what)
 
     def persistence_error(self, what: Literal["state", "obs"]) -> np.ndarray:
         """The same for persistence, a baseline that predicts that nothing changes after the start."""
         rows: np.ndarray = getattr(self.real, what)[: self.steps + 1]
-        return np.abs(rows - rows[0])
+        return np.abs(rows - rows[0]) / self._scale(what)
+
+    def _scale(self, what: Literal["state", "obs"]) -> np.ndarray:
+        return self.state_scale if what == "state" else self.obs_scale
 
 
 def compare(
@@ -136,7 +142,7 @@ def compare(
         frames = replayed
     real = _real_trajectory(frames[start : start + horizon + 1])
     if scene is not None and scene.imagines:
-        imagined = replace(imagined, poses=scene.poses(imagined.state, real.poses[0]))
+        imagined = replace(imagined, poses=scene.poses(env.spec.own_state(imagined.state), real.poses[0]))
     return Comparison(seed, start, horizons, action, real, imagined)
 
 

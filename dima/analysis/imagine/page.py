@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from dima.analysis.html.figures import PALETTE, plot
+from dima.analysis.html.figures import BASELINE_LINE, IMAGINED_LINE, REAL_LINE, plot
 from dima.analysis.html.page import Page
 from dima.analysis.imagine.canvas import Kind, png, stack
-from dima.analysis.imagine.pictures import IMAGINED, REAL, encode_film
+from dima.analysis.imagine.pictures import encode_film
 from dima.analysis.imagine.results import Imagination
 from dima.runtime.progress import Progress
 from dima.storage.atomic import write_bytes, write_errors, write_text
 
 DATA, PAGE, STRIP = "imagination.json", "imagination.html", "strip.png"
 FILMS: dict[Kind, str] = {"mp4": "imagination.mp4", "webp": "imagination.webp"}
-_PERSISTENCE = PALETTE[5]
-_DEFINITION = (
-    "Errors are mean absolute errors over features, in the environment's units. Persistence is the baseline that "
-    "predicts that nothing changes after the start."
-)
 
 
 def save(imagination: Imagination, folder: Path, progress: Progress, webp: bool = False) -> Path:
@@ -76,9 +73,10 @@ def build_page(imagination: Imagination, film: bytes | None, strips: dict[int, n
     page = Page(
         f"Imagined and real: {run['algorithm']} on {run['task']}",
         f"From step {comparison.start} of a fresh episode the world model imagined {len(comparison.imagined)} steps, "
-        f"{actions}. After the start it observed nothing real.",
+        f"{actions}. After the start it observed nothing real. One episode is an example; a diagnosis takes many.",
+        imagination.verdicts,
     )
-    page.section("Summary")
+    page.section("Numbers")
     page.facts(dict(sentence.split(": ", 1) for sentence in imagination.findings))
     pictures = imagination.pictures
     if film is None or pictures is None:
@@ -87,7 +85,7 @@ def build_page(imagination: Imagination, film: bytes | None, strips: dict[int, n
         page.section("Film")
         if imagination.no_pictures:
             page.notice(f"There are no imagined pictures. {imagination.no_pictures}")
-        page.video(film, "film", f"{pictures.caption} {_DEFINITION}")
+        page.video(film, "film", f"{pictures.caption} {_definition(imagination)}")
         page.section("Filmstrips")
         for horizon, strip in strips.items():
             rows = "real" if imagination.no_pictures else "real above imagined"
@@ -97,43 +95,48 @@ def build_page(imagination: Imagination, film: bytes | None, strips: dict[int, n
     _rewards(page, imagination)
     page.section("Protocol")
     facts = {"episode's seed": comparison.seed, "first step": comparison.start, "actions": imagination.actions}
-    page.facts({**run, **facts})
+    page.facts({**run, "run": Path(run["run"]).name, **facts})
     return page
+
+
+def _definition(imagination: Imagination) -> str:
+    return (
+        f"Errors are mean absolute errors over features, in {imagination.unit}. Persistence is the baseline that "
+        "predicts that nothing changes after the start."
+    )
 
 
 def _errors(page: Page, imagination: Imagination) -> None:
     found = imagination.horizons
-    page.section("Error", _DEFINITION)
+    page.section("Error", _definition(imagination))
     rows = {
         "state": [f.state_error for f in found],
         "state, persistence": [f.state_persistence for f in found],
-        "state, summed over steps": [f.state_error_sum for f in found],
-        "state, persistence, summed": [f.state_persistence_sum for f in found],
         "observations": [f.obs_error for f in found],
         "observations, persistence": [f.obs_persistence for f in found],
     }
     _table(page, imagination, rows, "Error after each number of steps.")
-    if worse := [str(f.steps) for f in found if f.state_error_sum > f.state_persistence_sum]:
-        page.notice(
-            f"Over {', '.join(worse)} steps the summed error of the imagined state is larger than persistence's."
-        )
-    steps = np.arange(len(imagination.state_error))
+    steps, summed = np.arange(len(imagination.state_error)), {}
     for target, error, persistence in (
         ("state", imagination.state_error, imagination.state_persistence),
         ("observations", imagination.obs_error.mean(1), imagination.obs_persistence.mean(1)),
     ):
-        pair = [Line("imagined", steps, error, IMAGINED), Line("persistence", steps, persistence, _PERSISTENCE)]
-        sums = [replace(line, values=line.values.cumsum()) for line in pair]
+        pair = [Line("imagined", steps, error, IMAGINED_LINE), Line("persistence", steps, persistence, BASELINE_LINE)]
+        summed[target] = [replace(line, values=line.values.cumsum()) for line in pair]
         page.figure(_curves(imagination, "error", pair), f"error-{target}", f"Error of the {target} after each step.")
-        page.figure(
-            _curves(imagination, "sum of errors", sums),
-            f"error-{target}-summed",
-            f"Error of the {target}, summed over steps.",
-        )
     if len(imagination.kind_errors) > 1:
         lines = [Line(kind, steps, error) for kind, error in imagination.kind_errors.items()]
-        caption = "Error of the state by kind of feature, in its own units."
+        caption = "Error of the state by kind of feature."
         page.figure(_curves(imagination, "error", lines), "error-kinds", caption)
+    with page.fold("Errors summed over steps"):
+        sums = {
+            "state": [f.state_error_sum for f in found],
+            "state, persistence": [f.state_persistence_sum for f in found],
+        }
+        _table(page, imagination, sums, "Sum of the errors up to each number of steps.")
+        for target, pair in summed.items():
+            caption = f"Error of the {target}, summed over steps."
+            page.figure(_curves(imagination, "sum of errors", pair), f"error-{target}-summed", caption)
 
 
 def _rewards(page: Page, imagination: Imagination) -> None:
@@ -149,12 +152,14 @@ def _rewards(page: Page, imagination: Imagination) -> None:
         rows[f"{name}, real"] = [float(real_values[f.compared]) for f in found]
     measures = f" and {', '.join(imagination.measures)}" if imagination.measures else ""
     _table(page, imagination, rows, f"Summed reward{measures} after each number of steps.")
-    for what, summed in (("reward", False), ("sum of rewards", True)):
-        lines = []
-        for name, trajectory, color in (("real", real, REAL), ("imagined", imagined, IMAGINED)):
-            values = np.cumsum(trajectory.reward) if summed else trajectory.reward
-            lines.append(Line(name, np.arange(1, len(trajectory) + 1), values, color))
-        page.figure(_curves(imagination, what, lines), what.replace(" ", "-"), f"The {what} after each step.")
+    pair = [
+        Line(name, np.arange(1, len(trajectory) + 1), trajectory.reward, style)
+        for name, trajectory, style in (("real", real, REAL_LINE), ("imagined", imagined, IMAGINED_LINE))
+    ]
+    page.figure(_curves(imagination, "reward", pair), "reward", "The reward after each step.")
+    with page.fold("Rewards summed over steps"):
+        sums = [replace(line, values=line.values.cumsum()) for line in pair]
+        page.figure(_curves(imagination, "sum of rewards", sums), "sum-of-rewards", "The sum of rewards.")
 
 
 def _table(page: Page, imagination: Imagination, rows: dict[str, list[float]], caption: str) -> None:
@@ -173,14 +178,14 @@ class Line:
     name: str
     steps: np.ndarray
     values: np.ndarray
-    color: str | None = None  # by default the palette's next
+    style: Mapping[str, Any] = field(default_factory=dict)  # by default the palette's next
 
 
 def _curves(imagination: Imagination, label: str, lines: list[Line]) -> Figure:
     """Lines over steps, with a mark at each horizon."""
     figure, axes = plot(4.8, 3.2, xlabel="imagined steps", ylabel=label)
     for line in lines:
-        axes.plot(line.steps, line.values, label=line.name, color=line.color)
+        axes.plot(line.steps, line.values, label=line.name, **line.style)
     for horizon in imagination.comparison.horizons[:-1]:
         axes.axvline(horizon, color="black", alpha=0.25, linewidth=0.8, linestyle="-")
     figure.legend(loc="outside upper left", ncols=min(2, len(lines)), fontsize=10, frameon=False)

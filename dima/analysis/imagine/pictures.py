@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dima.analysis.html.figures import IMAGINED, REAL
 from dima.analysis.imagine.canvas import Kind, Panel, encode, frame, shrink, strip
 from dima.analysis.imagine.compare import Comparison, Trajectory
 from dima.analysis.imagine.time_steps import Choose, play_steps
@@ -15,7 +16,6 @@ from dima.envs.render.colors import agent_color
 from dima.envs.render.scene import Scene
 from dima.runtime.progress import Progress
 
-REAL, IMAGINED = "#2f72d5", "#e8601c"
 COLUMNS = 6  # of a filmstrip
 _MAX_FPS = 25  # faster environments are shown slowed down
 _TERMINATION_THRESHOLD = 0.5  # continuation probability below which a caption says that the episode ends

@@ -1,21 +1,28 @@
-"""Results of `dima imagine`: errors of an imagined trajectory, as numbers and sentences."""
+"""Results of `dima imagine`: errors of an imagined trajectory, as numbers, sentences and verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from dima.agent import Agent
 from dima.analysis.imagine.compare import ActionSource, Comparison
 from dima.analysis.imagine.pictures import Pictures
+from dima.analysis.imagine.verdicts import judge
 from dima.data import EnvSpec
+from dima.errors import UserError
+from dima.nn.normalizer import Normalizer
+from dima.runtime.verdicts import Verdict
+from dima.world_models.state_based import StateModel
 
 
 @dataclass(frozen=True)
 class HorizonErrors:
-    """Mean absolute errors per feature after a number of steps; persistence predicts that nothing changes."""
+    """Mean absolute errors over features after a number of steps; persistence predicts that nothing changes."""
 
     steps: int
     compared: int  # fewer where the real episode ended earlier
@@ -37,6 +44,7 @@ class Imagination:
         run: the run, its environment steps, and versions.
         actions: whose actions, see :func:`dima.analysis.imagine.compare.compare`.
         comparison: both trajectories, in the environment's units.
+        unit: of errors, in words.
         state_error, state_persistence: (T + 1,) mean absolute error of the state after each step that both have, and
             that of persistence.
         obs_error, obs_persistence: (T + 1, N) likewise of each agent's observation.
@@ -50,6 +58,7 @@ class Imagination:
     spec: EnvSpec
     actions: ActionSource
     comparison: Comparison
+    unit: str
     state_error: np.ndarray
     state_persistence: np.ndarray
     obs_error: np.ndarray
@@ -65,6 +74,12 @@ class Imagination:
         return [self._errors_after(steps) for steps in self.comparison.horizons]
 
     @property
+    def verdicts(self) -> list[Verdict]:
+        """What the numbers mean, the gravest first."""
+        state, obs = (self.state_error, self.state_persistence), (self.obs_error.mean(1), self.obs_persistence.mean(1))
+        return judge(self.comparison, {"State": state, "Observations": obs})
+
+    @property
     def findings(self) -> list[str]:
         """A sentence for each horizon."""
         return [_sentence(found) for found in self.horizons]
@@ -74,10 +89,12 @@ class Imagination:
         comparison, agents = self.comparison, self.spec.agents
         real, imagined = comparison.real, comparison.imagined
         return {
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "run": dict(self.run),
             "actions": self.actions,
             "seed": comparison.seed,
             "start": comparison.start,
+            "unit": self.unit,
             "horizons": [vars(found) for found in self.horizons],
             "no_pictures": self.no_pictures,
             "steps": {
@@ -111,9 +128,39 @@ class Imagination:
         )
 
 
+def standardise(comparison: Comparison, agent: Agent) -> tuple[Comparison, str]:
+    """Express errors in standard deviations of the features; returns the unit in words, too.
+
+    Those of the episodes that the world model was fitted to or, where these are gone, of the real trajectory.
+    """
+    of, model = "the episodes that the world model was fitted to", agent.world_model
+    if isinstance(model, StateModel):
+        state_scale, obs_scale = (part.scale.cpu().numpy() for part in (model.state_scale, model.obs_scale))
+    else:
+        try:
+            replay = agent.experience()
+            rows = torch.arange(replay.oldest, replay.newest, device=replay.device) % replay.rows
+            state, obs = replay.store["state"][rows].cpu(), replay.store["obs"][rows].cpu()
+        except UserError:
+            state, obs = torch.from_numpy(comparison.real.state), torch.from_numpy(comparison.real.obs)
+            of = "this part of the episode, for those that the world model was fitted to are gone"
+        state_scale, obs_scale = (_scale(values) for values in (state, obs))
+    unit = f"standard deviations of the features in {of}"
+    return replace(comparison, state_scale=state_scale, obs_scale=obs_scale), unit
+
+
+def _scale(values: torch.Tensor) -> np.ndarray:
+    """Standard deviation of each feature over the first axis; of a constant its size, at least 1."""
+    normalizer = Normalizer(values.shape[1:])
+    normalizer.update(values)
+    scale: np.ndarray = normalizer.scale.numpy()
+    return scale
+
+
 def evaluate_comparison(
     comparison: Comparison,
     *,
+    unit: str,
     spec: EnvSpec,
     kinds: list[str],
     run: Mapping[str, Any],
@@ -125,6 +172,7 @@ def evaluate_comparison(
 
     Args:
         comparison: both trajectories.
+        unit: of its errors, in words.
         spec: of the environment.
         kinds: kind of each state feature.
         run: origin of the world model.
@@ -139,6 +187,7 @@ def evaluate_comparison(
         spec=spec,
         actions=actions,
         comparison=comparison,
+        unit=unit,
         state_error=error.mean(-1),
         state_persistence=persistence.mean(-1),
         obs_error=_mean_without_padding(comparison.error("obs"), spec),

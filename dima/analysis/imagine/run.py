@@ -12,7 +12,7 @@ from dima.analysis.imagine import page
 from dima.analysis.imagine.canvas import Kind
 from dima.analysis.imagine.compare import ActionSource, compare
 from dima.analysis.imagine.pictures import Pictures, encode_film, episode_frames, frames_per_second
-from dima.analysis.imagine.results import Imagination, evaluate_comparison
+from dima.analysis.imagine.results import Imagination, evaluate_comparison, standardise
 from dima.analysis.imagine.time_steps import policy_actions
 from dima.config import user_path
 from dima.envs import make_env, make_scene
@@ -109,8 +109,10 @@ def imagine_agent(
         scene=scene,
         device=agent.device,
     )
+    comparison, unit = standardise(comparison, agent)
     return evaluate_comparison(
         comparison,
+        unit=unit,
         spec=env.spec,
         kinds=env.state_kinds(),
         run=_origin(agent),

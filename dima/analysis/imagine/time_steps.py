@@ -36,6 +36,8 @@ def play_steps(env: JointEnv, seed: int, choose: Choose) -> Iterator[TimeStep]:
         action = choose(time_step)
         if action is None:
             return
+        if (alive := env.spec.alive(time_step.joint["state"])) is not None:
+            action = np.where(alive[:, None], action, 0)
         joint, reward, terminated, truncated, _ = env.step(action)
         time_step = TimeStep(joint, action, reward, terminated, truncated)
         yield time_step

@@ -2,6 +2,6 @@
 
 Read ``build`` first, with :func:`dima.report`: ``runs`` reads the folders, ``compare`` groups them by task and
 algorithm and chooses the steps to compare at, ``results`` computes every table with the functions of ``statistics``.
-``page`` and ``score_sections`` show them with ``plots``; ``protocols`` describes the conditions of the runs and warns
-where they differ.
+``verdicts`` judges them, ``page`` and ``score_sections`` show them with ``plots``; ``protocols`` describes the
+conditions of the runs and warns where they differ.
 """

@@ -11,12 +11,14 @@ from typing import Any
 
 from dima.analysis.report.compare import Comparison, Reference, compare
 from dima.analysis.report.page import build_page
-from dima.analysis.report.protocols import commit, heading, mujoco, notices
+from dima.analysis.report.protocols import commit, heading, mujoco
 from dima.analysis.report.results import Results, summarise
 from dima.analysis.report.runs import Problem, read_runs
+from dima.analysis.report.verdicts import judge, result
 from dima.config import read_yaml, user_path
 from dima.errors import ConfigError, RunFolderError
 from dima.runtime.summary import settings_line
+from dima.runtime.verdicts import Verdict
 from dima.storage.atomic import write_errors, write_text
 
 PAGE, TABLE = "report.html", "report.csv"
@@ -35,6 +37,7 @@ class Report:
         comparison: the runs, grouped.
         results: the numbers of every table.
         problems: folders that could not be included.
+        verdicts: what the numbers mean, the gravest first.
     """
 
     page: Path
@@ -42,10 +45,13 @@ class Report:
     comparison: Comparison
     results: Results
     problems: Sequence[Problem]
+    verdicts: Sequence[Verdict]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
+            "result": result(self.comparison, self.results),
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "page": str(self.page),
             "table": str(self.table),
             "tasks": self.comparison.tasks,
@@ -58,18 +64,16 @@ class Report:
                 for run in self.comparison.runs
             ],
             "problems": [{"folder": str(problem.path), "reason": problem.reason} for problem in self.problems],
-            "notices": notices(self.comparison),
         }
 
     def summary(self) -> str:
-        """Scores per task and the files, as a few lines of text."""
-        lines = []
+        """Result, verdicts, scores per task and the files, as a few lines of text."""
+        lines = [result(self.comparison, self.results), *map(str, self.verdicts), ""]
         for task in self.comparison.compared_at:
             lines.append(heading(self.comparison, task))
             for row in self.results.scores:
                 if row.task == task:
-                    low, high = row.interval or (None, None)
-                    interval = f"  ({low:,.1f} to {high:,.1f})" if low is not None else ""
+                    interval = f"  ({row.interval.low:,.1f} to {row.interval.high:,.1f})" if row.interval else ""
                     lines.append(f"  {row.algorithm:<24} {row.mean:>12,.1f}{interval}  {row.scored} of {row.runs} runs")
             lines.append("")
         return "\n".join([*lines, f"page: {self.page}", f"table: {self.table}"])
@@ -110,10 +114,11 @@ def report(
     results = summarise(comparison, scores)
     folder = user_path(out)
     page, table = folder / PAGE, folder / TABLE
-    build_page(comparison, results, problems).save(page, plots=plots)
+    verdicts = judge(comparison, results, problems)
+    build_page(comparison, results, problems, verdicts).save(page, plots=plots)
     with write_errors(table, "choose another --out"):
         write_text(table, _csv(comparison))
-    return Report(page, table, comparison, results, problems)
+    return Report(page, table, comparison, results, problems, verdicts)
 
 
 def _csv(comparison: Comparison) -> str:

@@ -1,29 +1,30 @@
-"""Page of a report: notices, comparison of returns, time, runs, method."""
+"""Page of a report: result, verdicts, comparison of returns, time, runs, protocol and method."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from dima.analysis.html.page import Page
 from dima.analysis.report import score_sections
 from dima.analysis.report.compare import Comparison, varied_settings
-from dima.analysis.report.protocols import commit, counted, machine, mujoco, notices, protocol_line
+from dima.analysis.report.protocols import commit, counted, machine, mujoco, protocol_line
 from dima.analysis.report.results import Results, Speed
 from dima.analysis.report.runs import Problem, Run
-from dima.analysis.report.statistics import MIN_RUNS, RESAMPLES
+from dima.analysis.report.statistics import MIN_RESAMPLED, MIN_RUNS, RESAMPLES
+from dima.analysis.report.verdicts import result
 from dima.runtime.progress import duration
+from dima.runtime.verdicts import Verdict
 
 _MAX_NAMES = 4  # of algorithms in a sentence
 
 
-def build_page(comparison: Comparison, results: Results, problems: Sequence[Problem]) -> Page:
+def build_page(
+    comparison: Comparison, results: Results, problems: Sequence[Problem], verdicts: Sequence[Verdict]
+) -> Page:
     """The page with every plot, table and failed run; empty sections are left out."""
-    page = Page(f"Report on {counted(len(comparison.runs), 'run')}", _lead(comparison))
-    for notice in notices(comparison):
-        page.notice(notice)
-    if problems:
-        page.notice(f"{counted(len(problems), 'folder')} could not be included; reasons are listed below.")
+    page = Page(_title(comparison), result(comparison, results), verdicts)
     _variants(page, comparison)
     if comparison.compared_at:
         score_sections.curves(page, comparison)
@@ -31,22 +32,18 @@ def build_page(comparison: Comparison, results: Results, problems: Sequence[Prob
         score_sections.distribution(page, comparison, results)
         score_sections.improvement(page, comparison, results)
         score_sections.efficiency(page, comparison, results)
-    else:
-        page.text("No run has been evaluated yet, so there is nothing to compare.")
     _speed(page, comparison, results)
     _runs(page, comparison, problems)
-    _method(page)
+    _method(page, comparison)
     return page
 
 
-def _lead(comparison: Comparison) -> str:
+def _title(comparison: Comparison) -> str:
     names, tasks = comparison.algorithms, comparison.tasks
     algorithms = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     if len(names) > _MAX_NAMES:
         algorithms = counted(len(names), "algorithm")
-    where = tasks[0] if len(tasks) == 1 else counted(len(tasks), "task")
-    finished = sum(run.status == "finished" for run in comparison.runs)
-    return f"{algorithms} on {where}: {finished} of {counted(len(comparison.runs), 'run')} finished."
+    return f"{algorithms} on {tasks[0] if len(tasks) == 1 else counted(len(tasks), 'task')}"
 
 
 def _speed(page: Page, comparison: Comparison, results: Results) -> None:
@@ -57,20 +54,28 @@ def _speed(page: Page, comparison: Comparison, results: Results) -> None:
         "Time",
         "Wall-clock time of finished iterations, summed over seeds. Runs that share a machine slow each other down.",
     )
-    protocol = f"Machine: {machine(comparison.runs)}. {protocol_line(comparison, comparison.tasks)}"
     head = ("task", "algorithm", "runs", "time per run", "steps per run", "steps per second")
     rows = [
         (r.task, r.algorithm, r.runs, duration(r.seconds / r.runs), round(r.steps / r.runs), r.steps_per_second)
         for r in results.speeds
     ]
-    page.table(head, rows, "Wall-clock time and environment steps", protocol)
+    _by_task(page, comparison, head, rows, f"Machine: {machine(comparison.runs)}.")
     phases = [row for speed in results.speeds for row in _phase_rows(speed)]
     if phases:
-        head = ("task", "algorithm", "phase", "share of time", "updates", "updates per second")
-        definition = "an update is a gradient step of a part of a world model, or a policy update on one batch"
-        page.table(head, phases, f"Time by phase: {definition}", protocol)
+        with page.fold("Time by phase"):
+            page.text("An update is a gradient step of a part of a world model, or a policy update on one batch.")
+            head = ("task", "algorithm", "phase", "share of time", "updates", "updates per second")
+            _by_task(page, comparison, head, phases)
     if not all(row.phases for row in results.speeds):
-        page.text("Runs without phases were recorded by a version that did not log them.")
+        page.small("Runs without phases were recorded by a version that did not log them.")
+
+
+def _by_task(
+    page: Page, comparison: Comparison, head: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
+) -> None:
+    """A table whose first column is the task; without it where there is one task."""
+    first = 1 if len(comparison.tasks) == 1 else 0
+    page.table(head[first:], [row[first:] for row in rows], note=note)
 
 
 def _variants(page: Page, comparison: Comparison) -> None:
@@ -93,7 +98,8 @@ def _variants(page: Page, comparison: Comparison) -> None:
 
 def _runs(page: Page, comparison: Comparison, problems: Sequence[Problem]) -> None:
     """Every run, and every folder that could not be read."""
-    page.section("Runs")
+    finished = sum(run.status == "finished" for run in comparison.runs)
+    page.section("Runs", f"{finished} of {counted(len(comparison.runs), 'run')} finished.")
     parent = _common_parent([run.path for run in comparison.runs])
     simulated = bool(mujoco(comparison.runs))
     version = ["MuJoCo"] if simulated else []
@@ -114,23 +120,30 @@ def _runs(page: Page, comparison: Comparison, problems: Sequence[Problem]) -> No
         for name, group in named.items()
         for run in group
     ]
-    page.table(head, rows, "Every run in this report")
     if problems:
-        page.table(("folder", "reason"), [(one.path, one.reason) for one in problems], "Not in this report")
+        excluded = [(_relative(one.path, parent), _brief(one.reason, parent)) for one in problems]
+        page.table(("folder", "reason"), excluded, "Not in this report")
+    with page.fold("Every run in this report"):
+        _by_task(page, comparison, head, rows)
 
 
-def _method(page: Page) -> None:
+def _method(page: Page, comparison: Comparison) -> None:
     page.section(
-        "Method",
+        "Protocol and method",
         "Team return is the sum over steps of the mean reward over agents, evaluated with the policy's mode on seeds "
         "that training never uses.",
     )
+    page.small(protocol_line(comparison, comparison.tasks))
     page.text(
-        f"Intervals are percentiles of {RESAMPLES:,} stratified bootstrap samples: seeds are resampled within each "
-        f"task. With fewer than {MIN_RUNS} seeds none is given, since one or two say nothing about the variation; with "
-        "few it is about their range. The interquartile mean leaves out the lowest and the highest quarter of all runs "
-        "on all tasks. These definitions, the performance profile and the probability of improvement are those of "
-        "Agarwal et al. 2021 (arXiv 2108.13264)."
+        f"Intervals of a mean, and of a difference of means (Welch), are Student's t, from {MIN_RUNS} seeds on: they "
+        "cover about 95% of normal scores however few the seeds, and are wide for it. They are not widened for the "
+        f"number of comparisons. All others are {RESAMPLES:,} stratified bootstrap samples, from "
+        f"{MIN_RESAMPLED} seeds of each task on, with the tails moved out as far as so few seeds ask for (Hesterberg "
+        "2015); below, none is given. A probability of improvement of 1 has an exact interval."
+    )
+    page.text(
+        "The interquartile mean leaves out the lowest and the highest quarter of all runs on all tasks. It, the "
+        "performance profile and the probability of improvement are those of Agarwal et al. 2021 (arXiv 2108.13264)."
     )
 
 
@@ -164,7 +177,15 @@ def _common_parent(paths: Sequence[Path]) -> Path:
 
 
 def _relative(path: Path, parent: Path) -> Path:
-    return path.relative_to(parent) if path.is_relative_to(parent) else path
+    """Below the common parent; of a folder elsewhere the last two parts, for a page names nobody's home."""
+    if path.is_relative_to(parent) and parent != Path(path.anchor):
+        return path.relative_to(parent)
+    return Path(*path.parts[-2:]) if path.is_absolute() else path
+
+
+def _brief(reason: str, parent: Path) -> str:
+    """A reason without absolute folders."""
+    return re.sub(r"(?<!\S)/\S+", lambda found: str(_relative(Path(found[0]), parent)), reason)
 
 
 def _last_return(run: Run) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from textwrap import wrap
 from typing import Any
 
@@ -16,24 +17,29 @@ from dima.analysis.report.compare import Comparison
 from dima.analysis.report.results import Aggregate, Improvement
 from dima.analysis.report.runs import Run
 from dima.analysis.report.statistics import (
+    MIN_RESAMPLED,
+    MIN_RUNS,
     Array,
+    Interval,
     at_steps,
-    bootstrap_interval,
     interquartile_mean,
-    mean,
+    mean_interval,
     performance_profile,
+    resampled_interval,
 )
 
 _GRID = 60  # points of a mean curve where seeds were not evaluated at the same few steps
 _MAX_MARKERS = 12  # of a curve; with more points it has none
 _NARROW, _WIDE = 4.7, 5.8  # inches: two in a row, and alone
+_FIRST = ("dima", "mappo", "happo", "hasac", "ensemble", "oracle")  # have the same colours in every report
 _LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.65  # inches: a letter's width, a line's height, a legend handle's width
 
 
 def learning_curve(comparison: Comparison, task: str) -> Figure:
-    """Team return over environment steps: thin lines for seeds, a thick one for their mean, with its interval.
+    """Team return over environment steps: thin lines for seeds, a thick one for their mean, and their range shaded.
 
-    The mean is pale where some seeds have no evaluations.
+    From :data:`MIN_RESAMPLED` seeds on the interval of their mean is shaded instead. The mean is pale where some seeds
+    have no evaluations.
     """
     alone = len(comparison.compared_at) == 1
     figure, axes = plot(
@@ -75,7 +81,7 @@ def progress_curve(comparison: Comparison, tasks: Sequence[str]) -> Figure:
             curves.append(comparison.scales[task].normalise(returns))  # (G, runs)
         style = _style(comparison, algorithm)
         axes.plot(shares, interquartile_mean(curves), label=algorithm, linewidth=2, **style, **_mark(shares))
-        intervals = [bootstrap_interval(interquartile_mean, [curve[i] for curve in curves]) for i in range(len(shares))]
+        intervals = [resampled_interval(interquartile_mean, [curve[i] for curve in curves]) for i in range(len(shares))]
         _band(axes, shares, intervals, style["color"])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _legend(figure)
@@ -86,17 +92,17 @@ def aggregate_plot(comparison: Comparison, rows: Sequence[Aggregate]) -> Figure:
     """Interquartile mean of each algorithm with its interval."""
     figure, axes = _row_axes([row.algorithm for row in rows], "interquartile mean of the normalised return")
     for height, row in enumerate(rows):
-        _draw_row(axes, height, row.iqm, row.interval, _style(comparison, row.algorithm)["color"])
+        _draw_row(axes, height, row.iqm, row.iqm_interval, _style(comparison, row.algorithm)["color"])
     return figure
 
 
-def improvement_plot(rows: Sequence[Improvement]) -> Figure:
-    """Probability of improvement of each pair with its interval, around 0.5."""
+def improvement_plot(comparison: Comparison, rows: Sequence[Improvement]) -> Figure:
+    """Probability of improvement of each pair with its interval, around 0.5, in the colour of the first."""
     figure, axes = _row_axes([f"{row.first}\nover {row.second}" for row in rows], "probability of improvement")
     axes.set_xlim(-0.03, 1.03)
     axes.axvline(0.5, color="black", linewidth=1, linestyle=(0, (2, 2)))
     for height, row in enumerate(rows):
-        _draw_row(axes, height, row.probability, row.interval, PALETTE[0])
+        _draw_row(axes, height, row.probability, row.interval, _style(comparison, row.first)["color"])
     return figure
 
 
@@ -113,7 +119,7 @@ def profile_plot(comparison: Comparison, tasks: Sequence[str]) -> Figure:
     for name, some in scores.items():
         style = _style(comparison, name)
         axes.step(thresholds, performance_profile(some, thresholds), where="post", label=name, linewidth=2, **style)
-        interval = bootstrap_interval(lambda drawn: performance_profile(drawn, thresholds), some)
+        interval = resampled_interval(lambda drawn: performance_profile(drawn, thresholds), some)
         if interval is not None and len(tasks) > 1:
             axes.fill_between(thresholds, *interval, color=style["color"], alpha=0.18, linewidth=0, step="post")
     axes.set_ylim(-0.03, 1.03)
@@ -136,12 +142,15 @@ def _curve(axes: Axes, comparison: Comparison, algorithm: str, runs: Sequence[Ru
     if len(runs) > 1:
         for run in runs:
             axes.plot(run.evaluated, run.returns, linewidth=0.8, alpha=0.6, color=style["color"], linestyle="-")
-    _band(
-        axes,
-        grid,
-        [bootstrap_interval(mean, [row[some]]) for row, some in zip(returns, defined, strict=True)],
-        style["color"],
-    )
+    _band(axes, grid, [_spread(row[some]) for row, some in zip(returns, defined, strict=True)], style["color"])
+
+
+def _spread(returns: Array) -> tuple[float, float] | None:
+    """Range of a few seeds; of many, the interval of their mean."""
+    if len(returns) < MIN_RESAMPLED:
+        return (float(returns.min()), float(returns.max())) if len(returns) >= MIN_RUNS else None
+    found = mean_interval([returns])
+    return None if found is None else (found.low, found.high)
 
 
 def common_grid(runs: Sequence[Run]) -> Array:
@@ -150,7 +159,7 @@ def common_grid(runs: Sequence[Run]) -> Array:
     return steps if len(steps) <= _GRID else np.linspace(steps[0], steps[-1], _GRID)
 
 
-def _band(axes: Axes, x: Array, intervals: Sequence[tuple[Array, Array] | None], colour: str) -> None:
+def _band(axes: Axes, x: Array, intervals: Sequence[tuple[Any, Any] | None], colour: str) -> None:
     ends = np.array([(np.nan, np.nan) if interval is None else interval for interval in intervals], float)
     if not np.isnan(ends).all():
         axes.fill_between(x, ends[:, 0], ends[:, 1], color=colour, alpha=0.18, linewidth=0)
@@ -158,8 +167,22 @@ def _band(axes: Axes, x: Array, intervals: Sequence[tuple[Array, Array] | None],
 
 def _style(comparison: Comparison, algorithm: str) -> dict[str, Any]:
     """Colour and dashes of an algorithm, the same in every plot; 36 differ."""
-    i, n = comparison.algorithms.index(algorithm), len(PALETTE)
+    i, n = _places(comparison)[algorithm], len(PALETTE)
     return {"color": PALETTE[i % n], "linestyle": DASHES[(i + i // n) % n]}
+
+
+def _places(comparison: Comparison) -> dict[str, int]:
+    """Place in the palette of every algorithm: its own where it has one, of variants the first's."""
+    kinds = {name: run.algorithm for named in comparison.groups.values() for name, (run, *_) in named.items()}
+    places: dict[str, int] = {}
+    for name in comparison.algorithms:
+        if kinds[name] in _FIRST and _FIRST.index(kinds[name]) not in places.values():
+            places[name] = _FIRST.index(kinds[name])
+    free = (place for place in count() if place not in places.values())
+    for name in comparison.algorithms:
+        if name not in places:
+            places[name] = next(free)
+    return places
 
 
 def _mark(points: Array) -> dict[str, Any]:
@@ -179,11 +202,10 @@ def _row_axes(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_row(axes: Axes, height: int, value: float, interval: tuple[float, float] | None, colour: str) -> None:
+def _draw_row(axes: Axes, height: int, value: float, interval: Interval | None, colour: str) -> None:
     if interval is not None:
-        axes.plot(
-            interval, [height, height], color=colour, linewidth=7, alpha=0.35, linestyle="-", solid_capstyle="butt"
-        )
+        ends = (interval.low, interval.high)
+        axes.plot(ends, [height, height], color=colour, linewidth=7, alpha=0.35, linestyle="-", solid_capstyle="butt")
     axes.plot([value], [height], color=colour, marker="o", markersize=7, linestyle="none")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,18 +12,18 @@ import numpy as np
 from dima.analysis.report.compare import Comparison
 from dima.analysis.report.runs import Phase, Run
 from dima.analysis.report.statistics import (
-    Array,
-    Tasks,
-    bootstrap_interval,
+    Interval,
+    improvement_interval,
     interquartile_mean,
     mean,
+    mean_interval,
     probability_of_improvement,
+    resampled_interval,
     steps_to_reach,
 )
 
 SHARES = (0.5, 0.75, 0.9)
 """Default levels of the sample-efficiency table, as shares of a task's scale."""
-Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Score:
     scored: int
     runs: int
     mean: float
-    interval: Interval
+    interval: Interval | None  # of the mean
     lowest: float
     highest: float
 
@@ -47,8 +47,9 @@ class Aggregate:
     algorithm: str
     scored: int
     iqm: float
-    interval: Interval
+    iqm_interval: Interval | None
     mean: float
+    mean_interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Improvement:
     tasks: int
     runs: tuple[int, int]
     probability: float
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def score_rows(comparison: Comparison) -> list[Score]:
         for algorithm, runs in comparison.groups[task].items():
             scores = comparison.scores(task, algorithm)
             if len(scores):
-                interval = _interval(mean, [scores])
+                interval = mean_interval([scores])
                 low, high = float(scores.min()), float(scores.max())
                 rows.append(Score(task, algorithm, len(scores), len(runs), float(scores.mean()), interval, low, high))
     return rows
@@ -133,8 +134,10 @@ def aggregate_rows(comparison: Comparison) -> list[Aggregate]:
     rows = []
     for algorithm in comparison.algorithms if tasks else ():
         scores = comparison.normalised(algorithm, tasks)
-        iqm, interval = float(interquartile_mean(scores)), _interval(interquartile_mean, scores)
-        rows.append(Aggregate(algorithm, sum(map(len, scores)), iqm, interval, float(mean(scores))))
+        found = resampled_interval(interquartile_mean, scores)
+        interval = None if found is None else Interval(float(found[0]), float(found[1]), "bootstrap")
+        iqm, average = float(interquartile_mean(scores)), float(mean(scores))
+        rows.append(Aggregate(algorithm, sum(map(len, scores)), iqm, interval, average, mean_interval(scores)))
     return rows
 
 
@@ -151,8 +154,7 @@ def improvement_rows(comparison: Comparison) -> list[Improvement]:
                 pair, sides = pair[::-1], sides[::-1]
             probability = float(probability_of_improvement(*sides))
             runs = (sum(map(len, sides[0])), sum(map(len, sides[1])))
-            interval = _interval(probability_of_improvement, *sides)
-            rows.append(Improvement(*pair, len(tasks), runs, probability, interval))
+            rows.append(Improvement(*pair, len(tasks), runs, probability, improvement_interval(*sides)))
     return rows
 
 
@@ -187,11 +189,6 @@ def _sum_phases(runs: Sequence[Run]) -> dict[str, Phase]:
     names = dict.fromkeys(name for run in runs for name in run.phases)
     found = {name: [run.phases[name] for run in runs if name in run.phases] for name in names}
     return {name: Phase(sum(p.seconds for p in ps), sum(p.updates for p in ps)) for name, ps in found.items()}
-
-
-def _interval(statistic: Callable[..., Array], *groups: Tasks) -> Interval:
-    found = bootstrap_interval(statistic, *groups)
-    return None if found is None else (float(found[0]), float(found[1]))
 
 
 def _finite(value: float) -> float | None:

@@ -7,11 +7,12 @@ import re
 from dima.analysis.html.page import Page
 from dima.analysis.report import plots
 from dima.analysis.report.compare import Comparison
-from dima.analysis.report.protocols import counted, heading, protocol_line
-from dima.analysis.report.results import Efficiency, Interval, Results
-from dima.analysis.report.statistics import CONFIDENCE, MIN_RUNS
+from dima.analysis.report.protocols import counted, heading
+from dima.analysis.report.results import Efficiency, Results
+from dima.analysis.report.statistics import CONFIDENCE, MIN_RESAMPLED, MIN_RUNS, Interval
 
 INTERVAL = f"{CONFIDENCE:.0%} interval"
+_FROM_TEN = f", with {INTERVAL} from {MIN_RESAMPLED} seeds of each task on"
 _MAX_PLOTTED_PAIRS = 28  # of algorithms; the table has them all
 
 
@@ -19,15 +20,14 @@ def curves(page: Page, comparison: Comparison) -> None:
     """One plot per task."""
     page.section(
         "Learning curves",
-        f"Mean over seeds, with a {INTERVAL} of the mean for {MIN_RUNS} seeds or more; thin lines are single seeds. "
-        "The mean is pale where some seeds have no evaluations.",
+        f"Mean over seeds; thin lines are single seeds. Shaded: the range of {MIN_RUNS} seeds or more, "
+        f"from {MIN_RESAMPLED} on the {INTERVAL} of the mean. The mean is pale where some seeds have no evaluations.",
     )
     for place, task in enumerate(comparison.compared_at):
         seeds = {name: sum(len(run.evaluated) > 0 for run in runs) for name, runs in comparison.groups[task].items()}
         shown = ", ".join(f"{name} ({counted(number, 'seed')})" for name, number in seeds.items())
         name = "-".join(["curve", str(place), *re.findall(r"[a-z0-9]+", task.lower())])
         page.figure(plots.learning_curve(comparison, task), name, f"Team return on {task}: {shown}.")
-    page.small(protocol_line(comparison, list(comparison.compared_at)))
 
 
 def scores(page: Page, comparison: Comparison, results: Results) -> None:
@@ -37,21 +37,21 @@ def scores(page: Page, comparison: Comparison, results: Results) -> None:
         "Team return at equal environment steps: the most that at least half of the runs of every algorithm reached, "
         "unless others were requested. A run's score is the mean of its evaluations in the last tenth of these steps.",
     )
-    head = ("algorithm", "runs scored", "mean", INTERVAL, "lowest", "highest")
+    head = ("algorithm", "runs scored", "mean", f"{INTERVAL} (t)", "lowest", "highest")
     for task in comparison.compared_at:
         rows = [
             (
                 row.algorithm,
                 f"{row.scored} of {row.runs}",
                 row.mean,
-                _interval_text(row.interval),
+                interval_text(row.interval),
                 row.lowest,
                 row.highest,
             )
             for row in results.scores
             if row.task == task
         ]
-        page.table(head, rows, heading(comparison, task), protocol_line(comparison, [task]))
+        page.table(head, rows, heading(comparison, task))
     unscored = [
         (task, name, run.seed, f"{run.steps:,} of {run.target:,}", run.outcome)
         for task in comparison.compared_at
@@ -72,7 +72,6 @@ def distribution(page: Page, comparison: Comparison, results: Results) -> None:
         return
     if max(row.scored for row in results.aggregates) < 2:
         return
-    protocol = protocol_line(comparison, tasks)
     page.section("Over tasks" if len(tasks) > 1 else "Distribution of scores", _normalised(comparison, tasks))
     scales = [(task, comparison.scales[task]) for task in tasks]
     rows = [(task, scale.low, scale.high, scale.origin) for task, scale in scales]
@@ -81,22 +80,31 @@ def distribution(page: Page, comparison: Comparison, results: Results) -> None:
     caption = "Performance profile: share of runs that score above τ"
     if len(tasks) == 1:
         page.figure(profile, "performance-profile", f"{caption}.")
-        page.small(protocol)
         return
     page.figure(
         plots.aggregate_plot(comparison, results.aggregates),
         "interquartile-mean",
-        f"Interquartile mean of the normalised return over {len(tasks)} tasks, with {INTERVAL}.",
+        f"Interquartile mean of the normalised return over {len(tasks)} tasks{_FROM_TEN}.",
     )
-    head = ("algorithm", "runs", "interquartile mean", INTERVAL, "mean")
-    shown = [(row.algorithm, row.scored, row.iqm, _interval_text(row.interval), row.mean) for row in results.aggregates]
-    page.table(head, shown, "Normalised return over tasks", protocol)
+    head = ("algorithm", "runs", "interquartile mean", f"{INTERVAL} (bootstrap)", "mean", f"{INTERVAL} (t)")
+    shown = [
+        (
+            row.algorithm,
+            row.scored,
+            row.iqm,
+            interval_text(row.iqm_interval),
+            row.mean,
+            interval_text(row.mean_interval),
+        )
+        for row in results.aggregates
+    ]
+    page.table(head, shown, "Normalised return over tasks")
     page.figure(
         plots.progress_curve(comparison, tasks),
         "interquartile-mean-over-steps",
         "Interquartile mean during training, over the share of the steps each task is compared at.",
     )
-    page.figure(profile, "performance-profile", f"{caption}, with {INTERVAL} for {MIN_RUNS} seeds or more.")
+    page.figure(profile, "performance-profile", f"{caption}{_FROM_TEN}.")
 
 
 def improvement(page: Page, comparison: Comparison, results: Results) -> None:
@@ -110,16 +118,17 @@ def improvement(page: Page, comparison: Comparison, results: Results) -> None:
     )
     if len(results.improvements) <= _MAX_PLOTTED_PAIRS:
         page.figure(
-            plots.improvement_plot(results.improvements),
+            plots.improvement_plot(comparison, results.improvements),
             "probability-of-improvement",
-            f"Probability of improvement with {INTERVAL} for {MIN_RUNS} seeds or more; the dashed line is 0.5.",
+            f"Probability of improvement{_FROM_TEN}, exact where it is 1; the dashed line is 0.5.",
         )
     head = ("pair", "probability", INTERVAL, "runs", "tasks")
     rows = [
-        (f"{r.first} over {r.second}", r.probability, _interval_text(r.interval), "{} and {}".format(*r.runs), r.tasks)
+        (f"{r.first} over {r.second}", r.probability, _with_kind(r.interval), "{} and {}".format(*r.runs), r.tasks)
         for r in results.improvements
     ]
-    page.table(head, rows, "Probability of improvement", protocol_line(comparison, list(comparison.compared_at)))
+    with page.fold("Probability of improvement as numbers"):
+        page.table(head, rows)
 
 
 def efficiency(page: Page, comparison: Comparison, results: Results) -> None:
@@ -133,7 +142,7 @@ def efficiency(page: Page, comparison: Comparison, results: Results) -> None:
     head = ("team return", "normalised", "algorithm", "reached by", "fastest", "median")
     for task in comparison.compared_at:
         rows = [_efficiency_row(row) for row in results.efficiencies if row.task == task]
-        page.table(head, rows, f"{task}: environment steps to a score", protocol_line(comparison, [task]))
+        page.table(head, rows, f"{task}: environment steps to a score")
 
 
 def _normalised(comparison: Comparison, tasks: list[str]) -> str:
@@ -149,9 +158,13 @@ def _efficiency_row(row: Efficiency) -> tuple[object, ...]:
     return row.score, f"{row.share:.0%}", row.algorithm, f"{row.reached} of {row.runs}", *steps
 
 
-def _interval_text(interval: Interval) -> str | None:
+def interval_text(interval: Interval | None) -> str | None:
     """``486 to 1,101``; None if there is no interval."""
-    return None if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"
+    return None if interval is None else f"{_number(interval.low)} to {_number(interval.high)}"
+
+
+def _with_kind(interval: Interval | None) -> str | None:
+    return None if interval is None else f"{interval_text(interval)} ({interval.kind})"
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,8 @@
 """Statistics of a few runs on several tasks, as pure functions.
 
-Aggregates, profiles, improvement and intervals are those of Agarwal et al. 2021 (arXiv 2108.13264, ``rliable``).
+Aggregates, profiles, improvement and the bootstrap are those of Agarwal et al. 2021 (arXiv 2108.13264, ``rliable``).
+Intervals cover what they claim also for a few runs, or are not given: see :func:`mean_interval`,
+:func:`resampled_interval` and :func:`improvement_interval`.
 Scores of one algorithm are a list with one array per task, ``(..., runs)``; tasks may have different numbers of runs.
 Leading axes are samples of the bootstrap: every function reduces the runs and the tasks and keeps them.
 """
@@ -8,16 +10,29 @@ Leading axes are samples of the bootstrap: every function reduces the runs and t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
 Array = NDArray[np.float64]
 Tasks = Sequence[Array]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 MIN_RUNS = 3  # per task: fewer say nothing about the variation between seeds
+MIN_RESAMPLED = 10  # per task: a bootstrap of fewer runs is too narrow, of three it is about their range
+_ROUNDING = 1e-12  # relative deviation that is none
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of level :data:`CONFIDENCE`, and how it was made."""
+
+    low: float
+    high: float
+    kind: Literal["t", "bootstrap", "exact"]
 
 
 def mean(tasks: Tasks) -> Array:
@@ -50,27 +65,67 @@ def performance_profile(tasks: Tasks, thresholds: Array) -> Array:
     return np.stack([(scores > threshold).mean(-1) for threshold in thresholds], axis=-1)
 
 
+def mean_interval(tasks: Tasks) -> Interval | None:
+    """Student's t interval of :func:`mean`; None with fewer than :data:`MIN_RUNS` runs on a task, or no variation.
+
+    Over several tasks the variances of their means add, with the degrees of freedom of Welch and Satterthwaite.
+    """
+    return None if _few(MIN_RUNS, tasks) else _t_interval(float(mean(tasks)), _mean_variance(tasks))
+
+
+def difference_interval(first: Array, second: Array) -> Interval | None:
+    """Welch's t interval of the difference of two means on one task, ``first`` minus ``second``; as above."""
+    if _few(MIN_RUNS, [first], [second]):
+        return None
+    return _t_interval(float(first.mean() - second.mean()), _mean_variance([first]) + _mean_variance([second]))
+
+
+def resampled_interval(statistic: Callable[..., Array], *groups: Tasks) -> tuple[Any, Any] | None:
+    """Stratified bootstrap interval, as wide as it must be; None with fewer than :data:`MIN_RESAMPLED` runs on a task.
+
+    Percentiles of resamples are too narrow by the factor of a variance with n instead of n - 1, and of a normal instead
+    of Student's t distribution. Tails further out make up for both (Hesterberg 2015, "expanded percentile interval").
+    """
+    if _few(MIN_RESAMPLED, *groups):
+        return None
+    runs = min(len(scores) for tasks in groups for scores in tasks)
+    tail = ndtr(np.sqrt(runs / (runs - 1)) * stdtrit(runs - 1, (1 - CONFIDENCE) / 2))
+    return bootstrap_interval(statistic, *groups, level=1 - 2 * float(tail))
+
+
+def improvement_interval(first: Tasks, second: Tasks) -> Interval | None:
+    """Interval of :func:`probability_of_improvement`, where there is an honest one.
+
+    If every run of the first beats every run of the second, it is exact: m pairs of independent runs all win with a
+    probability of p^m at most, p their mean probability, whichever runs are paired. Otherwise it is the bootstrap's,
+    and None for fewer runs than that takes.
+    """
+    if all(x.min() > y.max() for x, y in zip(first, second, strict=True)):
+        pairs = len(first) * min(len(scores) for tasks in (first, second) for scores in tasks)
+        return Interval(((1 - CONFIDENCE) / 2) ** (1 / pairs), 1.0, "exact")
+    found = resampled_interval(probability_of_improvement, first, second)
+    return None if found is None else Interval(float(found[0]), float(found[1]), "bootstrap")
+
+
 def bootstrap_interval(
     statistic: Callable[..., Array],
     *groups: Tasks,
     resamples: int = RESAMPLES,
     level: float = CONFIDENCE,
     seed: int = 0,
-) -> tuple[Any, Any] | None:
+) -> tuple[Any, Any]:
     """Stratified bootstrap percentile interval: runs are resampled within each task.
 
     Args:
         statistic: reduces each group of tasks, such as :func:`interquartile_mean`.
         groups: one list of tasks for every argument of ``statistic``; drawn independently.
         resamples: samples of the bootstrap.
-        level: coverage.
+        level: share of the resamples inside; the coverage is lower, see :func:`resampled_interval`.
         seed: of the draws, so that reports are reproducible.
 
     Returns:
-        Lower and upper end, of the statistic's shape; None when a task has fewer than :data:`MIN_RUNS` runs.
+        Lower and upper end, of the statistic's shape.
     """
-    if any(scores.shape[-1] < MIN_RUNS for tasks in groups for scores in tasks):
-        return None
     rng = np.random.default_rng(seed)
     drawn = [[_resample(scores, resamples, rng) for scores in tasks] for tasks in groups]
     tail = 50 * (1 - level)
@@ -96,6 +151,27 @@ def steps_to_reach(steps: Array, returns: Array, score: float) -> float:
     """Environment steps at the first evaluation with at least this score; infinite if there is none."""
     reached = steps[returns >= score]
     return float(reached[0]) if len(reached) else float("inf")
+
+
+def _few(least: int, *groups: Tasks) -> bool:
+    """Whether a task has fewer runs."""
+    return any(len(scores) < least for tasks in groups for scores in tasks)
+
+
+def _mean_variance(tasks: Tasks) -> list[tuple[float, int]]:
+    """Each task's part of the variance of the mean of all runs, and its degrees of freedom."""
+    runs = sum(map(len, tasks))
+    return [(len(x) * float(x.var(ddof=1)) / runs**2, len(x) - 1) for x in tasks]
+
+
+def _t_interval(centre: float, parts: Sequence[tuple[float, int]]) -> Interval | None:
+    """Around ``centre``, whose variance is the sum of independent parts; None if that is 0."""
+    variances, freedom = np.array(parts, float).T
+    if np.sqrt(variances.sum()) <= _ROUNDING * abs(centre):
+        return None
+    degrees = variances.sum() ** 2 / (variances**2 / freedom).sum()
+    half = float(stdtrit(degrees, (1 + CONFIDENCE) / 2) * np.sqrt(variances.sum()))
+    return Interval(centre - half, centre + half, "t")
 
 
 def _pooled(tasks: Tasks) -> Array:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-AGENT_COLORS = ("#1a9a78", "#a8479f", "#b8860b", "#b23c2c", "#6f8f1f", "#5f6fb8")
-"""In the agents' order; none looks like real or imagined, and all stand out on a light and a dark background."""
+PALETTE = ("#1a9a78", "#a8479f", "#b23c2c", "#1592b8", "#6f8f1f", "#8f6247")
+"""Colours of agents, in their order, and of whatever else is compared; none looks like real or imagined, and all stand
+out on a light and a dark background. With dashes, they are safe for colour blindness."""
 SHARED = "#c3c7cd"  # parts of a robot that no agent drives
 
 
 def agent_color(place: int) -> str:
     """Colour of an agent by its place in the team; after six they repeat."""
-    return AGENT_COLORS[place % len(AGENT_COLORS)]
+    return PALETTE[place % len(PALETTE)]
 
 
 def rgb(color: str) -> tuple[int, int, int]:

@@ -156,6 +156,7 @@ class DimaWorldModel(StateModel[Latent]):
             reward=rows.reward[:, :-1],
             terminated=rows.terminated[:, :-1],
             next_mask=rows.action_mask[:, 1:],
+            next_alive=self.spec.alive(rows.state[:, 1:]),
             episode=rows.episode[:, :-1],
             weight=weight,
         )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dima.config import Config, Count, Fraction, NonEmpty, Range, SmallCount
-from dima.data import EnvSpec
+from dima.data import EnvSpec, blank
 from dima.errors import ConfigError
 from dima.nn.attention import KeysValues
 from dima.nn.mlp import ToFloat32
@@ -71,6 +71,7 @@ class Segments:
     next_mask: Tensor  # (B, T, N, A) bool, actions allowed after this step
     episode: Tensor  # (B, T) int, equal within an episode
     weight: Tensor  # (B, T) of each step in the losses, 0 where no action was taken (the last row of an episode)
+    next_alive: Tensor | None = None  # (B, T, N) bool, who is there after this step; None: everybody
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class RewardTermination(nn.Module, ABC):
         }
         if (logits := self.mask_logits(features)) is not None:
             error = F.binary_cross_entropy_with_logits(logits, batch.next_mask.to(logits.dtype), reduction="none")
+            error = blank(error, batch.next_alive)
             parts["mask"] = average((error * self.action_valid).sum((-1, -2)) / self.action_valid.sum())
         loss = torch.stack(list(parts.values())).sum()
         return loss, {f"reward_model/{name}": part.detach() for name, part in parts.items()}

@@ -36,7 +36,7 @@ def information_loss(predicted: Tensor, action: Tensor, valid: Tensor, known: Te
         predicted: (B, T, N, A) logits or means.
         action: (B, T, N, A) one-hot or real.
         valid: (N, A) bool, real entries.
-        known: (B, T, 1), 1 where an action led there.
+        known: (B, T, 1) or (B, T, N), 1 where an action led there.
         discrete: whether actions are choices.
     """
     if discrete:

@@ -21,7 +21,7 @@ from dima.world_models.mamba.config import NetworkConfig
 from dima.world_models.mamba.latent import Latent, balanced_kl, features, sample
 from dima.world_models.mamba.losses import information_loss, masked_mean, reconstruction_loss
 from dima.world_models.mamba.networks import Dynamics
-from dima.world_models.mamba.perception import LatentPerception, feature_view
+from dima.world_models.mamba.perception import LatentPerception, encoder_input, feature_view
 from dima.world_models.mamba.reward_scale import RewardScale
 from dima.world_models.state_readout import StateReadout
 
@@ -66,7 +66,9 @@ class MambaWorldModel(WorldModel[Latent]):
         super().__init__()
         self.config, self.spec = config, spec
         self.context = config.window - 1  # as many latents as in training
-        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim)) if config.normalize_obs else None
+        self.obs_scale = (
+            Normalizer((spec.n_agents, spec.obs_dim), samples=spec.obs_samples) if config.normalize_obs else None
+        )
         self.reward_scale = RewardScale(config.reward)
         self.state_readout = StateReadout(spec)
         self.dynamics = Dynamics(config, spec, classify=config.information > 0)
@@ -88,7 +90,7 @@ class MambaWorldModel(WorldModel[Latent]):
         for episode in episodes:
             self.state_readout.update(episode.state.to(device), episode.obs.to(device))
             if self.obs_scale is not None:
-                self.obs_scale.update(episode.obs.to(device))
+                self.obs_scale.update(episode.obs.to(device), self.spec.alive(episode.state.to(device)))
             self.reward_scale.update(episode.reward.to(device))
 
     def objectives(self) -> dict[str, Objective]:
@@ -119,14 +121,15 @@ class MambaWorldModel(WorldModel[Latent]):
         following = features(found.stochastic, found.deterministic[:, 1:])
         hidden = net.trunk(features(found.stochastic, found.deterministic[:, :-1]))
         acted = rows.acted[:, real].float()
-        everyone = acted.new_ones(found.stochastic.shape[:3])
+        alive = self.spec.alive(rows.state[:, real])
+        present = acted.new_ones(found.stochastic.shape[:3]) if alive is None else alive.float()
         prior = net.prior_logits(found.deterministic[:, :-1])
-        reward = self.reward_scale(rows.reward)[:, real, None].expand_as(everyone)
-        continued = (~rows.terminated[:, real, None]).float().expand_as(everyone)
+        reward = self.reward_scale(rows.reward)[:, real, None].expand_as(present)
+        continued = (~rows.terminated[:, real, None]).float().expand_as(present)
         parts = {
             "kl": balanced_kl(found.posterior, prior, config.kl_balance, config.kl_reduction).mean(),
             "reconstruction": reconstruction_loss(
-                net.decoder(hidden).float(), obs[:, real], self.obs_valid, everyone, config.obs_reduction
+                net.decoder(hidden).float(), obs[:, real], self.obs_valid, present, config.obs_reduction
             ),
             "reward": masked_mean(
                 F.smooth_l1_loss(net.reward(following)[..., 0].float(), reward, reduction="none"), acted
@@ -143,7 +146,7 @@ class MambaWorldModel(WorldModel[Latent]):
             wrong = F.binary_cross_entropy_with_logits(logits.float(), mask[:, real].float(), reduction="none")
             parts["availability"] = (wrong * self.action_valid).sum(-1).mean()
         if net.classifier is not None:
-            known = (~first[:, 2:-1]).float()[..., None]  # the first latent of a window starts from nothing
+            known = (~first[:, 2:-1, None]) * present[:, 1:]  # the first latent of a window starts from nothing
             action = clip_action(rows.action[:, 1:-2], self.spec)
             predicted = net.classifier(hidden[:, 1:]).float()
             parts["information"] = config.information * information_loss(
@@ -181,7 +184,7 @@ class MambaWorldModel(WorldModel[Latent]):
         return Filtered(drawn, torch.cat([states, deterministic[:, None]], dim=1), posterior)
 
     def _normalize_obs(self, obs: Tensor) -> Tensor:
-        return obs if self.obs_scale is None else self.obs_scale.normalize(obs)
+        return encoder_input(obs, self.obs_scale, self.spec)
 
     # -- imagination ----------------------------------------------------------------------------------------------
 
@@ -250,7 +253,9 @@ class MambaWorldModel(WorldModel[Latent]):
     @property
     def policy_spec(self) -> EnvSpec:
         agents, width = self.spec.n_agents, self.config.features
-        return replace(self.spec, obs_sizes=(width,) * agents, state_dim=agents * width, obs_has_id=True)
+        return replace(
+            self.spec, obs_sizes=(width,) * agents, state_dim=agents * width, obs_has_id=True, agents_leave=False
+        )
 
     @property
     def perception(self) -> LatentPerception:

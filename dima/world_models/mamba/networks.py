@@ -36,7 +36,7 @@ class Transition(nn.Module):
         """
         message = self.attention(self.embed(torch.cat([action, stochastic], dim=-1)).relu(), communication)
         following: Tensor = self.memory(message.flatten(0, 1), deterministic.flatten(0, 1))
-        return following.view_as(deterministic)
+        return following.float().view_as(deterministic)
 
 
 class Filter(nn.Module):

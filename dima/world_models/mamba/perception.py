@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec, View, blank
 from dima.nn.normalizer import Normalizer
 from dima.policies.base import Perception
 from dima.world_models.base import clip_action, select_rows
@@ -28,6 +28,12 @@ def feature_view(stochastic: Tensor, deterministic: Tensor, action_mask: Tensor,
     return View(seen, seen.flatten(-2), action_mask, previous_action)
 
 
+def encoder_input(obs: Tensor, scale: Normalizer | None, spec: EnvSpec) -> Tensor:
+    """Observations (..., N, O) as the encoder sees them; zeros stay zeros where agents leave, who then observe them."""
+    seen = obs if scale is None else scale.normalize(obs)
+    return blank(seen, (obs != 0).any(-1)) if spec.agents_leave else seen
+
+
 class LatentPerception(Perception):
     """Filters an episode as it is played; it shares its networks with the world model.
 
@@ -42,7 +48,7 @@ class LatentPerception(Perception):
         self.filter, self.obs_scale, self.spec = filter, obs_scale, spec
 
     def forward(self, view: View, memory: Memory | None, most_probable: bool) -> tuple[View, Memory]:
-        obs = view.obs if self.obs_scale is None else self.obs_scale.normalize(view.obs)
+        obs = encoder_input(view.obs, self.obs_scale, self.spec)
         before = self._before(view, memory)
         action = clip_action(view.previous_action, self.spec)
         deterministic = self.filter.transition(action, *before)

@@ -216,7 +216,7 @@ class MarieWorldModel(WorldModel[Latent]):
 
     @property
     def policy_spec(self) -> EnvSpec:
-        return replace(self.spec, state_dim=self.spec.n_agents * self.spec.obs_dim)
+        return replace(self.spec, state_dim=self.spec.n_agents * self.spec.obs_dim, agents_leave=False)
 
     def policy_view(self, latent: Latent) -> View:
         return self.perception.view(latent.tokens, latent.action_mask, latent.previous_action)

@@ -15,9 +15,9 @@ import dima
 from dima.analysis.diagnose import plots
 from dima.analysis.diagnose.bootstrap import Curve
 from dima.analysis.diagnose.config import DiagnosisConfig
-from dima.analysis.diagnose.error import STATE, ErrorCurves
+from dima.analysis.diagnose.error import STATE
 from dima.analysis.diagnose.page import _far_apart, build_page, save
-from dima.analysis.diagnose.results import Diagnosis, _error
+from dima.analysis.diagnose.results import Diagnosis
 from dima.analysis.diagnose.run import diagnose_agent
 from dima.cli import main
 from dima.errors import ConfigError, RunFolderError
@@ -112,6 +112,8 @@ def test_the_page_shows_the_findings(run: Path, found: Diagnosis) -> None:
         assert f"<dt>{topic}</dt>" in html
     for text in ("toy/switches", "policy, mode", "95% bootstrap", "commit"):
         assert text in html
+    places = [html.index(verdict.sentence) for verdict in found.verdicts if verdict.sentence.isascii()]
+    assert places == sorted(places) and places[-1] < html.index("<nav")
 
 
 def test_parts_that_a_model_or_a_task_lacks_are_left_out(found: Diagnosis) -> None:
@@ -164,26 +166,6 @@ def test_a_state_of_many_features_is_named_by_kind(found: Diagnosis) -> None:
     assert labels == ["left", "right"]
 
 
-def test_significantly_worse_steps_are_reported_at_any_horizon(found: Diagnosis) -> None:
-    steps, settings = 20, SMALL.override({"horizon": 20})
-    worse = Curve(*([value] * 15 + [-value] * 5 for value in (1.0, 0.5, 1.5)))
-    worse = replace(worse, high=[1.5] * 15 + [-0.5] * 5)
-    long = Curve([1.0] * steps, [1.0] * steps, [1.0] * steps)
-    table = {
-        what: dict.fromkeys(predictors, ErrorCurves(long, long))
-        for what, predictors in found.error.standardised.items()
-    }
-    error = replace(found.error, standardised=table, advantage=dict.fromkeys(found.error.advantage, worse))
-    sentence = next(_error(replace(found, error=error, settings=settings)))
-    assert sentence.startswith(
-        "State: better than persistence at every step up to 15, significantly worse at steps 16 to 20."
-    )
-    patchy = Curve([1.0] * steps, [0.5] + [-0.5] * 2 + [0.5] * 4 + [-0.5] + [0.5] * 12, [1.5] * steps)
-    error = replace(error, advantage=dict.fromkeys(found.error.advantage, patchy))
-    sentence = next(_error(replace(found, error=error, settings=settings)))
-    assert "not significantly better than persistence at steps 2, 3, 8 of the first 15." in sentence
-
-
 def test_curves_far_apart_are_drawn_on_a_logarithmic_scale(found: Diagnosis) -> None:
     one, other = (Curve([v] * 3, [v] * 3, [v] * 3) for v in (1.0, 11.0))
     assert _far_apart({"a": one, "b": other}) and not _far_apart({"a": one, "b": one}) and not _far_apart({"a": one})
@@ -228,7 +210,9 @@ def test_the_command_says_what_it_found(
     assert main(["diagnose", str(run), "--horizon", "3", *FLAGS]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"page: {run / 'diagnosis' / 'diagnosis.html'}"
-    assert [line.partition(": ")[0] for line in lines[:3]] == ["State", "Observations", "By policy"]
+    verdicts, numbers = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert verdicts and all(line[0] in "✓⚠" for line in verdicts)
+    assert [line.partition(": ")[0] for line in numbers[:3]] == ["State", "Observations", "By policy"]
     assert main(["diagnose", str(run), "--horizon", "3", "--out", str(out), "--json", *FLAGS]) == 0
     assert json.loads(capsys.readouterr().out)["settings"] == SMALL.to_dict()
     assert saved == [run / "diagnosis", out]

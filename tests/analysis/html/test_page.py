@@ -4,13 +4,17 @@ import base64
 import re
 from functools import cache
 from html.parser import HTMLParser
+from itertools import combinations
 
 import numpy as np
 import pytest
 
+from dima.analysis.html.figures import BASELINE, IMAGINED, REAL
 from dima.analysis.html.page import DASHES, PALETTE, Page, plot, plots
 from dima.errors import RunFolderError
+from dima.runtime.verdicts import Verdict
 
+ROLES = (REAL, IMAGINED, BASELINE)
 VOID = {"meta", "img", "br", "link", "input", "use", "path", "rect", "image"}
 
 
@@ -55,7 +59,7 @@ def curve(label="dima"):
 @cache
 def everything() -> Page:
     """Made once: no test adds to it."""
-    page = Page("A <page> & more", "lead")
+    page = Page("A <page> & more", "lead", [Verdict("good", "a < b"), Verdict("grave", "lost & gone")])
     page.section("First things", "what is told")
     page.text("a < b")
     page.notice("mind the gap")
@@ -63,6 +67,10 @@ def everything() -> Page:
     page.table(["task", "return"], [["walk", 1234.5], ["<ant>", None]], "Returns & such")
     page.figure(curve(), "curves", 'the "curves"')
     page.figure(curve(), "curves-again", "the same")
+    with page.fold("More <of> it"):
+        page.text("inside")
+        page.figure(curve(), "folded", "c")
+        page.figure(curve(), "folded-too", "d")
     page.section("Second things")
     page.image(b"\x89PNG", "strip", "a strip")
     page.video(b"film", "film", "a film")
@@ -91,7 +99,7 @@ class TestHtml:
         outline = Outline(html)
         ids = [a["id"] for _, a in outline.elements if "id" in a]
         assert len(ids) == len(set(ids))
-        assert {"section-1", "section-2", "curves", "curves-again", "strip", "film"} <= set(ids)
+        assert {"section-1", "section-2", "curves", "curves-again", "folded", "strip", "film"} <= set(ids)
         targets = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html)
         assert targets
         assert {a or b for a, b in targets} <= set(ids)
@@ -102,6 +110,20 @@ class TestHtml:
         assert "<nav" not in page.html()
         page.section("Two")
         assert [a["href"] for a in Outline(page.html()).all("a")] == ["#section-1", "#section-2"]
+
+    def test_begins_with_verdicts_the_gravest_first(self):
+        html = everything().html()
+        items = re.findall(
+            r'<li class="(\w+)"><span class="mark" role="img" aria-label="(\w+)">(.)</span> ([^<]*)</li>', html
+        )
+        assert items == [("grave", "warning", "⚠", "lost &amp; gone."), ("good", "good", "✓", "a &lt; b.")]
+        assert html.index('<p class="lead">') < html.index('class="verdicts"') < html.index("<nav")
+
+    def test_folds_are_closed_and_hold_their_parts(self):
+        (fold,) = re.findall(
+            r"<details>\n<summary>More &lt;of&gt; it</summary>(.*?)</details>", everything().html(), re.S
+        )
+        assert "<p>inside</p>" in fold and fold.count("<figure") == 2 and fold.count('class="figures"') == 1
 
     def test_follows_the_readers_scheme_and_prints(self):
         html = everything().html()
@@ -241,7 +263,7 @@ class TestFigure:
 class TestPalette:
     @pytest.mark.parametrize("ground", ["#ffffff", "#14161a"])
     def test_every_colour_reads_on_both_grounds(self, ground):
-        for colour in PALETTE:
+        for colour in (*PALETTE, *ROLES):
             light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 3
 
@@ -249,6 +271,10 @@ class TestPalette:
         html = Page("t").html()
         assert "--paper: #ffffff" in html
         assert "--paper: #14161a" in html
+
+    def test_no_two_colours_look_alike(self):
+        for one, other in combinations((*PALETTE, *ROLES), 2):
+            assert np.linalg.norm(lab(one) - lab(other)) > 25, (one, other)
 
     def test_lines_differ_without_colour(self):
         assert len(set(DASHES)) == len(PALETTE)
@@ -264,7 +290,8 @@ class TestSave:
     def test_plots_beside_it_when_asked(self, tmp_path):
         everything().save(tmp_path / "report.html", plots=True)
         names = {child.name for child in (tmp_path / "plots").iterdir()}
-        assert names == {"curves.svg", "curves.png", "curves-again.svg", "curves-again.png"}
+        every = ("curves", "curves-again", "folded", "folded-too")
+        assert names == {f"{name}.{kind}" for name in every for kind in ("svg", "png")}
         assert (tmp_path / "plots/curves.png").read_bytes().startswith(b"\x89PNG")
         alone = (tmp_path / "plots/curves.svg").read_text()
         assert alone.startswith("<?xml")
@@ -276,8 +303,18 @@ class TestSave:
             Page("t").save(tmp_path / "file" / "report.html")
 
 
+def linear(colour: str) -> np.ndarray:
+    part = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+
+
 def luminance(colour: str) -> float:
     """Relative luminance, as the Web Content Accessibility Guidelines 2.1 define it."""
-    part = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
+    return float(linear(colour) @ [0.2126, 0.7152, 0.0722])
+
+
+def lab(colour: str) -> np.ndarray:
+    """CIE L*a*b* under D65, in which distances are about those that eyes see."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ linear(colour) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])

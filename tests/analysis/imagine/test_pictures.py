@@ -11,7 +11,7 @@ from dima.analysis.imagine import pictures as module
 from dima.analysis.imagine.compare import compare
 from dima.analysis.imagine.pictures import Pictures, episode_frames, frames_per_second, speed
 from dima.analysis.imagine.time_steps import policy_actions
-from dima.envs.render.colors import AGENT_COLORS
+from dima.envs.render.colors import PALETTE
 from dima.envs.render.rendered import RenderedScene
 
 
@@ -126,7 +126,7 @@ def test_agents_of_a_scene_stand_in_the_legend(stride, dots, policy, monkeypatch
     scene = dots(env)
     scene.agents = ("a", "b")
     next(episode_frames(env, 0, policy_actions(policy, "cpu"), scene, "stride", 5))
-    assert legends == [dict(zip("ab", AGENT_COLORS, strict=False))]
+    assert legends == [dict(zip("ab", PALETTE, strict=False))]
 
 
 def test_where_imagined_states_cannot_be_drawn_the_real_ones_are(stride, drifting_model, policy, written) -> None:

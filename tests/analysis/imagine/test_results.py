@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dima.analysis.imagine.compare import compare
 from dima.analysis.imagine.page import save
 from dima.analysis.imagine.results import Imagination, evaluate_comparison
 from dima.runtime.progress import Progress
+from dima.runtime.verdicts import Verdict
 
 RUN = {"algorithm": "dima", "task": "stride", "run": "runs/stride"}
 
@@ -27,7 +29,14 @@ def examine(stride, drifting_model, policy):
         )
         kinds = ["position", "place"]
         return evaluate_comparison(
-            found, spec=env.spec, kinds=kinds, run=RUN, actions=actions, pictures=None, no_pictures="No paint."
+            found,
+            unit="paces",
+            spec=env.spec,
+            kinds=kinds,
+            run=RUN,
+            actions=actions,
+            pictures=None,
+            no_pictures="No paint.",
         )
 
     return run
@@ -71,10 +80,44 @@ def test_horizons_beyond_an_early_end_are_compared_up_to_it(examine, tmp_path: P
     json.loads((tmp_path / "out" / "imagination.json").read_text())
 
 
-def test_the_page_warns_of_a_model_worse_than_none(examine, tmp_path: Path) -> None:
-    warning = "steps the summed error of the imagined state is larger than persistence&#x27;s"
-    assert warning not in written(examine(0.0, [4]), tmp_path / "good")
-    page = written(examine(9.0, [4, 6]), tmp_path / "bad")
-    assert f"Over 4, 6 {warning}" in page
+def test_verdicts(examine, tmp_path: Path) -> None:
+    good = examine(0.0, [4])
+    limits = "within 0.5 standard deviations and closer than the last state repeated"
+    assert [str(verdict) for verdict in good.verdicts[:2]] == [
+        f"✓ State: follows reality for all 4 steps, {limits}",
+        f"✓ Observations: follows reality for all 4 steps, {limits}",
+    ]
+    assert str(good.verdicts[2]).startswith("✓ Reward: ") and len(good.verdicts) == 3
+    bad = examine(9.0, [4, 6])
+    assert [str(verdict) for verdict in bad.verdicts[:2]] == [
+        "⚠ State: worse than the last state repeated over 4, 6 steps",
+        "⚠ Observations: worse than the last state repeated over 4, 6 steps",
+    ]
+    assert bad.verdicts[0].severity == "grave" and bad.verdicts[2].sentence.startswith("Reward: ")
+    assert bad.to_dict()["verdicts"][0] == {"severity": "grave", "sentence": bad.verdicts[0].sentence}
+    page = written(bad, tmp_path / "bad")
+    assert page.index(bad.verdicts[0].sentence) < page.index("<nav")
     assert "There are no pictures. No paint." in page
-    assert '<figure id="error-kinds">' in page
+    assert "in paces" in page and "runs/stride" not in page
+
+
+def test_ends_are_judged(examine) -> None:
+    found = examine(2.0, [1, 6], goal=2.0, actions="policy")
+    ended = len(found.comparison.real)
+    assert 1 < ended < 6
+    missed = f"Termination: the real episode ends at step {ended}, the imagined one goes on"
+    assert Verdict("grave", missed) in found.verdicts
+    for step, said in (
+        (ended, Verdict("good", f"Termination: at step {ended}, as imagined")),
+        (1, Verdict("grave", "Termination: imagined at step 1, where the real episode goes on")),
+    ):
+        continuation = np.where(np.arange(1, 7) == step, 0.2, 0.9)
+        other = replace(found.comparison, imagined=replace(found.comparison.imagined, continuation=continuation))
+        assert said in replace(found, comparison=other).verdicts
+
+
+def test_errors_are_in_standard_deviations(examine) -> None:
+    plain = examine(0.25, [4])
+    scaled = replace(plain.comparison, state_scale=np.array([1.0, 5.0]), obs_scale=np.full((2, 2), 10.0))
+    np.testing.assert_allclose(scaled.error("state"), plain.comparison.error("state") / [1, 5])
+    np.testing.assert_allclose(scaled.persistence_error("obs"), plain.comparison.persistence_error("obs") / 10)

@@ -73,7 +73,11 @@ def test_the_command_writes_film_strip_page_and_numbers(trained, command) -> Non
     assert (status, err) == (0, "")
     assert command("imagine", run, "--quiet", "--width", 80, "--horizon", 4, "--act", "policy")[0] == 0
     assert {path.name for path in (run / "imagination-policy").iterdir()} == NAMES
-    assert out.splitlines()[0].startswith("4 steps: state error ")
+    lines = out.splitlines()
+    verdicts, numbers = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert verdicts and all(line[0] in "✓⚠" for line in verdicts)
+    assert [line[0] for line in verdicts] == sorted((line[0] for line in verdicts), key="⚠✓".index)
+    assert numbers[0].startswith("4 steps: state error ")
     assert out.splitlines()[-1] == f"page: {folder / 'imagination.html'}"
     assert {path.name for path in folder.iterdir()} == NAMES
     assert frames_of(folder / "imagination.mp4") == 7
@@ -100,16 +104,18 @@ def test_the_command_writes_the_library_s_numbers(trained, command, tmp_path: Pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
     real, imagined = found.pictures[0]
     assert real.shape == imagined.shape == (48, 64, 3)
-    error = np.abs(found.comparison.imagined.state - found.comparison.real.state)
-    np.testing.assert_allclose(found.state_error, error.mean(1))
-    assert found.horizons[0].state_error_sum == pytest.approx(error.mean(1).sum())
+    replay = dima.load(run, "cpu").experience()
+    std = replay.store["state"][: replay.newest].double().std(0, correction=0).numpy()
+    error = np.abs(found.comparison.imagined.state - found.comparison.real.state) / np.where(std > 0, std, 1)
+    np.testing.assert_allclose(found.state_error, error.mean(1), rtol=1e-5)
+    assert found.horizons[0].state_error_sum == pytest.approx(error.mean(1).sum(), rel=1e-5)
     assert found.obs_error.shape == (6, 3)
 
 
 def test_padding_does_not_count_as_an_error(trained) -> None:
     agent = dima.load(trained("mpe/simple_speaker_listener"), "cpu")
     found = imagine_agent(agent, [3], start=0, width=64)
-    error = np.abs(found.comparison.imagined.obs - found.comparison.real.obs)
+    error = np.abs(found.comparison.imagined.obs - found.comparison.real.obs) / found.comparison.obs_scale
     assert found.spec.obs_sizes == (3, 11)
     np.testing.assert_allclose(found.obs_error[:, 0], error[:, 0, :3].mean(1))
     np.testing.assert_allclose(found.obs_error[:, 1], error[:, 1].mean(1))

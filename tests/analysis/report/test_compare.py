@@ -159,10 +159,13 @@ class TestResults:
         dima, mappo = results.aggregates
         assert (dima.algorithm, dima.scored) == ("dima", 6)
         assert dima.iqm == pytest.approx(0.9)
-        assert dima.interval[0] < 0.9 < dima.interval[1]
+        assert dima.iqm_interval is None  # a bootstrap of three seeds would be their range
+        assert (dima.mean_interval.low + dima.mean_interval.high) / 2 == pytest.approx(dima.mean) == pytest.approx(0.9)
+        assert mappo.mean_interval is None  # its seeds do not vary
         assert mappo.iqm == pytest.approx(0.4)
         (pair,) = results.improvements
         assert (pair.first, pair.second, pair.tasks, pair.runs, pair.probability) == ("dima", "mappo", 2, (6, 6), 1.0)
+        assert (pair.interval.low, pair.interval.kind) == (pytest.approx(0.025 ** (1 / 6)), "exact")
         reached = {(e.task, e.algorithm, e.share): (e.reached, e.fastest, e.median) for e in results.efficiencies}
         assert reached["toy/walk", "dima", 0.9] == (2, 200, 200)
         assert reached["toy/walk", "mappo", 0.5] == (0, None, None)
@@ -192,7 +195,8 @@ class TestResults:
         make_run("m", [0.0, 1.0])
         make_run("d", [0.0, 2.0], algorithm="dima")
         results = summarise(arranged())
-        assert all(row.interval is None for row in (*results.scores, *results.aggregates))
+        assert all(row.interval is None for row in results.scores)
+        assert all(row.iqm_interval is row.mean_interval is None for row in results.aggregates)
         assert results.improvements == []
 
     def test_without_a_common_task_there_is_no_aggregate(self, make_run, arranged):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import dima
+from dima.analysis.report.plots import _style
 from dima.cli import main
 from dima.errors import ConfigError, RunFolderError
 
@@ -69,7 +70,8 @@ class TestManyRuns:
             "probability-of-improvement",
         } <= ids
         for heading in (
-            "Learning curves", "Scores", "Over tasks", "Probability of improvement", "Sample efficiency", "Time", "Runs"
+            "Learning curves", "Scores", "Over tasks", "Probability of improvement", "Sample efficiency", "Time",
+            "Runs", "Protocol and method",
         ):  # fmt: skip
             assert heading in text
         for part in (
@@ -77,7 +79,7 @@ class TestManyRuns:
             "toy/linear: environment steps to a score",
             "Normalised return over tasks",
             "dima over mappo",
-            "Wall-clock time and environment steps",
+            "steps per second",
             "Time by phase",
             "Every run in this report",
             "Not scored, because they were not evaluated up to these steps",
@@ -87,8 +89,8 @@ class TestManyRuns:
             "nowhere does not exist",
         ):
             assert part in text, part
-        assert text.count("Protocol: ") >= 9  # at every table and below the curves
-        assert text.count("commit 0123456") >= 9
+        assert "/tmp/" not in text and str(done.page.parent.parent) not in text  # nobody's folders
+        assert text.count("Protocol: ") == text.count("commit 0123456") == 1
 
     def test_every_run_is_in_the_table_of_runs_and_every_evaluation_in_the_csv(self, done):
         _, text = read(done.page)
@@ -138,7 +140,7 @@ class TestManyRuns:
             make_run(f"again{clip}", [1.0, clip], seed=1, learner={"ppo": {"clip": clip}})
         ids, text = read(dima.report(tmp_path / "runs", tmp_path / "out").page)
         assert "curve-0-toy-walk" in ids
-        assert text.startswith("Report on 18 runs 9 algorithms on toy/walk")
+        assert text.startswith("9 algorithms on toy/walk mappo (clip 0.9) returns 0.9 (mean of 2 seeds) on toy/walk")
         assert "probability-of-improvement" not in ids  # 36 pairs: the table holds them
         assert text.count(" over mappo (clip") == 36
 
@@ -220,10 +222,67 @@ class TestFewRuns:
         assert "toy/walk -5 40 given" in text
 
 
+class TestVerdicts:
+    def test_a_page_begins_with_the_result_and_the_gravest_verdict(self, done):
+        _, text = read(done.page)
+        assert text.startswith(
+            "dima and mappo on 2 tasks Of 2 tasks the highest mean return has dima on 2 (toy/linear, toy/walk). "
+            "⚠ 1 of 4 runs of dima on toy/walk have no score (failed): the mean is that of the others. "
+        )
+        severities = [verdict.severity for verdict in done.verdicts]
+        assert severities == ["grave", *["warning"] * severities.count("warning"), "good", "good"]
+        assert str(done.verdicts[-1]).startswith("✓ dima returns more than mappo on toy/walk: the difference of ")
+        assert any("2 folders could not be included" in str(verdict) for verdict in done.verdicts)
+
+    @pytest.mark.parametrize(
+        ("returns", "reference", "lead"),
+        [
+            ([[470.0], [100.0]], None, "4.7 times mappo (100)"),
+            ([[2000.0], [110.0]], None, "18 times mappo (110)"),
+            ([[105.0], [100.0]], None, "5 more than mappo (100)"),  # as good as once
+            ([[100.0], [1.0]], None, "99 more than mappo (1)"),  # nearly zero makes no ratio
+            ([[100.0], [-20.0]], None, "120 more than mappo (-20)"),
+            ([[-10.0], [-20.0]], None, "10 more than mappo (-20)"),
+            ([[-10.0], [-20.0]], (-30, 0), "2.0 times mappo (-20), counted from -30"),
+        ],
+    )
+    def test_a_ratio_is_given_where_it_means_something(self, make_run, tmp_path, returns, reference, lead):
+        for algorithm, values in zip(("dima", "mappo"), returns, strict=True):
+            make_run(algorithm, values, algorithm=algorithm)
+        given = {} if reference is None else {"reference": {"toy/walk": reference}}
+        _, text = read(dima.report(tmp_path / "runs", tmp_path / "out", **given).page)
+        assert f"on toy/walk after 100 environment steps, {lead}." in text
+
+    def test_what_cannot_be_told_apart_is_a_warning(self, make_run, tmp_path):
+        for seed, (mine, theirs) in enumerate([(1.0, 2.0), (3.0, 2.5), (8.0, 1.5)]):
+            make_run(f"m{seed}", [theirs], seed=seed)
+            make_run(f"d{seed}", [mine], seed=seed, algorithm="dima")
+        found = [str(verdict) for verdict in dima.report(tmp_path / "runs", tmp_path / "out").verdicts]
+        assert found == [
+            "⚠ dima and mappo cannot be told apart: the difference of 2 has a 95% interval of -6.73 to 10.7"
+        ]
+
+    def test_too_few_seeds_are_a_warning(self, make_run, tmp_path):
+        make_run("m", [1.0])
+        found = [str(verdict) for verdict in dima.report(tmp_path / "runs", tmp_path / "out").verdicts]
+        assert found == ["⚠ fewer than 3 seeds say nothing about the variation: mappo on toy/walk"]
+
+    def test_an_algorithm_keeps_its_colour_in_every_report(self, make_run, tmp_path):
+        make_run("m", [1.0])
+        alone = dima.report(tmp_path / "runs", tmp_path / "alone").comparison
+        make_run("d", [1.0], algorithm="dima")
+        make_run("e", [1.0], algorithm="ensemble", learner={"horizon": 3})
+        make_run("f", [1.0], algorithm="ensemble", learner={"horizon": 4})
+        both = dima.report(tmp_path / "runs", tmp_path / "both").comparison
+        assert _style(alone, "mappo") == _style(both, "mappo")
+        assert len({str(_style(both, name)) for name in both.algorithms}) == 4
+
+
 class TestCommand:
     def test_prints_scores_failures_and_files(self, many, tmp_path, capsys):
         assert main(["report", str(many), str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 0
         out, err = capsys.readouterr()
+        assert out.startswith("Of 2 tasks the highest mean return has dima on 2 (toy/linear, toy/walk).\n⚠ 1 of 4 runs")
         assert "toy/walk after 800 environment steps" in out
         assert re.search(r"dima +\d+\.\d  \(\d+\.\d to \d+\.\d\)  3 of 4 runs", out)
         assert f"not in the report: {tmp_path / 'nowhere'} does not exist" in err
@@ -236,6 +295,9 @@ class TestCommand:
         assert written["compared_at"] == {"toy/linear": 400, "toy/walk": 400}
         assert {row["score"] for row in written["efficiencies"]} == {10, 20}
         assert written["improvements"][0]["first"] == "dima"
+        assert written["scores"][0]["interval"].keys() == {"low", "high", "kind"}
+        assert written["result"].startswith("Of 2 tasks")
+        assert {verdict["severity"] for verdict in written["verdicts"]} == {"good", "warning", "grave"}
         assert [problem["reason"] for problem in written["problems"]] == [
             "is not a dima run folder: it has no valid protocol.json"
         ]
@@ -295,4 +357,4 @@ def test_relative_and_absolute_folders_side_by_side(make_run, tmp_path, monkeypa
     there, here = make_run("there", [1.0]), make_run("here", [2.0], seed=1)
     monkeypatch.chdir(tmp_path)
     text = read(dima.report([there, here.relative_to(tmp_path)], "out").page)[1]
-    assert str(there) in text and "runs/here" in text
+    assert "runs/there" in text and "runs/here" in text and str(tmp_path) not in text

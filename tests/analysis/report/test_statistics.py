@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 
 from dima.analysis.report.statistics import (
+    Interval,
     at_steps,
     bootstrap_interval,
+    difference_interval,
+    improvement_interval,
     interquartile_mean,
     mean,
+    mean_interval,
     performance_profile,
     probability_of_improvement,
+    resampled_interval,
     score_at,
     steps_to_reach,
 )
@@ -93,21 +98,72 @@ class TestBootstrap:
     def test_is_the_same_every_time(self):
         assert bootstrap_interval(mean, SCORES["first"]) == bootstrap_interval(mean, SCORES["first"])
 
-    @pytest.mark.parametrize("few", [1, 2])
-    def test_too_few_runs_have_no_interval(self, few):
-        assert bootstrap_interval(mean, [np.arange(5.0), np.arange(float(few))]) is None
-
     def test_narrows_with_the_level(self):
         wide, narrow = (bootstrap_interval(mean, SCORES["first"], level=level) for level in (0.95, 0.5))
         assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
-    def test_covers_the_mean_about_as_often_as_it_says(self):
-        rng = np.random.default_rng(0)
-        hits = 0
-        for seed in range(200):
-            low, high = bootstrap_interval(mean, list(rng.normal(size=(4, 8))), resamples=400, seed=seed)
-            hits += low <= 0 <= high
-        assert 0.85 <= hits / 200 <= 0.99
+
+class TestHonestIntervals:
+    def test_of_a_mean_is_students_t(self):
+        found = mean_interval([np.array([3957.1, 4722.0, 4726.1])])
+        assert (found.low, found.high, found.kind) == (pytest.approx(3368.0, abs=1), pytest.approx(5568.8, abs=1), "t")
+
+    def test_of_a_difference_is_welchs(self):
+        """The example of scipy.stats.ttest_ind(equal_var=False)."""
+        x, y = np.array([1.0, 2, 3, 4]), np.array([10.0, 20, 60])
+        found = difference_interval(x, y)
+        assert (found.low, found.high) == (pytest.approx(-93.06, abs=0.01), pytest.approx(38.06, abs=0.01))
+
+    def test_a_few_runs_have_none(self):
+        two, nine = np.arange(2.0), np.arange(9.0)
+        assert mean_interval([nine, two]) is None
+        assert difference_interval(nine, two) is None
+        assert resampled_interval(interquartile_mean, [nine]) is None
+        assert improvement_interval([nine], [nine + 0.5]) is None
+
+    def test_runs_that_do_not_vary_have_none(self):
+        """They say nothing about how much others would."""
+        assert mean_interval([np.full(5, 3.0)]) is None
+
+    def test_of_a_certain_improvement_is_exact(self):
+        """All m pairs win with a probability of p^m: at the lower end of 95 % that is 2.5 %."""
+        three, five = np.arange(3.0) + 100, np.arange(5.0)
+        assert improvement_interval([three], [five]) == Interval(pytest.approx(0.025 ** (1 / 3)), 1.0, "exact")
+        assert improvement_interval([three, three], [five, five]).low == pytest.approx(0.025 ** (1 / 6))
+
+    @pytest.mark.parametrize("runs", [3, 5, 8])
+    def test_students_t_covers_what_it_claims(self, runs):
+        scores = np.random.default_rng(0).normal(size=(3000, runs))
+        assert covered(map(mean_interval, scores[:, None])) == pytest.approx(0.95, abs=0.012)
+
+    def test_over_tasks_it_covers_at_least_that(self):
+        scores = np.random.default_rng(0).normal(size=(1500, 4, 3)) * [[1.0], [1.0], [1.0], [5.0]]
+        assert 0.93 <= covered(map(mean_interval, map(list, scores))) <= 0.99
+
+    def test_welchs_covers_what_it_claims(self):
+        scores = np.random.default_rng(0).normal(size=(2000, 2, 3)) * [[1.0], [4.0]]
+        assert covered(difference_interval(*pair) for pair in scores) == pytest.approx(0.95, abs=0.02)
+
+    def test_a_plain_bootstrap_of_three_runs_does_not(self):
+        scores = np.random.default_rng(0).normal(size=(300, 3))
+        ends = [bootstrap_interval(mean, [row], resamples=400) for row in scores]
+        assert np.mean([low <= 0 <= high for low, high in ends]) < 0.85
+
+    @pytest.mark.parametrize("statistic", [mean, interquartile_mean])
+    def test_the_bootstrap_of_ten_runs_covers_what_it_claims(self, statistic):
+        scores = np.random.default_rng(1).normal(size=(300, 10))
+        ends = [resampled_interval(statistic, [row]) for row in scores]
+        assert 0.93 <= np.mean([low <= 0 <= high for low, high in ends]) <= 0.99
+
+    def test_the_interval_of_an_improvement_covers_it(self):
+        x, y = np.random.default_rng(2).normal(size=(2, 200, 10))
+        found = [improvement_interval([a], [b]) for a, b in zip(x, y, strict=True)]
+        assert 0.93 <= np.mean([one.low <= 0.5 <= one.high for one in found]) <= 1
+
+
+def covered(intervals) -> float:
+    """Share of intervals around 0."""
+    return float(np.mean([one.low <= 0 <= one.high for one in intervals]))
 
 
 class TestCurves:

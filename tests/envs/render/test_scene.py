@@ -10,7 +10,7 @@ from dima.envs.check import random_action
 from dima.envs.mpe import MODULES, MpeConfig
 from dima.envs.mujoco.env import MamujocoConfig
 from dima.envs.render import headless
-from dima.envs.render.colors import AGENT_COLORS, SHARED, rgb
+from dima.envs.render.colors import PALETTE, SHARED, rgb
 from dima.envs.render.mpe import Plane
 from dima.envs.render.mujoco import owners_of_bodies
 from dima.envs.render.rendered import RenderedScene
@@ -103,7 +103,7 @@ def test_each_agent_s_part_of_a_robot_has_its_colour() -> None:
     picture = scene.draw(scene.now()).astype(int)
     assert scene.agents == ("agent_0", "agent_1")
     left, right = picture[:, :160], picture[:, 160:]
-    green, purple = (rgb(color) for color in AGENT_COLORS[:2])
+    green, purple = (rgb(color) for color in PALETTE[:2])
     assert alike(left, green) > 100 > alike(right, green)
     assert alike(right, purple) > 100 > alike(left, purple)
     assert np.array_equal(env.parallel_env.simulator.model.geom_rgba, before)
@@ -124,8 +124,8 @@ def test_agents_colours_stand_out_on_light_and_dark_and_from_each_other() -> Non
             [0.2126, 0.7152, 0.0722] @ np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
         )
 
-    assert len({*AGENT_COLORS, SHARED}) == 7
-    for color in AGENT_COLORS:
+    assert len({*PALETTE, SHARED}) == 7
+    for color in PALETTE:
         for ground in ("#ffffff", "#14161a"):
             high, low = sorted((luminance(color), luminance(ground)), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 3, (color, ground)
@@ -172,8 +172,8 @@ def test_particles_are_drawn_where_they_are_and_hollow_beyond_the_edge() -> None
 
     assert pose.target_colors.shape == (0, 3)
     inside = draw([0.5, 0.5], [-0.5, 0.5], [0, 0])
-    assert inside[100, 210].tolist() == [*rgb(AGENT_COLORS[0])]
-    assert inside[100, 110].tolist() == [*rgb(AGENT_COLORS[1])]
+    assert inside[100, 210].tolist() == [*rgb(PALETTE[0])]
+    assert inside[100, 110].tolist() == [*rgb(PALETTE[1])]
     beyond = draw([9.0, 0.5], [0, 0], [0, 0])
     assert beyond[100, 277].min() > 250
     rim = beyond[100, 296:300].astype(int)
@@ -188,7 +188,7 @@ def test_an_agent_with_a_target_shows_its_own_colour_around_the_target_s() -> No
     red = np.tile([1.0, 0.0, 0.0], (2, 1))
     nowhere = np.full((3, 2), 1.2)
     picture = scene.draw(Plane(np.array([[0.5, 0.5], [-0.5, 0.5]]), nowhere, red, pose.landmark_colors, pose.messages))
-    for column, color in ((600, AGENT_COLORS[0]), (300, AGENT_COLORS[1])):
+    for column, color in ((600, PALETTE[0]), (300, PALETTE[1])):
         seen = {tuple(pixel) for pixel in picture[300, column - 30 : column + 30].tolist()}
         assert {rgb(color), (255, 0, 0)} <= seen
 

@@ -285,7 +285,8 @@ def test_additive_termination_depends_on_the_reached_state_alone(any_spec, alive
 def test_rows_weigh_in_every_loss(any_spec, alive, actions) -> None:
     """A row of weight 3 counts as three of weight 1."""
     model, batch = alive(build_mlp(any_spec, termination="additive")), segments(any_spec, actions, 4)
-    tripled = replace(batch, **{name: torch.cat([x, x[:1], x[:1]]) for name, x in vars(batch).items()})
+    rows = {name: x for name, x in vars(batch).items() if x is not None}
+    tripled = replace(batch, **{name: torch.cat([x, x[:1], x[:1]]) for name, x in rows.items()})
     weighted = replace(batch, weight=batch.weight * torch.tensor([3.0, 1, 1, 1])[:, None])
     for one, two in zip(model.loss(weighted)[1].values(), model.loss(tripled)[1].values(), strict=True):
         torch.testing.assert_close(one, two)

@@ -183,6 +183,23 @@ def test_only_steps_have_a_reward() -> None:
     assert float(masked_mean(torch.ones(1, 1, 2), torch.zeros(1, 1))) == 0
 
 
+@torch.no_grad()
+def test_agents_that_have_left_have_no_observation_and_no_action(build, episodes) -> None:
+    spec = EnvSpec(("a", "b", "c"), 4 + 3, (5, 5, 5), (2, 2, 2), discrete=False, agents_leave=True)
+    (episode,) = episodes(spec, (12,))
+    alive = torch.tensor([[1, 1, 1]] * 5 + [[1, 0, 1]] * 3 + [[0, 0, 1]] * 5).float()
+    episode.state[:, -3:] = alive
+    episode.obs *= 0
+    model, rows = build(spec), Replay.of([episode], spec, "cpu").segments(torch.tensor([3]), 8)
+    for head, constant in ((model.dynamics.decoder, 10.0), (model.dynamics.classifier[-1], 3.0)):
+        head.weight.zero_()
+        head.bias.fill_(constant)
+    metrics = model.loss(replace(rows, action=rows.action * 0))[1]
+    assert float(metrics["dynamics/reconstruction"]) == pytest.approx(5 * 9.5 * float(alive[4:10].mean()), rel=1e-5)
+    assert float(metrics["dynamics/information"]) == pytest.approx(2 * 4.5 * float(alive[5:10].mean()), rel=1e-5)
+    assert not model.policy_spec.agents_leave
+
+
 def test_every_weight_that_is_fitted_has_a_gradient(build, episodes, any_spec: EnvSpec) -> None:
     model = build(any_spec)
     rows = Replay.of(episodes(any_spec, (5, 12)), any_spec, "cpu").segments(torch.tensor([0, 4, 8]), 6)

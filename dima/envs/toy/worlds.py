@@ -1,14 +1,7 @@
-"""Toy tasks with known dynamics, for tests, demonstrations and checks by hand.
-
-``toy/linear``    linear-Gaussian: the next state's distribution has a closed form; time limit only
-``toy/walk``      each agent walks on a line to its target; time limit only; learnt in seconds
-``toy/switches``  discrete, with action masks and true terminations: flip the switches in their order
-``toy/uneven``    agents of different sizes, different rewards, and no ``state()``
-"""
+"""Toy tasks whose agents stay together, and what all toys share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,8 +10,6 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from dima.config import Config, EpisodeSteps, Range
-from dima.envs.base import TaskInfo
-from dima.errors import ConfigError, nearest
 
 Observations = dict[str, Any]
 Step = tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]
@@ -254,34 +245,3 @@ def _box(size: int) -> spaces.Box:
 
 def _actions(size: int) -> spaces.Box:
     return spaces.Box(-1, 1, (size,), np.float32)
-
-
-CONFIG = ToyConfig
-WORLDS: dict[str, Callable[[ToyConfig], Toy]] = {
-    "linear": Linear,
-    "switches": Switches,
-    "uneven": Uneven,
-    "walk": Walk,
-}
-
-
-def make(task: str, config: ToyConfig, render_mode: str | None = None) -> Toy:
-    """Build ``toy/<task>``; toys cannot be rendered, so ``render_mode`` is ignored.
-
-    Raises:
-        ConfigError: there is no such world.
-    """
-    if task not in WORLDS:
-        raise ConfigError(f"toy/{task}: no such world: {nearest(task, WORLDS)}")
-    return WORLDS[task](config)
-
-
-def tasks() -> list[TaskInfo]:
-    """The toy tasks."""
-    notes = {
-        "linear": "linear-Gaussian world with a closed form",
-        "switches": "discrete, action masks, true terminations",
-        "uneven": "agents of different sizes, no state()",
-        "walk": "walk to a target, time limit only",
-    }
-    return [TaskInfo(f"toy/{name}", None, note) for name, note in notes.items()]

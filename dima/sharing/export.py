@@ -1,0 +1,183 @@
+"""Export the policy of a run folder, and compare each file with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dima.agent import Agent, load
+from dima.config import user_path
+from dima.data import Episode
+from dima.envs import make_env
+from dima.envs.vector import VectorEnv
+from dima.errors import ConfigError, DivergenceError
+from dima.experience.episodes import episode_seed, play
+from dima.runtime.progress import Progress
+from dima.runtime.rng import drawn_from
+from dima.sharing.card import FORMAT, KIND, normalizers, policy_text, run_facts
+from dima.sharing.files import SUFFIXES, Form, encode
+from dima.sharing.networks import JointPolicy, describe_network
+from dima.sharing.policy import ExportedPolicy, load_policy
+from dima.sharing.spaces import describe_agents
+from dima.storage.atomic import require_writable, results_folder, write_bytes, write_errors, write_text
+from dima.storage.run_folder import RunFolder
+from dima.version import __version__
+
+FOLDER, CARD = "export", "README.md"
+OBSERVATIONS = 1_000  # joint observations on which each file is compared with the run's policy
+# largest difference of actions in [-1, 1], and share of differing choices: a runtime may round otherwise
+TOLERANCE: dict[Form, tuple[float, float]] = {"safetensors": (0, 0), "torch": (1e-5, 0.005), "onnx": (1e-4, 0.005)}
+Observed = list[tuple[dict[Any, Any], dict[Any, Any]]]  # observations and infos of a team
+
+
+@dataclass(frozen=True)
+class Equality:
+    """A file's actions beside those of the run's policy, on the same joint observations."""
+
+    observations: int
+    actions: int  # one for each agent and observation
+    discrete: bool
+    different: int  # of the actions
+    largest: float  # difference of continuous actions, which lie in [-1, 1]; 1 where a choice differs
+
+    def __str__(self) -> str:
+        on = f"on {self.observations:,} observations"
+        if not self.different:
+            return f"equal {on}"
+        if self.discrete:
+            return f"{self.different:,} of {self.actions:,} choices differ {on}"
+        return f"equal up to {self.largest:.1e}, actions being in [-1, 1], {on}"
+
+    def within(self, form: Form) -> bool:
+        """Whether the difference is one of rounding."""
+        largest, share = TOLERANCE[form]
+        return self.different <= share * self.actions if self.discrete else self.largest <= largest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files of a policy.
+
+    Attributes:
+        folder: that holds them and the card ``README.md``.
+        files: each file and how equally it acts.
+        card: the JSON data in each of them.
+    """
+
+    folder: Path
+    files: dict[Path, Equality]
+    card: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        files = {path.name: {"bytes": path.stat().st_size, **vars(equal)} for path, equal in self.files.items()}
+        return {"folder": str(self.folder), "files": files, "card": self.card}
+
+
+def export(
+    run: str | Path,
+    out: str | Path | None = None,
+    formats: Sequence[Form] = ("safetensors", "torch"),
+    *,
+    task: str | None = None,
+    algorithm: str | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a run's policy as files that act alone, and compare each with the run's policy.
+
+    Args:
+        run: the run folder.
+        out: folder of the files; default: ``export/`` in the run folder.
+        formats: ``safetensors`` (samples actions, too), ``torch`` and ``onnx`` (the policy's mode as a graph).
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
+        progress: displays the phases.
+
+    Raises:
+        UserError: the run cannot be loaded or has no trained policy, a format needs a package that is not installed or
+            cannot hold the policy, or the folder cannot be written.
+        DivergenceError: a file acts differently; it is removed.
+    """
+    progress = progress or Progress()
+    if not formats or not SUFFIXES.keys() >= set(formats):
+        raise ConfigError(f"formats = {list(formats)} does not fit: expected some of {', '.join(SUFFIXES)}")
+    agent = load(run, "cpu", task=task, algorithm=algorithm)
+    if not agent.trained:
+        raise ConfigError(f"{run}: `dima fit` trains a world model only: there is no policy to export")
+    folder = user_path(out) if out is not None else results_folder(agent.folder, FOLDER)
+    require_writable(folder)
+    card, policy = _card(agent), JointPolicy(agent.algorithm.policy, agent.env.spec).eval()
+    contents: dict[Form, bytes] = {}
+    for form in dict.fromkeys(formats):
+        with progress.phase(form):
+            contents[form] = encode(form, policy, card)
+    with progress.phase("play"):
+        observed = _observations(agent)
+        expected = [agent.act(*one) for one in observed]
+    files = {}
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for form, content in contents.items():
+        path = folder / f"policy{SUFFIXES[form]}"
+        with progress.phase(f"compare {form}"):
+            with write_errors(path):
+                write_bytes(path, content)
+            files[path] = equal = _compare(agent, load_policy(path, trust=True), observed, expected)
+        if not equal.within(form):
+            path.unlink()
+            raise DivergenceError(f"{path} does not act like the run's policy ({equal}): it was removed")
+    with write_errors(folder):
+        write_text(folder / CARD, policy_text(card, {path.name: str(equal) for path, equal in files.items()}))
+    return Exported(folder, files, card)
+
+
+def _card(agent: Agent) -> dict[str, Any]:
+    with RunFolder.open(agent.folder) as folder:
+        kept = [one for one in folder.records() if one.get("step", 0) <= agent.steps]
+    policy = agent.algorithm.policy
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "dima": __version__,
+        "torch": torch.__version__,
+        **run_facts(agent.config.to_dict(), agent.protocol, kept),
+        "steps": agent.steps,
+        "checkpoint": agent.digest,
+        "agents": describe_agents(agent.env),
+        "obs_has_id": agent.env.spec.obs_has_id,
+        "class": type(policy).__name__,
+        "network": describe_network(policy),
+        "normalizers": normalizers(policy),
+    }
+
+
+def _observations(agent: Agent) -> Observed:
+    """What agents observe while the policy plays, sampling its actions."""
+    spec, seed = agent.env.spec, agent.evaluation_seed
+    episodes: list[Episode] = []
+    with VectorEnv(partial(make_env, agent.config.task, agent.config.env), 1) as envs, drawn_from("cpu", seed):
+        while sum(len(episode.obs) for episode in episodes) < OBSERVATIONS:
+            seeds = [episode_seed(seed, len(episodes), "evaluation")]
+            episodes += play(envs, agent.algorithm.act, seeds, limit=OBSERVATIONS)
+    obs = torch.cat([episode.obs for episode in episodes])[:OBSERVATIONS]
+    masks = torch.cat([episode.action_mask for episode in episodes])[:OBSERVATIONS]
+    assert obs.shape == (OBSERVATIONS, spec.n_agents, spec.obs_dim)
+    rows = zip(obs.double().numpy(), masks.numpy(), strict=True)
+    return [agent.env.decode_observations(*row) for row in rows]
+
+
+def _compare(agent: Agent, policy: ExportedPolicy, observed: Observed, expected: Sequence[dict[Any, Any]]) -> Equality:
+    different, largest = 0, 0.0
+    for one, own in zip(observed, expected, strict=True):
+        found = policy.act(*one)
+        different += sum(not np.array_equal(found[name], own[name]) for name in own)
+        gap = agent.env.encode_actions(found) - agent.env.encode_actions(own)
+        largest = max(largest, float(np.abs(gap).max()))
+    spec = agent.env.spec
+    return Equality(len(observed), len(observed) * spec.n_agents, spec.discrete, different, largest)
