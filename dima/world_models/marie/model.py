@@ -80,7 +80,9 @@ class MarieWorldModel(WorldModel[Latent]):
         super().__init__()
         self.config, self.spec = config, spec
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
-        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim)) if config.normalize_obs else None
+        self.obs_scale = (
+            Normalizer((spec.n_agents, spec.obs_dim), samples=spec.obs_samples) if config.normalize_obs else None
+        )
         self.reward_scale = Normalizer((), least=TINY) if config.normalize_reward else None
         self.state_readout = StateReadout(spec)
         self.action_tokens = ActionTokens(spec, config.action_bins)
@@ -111,10 +113,10 @@ class MarieWorldModel(WorldModel[Latent]):
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
         device = self.action_valid.device
         for episode in episodes:
-            obs = episode.obs.to(device)
-            self.state_readout.update(episode.state.to(device), obs)
+            state, obs = episode.state.to(device), episode.obs.to(device)
+            self.state_readout.update(state, obs)
             if self.obs_scale is not None:
-                self.obs_scale.update(obs)
+                self.obs_scale.update(obs, self.spec.alive(state))
             if self.reward_scale is not None:
                 self.reward_scale.update(episode.reward.to(device))
 
