@@ -3,6 +3,7 @@
     config = dima.build_config("mamujoco/halfcheetah-2x3")
     dima.train(config)
     agent = dima.load(config.folder)
+    agent.reset()  # as the environment is: some policies remember an episode
     actions = agent.act(observations)
 
 Names are imported when first used, so ``import dima`` costs nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
 from dima.config import count, user_path
-from dima.data import Act, View
+from dima.data import Act, View, blank
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.envs.base import JointEnv
@@ -66,6 +67,8 @@ class Agent:
         self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
         self.folder, self.steps, self.digest = folder, steps, digest
         self.earlier, self.protocol = earlier, protocol
+        self._policy = copy(algorithm.policy)  # with a memory of its own, if it has one
+        self.reset()
 
     @property
     def trained(self) -> bool:
@@ -100,10 +103,31 @@ class Agent:
             )
         return self.algorithm.world_model
 
+    @property
+    def state_model(self) -> WorldModel[Any]:
+        """The world model of the run, which predicts states.
+
+        Raises:
+            ConfigError: its algorithm learns no world model, or one of observations that do not tell the state.
+        """
+        if not self.world_model.predicts_state:
+            raise ConfigError(
+                f"{self.folder}: {self.config.algorithm} predicts observations, and those of this task do not hold the "
+                "state: give a run on one where they do, such as mamujoco/... with full+id and without env.standardize"
+            )
+        return self.world_model
+
+    def reset(self) -> None:
+        """Forget the episode so far: call it whenever the environment is reset, for policies that have a memory."""
+        self._previous = torch.zeros(1, self.env.spec.n_agents, self.env.spec.action_dim, device=self.device)
+        self._first = True
+
     def act(
         self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
     ) -> dict[Any, Any]:
         """Choose an action for every agent, in the PettingZoo environment's spaces.
+
+        A policy with a memory remembers earlier calls until :meth:`reset`.
 
         Args:
             observations: as returned by ``reset`` or ``step``; where agents may leave, of those in ``agents``.
@@ -119,10 +143,18 @@ class Agent:
             obs=torch.from_numpy(joint["obs"])[None].to(self.device),
             state=torch.zeros(1, spec.state_dim, device=self.device),  # policies act on observations alone
             action_mask=torch.from_numpy(joint["action_mask"])[None].to(self.device),
-            previous_action=torch.zeros(1, spec.n_agents, spec.action_dim, device=self.device),
+            previous_action=self._previous,
+            first=torch.tensor([self._first], device=self.device),
         )
-        action, _ = self.algorithm.act(view, mode)
+        action, _ = self._policy.act(view, mode)
+        there = (view.obs != 0).any(-1) if spec.agents_leave else None  # who has left observes zeros, and acts none
+        self._previous, self._first = blank(action, there), False
         return self.env.decode(action[0].cpu().numpy())
+
+    def act_imagined(self, view: View) -> tuple[Tensor, Tensor]:
+        """The policy's mode on what the world model shows a policy of a latent."""
+        assert isinstance(self.algorithm, ModelBased)
+        return self.algorithm.actor.act(view, mode=True)
 
     def earlier_policies(self) -> dict[int, Act]:
         """Earlier policies of the run, by environment steps."""

@@ -105,8 +105,8 @@ class EnvSpec:
 class Record:
     """Tensors that are indexed, moved and concatenated together."""
 
-    def __getitem__(self: R, index: object) -> R:
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    def __getitem__(self: R, index: Any) -> R:
+        return self._each(lambda values: values[index])
 
     def part(self, kind: type[R]) -> R:
         """The fields of a smaller record."""
@@ -118,10 +118,15 @@ class Record:
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def to(self: R, device: torch.device | str) -> R:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return self._each(lambda values: values.to(device))
 
     def clone(self: R) -> R:
-        return replace(self, **{f.name: getattr(self, f.name).clone() for f in fields(self)})
+        return self._each(lambda values: values.clone())
+
+    def _each(self: R, change: Callable[[Tensor], Tensor]) -> R:
+        """Change every tensor; what is None stays None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: None if value is None else change(value) for name, value in values.items()})
 
 
 @dataclass
@@ -132,6 +137,7 @@ class View(Record):
     state: Tensor  # (B, S)
     action_mask: Tensor  # (B, N, A) bool, True where an action is allowed (all real entries when continuous)
     previous_action: Tensor  # (B, N, A) joint action of the time step before, zeros at an episode's start
+    first: Tensor | None = None  # (B,) bool, the first step of a real episode; None where a world model imagines
 
 
 Act = Callable[[View], tuple[Tensor, Tensor]]  # view -> (B, N, A) actions, (B, N) log-probabilities

@@ -36,12 +36,17 @@ from dima.training.run_config import RunConfig, build_config
 # task, changes, and about how many environment steps an iteration takes; mappo stops inside episodes of up to 30 steps
 RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
+    "mamba": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
+    "marie": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
     "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
 }
-PER_KILL = {"dima": 2, "mappo": 25}  # iterations; those of mappo take milliseconds, and a run must outlast its kills
+# iterations; those of mappo take milliseconds, and a run must outlast its kills
+PER_KILL = {"dima": 2, "mamba": 2, "marie": 2, "mappo": 25}
 _PRELOAD = [
     "dima.training.online",
     "dima.algorithms.model_based",
+    "dima.algorithms.mamba",
+    "dima.algorithms.marie",
     "dima.algorithms.mappo",
     "dima.envs.toy",
     "torch._dynamo",

@@ -1,7 +1,8 @@
 """Algorithms: how a team's policy is learnt.
 
 Read ``base`` (the training loop's interface), ``objectives`` (returns and losses), ``ppo``, then ``on_policy`` with
-``mappo`` and ``happo``, ``hasac``, and ``model_based``: MAPPO in the rollouts of a world model.
+``mappo`` and ``happo``, ``hasac``, and ``model_based``: MAPPO in the rollouts of a world model. ``mamba`` and
+``marie`` are that with an update of their own, ``feature_ppo``.
 
 An algorithm of your own is a config class that builds it, registered by :func:`register_algorithm` or by an entry point
 ``dima.algorithms``, or named ``package.module:Name``. Every world model is an algorithm, too.
@@ -30,7 +31,9 @@ ALGORITHMS: Registry[type[AlgorithmConfig]] = Registry(
     {
         "happo": "dima.algorithms.happo:HappoConfig",
         "hasac": "dima.algorithms.hasac:HasacConfig",
+        "mamba": "dima.algorithms.mamba:MambaConfig",
         "mappo": "dima.algorithms.mappo:MappoConfig",
+        "marie": "dima.algorithms.marie:MarieConfig",
     },
 )
 

@@ -26,7 +26,7 @@ from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.nn.normalizer import Normalizer
 from dima.nn.optim import Average
 from dima.policies.actors import TeamActor
-from dima.policies.base import Policy
+from dima.policies.base import PerceivingPolicy, Policy
 from dima.runtime.cuda_graph import CudaGraph, compile_parts
 from dima.runtime.device import Precision, autocast, require_precision
 from dima.runtime.fork import can_fork, one_thread, parallel_map
@@ -65,6 +65,10 @@ class ModelBasedConfig(AlgorithmConfig):
     def reward_limits(self) -> dict[str, tuple[float, float]]:
         return self.world_model.reward_limits | self.ppo.reward_limits
 
+    def build_ppo(self, spec: EnvSpec) -> PPO:
+        """Policy, critic and their update, for views of these sizes."""
+        return self.ppo.build(spec)
+
     def build(self, spec: EnvSpec, device: str) -> ModelBased:
         return ModelBased(self, spec, device)
 
@@ -92,8 +96,10 @@ class ModelBased(Algorithm):
         self.config, self.spec, self.device = config, spec, device
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
         self.fitter = WorldModelFitter(self.world_model, config.precision, config.workers, config.cuda_graphs)
-        self.ppo = PPO(config.ppo, spec).to(device)
+        self.ppo = config.build_ppo(self.world_model.policy_spec).to(device)
         self.average_actor = average_of(self.ppo.actor) if config.policy_ema else None
+        perception = self.world_model.perception
+        self._policy: Policy = self.actor if perception is None else PerceivingPolicy(perception, self.actor)
         self.policy_updates = 0
         self.replay = Replay(config.replay, spec, device, self.world_model.visit_counters)
         if config.compile:
@@ -104,9 +110,14 @@ class ModelBased(Algorithm):
         self.warm = False  # whether the modules are compiled
 
     @property
-    def policy(self) -> Policy:
-        """The policy that plays real episodes; imagination and gradients are those of ``ppo.actor``."""
+    def actor(self) -> TeamActor:
+        """The policy that acts on what the model imagines; gradients are those of ``ppo.actor``."""
         return self.ppo.actor if self.average_actor is None else self.average_actor
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that plays real episodes: the same, behind the world model's perception, if it has one."""
+        return self._policy
 
     def collect(self, collector: Collector, progress: Progress) -> Metrics:
         config = self.config
@@ -138,7 +149,7 @@ class ModelBased(Algorithm):
         steps = self.replay.index.steps[-fresh:]
         anchor = steps[torch.randint(len(steps), (OPTIMISM_STARTS,), device=self.device)]
         rows = self.replay.gather(anchor, context - 1, horizon - 1)
-        imagined, real = self._imagine(rows[:, :context], self.act), rows[:, context - 1 :]
+        imagined, real = self._roll_out(rows[:, :context], self.actor.act), rows[:, context - 1 :]
         weight, acted = survival(imagined.continuation, imagined.boundary), real.acted.float()
 
         def average(values: Tensor, weight: Tensor) -> Tensor:
@@ -165,7 +176,7 @@ class ModelBased(Algorithm):
 
     def fit(self, progress: Progress) -> Metrics:
         self.iterations += 1
-        return {**self.fitter.fit(self.replay, progress)}
+        return {**self.fitter.fit(self.replay, progress, self.iterations)}
 
     def update_policy(self, progress: Progress, done: float) -> Metrics:
         if self.iterations <= self.config.policy_after:
@@ -173,8 +184,7 @@ class ModelBased(Algorithm):
         config, average = self.config, Average()
         with progress.phase("imagine and update", total=config.imaginations) as advance:
             for _ in range(config.imaginations):
-                starts = self.replay.recent(config.imagination_batch)
-                rollout = self.imagine(self.replay.gather(starts, self.world_model.context - 1, 0))
+                rollout = self.imagine(self.world_model.imagination_rows(self.replay, config.imagination_batch))
                 replayed = self.replayed_steps() if config.replay_value else None
                 average.add(self.ppo.update(rollout, done, config.workers, replayed))
                 self.update_average_actor()
@@ -213,7 +223,7 @@ class ModelBased(Algorithm):
         """Roll out the policy in the world model, in parallel over ``workers``.
 
         Args:
-            start: real rows (B, C, ...), C being the world model's context.
+            start: real rows (B, C, ...), the world model's ``imagination_rows``.
         """
 
         def imagine_share(rows: Tensor, seed: int, forked: bool) -> Rollout:
@@ -227,9 +237,12 @@ class ModelBased(Algorithm):
         jobs = [partial(imagine_share, *drawn) for drawn in zip(shares, seeds, strict=True)]
         return Rollout.cat(parallel_map(jobs, self.config.workers))
 
-    def _imagine(self, start: Rows, act: Act | None = None) -> Rollout:
+    def _imagine(self, start: Rows) -> Rollout:
+        return self._roll_out(start, self.ppo.actor.act, every=True)
+
+    def _roll_out(self, start: Rows, act: Act, every: bool = False) -> Rollout:
         with autocast(self.device, self.config.precision):
-            return imagine(self.world_model, act or self.ppo.actor.act, start, self.config.horizon)
+            return imagine(self.world_model, act, start, self.config.horizon, every)
 
     def warm_up(self, progress: Progress) -> None:
         """Compile for all shapes of an iteration in this process, since child processes cannot keep compiled code."""
@@ -248,7 +261,7 @@ class ModelBased(Algorithm):
                 part.zero_grad(set_to_none=True)
                 part.eval()
             for size in {len(share) for share in torch.arange(batch).chunk(workers)}:
-                self._imagine(self.replay.gather(self.replay.recent(size), self.world_model.context - 1, 0))
+                self._imagine(self.world_model.imagination_rows(self.replay, size))
         self.replay.visits |= visits
         self.world_model.load_state_dict(model)
         self.warm = True

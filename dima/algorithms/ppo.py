@@ -118,7 +118,7 @@ class PPO(nn.Module):
         super().__init__()
         self.config, self.spec = config, spec
         self.actor: TeamActor = self.build_actor()
-        self.critic = Critic(config.critic, spec)
+        self.critic: Critic = self.build_critic()
         self.value_norm = ValueNorm(config.value_norm_beta, config.value_norm_floor)
         self.actor_optimizer = self._adam(self.actor, config.lr)
         self.critic_optimizer = self._adam(self.critic, config.critic_lr)
@@ -126,6 +126,15 @@ class PPO(nn.Module):
     def build_actor(self) -> TeamActor:
         """Build the policy network; subclasses may choose another."""
         return Actor(self.config.actor, self.spec)
+
+    def build_critic(self) -> Any:
+        """Build the value network; subclasses may choose another."""
+        return Critic(self.config.critic, self.spec)
+
+    @property
+    def entropy_weight(self) -> Tensor | float:
+        """Present weight of the entropy bonus."""
+        return self.config.entropy
 
     def update_statistics(self, obs: Tensor, state: Tensor) -> None:
         """Update running normalisers with real data.
@@ -294,7 +303,7 @@ class PPO(nn.Module):
         loss, metrics = ppo_policy_loss(log_prob, batch.log_prob, batch.advantage, self.config.clip, batch.agent_weight)
         entropy = (batch.agent_weight * policy.entropy()).mean()
         metrics |= {"policy_loss": loss.detach(), "entropy": entropy.detach()}
-        return loss - self.config.entropy * entropy, metrics
+        return loss - self.entropy_weight * entropy, metrics
 
     def critic_loss(self, batch: CriticBatch) -> Tensor:
         """Clipped Huber loss of normalised values, a scalar."""

@@ -168,7 +168,8 @@ class Collector:
             self._restart(np.ones(self.envs.n, dtype=bool))
         while len(self._columns) < steps:
             self.stop.heed()
-            view = view_of(self._joint, self._previous, self.device)
+            first = np.array([not episode.actions for episode in self._unfinished])
+            view = view_of(self._joint, self._previous, first, self.device)
             chosen, log_prob = choose(act, view, self.envs.spec)
             action = chosen.cpu().numpy()
             self._joint, reward, terminated, truncated = self.envs.step(action, np.ones(self.envs.n, dtype=bool))

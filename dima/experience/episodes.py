@@ -84,16 +84,17 @@ def play(
         if stop is not None:
             stop.heed()
         idle = [n for n in range(envs.n) if n not in running][: len(waiting)]
+        first = np.isin(np.arange(envs.n), idle)
         if idle:
             start_seeds: list[int | None] = [None] * envs.n
             for n in idle:
                 number, start_seeds[n] = waiting.popleft()
                 running[n] = UnfinishedEpisode(number)
-            joint = envs.reset(start_seeds, np.isin(np.arange(envs.n), idle))
+            joint = envs.reset(start_seeds, first)
             previous[idle] = 0
             for n in idle:
                 running[n].observations.append(_of_env(joint, n))
-        chosen, _ = choose(act, view_of(joint, previous, device), envs.spec)
+        chosen, _ = choose(act, view_of(joint, previous, first, device), envs.spec)
         action = chosen.cpu().numpy()
         active = np.array([n in running for n in range(envs.n)])
         joint, reward, terminated, truncated = envs.step(action, active)
@@ -122,13 +123,21 @@ def random_policy(spec: EnvSpec) -> Act:
     return act
 
 
-def view_of(joint: Joint, previous: np.ndarray, device: torch.device | str) -> View:
-    """Observations of a vectorised environment and the actions before them, as tensors on ``device``."""
+def view_of(joint: Joint, previous: np.ndarray, first: np.ndarray, device: torch.device | str) -> View:
+    """Observations of a vectorised environment, as tensors on ``device``.
+
+    Args:
+        joint: the observations, (B, ...).
+        previous: (B, N, A) actions before them.
+        first: (B,) bool, whose episode begins with them.
+        device: of the tensors.
+    """
     return View(
         obs=torch.from_numpy(joint["obs"]).to(device),
         state=torch.from_numpy(joint["state"]).to(device),
         action_mask=torch.from_numpy(joint["action_mask"]).to(device, torch.bool),
         previous_action=torch.from_numpy(previous).to(device),
+        first=torch.from_numpy(first).to(device),
     )
 
 

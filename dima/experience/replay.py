@@ -217,6 +217,13 @@ class Replay:
         begin, size = index.begin[quarter], index.size[quarter]
         return index.steps[begin + torch.minimum((draw[:, 1] * size).long(), size - 1)]
 
+    def uniform(self, batch: int, length: int = 1) -> Tensor:
+        """Sample (B,) first rows of ``length`` successive ones, all alike, final observations included."""
+        size = self.newest - self.oldest - length + 1
+        if size < 1:
+            raise ConfigError(f"the replay holds {self.steps} steps, too few for segments of {length}")
+        return self.oldest + torch.randint(size, (batch,), device=self.device)
+
     def stratified(self, batch: int, terminal_share: float) -> tuple[Tensor, Tensor]:
         """Sample (B,) rows that have an action: terminal steps more often than others, with weights that correct it.
 

@@ -12,15 +12,17 @@ KeysValues = tuple[Tensor, Tensor]  # (..., heads, M, head_dim) each
 class GegluFeedForward(nn.Module):
     """Pre-norm feed-forward layer with a gated GELU, ``(..., D) -> (..., D)``, residual included."""
 
-    def __init__(self, dim: int, expansion: int = 4) -> None:
+    def __init__(self, dim: int, expansion: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm = nn.LayerNorm(dim)
         self.lift = nn.Linear(dim, 2 * expansion * dim)
         self.lower = nn.Linear(expansion * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.lift(self.norm(x)).chunk(2, dim=-1)
-        return x + self.lower(value * F.gelu(gate))
+        change = self.lower(value * F.gelu(gate))
+        return x + (F.dropout(change, self.dropout, self.training) if self.dropout else change)
 
 
 class Attention(nn.Module):
@@ -32,18 +34,25 @@ class Attention(nn.Module):
         head_dim: width of a head.
         context_dim: width of the attended tokens; ``None`` means self-attention.
         dropout: probability of dropping an attention weight while training.
+        bias: of queries, keys and values.
     """
 
     def __init__(
-        self, dim: int, heads: int, head_dim: int, context_dim: int | None = None, dropout: float = 0.0
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        context_dim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * head_dim
         self.heads, self.dropout = heads, dropout
         self.norm = nn.LayerNorm(dim)
         self.context_norm = nn.LayerNorm(context_dim) if context_dim is not None else None
-        self.query = nn.Linear(dim, inner, bias=False)
-        self.key_value = nn.Linear(dim if context_dim is None else context_dim, 2 * inner, bias=False)
+        self.query = nn.Linear(dim, inner, bias=bias)
+        self.key_value = nn.Linear(dim if context_dim is None else context_dim, 2 * inner, bias=bias)
         self.out = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -86,11 +95,12 @@ class TransformerBlock(nn.Module):
         dim: width of the tokens.
         heads: number of heads, ``dim / heads`` wide each.
         dropout: probability of dropping an attention weight or a residual feature while training.
+        bias: of queries, keys and values.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, bias: bool = False) -> None:
         super().__init__()
-        self.attention = Attention(dim, heads, dim // heads, dropout=dropout)
+        self.attention = Attention(dim, heads, dim // heads, dropout=dropout, bias=bias)
         self.feed = nn.Sequential(
             nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
         )

@@ -23,23 +23,25 @@ class VectorQuantizer(nn.Module):
         dim: width D of an entry.
         decay: of the moving averages.
         dead_below: entries with a smaller usage (tokens per batch, averaged) are replaced by tokens of the batch.
+        usage: tokens that each entry counts before the first batch, at its initial place. With 0 an unused entry is
+            thrown far out by the first batch and comes back as its total decays: it may pass where the data is.
     """
 
     codebook: Tensor  # (K, D)
     usage: Tensor  # (K,) moving average of the number of tokens assigned to an entry, per batch
     total: Tensor  # (K, D) moving average of their sum
 
-    def __init__(self, entries: int, dim: int, decay: float = 0.8, dead_below: float = 0.0) -> None:
+    def __init__(self, entries: int, dim: int, decay: float = 0.8, dead_below: float = 0.0, usage: float = 1.0) -> None:
         super().__init__()
         self.decay, self.dead_below = decay, dead_below
         codebook = torch.empty(entries, dim)
         nn.init.kaiming_uniform_(codebook)
         self.register_buffer("codebook", codebook)
-        # every entry starts with one token, itself: an unused entry keeps its value while usage and total decay
-        self.register_buffer("usage", torch.ones(entries))
+        # with one token, itself, an unused entry keeps its value while usage and total decay
+        self.register_buffer("usage", torch.full((entries,), usage))
         self.register_buffer("total", codebook.clone())
 
-    def nearest(self, tokens: Tensor) -> Tensor:
+    def index(self, tokens: Tensor) -> Tensor:
         """Index of the nearest entry; (..., D) -> (...,)."""
         flat = tokens.reshape(-1, tokens.shape[-1])
         # squared distance up to the token's squared norm, which is the same for every entry
@@ -49,12 +51,16 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise (..., D): tokens of the same shape, indices (...,), and the commitment loss ()."""
-        index = self.nearest(tokens.detach())
-        quantized = F.embedding(index, self.codebook)
+        index = self.index(tokens.detach())
+        quantized = self.entries(index)
         commitment = (tokens - quantized).square().mean()
         if self.training:
             self._update_codebook(tokens.detach(), index)
         return tokens + (quantized - tokens).detach(), index, commitment
+
+    def entries(self, index: Tensor) -> Tensor:
+        """The entries of indices; (...,) -> (..., D)."""
+        return F.embedding(index, self.codebook)
 
     @torch.no_grad()
     def _update_codebook(self, tokens: Tensor, index: Tensor) -> None:
@@ -87,6 +93,7 @@ class FiniteScalarQuantizer(nn.Module):
     """
 
     reach: Tensor
+    count: Tensor  # levels of each coordinate
     shift: Tensor
     offset: Tensor
     scale: Tensor
@@ -101,6 +108,7 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("offset", offset)
         self.register_buffer("shift", (offset / half).atanh())
         self.register_buffer("scale", count // 2)
+        self.register_buffer("count", count, persistent=False)
         strides = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("basis", torch.tensor(strides))
 
@@ -110,3 +118,11 @@ class FiniteScalarQuantizer(nn.Module):
         rounded = bounded + (bounded.round() - bounded).detach()
         index = ((rounded.detach() + self.scale) * self.basis).sum(-1).long()
         return rounded / self.scale, index, tokens.new_zeros(())
+
+    def index(self, tokens: Tensor) -> Tensor:
+        """Index of the nearest levels; (..., len(levels)) -> (...,)."""
+        return self(tokens)[1]
+
+    def entries(self, index: Tensor) -> Tensor:
+        """The quantised tokens of indices; (...,) -> (..., len(levels))."""
+        return (index[..., None] // self.basis % self.count - self.scale) / self.scale

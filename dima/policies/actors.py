@@ -30,6 +30,7 @@ class ActorConfig(Config):
     hidden: tuple[Count, ...] = (128, 128, 128)  # widths of the hidden layers
     distribution: Literal["gaussian", "beta"] = "gaussian"  # of continuous actions; discrete ones are categorical
     normalize_obs: bool = False  # standardise observations by their running mean and deviation
+    norm: bool = True  # layer norms of the input and after each layer; without them weights start larger (MAMBA)
     agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: if observations lack one
 
 
@@ -74,11 +75,17 @@ class Actor(TeamActor):
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid).float(), persistent=False)
         self.register_buffer("ids", ids, persistent=False)
         self.obs_scale = Normalizer((agents, spec.obs_dim), samples=spec.obs_samples) if config.normalize_obs else None
-        self.input_norm = MaskedLayerNorm(features)
+        self.input_norm = MaskedLayerNorm(features) if config.norm else None
         beta = not spec.discrete and config.distribution == "beta"
         outputs = spec.action_dim * (2 if beta else 1)
         sizes = (features.shape[-1], *config.hidden, outputs)
-        self.net = mlp(sizes, relu, norm=True, gain=RELU_GAIN, head_gain=0.01)
+        if config.norm:
+            self.net = mlp(sizes, relu, norm=True, gain=RELU_GAIN, head_gain=0.01)
+        else:
+            self.net = mlp(sizes, relu)
+            for weight in self.net.parameters():
+                if weight.dim() > 1:
+                    nn.init.orthogonal_(weight)
         if not spec.discrete and not beta:
             self.log_std = nn.Parameter(torch.ones(spec.action_dim))
 
@@ -91,7 +98,9 @@ class Actor(TeamActor):
             obs = self.obs_scale.normalize(obs)
         if self.ids.shape[-1]:
             obs = torch.cat([obs, self.ids.expand(*obs.shape[:-1], -1)], dim=-1)
-        out = self.net(self.input_norm(obs)).float()  # the norm zeroes padding
+        if self.input_norm is not None:
+            obs = self.input_norm(obs)  # and zero padding, which is zero already without it
+        out = self.net(obs).float()
         if self.discrete:
             return Categorical(out, action_mask & (self.action_valid > 0), self.action_valid)
         if self.config.distribution == "beta":

@@ -190,7 +190,8 @@ class Fitting(TrainingLoop):
 
     @property
     def _measure(self) -> str:
-        return f"held_out/state_{self.config.evaluation_horizon}"
+        told = "state" if self.algorithm.world_model.predicts_state else "obs"
+        return f"held_out/{told}_{self.config.evaluation_horizon}"
 
 
 def _require_held_out(dataset: Dataset) -> None:

@@ -72,7 +72,8 @@ class HeldOut:
             ``state_1`` and ``state_H``: mean absolute error after the first and the last step, in standard deviations;
             ``persistence_1`` and ``persistence_H``: those of repeating the first state; ``obs_1`` and ``obs_H``: in the
             observations' own units, averaged over agents; ``obs_sum_H``: summed over the steps; ``reward``: mean
-            absolute error of a step; ``continuation``: Brier score of the predicted probability.
+            absolute error of a step; ``continuation``: Brier score of the predicted probability. Errors of the state
+            are left out where the model does not predict it.
         """
         rows, acted = self.rows, slice(0, -1)
         with drawn_from(self.device, _SEED):
@@ -94,6 +95,8 @@ class HeldOut:
             "reward": (forecasts.reward - rows.reward[:, acted]).abs(),
             "continuation": (forecasts.continuation - continued).square(),
         }
+        if not world_model.predicts_state:
+            parts = {name: part for name, part in parts.items() if not name.startswith("state_")}
         means = torch.stack([part.double().mean() for part in parts.values()])
         return dict(zip(parts, means.tolist(), strict=True))
 

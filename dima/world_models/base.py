@@ -14,6 +14,7 @@ from dima.config import Config
 from dima.data import EnvSpec, Episode, View, blank
 from dima.experience.replay import Replay, Rows
 from dima.nn.optim import FitConfig
+from dima.policies.base import Perception
 
 L = TypeVar("L")
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to differentiate, and metrics
@@ -30,6 +31,7 @@ class Objective(NamedTuple):
     sample: Callable[[Replay], Rows]
     loss: Callable[[Rows], Loss]
     fit: FitConfig
+    after: int = 0  # first iterations in which this part is not fitted
 
 
 class Step(NamedTuple, Generic[L]):
@@ -71,11 +73,33 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     context: int  # real steps, the newest included, that a rollout starts from
     visit_counters: tuple[str, ...] = ()  # objectives that sample the replay's least visited rows
     capturable: bool = True  # on a GPU, as a CUDA graph: rollouts never wait for the device nor copy from the host
+    fits_in_order: bool = False  # a part learns from the parts before it in ``objectives``: no two at the same time
+
+    @property
+    def predicts_state(self) -> bool:
+        """Whether :meth:`observe` tells the global state; where a model predicts observations alone, it is NaN."""
+        return True
 
     @property
     def compile_targets(self) -> tuple[str, ...]:
         """Names of the modules worth compiling."""
         return ()
+
+    # -- what a policy sees: by default what the team does --------------------------------------------------------
+
+    @property
+    def policy_spec(self) -> EnvSpec:
+        """Sizes of the views that policies are trained on; where these do not tell who is there, nobody leaves."""
+        return self.spec
+
+    @property
+    def perception(self) -> Perception | None:
+        """What turns real views into those that policies are trained on; None: nothing does."""
+        return None
+
+    def policy_view(self, latent: L) -> View:
+        """What a policy sees of a latent."""
+        return self.observe(latent)
 
     @abstractmethod
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
@@ -83,11 +107,22 @@ class WorldModel(nn.Module, ABC, Generic[L]):
 
     @abstractmethod
     def objectives(self) -> dict[str, Objective]:
-        """The objective of each part, the slowest first; names are those of the attributes that hold the parts."""
+        """The objective of each part, by the name of the attribute that holds it.
+
+        The slowest first; with ``fits_in_order`` each before those that learn from it.
+        """
 
     @abstractmethod
     def start(self, rows: Rows) -> L:
         """The latent at the last of ``context`` real rows (B, C, ...)."""
+
+    def imagination_rows(self, replay: Replay, batch: int) -> Rows:
+        """(batch, C, ...) real rows for :meth:`starts`."""
+        return replay.gather(replay.recent(batch), self.context - 1, 0)
+
+    def starts(self, rows: Rows) -> L:
+        """The latents that policies are trained from, which may be more than one for each of the windows."""
+        return self.start(rows)
 
     @abstractmethod
     def observe(self, latent: L) -> View:
@@ -129,6 +164,14 @@ class BatchedRewards(Protocol[L]):
 
 
 @runtime_checkable
+class StepsInPlace(Protocol[L]):
+    """Optional protocol: steps that reuse the memory of a latent which nobody needs any more."""
+
+    def step_(self, latent: L, action: Tensor) -> Step[L]:
+        """:meth:`WorldModel.step`, the same numbers; ``latent`` must not be used afterwards."""
+
+
+@runtime_checkable
 class PartialReset(Protocol[L]):
     """Optional protocol: single rollouts of a batch can be reset."""
 
@@ -136,17 +179,23 @@ class PartialReset(Protocol[L]):
         """Replace the selected ``rows``, (B,) bool, by those of ``fresh``; keep the others."""
 
 
+def cheapest_step(world_model: WorldModel[L]) -> Callable[[L, Tensor], Step[L]]:
+    """Its step for rollouts that use every latent once."""
+    return world_model.step_ if isinstance(world_model, StepsInPlace) else world_model.step
+
+
 def observe(world_model: WorldModel[L], latent: L, alive: Tensor | None = None) -> View:
     """The team's view of a latent, in which agents that have left stay away and observe zeros.
 
     Args:
-        world_model: predicts the flags of who is there, as part of the state; those above a half are 1.
+        world_model: predicts the flags of who is there, as part of the state; those above a half are 1. Where it does
+            not know the state, everybody stays.
         latent: to observe.
         alive: (B, N) bool, who was there before; None: all.
     """
     view, spec = world_model.observe(latent), world_model.spec
     predicted = spec.alive(view.state)
-    if predicted is None:
+    if predicted is None or not world_model.predicts_state:
         return view
     alive = predicted if alive is None else predicted & alive
     state = torch.cat([spec.own_state(view.state), alive.to(view.state.dtype)], dim=-1)

@@ -85,7 +85,15 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         return observations, dict.fromkeys(team, share), gone, cut, infos
 
     def state(self) -> np.ndarray:
-        """(S,): the predicted state, without the flags of who is there."""
+        """(S,): the predicted state, without the flags of who is there.
+
+        Raises:
+            EnvError: the world model predicts observations alone.
+        """
+        if not self._batch.world_model.predicts_state:
+            raise EnvError(
+                f"{self.metadata['name']}: the world model predicts observations, which do not hold the state"
+            )
         state: np.ndarray = self._real.spec.own_state(self._batch.joint()["state"][0])
         return state.astype(self.state_space.dtype)
 
@@ -112,7 +120,8 @@ class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
 
     Observations are a dictionary of ``obs`` (n, N, O), ``state`` (n, S) and ``action_mask`` (n, N, A); actions are
     (n, N, A): continuous ones in [-1, 1], discrete ones one-hot, padding ignored. The reward is the team's. A team
-    whose episode ended is reset in the same step; its last observation is in ``infos["final_obs"]``.
+    whose episode ended is reset in the same step; its last observation is in ``infos["final_obs"]``. The state is NaN
+    where the world model does not predict it.
 
     Args:
         batch: of n rollouts.

@@ -53,20 +53,23 @@ class WorldModelFitter:
         }
         self._graphs: dict[str, CudaGraph[Rows, Gradient]] = {}
 
-    def fit(self, replay: Replay, progress: Progress) -> dict[str, Tensor]:
+    def fit(self, replay: Replay, progress: Progress, iteration: int | None = None) -> dict[str, Tensor]:
         """One iteration of gradient steps; metrics are averages over it, still on the device.
 
         Args:
             replay: the experience to fit to.
             progress: told of each part.
+            iteration: its number, from 1 on: parts that wait for later ones are left out; None: none is.
         """
-        seeds = torch.randint(2**62, (len(self.objectives),)).tolist()
+        due = [name for name, one in self.objectives.items() if iteration is None or iteration > one.after]
+        seeds = torch.randint(2**62, (len(due),)).tolist()
         jobs = [
             partial(self._fit_part, name, self._gradient_of(name, replay), seed, replay, progress)
-            for name, seed in zip(self.objectives, seeds, strict=True)
+            for name, seed in zip(due, seeds, strict=True)
         ]
+        workers = 1 if self.world_model.fits_in_order else self.workers
         metrics: dict[str, Tensor] = {}
-        for name, fitted in zip(self.objectives, parallel_map(jobs, self.workers), strict=True):
+        for name, fitted in zip(due, parallel_map(jobs, workers), strict=True):
             metrics |= fitted.metrics
             if fitted.changes is not None:
                 self.world_model.get_submodule(name).load_state_dict(fitted.changes["part"])

@@ -13,7 +13,7 @@ from dima.envs.base import Joint, JointEnv
 from dima.errors import DivergenceError
 from dima.experience.replay import Replay, Rows
 from dima.runtime.rng import RandomStream
-from dima.world_models.base import PartialReset, WorldModel, observe
+from dima.world_models.base import PartialReset, WorldModel, cheapest_step, observe
 
 
 class InitialStates(Protocol):
@@ -117,7 +117,7 @@ class ImaginedBatch:
     @property
     def alive(self) -> Tensor | None:
         """(B, N) bool: who is there; None where nobody leaves before the others."""
-        return self.world_model.spec.alive(self.view.state)
+        return self.world_model.spec.alive(self.view.state) if self.world_model.predicts_state else None
 
     @torch.no_grad()
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,13 +129,15 @@ class ImaginedBatch:
         before = self.alive
         with self._stream.draw():
             action = blank(action.to(self.device), before)
-            self._latent, reward, continuation = self.world_model.step(self._latent, action)
+            self._latent, reward, continuation = cheapest_step(self.world_model)(self._latent, action)
             ends = torch.rand_like(continuation) >= continuation
         self.view = observe(self.world_model, self._latent, before)
         if (alive := self.alive) is not None:
             ends = ends | ~alive.any(-1)
         self.steps += 1
-        finite = self.view.obs.flatten(1).isfinite().all(1) & self.view.state.isfinite().all(1) & reward.isfinite()
+        finite = self.view.obs.flatten(1).isfinite().all(1) & reward.isfinite()
+        if self.world_model.predicts_state:
+            finite &= self.view.state.isfinite().all(1)
         if not finite.all():
             step = int(self.steps[(~finite).cpu()].min())
             raise DivergenceError(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dima.data import Act, Record, Rollout, choose
+from dima.data import Act, Record, Rollout, View, choose
 from dima.experience.replay import Rows
-from dima.world_models.base import BatchedRewards, Step, WorldModel, observe
+from dima.world_models.base import BatchedRewards, Step, WorldModel, cheapest_step, observe
 
 
 @dataclass
@@ -25,31 +25,34 @@ class Forecast(Record):
 
 
 @torch.no_grad()
-def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -> Rollout:
+def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, every: bool = False) -> Rollout:
     """Roll out a policy for ``horizon`` imagined steps from each start.
 
     Args:
         world_model: in evaluation mode.
-        act: chooses actions from decoded observations.
+        act: chooses actions from the model's ``policy_view``.
         start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
         horizon: number of steps H.
+        every: roll out from all of the model's ``starts`` in these rows; else from the newest of each window.
 
     Returns:
-        A rollout of shape (B, H, ...), bootstrapped at H and nowhere else. It terminates when nobody is there any more.
+        A rollout of shape (B, H, ...) as the policy saw it, bootstrapped at H and nowhere else. It terminates when
+        nobody is there any more.
     """
-    spec = world_model.spec
+    spec = world_model.policy_spec
     batched = world_model if isinstance(world_model, BatchedRewards) and world_model.batched_rewards else None
-    latent = world_model.start(start)
-    views, actions, predictions = [observe(world_model, latent)], [], []
+    step = cheapest_step(world_model)
+    latent = world_model.starts(start) if every else world_model.start(start)
+    views, actions, predictions = [_policy_view(world_model, latent)], [], []
     for _ in range(horizon):
         action, log_prob = choose(act, views[-1], spec)
         if batched is not None:
             latent = batched.advance(latent, action)
         else:
-            latent, *prediction = world_model.step(latent, action)
+            latent, *prediction = step(latent, action)
             predictions.append(prediction)
         actions.append((action, log_prob))
-        views.append(observe(world_model, latent, spec.alive(views[-1].state)))
+        views.append(_policy_view(world_model, latent, views[-1]))
     action, log_prob = (torch.stack(column, dim=1) for column in zip(*actions, strict=True))
     states = torch.stack([view.state for view in views], dim=1)
     if batched is not None:
@@ -75,6 +78,14 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int) -
     )
 
 
+def _policy_view(world_model: WorldModel[Any], latent: Any, before: View | None = None) -> View:
+    """What a policy sees, in which agents stay away who had left in the view before."""
+    spec = world_model.policy_spec
+    if not spec.agents_leave:
+        return world_model.policy_view(latent)
+    return observe(world_model, latent, None if before is None else spec.alive(before.state))
+
+
 @torch.no_grad()
 def forecast(
     world_model: WorldModel[Any], start: Rows, action: Tensor, step: Callable[[Any, Tensor], Step[Any]] | None = None
@@ -87,15 +98,44 @@ def forecast(
         action: (B, H, N, A) the team's actions from there on.
         step: replaces ``world_model.step``.
     """
-    step, spec = step or world_model.step, world_model.spec
+    given = iter(action.unbind(1))
+    return _forecast(world_model, start, lambda latent, view: next(given), action.shape[1], step)[0]
+
+
+@torch.no_grad()
+def forecast_policy(world_model: WorldModel[Any], start: Rows, act: Act, horizon: int) -> tuple[Forecast, Tensor]:
+    """Sample one future of a policy that acts on what the model imagines; and its actions (B, H, N, A).
+
+    Arguments as for :func:`forecast` and :func:`imagine`.
+    """
+    spec = world_model.policy_spec
+
+    def chosen(latent: Any, view: View) -> Tensor:
+        return choose(act, view if spec.agents_leave else world_model.policy_view(latent), spec)[0]
+
+    return _forecast(world_model, start, chosen, horizon)
+
+
+def _forecast(
+    world_model: WorldModel[Any],
+    start: Rows,
+    action_at: Callable[[Any, View], Tensor],
+    horizon: int,
+    step: Callable[[Any, Tensor], Step[Any]] | None = None,
+) -> tuple[Forecast, Tensor]:
+    """Step with the actions chosen at each latent and its view."""
+    step, spec = step or cheapest_step(world_model), world_model.spec
     latent = world_model.start(start)
+    view = observe(world_model, latent)
     state, obs = [start.state[:, -1]], [start.obs[:, -1]]
-    predictions = []
-    for now in action.unbind(1):
-        latent, reward, continuation = step(latent, now)
+    actions, predictions = [], []
+    for _ in range(horizon):
+        actions.append(action_at(latent, view))
+        latent, reward, continuation = step(latent, actions[-1])
         view = observe(world_model, latent, spec.alive(state[-1]))
         state.append(view.state)
         obs.append(view.obs)
         predictions.append((reward, continuation))
     reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
-    return Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)
+    found = Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)
+    return found, torch.stack(actions, dim=1)

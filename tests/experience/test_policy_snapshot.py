@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def test_a_snapshot_acts_alike_and_draws_nothing(task: str, algorithm: str, monk
     learner = build_config(task, algorithm, "debug", changes).learner.build(env.spec, "cpu")
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: False)  # the GPU had units for it, this CPU has none
     joint = {name: values[None] for name, values in env.reset(seed=0)[0].items()}
-    view = view_of(joint, torch.zeros(1, *env.spec.action_valid.shape).numpy(), "cpu")
+    view = view_of(joint, torch.zeros(1, *env.spec.action_valid.shape).numpy(), np.array([True]), "cpu")
     expected = learner.act(view, mode=True)[0]
     snapshot = PolicySnapshot()
     assert snapshot.of(learner.policy) is learner.policy  # on the CPU it needs no copy

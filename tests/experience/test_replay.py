@@ -170,6 +170,18 @@ def test_recent_leaves_evicted_rows_alone() -> None:
     assert (number < replay.newest).all()
 
 
+def test_uniform_draws_every_segment_alike_across_episodes() -> None:
+    replay = filled([3] * 12, capacity=20)
+    assert replay.oldest > 0
+    drawn = replay.uniform(30_000, 5) - replay.oldest
+    size = replay.newest - replay.oldest - 4
+    share = torch.bincount(drawn, minlength=size) / 30_000
+    assert len(share) == size
+    torch.testing.assert_close(share, torch.full((size,), 1 / size), atol=0.01, rtol=0)
+    with pytest.raises(ConfigError, match="too few for segments of 200"):
+        replay.uniform(1, 200)
+
+
 def test_least_visited_evens_out_the_visits() -> None:
     replay = filled([10] * 10, visit_counters=("decoder",))
     visits, size = replay.visits["decoder"], replay.newest

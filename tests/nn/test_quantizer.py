@@ -85,3 +85,22 @@ def test_finite_scalars_equal_the_reference(levels: tuple[int, ...]) -> None:
     torch.testing.assert_close(a.grad, b.grad)
     assert index.min() == 0
     assert index.max() == torch.tensor(levels).prod() - 1
+
+
+def test_a_codebook_of_zero_counts_forgets_its_start_and_throws_unused_entries_out() -> None:
+    """The first update: ``mean + 4 start / n`` where n tokens went, about 8e4 times the start elsewhere."""
+    vq = VectorQuantizer(512, 64, usage=0.0).train()
+    start = vq.codebook.clone()
+    tokens = start[3] + 1e-6 * torch.randn(10, 64)
+    vq(tokens)
+    torch.testing.assert_close(vq.codebook[3], tokens.mean(0) + 4 * start[3] / 10, rtol=1e-2, atol=1e-5)
+    ratio = vq.codebook[4] / start[4]
+    torch.testing.assert_close(ratio, ratio.mean().expand(64), rtol=1e-3, atol=0.0)
+    assert float(ratio.mean()) == pytest.approx(8e4, rel=0.05)
+
+
+@pytest.mark.parametrize("levels", [(8, 8, 8), (3, 4, 5), (2,)])
+def test_fsq_entries_come_back_from_their_indices(levels: tuple[int, ...]) -> None:
+    fsq = FiniteScalarQuantizer(levels)
+    quantized, index, _ = fsq(3 * torch.randn(500, len(levels)))
+    torch.testing.assert_close(fsq.entries(index), quantized)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.speed.checkpoint import measure as clocked
-from benchmarks.studies.kill import RUNS, contents, differences, iterations, logged, measure, small_run
+from benchmarks.studies.kill import contents, differences, iterations, logged, measure, small_run
 from dima.agent import load
 from dima.errors import RunFolderError
 from dima.runtime.progress import Progress
@@ -82,7 +82,7 @@ def test_a_slow_disk_makes_checkpoints_rarer() -> None:
         assert {later - sooner for sooner, later in pairwise(done[1:])} == expected
 
 
-@pytest.fixture(scope="module", params=list(RUNS))
+@pytest.fixture(scope="module", params=list(PHASES))
 def whole(request, tmp_path_factory) -> RunConfig:
     """The config of a run that saved every iteration, finished in its folder."""
     config = small_run(request.param, tmp_path_factory.mktemp("whole"), ITERATIONS).override(BACKGROUND[request.param])
@@ -143,7 +143,7 @@ def test_lost_iterations_are_repeated_exactly(whole: RunConfig, sparing: RunConf
     assert_equal_runs(whole, sparing)
 
 
-@pytest.mark.parametrize("algorithm", RUNS)
+@pytest.mark.parametrize("algorithm", PHASES)
 def test_a_run_killed_at_random_moments_repeats_lost_iterations(tmp_path: Path, algorithm: str) -> None:
     """SIGKILL, in processes of their own."""
     result = measure(algorithm, kills=3, seed=4, folder=tmp_path, budget=0.0)

@@ -26,6 +26,8 @@ ITERATIONS = 8
 PHASES = {
     "dima": ("collect", "decoder", "denoiser", "reward", "imagine and update", "save", "evaluate"),
     "hasac": ("collect", "update", "save", "evaluate"),
+    "mamba": ("collect", "dynamics", "imagine and update", "save", "evaluate"),
+    "marie": ("collect", "tokenizer", "transformer", "imagine and update", "save", "evaluate"),
     "mappo": ("collect", "update", "save", "evaluate"),
 }
 
@@ -122,7 +124,7 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Pa
 def test_a_signal_ends_collecting_or_the_iteration_saves_and_exits_130(
     whole: RunConfig, again: RunConfig, phase: str, number: int, monkeypatch, capsys
 ) -> None:
-    learning = "update" if whole.algorithm == "mappo" else "denoiser"
+    learning = PHASES[whole.algorithm][1]
     with pytest.raises(Power):  # a folder that `dima resume` can start from
         train(again, progress=Interrupted("collect", 3, pull_plug))
     assert iterations(again.folder) == 2

@@ -66,6 +66,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other settings that decid
         },
     ),
     "ensemble": ("ensemble", {}),
+    "mamba": ("mamba", {}),
 }
 every = pytest.mark.parametrize(("algorithm", "changes"), VARIANTS.values(), ids=list(VARIANTS))
 
@@ -76,8 +77,8 @@ def test_an_imagination_never_waits_for_the_device(task: str, algorithm: str, ch
     """Meta tensors have no values; a CUDA graph can capture only what never reads any."""
     learner = on_meta(task, algorithm, changes)
     given = starts(learner.spec, 6, learner.world_model.context, "meta")
-    rollout = imagine(learner.world_model, learner.act, given, 3)
-    assert rollout.reward.shape == (6, 3)
+    rollout = imagine(learner.world_model, learner.actor.act, given, 3, every=True)
+    assert rollout.reward.shape == (18 if algorithm == "mamba" else 6, 3)
     assert {column.device.type for column in vars(rollout).values()} == {"meta"}
 
 
@@ -86,7 +87,12 @@ def test_an_imagination_never_waits_for_the_device(task: str, algorithm: str, ch
 def test_a_gradient_never_waits_for_the_device(task: str, algorithm: str, changes: dict[str, Any]) -> None:
     learner = on_meta(task, algorithm, changes)
     model = learner.world_model.train()
-    windows = {"denoiser": (6, 6), "reward": (6, 7), "decoder": (6, 1), "dynamics": (5 * 4, 2)}
+    windows = {
+        "denoiser": (6, 6),
+        "reward": (6, 7),
+        "decoder": (6, 1),
+        "dynamics": (8, 6) if algorithm == "mamba" else (5 * 4, 2),
+    }
     for name, objective in model.objectives().items():
         loss, _ = objective.loss(starts(learner.spec, *windows[name], "meta"))
         loss.backward()

@@ -70,11 +70,11 @@ def test_nothing_is_said_of_other_rewards(algorithm: str, reward: float, tmp_pat
 @pytest.mark.parametrize("preset", ["small", "quick", "sharp", "lean"])
 def test_presets_learn_rewards_of_any_size(preset: str) -> None:
     every = preset in ("small", "quick")
-    for algorithm in ("dima", *(("ensemble", "mappo", "happo", "hasac") if every else ())):
+    for algorithm in ("dima", *(("ensemble", "mamba", "marie", "mappo", "happo", "hasac") if every else ())):
         assert not build_config("toy/walk", algorithm, preset).learner.reward_limits  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("algorithm", ["dima", "mappo", "happo", "hasac"])
+@pytest.mark.parametrize("algorithm", ["dima", "mamba", "marie", "mappo", "happo", "hasac"])
 def test_published_settings_do_not(algorithm: str) -> None:
     assert build_config("toy/walk", algorithm, "published").learner.reward_limits  # type: ignore[attr-defined]
 

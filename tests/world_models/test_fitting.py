@@ -136,13 +136,38 @@ def test_forked_parts_equal_in_process_results(algorithm: str, any_spec: EnvSpec
     for mapped in (parallel_map, every_job_forked):
         monkeypatch.setattr(fitting, "parallel_map", mapped)
         (fitter, replay), progress = fitted(algorithm, any_spec), Progress()
+        if fitter.world_model.fits_in_order:
+            pytest.skip("its parts are never fitted at the same time")
         torch.manual_seed(5)
         metrics = [fitter.fit(replay, progress) for _ in range(2)][-1]
         found.append(everything(fitter, replay) | metrics | {"drawn": torch.rand(1)})
         assert set(progress.seconds) == set(fitter.objectives)
-        assert progress.lap()["updates/decoder"] == 8
+        lap = progress.lap()
+        assert all(lap[f"updates/{name}"] == 8 for name in fitter.objectives)
         assert not any(module.training for module in fitter.world_model.modules())
     assert_equal(*found)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_parts_that_learn_from_each_other_are_fitted_one_after_another(in_order: bool, lines, monkeypatch) -> None:
+    (model, replay), used = lines, []
+    model.fits_in_order = in_order
+    monkeypatch.setattr(fitting, "parallel_map", lambda jobs, workers: used.append(workers) or parallel_map(jobs, 1))
+    WorldModelFitter(model, workers=3).fit(replay, Progress())
+    assert used == [1 if in_order else 3]
+
+
+def test_a_part_may_wait_for_later_iterations(lines, monkeypatch) -> None:
+    model, replay = lines
+    late = model.objectives()["fast"]._replace(after=2)
+    monkeypatch.setattr(model, "objectives", lambda: {"slow": Lines.objectives(model)["slow"], "fast": late})
+    fitter = WorldModelFitter(model)
+    before = deepcopy(model.fast.state_dict())
+    for iteration in (1, 2):
+        assert fitter.fit(replay, Progress(), iteration).keys() == {"slow/loss"}
+    assert_equal(dict(model.fast.state_dict()), dict(before))
+    assert fitter.fit(replay, Progress(), 3).keys() == {"slow/loss", "fast/loss"}
+    assert fitter.fitters["fast"].steps == 2
 
 
 @models

@@ -20,7 +20,7 @@ from dima.experience.episodes import episode_seed
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel
-from dima.world_models.rollout import forecast, imagine
+from dima.world_models.rollout import forecast, forecast_policy
 
 HORIZONS = (15, 50, 200)  # steps: training's, the diagnosis', and far beyond both
 LATEST_START = 100  # step of an episode, where there is room: by then a robot is moving
@@ -88,6 +88,7 @@ def compare(
     world_model: WorldModel[Any],
     act: Act,
     *,
+    act_imagined: Act | None = None,
     seed: int,
     horizons: Sequence[int] | None = None,
     actions: ActionSource = "recorded",
@@ -101,6 +102,7 @@ def compare(
         env: of the task.
         world_model: in evaluation mode, on ``device``.
         act: the policy.
+        act_imagined: the same, on the world model's ``policy_view``; by default ``act``.
         seed: of the episode, the first that an evaluation under this seed plays, and of the world model's noise.
         horizons: numbers of steps to report; by default those of ``HORIZONS`` that fit into the episode.
         actions: ``recorded``: the world model is given the actions of the real episode. ``policy``: the policy acts on
@@ -127,7 +129,7 @@ def compare(
             action = np.stack(recorded[start : start + horizon])
             imagined = _imagine_actions(world_model, rows, action)
         else:
-            imagined, action = _imagine_policy(world_model, rows, act, horizon)
+            imagined, action = _imagine_policy(world_model, rows, act_imagined or act, horizon)
     _check_finite(imagined)
     if actions == "policy":
         choose = given_actions([*recorded[:start], *action], env.spec)
@@ -194,11 +196,8 @@ def _imagine_actions(world_model: WorldModel[Any], rows: Rows, action: np.ndarra
 
 
 def _imagine_policy(world_model: WorldModel[Any], rows: Rows, act: Act, horizon: int) -> tuple[Trajectory, np.ndarray]:
-    rollout = imagine(world_model, act, rows, horizon + 1)  # one step more, for the outcome of the last
-    state = torch.cat([rows.state[:, -1:], rollout.state[:, 1:]], dim=1)
-    obs = torch.cat([rows.obs[:, -1:], rollout.obs[:, 1:]], dim=1)
-    trajectory = _imagined_trajectory(state, obs, rollout.reward[:, :-1], rollout.continuation[:, :-1])
-    return trajectory, rollout.action[0, :-1].cpu().numpy()
+    found, action = forecast_policy(world_model, rows, act, horizon)
+    return _imagined_trajectory(found.state, found.obs, found.reward, found.continuation), action[0].cpu().numpy()
 
 
 def _imagined_trajectory(*parts: Tensor) -> Trajectory:

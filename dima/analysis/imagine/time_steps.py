@@ -12,7 +12,7 @@ from dima.data import Act, EnvSpec
 from dima.envs.base import Joint, JointEnv
 from dima.experience.episodes import view_of
 
-Choose = Callable[[Joint, np.ndarray], np.ndarray | None]  # observation, last action -> next action; None to stop
+Choose = Callable[["TimeStep"], np.ndarray | None]  # the newest time step -> next action; None to stop
 
 
 @dataclass
@@ -24,15 +24,16 @@ class TimeStep:
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
+    first: bool = False
 
 
 def play_steps(env: JointEnv, seed: int, choose: Choose) -> Iterator[TimeStep]:
     """Play an episode from its seed until it ends or no action is chosen."""
     joint, _ = env.reset(seed=seed)
-    time_step = TimeStep(joint, np.zeros((env.spec.n_agents, env.spec.action_dim), dtype=np.float32))
+    time_step = TimeStep(joint, np.zeros((env.spec.n_agents, env.spec.action_dim), dtype=np.float32), first=True)
     yield time_step
     while not (time_step.terminated or time_step.truncated):
-        action = choose(time_step.joint, time_step.action)
+        action = choose(time_step)
         if action is None:
             return
         if (alive := env.spec.alive(time_step.joint["state"])) is not None:
@@ -45,8 +46,9 @@ def play_steps(env: JointEnv, seed: int, choose: Choose) -> Iterator[TimeStep]:
 def policy_actions(act: Act, device: torch.device | str) -> Choose:
     """Choose the actions of a policy that computes on ``device``."""
 
-    def choose(joint: Joint, previous: np.ndarray) -> np.ndarray:
-        view = view_of({name: values[None] for name, values in joint.items()}, previous[None], device)
+    def choose(now: TimeStep) -> np.ndarray:
+        joint = {name: values[None] for name, values in now.joint.items()}
+        view = view_of(joint, now.action[None], np.array([now.first]), device)
         return act(view)[0][0].cpu().numpy()
 
     return choose
@@ -56,11 +58,11 @@ def given_actions(actions: Iterable[np.ndarray], spec: EnvSpec) -> Choose:
     """Choose given actions in turn, until the environment's mask forbids one."""
     remaining = iter(actions)
 
-    def choose(joint: Joint, previous: np.ndarray) -> np.ndarray | None:
+    def choose(now: TimeStep) -> np.ndarray | None:
         action = next(remaining, None)
         if action is None or not spec.masks_actions:
             return action
-        allowed = np.take_along_axis(joint["action_mask"], action.argmax(-1)[:, None], axis=-1)
+        allowed = np.take_along_axis(now.joint["action_mask"], action.argmax(-1)[:, None], axis=-1)
         return action if allowed.all() else None
 
     return choose

@@ -1,0 +1,182 @@
+"""Time and operations of a round's calls at the published sizes, ours beside those of MARIE's authors, in turn.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.peers.marie_speed --marie MARIE --agents 2 --obs 19 --actions 3 --out FILE
+
+MARIE is a clone of https://github.com/breez3young/MARIE; what its files import besides PyTorch, NumPy and einops is
+replaced by empty modules. Both sides do what a round does on a batch of the same shape: a gradient of the world model,
+the authors' mask of their buffer included, and a rollout of given actions. Networks and numbers are equal
+(``tests/parity/test_marie.py``). Sides take turns, a call each; ``cpu`` counts processor seconds, which waiting for
+other programs does not lengthen, and ``operations`` is PyTorch's count of those of matrix products, in units of 1e9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dima.data import EnvSpec
+from dima.experience.replay import Rows
+from dima.runtime.provenance import protocol
+from dima.world_models.marie.model import MarieModelConfig
+
+UNUSED = ("ipdb", "wandb", "gym", "torchvision", "environments", "matplotlib", "matplotlib.pyplot")
+UNUSED += ("matplotlib.colors", "tqdm", "PIL")
+LENGTH, HORIZON = 15, 14  # steps of a window, and of a rollout
+
+
+def rows(spec: EnvSpec, batch: int, length: int) -> Rows:
+    """Random rows of one long episode."""
+    agents = spec.n_agents
+    return Rows(
+        state=torch.randn(batch, length, spec.state_dim),
+        obs=torch.randn(batch, length, agents, spec.obs_dim),
+        action_mask=torch.ones(batch, length, agents, spec.action_dim, dtype=torch.bool),
+        action=2 * torch.rand(batch, length, agents, spec.action_dim) - 1,
+        reward=torch.randn(batch, length),
+        terminated=torch.zeros(batch, length, dtype=torch.bool),
+        episode=torch.zeros(batch, length, dtype=torch.long),
+        valid=torch.ones(batch, length, dtype=torch.bool),
+        acted=torch.ones(batch, length, dtype=torch.bool),
+    )
+
+
+def ours(spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, Callable[[], None]]:
+    """A gradient of the Transformer, and a rollout."""
+    model = MarieModelConfig(segment_mean=True).build(spec).eval()
+
+    def update() -> None:
+        model.requires_grad_(True).transformer.train()
+        model.transformer_loss(window)[0].backward()
+        model.transformer.zero_grad()
+
+    @torch.no_grad()
+    def imagine() -> None:
+        model.requires_grad_(False).eval()  # which the counter needs, too
+        latent = model.start(start)
+        for now in action.unbind(1):
+            latent = model.step_(latent, now).latent
+            model.observe(latent)
+
+    return {"update": update, "imagination": imagine}
+
+
+def theirs(root: Path, spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, Callable[[], None]]:
+    """The same by the authors' code."""
+    sys.path.insert(0, str(root))
+    importlib.import_module("torch._dynamo")  # looks for some of these
+    sys.modules |= {name: MagicMock() for name in UNUSED}
+    from agent.models.transformer import PerceiverConfig, TransformerConfig
+    from agent.models.vq import SimpleVQAutoEncoder
+    from agent.models.world_model import MAWorldModel
+    from agent.models.world_model_env import MAWorldModelEnv
+
+    agents, size = spec.n_agents, 16 + spec.action_dim + 1
+    tokenizer = SimpleVQAutoEncoder(
+        in_dim=spec.obs_dim, embed_dim=64, num_tokens=16, codebook_size=512, learnable_codebook=False, ema_update=True
+    ).eval()
+    transformer = TransformerConfig(size, LENGTH, "causal", 10, 4, 256, 0.1, 0.1, 0.1)
+    perceiver = PerceiverConfig(256, 256, agents, 2, 8, 64, 8, 64, 0.1, 0.1)
+    model = MAWorldModel(
+        obs_vocab_size=512,
+        act_vocab_size=256,
+        num_action_tokens=spec.action_dim,
+        num_agents=agents,
+        config=transformer,
+        perattn_config=perceiver,
+        action_dim=spec.action_dim,
+        action_low=-1.0,
+        action_high=1.0,
+        use_ce_for_reward=True,
+        rewards_prediction_config={"loss_type": "hlgauss", "min_v": -3.0, "max_v": 3.0, "bins": 128},
+    )
+    mask_of = _method(root / "agent/memory/DreamerMemory.py", "generate_attn_mask", {"torch": torch})
+
+    def everyone(values: Tensor) -> Tensor:
+        return values[..., None, None].expand(-1, -1, agents, -1).float()
+
+    batch = {"observation": window.obs, "action": window.action}
+    batch |= {"reward": everyone(window.reward), "done": everyone(window.terminated)}
+
+    def update() -> None:
+        model.requires_grad_(True).train()
+        mask = mask_of(None, batch["done"], size)
+        model.compute_loss(batch, tokenizer, attention_mask=mask)[0].backward()
+        model.zero_grad()
+
+    @torch.no_grad()
+    def imagine() -> None:
+        model.requires_grad_(False)
+        world = MAWorldModelEnv(tokenizer, model, "cpu", sys.modules["environments"].Env.MAMUJOCO)
+        world.reset_from_initial_observations(start.obs[:, -1])
+        for now in action.unbind(1):
+            world.step(now)
+
+    return {"update": update, "imagination": imagine}
+
+
+def _method(file: Path, name: str, scope: dict[str, Any]) -> Any:
+    """A method of a file that cannot be imported, as a function."""
+    node = next(n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef) and n.name == name)
+    exec(compile(ast.Module([node], []), str(file), "exec"), scope)
+    return scope[name]
+
+
+def measure(sides: dict[str, dict[str, Callable[[], None]]], turns: int) -> dict[str, Any]:
+    """Medians over the turns of every call, and ratios of theirs to ours."""
+    found: dict[str, Any] = {}
+    for name in ("update", "imagination"):
+        calls: dict[str, Any] = {side: {"wall": [], "cpu": []} for side in sides}
+        for side, parts in sides.items():  # warms up, too
+            with FlopCounterMode(display=False) as counter:
+                parts[name]()
+            calls[side]["operations"] = counter.get_total_flops() / 1e9
+        for _ in range(turns):
+            for side, parts in sides.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                parts[name]()
+                calls[side]["wall"].append(time.perf_counter() - wall)
+                calls[side]["cpu"].append(time.process_time() - cpu)
+        medians = {
+            side: {key: statistics.median(v) if isinstance(v, list) else v for key, v in call.items()}
+            for side, call in calls.items()
+        }
+        found[name] = medians | {"ratio": {k: medians["theirs"][k] / v for k, v in medians["ours"].items()}}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--marie", required=True, type=Path)
+    for name, default in {"agents": 2, "obs": 19, "actions": 3, "batch": 40, "starts": 600, "turns": 3}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    names = tuple(f"agent_{n}" for n in range(args.agents))
+    spec = EnvSpec(names, args.obs, (args.obs,) * args.agents, (args.actions,) * args.agents, discrete=False)
+    torch.manual_seed(0)
+    window, start = rows(spec, args.batch, LENGTH), rows(spec, args.starts, 2)
+    action = rows(spec, args.starts, HORIZON).action
+    sides = {"ours": ours(spec, window, start, action), "theirs": theirs(args.marie, spec, window, start, action)}
+    settings = {key: value for key, value in vars(args).items() if key not in ("marie", "out")}
+    result = {"settings": settings, **measure(sides, args.turns), "protocol": protocol("cpu")}
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

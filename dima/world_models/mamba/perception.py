@@ -1,0 +1,72 @@
+"""What the policy sees of real observations: features of the filtered latent, whose memory is the episode's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dima.data import EnvSpec, View, blank
+from dima.nn.normalizer import Normalizer
+from dima.policies.base import Perception
+from dima.world_models.base import clip_action, select_rows
+from dima.world_models.mamba.latent import features, mode, sample
+from dima.world_models.mamba.networks import Filter
+
+
+class Memory(NamedTuple):
+    """The latent of the time step before."""
+
+    stochastic: Tensor  # (B, N, C * K)
+    deterministic: Tensor  # (B, N, D)
+
+
+def feature_view(stochastic: Tensor, deterministic: Tensor, action_mask: Tensor, previous_action: Tensor) -> View:
+    """A view whose observations are each agent's features, and whose state is those of all agents."""
+    seen = features(stochastic, deterministic)
+    return View(seen, seen.flatten(-2), action_mask, previous_action)
+
+
+def encoder_input(obs: Tensor, scale: Normalizer | None, spec: EnvSpec) -> Tensor:
+    """Observations (..., N, O) as the encoder sees them; zeros stay zeros where agents leave, who then observe them."""
+    seen = obs if scale is None else scale.normalize(obs)
+    return blank(seen, (obs != 0).any(-1)) if spec.agents_leave else seen
+
+
+class LatentPerception(Perception):
+    """Filters an episode as it is played; it shares its networks with the world model.
+
+    Args:
+        filter: the networks.
+        obs_scale: units of the observations; None: as they are.
+        spec: sizes of the task.
+    """
+
+    def __init__(self, filter: Filter, obs_scale: Normalizer | None, spec: EnvSpec) -> None:
+        super().__init__()
+        self.filter, self.obs_scale, self.spec = filter, obs_scale, spec
+
+    def forward(self, view: View, memory: Memory | None, most_probable: bool) -> tuple[View, Memory]:
+        obs = encoder_input(view.obs, self.obs_scale, self.spec)
+        before = self._before(view, memory)
+        action = clip_action(view.previous_action, self.spec)
+        deterministic = self.filter.transition(action, *before)
+        logits = self.filter.posterior_logits(deterministic, self.filter.encoder(obs))
+        stochastic = (mode(logits) if most_probable else sample(logits)).flatten(-2)
+        now = Memory(stochastic, deterministic)
+        return feature_view(*now, view.action_mask, view.previous_action), now
+
+    def _before(self, view: View, memory: Memory | None) -> Memory:
+        """The latents before, zero where an episode begins."""
+        networks, lead = self.filter, view.obs.shape[:2]
+        zero = Memory(
+            view.obs.new_zeros(*lead, networks.shape[0] * networks.shape[1]),
+            view.obs.new_zeros(*lead, networks.transition.memory.hidden_size),
+        )
+        if memory is None or len(memory.stochastic) != len(view.obs):  # another number of environments plays
+            return zero
+        first = (
+            torch.ones(len(view.obs), dtype=torch.bool, device=view.obs.device) if view.first is None else view.first
+        )
+        return Memory(*(select_rows(first, new, old) for new, old in zip(zero, memory, strict=True)))
