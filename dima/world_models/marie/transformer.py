@@ -151,7 +151,7 @@ class WorldTransformer(nn.Module):
         """An empty cache for ``rows`` sequences."""
         heads, tokens = self.config.heads, len(self.position)
         shape = (rows, heads, tokens, self.config.dim // heads)
-        empty = [[self.position.new_zeros(shape) for _ in self.blocks] for _ in range(2)]
+        empty = [[self.position.new_empty(shape) for _ in self.blocks] for _ in range(2)]  # read where it was written
         return Cache(tuple(empty[0]), tuple(empty[1]))
 
     def extend(self, x: Tensor, cache: Cache, at: int, begin: Tensor | None) -> Tensor:
