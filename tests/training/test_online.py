@@ -347,7 +347,7 @@ class TestEarlierPolicies:
             assert torch.equal(chosen[-1], then.algorithm.act(view, mode=True)[0])
         assert not torch.equal(chosen[0], chosen[-1])
 
-    @pytest.mark.parametrize("algorithm", ["dima", "happo", "hasac", "mamba"])
+    @pytest.mark.parametrize("algorithm", ["dima", "happo", "hasac", "mamba", "marie"])
     def test_every_algorithm_has_some(self, tiny, algorithm):
         config = tiny(algorithm=algorithm, steps=300, keep_policies=2)
         train(config)

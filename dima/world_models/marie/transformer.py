@@ -148,10 +148,14 @@ class WorldTransformer(nn.Module):
     # -- token by token -------------------------------------------------------------------------------------------
 
     def cache(self, rows: int) -> Cache:
-        """An empty cache for ``rows`` sequences."""
+        """An empty cache for ``rows`` sequences, of the precision that keys are computed in."""
+        kind = self.position.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.position.dtype
         heads, tokens = self.config.heads, len(self.position)
         shape = (rows, heads, tokens, self.config.dim // heads)
-        empty = [[self.position.new_zeros(shape) for _ in self.blocks] for _ in range(2)]
+        empty = [
+            [self.position.new_empty(shape, dtype=dtype) for _ in self.blocks] for _ in range(2)
+        ]  # read where it was written
         return Cache(tuple(empty[0]), tuple(empty[1]))
 
     def extend(self, x: Tensor, cache: Cache, at: int, begin: Tensor | None) -> Tensor:

@@ -181,6 +181,22 @@ def test_a_rollout_agrees_with_one_pass_over_its_tokens(
 
 
 @torch.no_grad()
+def test_half_of_the_precision_is_half_of_the_cache(spec: EnvSpec, alive, episodes, actions) -> None:
+    played = episodes(spec, (12,))
+    model = build(spec, alive, played)
+    rows, action = Replay.of(played, spec, "cpu").gather(torch.tensor([0, 5]), 1, 0), actions(spec, 2, 1)
+    full = model.start(rows)
+    assert full.cache.keys[0].dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.start(rows)
+        assert {part.dtype for part in (*half.cache.keys, *half.cache.values)} == {torch.bfloat16}
+        half.tokens = full.tokens
+        step = model.step(half, action[:, 0])
+    torch.testing.assert_close(step.reward, model.step(full, action[:, 0]).reward, atol=0.1, rtol=0.1)
+    assert step.reward.dtype == torch.float32
+
+
+@torch.no_grad()
 def test_an_observation_may_be_a_single_token(spec: EnvSpec, alive, episodes, actions) -> None:
     played = episodes(spec, (12, 12))
     model = build(spec, alive, played, tokenizer={**DEBUG.tokenizer.to_dict(), "tokens": 1})
