@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 import stat
 import types
@@ -123,13 +122,18 @@ def user_path(path: str | Path) -> Path:
     """A path that a user gave, ``~`` being the home folder.
 
     Raises:
-        ConfigError: there is no such home, or a name is longer than file systems allow.
+        ConfigError: there is no such home, or a name is not of UTF-8 or longer than file systems allow.
     """
     try:
         found = Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{shown(str(path))} names the home of a user who does not exist") from None
-    sizes = [len(os.fsencode(part)) for part in found.parts]
+    try:
+        sizes = [len(part.encode()) for part in found.parts]
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{shown(str(path))} is not UTF-8, as files of a run must be: rename it, or choose a locale of UTF-8"
+        ) from None
     if max(sizes, default=0) > _MAX_NAME or sum(sizes) + len(sizes) > _MAX_PATH:
         raise ConfigError(f"{shown(str(path))} is too long: a name may have {_MAX_NAME} bytes, a path {_MAX_PATH}")
     return found
@@ -252,7 +256,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, str):
         return str(value)  # a name that remembers where it is from becomes plain text
-    return str(value) if isinstance(value, str) else value
+    return value
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:

@@ -44,7 +44,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "choose one of: " + ", ".join(known) if known else "none is available"
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An exception as one line: its kind and message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import platform
 import shutil
 import sys
@@ -63,7 +64,7 @@ def examine() -> list[Finding]:
     ]
     findings += [_package(name, module, needed=False) for name, module in _EXTRAS.items()]
     findings += [_device(), Finding("cores", str(machine.cores())), _memory(), _disk()]
-    return [*findings, *(_renderer(name) for name in ("EGL", "OSMesa"))]
+    return [*findings, *(_renderer(name) for name in ("EGL", "OSMesa")), *_asked_renderer()]
 
 
 def _too_old() -> bool:
@@ -141,3 +142,16 @@ def _renderer(name: str) -> Finding:
 
     fault = error_of(name.lower())
     return Finding(name, f"{found}: MUJOCO_GL={name.lower()} {f'cannot render: {fault}' if fault else 'can render'}")
+
+
+def _asked_renderer() -> list[Finding]:
+    """The backend that ``MUJOCO_GL`` asks for, if it cannot draw."""
+    from dima.envs.render.headless import VARIABLE, NoRenderer, backend
+
+    if not os.environ.get(VARIABLE):
+        return []
+    try:
+        backend()
+    except NoRenderer as error:
+        return [Finding("pictures", str(error), risky=True)]
+    return []

@@ -56,7 +56,7 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     except ConfigError as error:
         raise ConfigError(_with_flag(str(error), args)) from None
     if unknown:
-        raise ConfigError(_unknown(unknown[0], sorted(known), prog))
+        raise ConfigError(_not_a_switch(unknown[0], args, known) or _unknown(unknown[0], sorted(known), prog))
     return options
 
 
@@ -76,6 +76,17 @@ def _with_flag(message: str, args: Sequence[str]) -> str:
     given = [arg.split("=")[0] for arg in args if arg.startswith("--")]
     flags = [flag for flag in given if flag.replace("-", "_").rsplit(".", 1)[-1].lstrip("_") == field]
     return flags[0] + message[len(field) :] if len(flags) == 1 else message
+
+
+def _not_a_switch(value: str, args: Sequence[str], known: dict[str, Any]) -> str:
+    """Message about a value that a switch does not have; empty if no switch stands before it."""
+    for flag, word in zip(args, [*args[1:], ""], strict=True):
+        switch = _switch(flag, known)
+        if switch and value == (flag.partition("=")[2] if "=" in flag else word):
+            return (
+                f"--{switch} = {value!r} is neither true nor false: --{switch} alone is true, {_negated(switch)} false"
+            )
+    return ""
 
 
 def _unknown(token: str, flags: Sequence[str], prog: str) -> str:
@@ -142,16 +153,30 @@ def _digits(text: str) -> str:
 
 
 def _plain_switches(args: Sequence[str], known: dict[str, Any]) -> list[str]:
-    """Rewrite ``--flag True`` and ``--flag=false`` for tyro: ``--flag``, ``--no-flag``."""
+    """Rewrite ``--flag True``, ``--flag=false`` and ``--no-flag True`` for tyro: ``--flag``, ``--no-flag``."""
     plain, remaining = [], list(args)
     while remaining:
         arg = remaining.pop(0)
-        name, has_value, value = arg.partition("=")
-        if arg.startswith("--") and known.get(name_of(name)) is bool:
+        _, has_value, value = arg.partition("=")
+        if switch := _switch(arg, known):
             if not has_value and remaining and remaining[0].lower() in BOOLEANS:
                 value = remaining.pop(0)
             if value.lower() in BOOLEANS:
-                head, dot, tail = name[2:].rpartition(".")
-                arg = f"--{head}{dot}{'' if BOOLEANS[value.lower()] else 'no-'}{tail}"
+                negative = name_of(arg) != switch
+                arg = f"--{switch}" if BOOLEANS[value.lower()] != negative else _negated(switch)
         plain.append(arg)
     return plain
+
+
+def _switch(arg: str, known: dict[str, Any]) -> str:
+    """Name of the switch that ``--name`` or ``--no-name`` sets; empty if it sets none."""
+    name = name_of(arg)
+    head, dot, tail = name.rpartition(".")
+    positive = f"{head}{dot}{tail.removeprefix('no-')}"
+    found = next((known_name for known_name in (name, positive) if known.get(known_name) is bool), "")
+    return found if arg.startswith("--") else ""
+
+
+def _negated(switch: str) -> str:
+    head, dot, tail = switch.rpartition(".")
+    return f"--{head}{dot}no-{tail}"

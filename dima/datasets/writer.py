@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,8 +29,9 @@ class DatasetWriter:
     Use :meth:`open`, best in a ``with``.
     """
 
-    def __init__(self, path: Path, lock: FolderLock, manifest: Manifest) -> None:
+    def __init__(self, path: Path, lock: FolderLock, manifest: Manifest, made: bool = False) -> None:
         self.path, self._lock, self._manifest = path, lock, manifest
+        self._made = made  # the folder did not exist before
 
     @classmethod
     def open(
@@ -48,14 +50,14 @@ class DatasetWriter:
             DatasetError: it holds a complete dataset, or a recording with another header.
         """
         path = user_path(path)
-        exists = _holds_dataset(path)
+        made, exists = not path.exists(), _holds_dataset(path)
         refuse_links(path)
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)
         try:
             unfinished = _unfinished(path, header) if exists and not overwrite else None
-            writer = cls(path, lock, unfinished or _new_manifest(header, protocol))
+            writer = cls(path, lock, unfinished or _new_manifest(header, protocol), made)
             writer._save()
             keep_chunks(path / EPISODES, listing(writer._manifest))
         except BaseException:
@@ -110,7 +112,10 @@ class DatasetWriter:
         return Dataset(self.path, self._manifest)
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock; a dataset without an episode leaves nothing behind."""
+        if not self.episodes:
+            with suppress(OSError):
+                self._remove()
         self._lock.close()
 
     def __enter__(self) -> DatasetWriter:
@@ -118,6 +123,15 @@ class DatasetWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _remove(self) -> None:
+        """Remove a dataset without an episode."""
+        if (self.path / EPISODES).exists():
+            (self.path / EPISODES).rmdir()
+        for name in (MANIFEST, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        if self._made:
+            self.path.rmdir()
 
     def _save(self) -> None:
         with write_errors(self.path):

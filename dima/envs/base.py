@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from dima.config import Config, EpisodeSteps
 from dima.data import EnvSpec
-from dima.envs.checked import CheckedEnv
+from dima.envs.checked import CheckedEnv, attribute_of
 from dima.envs.spaces import ActionWriter, ObservationReader
 from dima.errors import DivergenceError, EnvError
 
@@ -76,13 +76,13 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     ) -> None:
         config = config or AdapterConfig()
         self.parallel_env, self.name = parallel_env, name
-        metadata = getattr(parallel_env, "metadata", {})
+        metadata = attribute_of(parallel_env, "metadata", name, {})
         if not isinstance(metadata, Mapping):
             raise EnvError(f"{name}: metadata is of type {type(metadata).__name__}: expected a dictionary")
         self.metadata = dict(metadata)
-        self.render_mode = getattr(parallel_env, "render_mode", None)
-        stated = _episode_limit(parallel_env)
-        leave = config.agents_leave or bool(getattr(parallel_env, "agents_leave", False))
+        self.render_mode = attribute_of(parallel_env, "render_mode", name)
+        stated = _episode_limit(parallel_env, name)
+        leave = config.agents_leave or bool(attribute_of(parallel_env, "agents_leave", name))
         self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, stated or 0, leave)
         self._readers = [
             ObservationReader(_agent_name(name, a), checked.space("observation_space", a)) for a in checked.agents
@@ -360,7 +360,10 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         mask = None if source is None else source.get("action_mask")
         if mask is None and checked.running:
             checked.fault(f"agent {agent!r} has no action mask, but had one at first: return it at every step")
-        mask = np.ones(size, dtype=bool) if mask is None else np.asarray(mask)
+        try:
+            mask = np.ones(size, dtype=bool) if mask is None else np.asarray(mask)
+        except ValueError:  # rows of several lengths
+            mask = np.asarray(mask, dtype=object)
         if mask.shape != (size,) or mask.dtype.kind not in "fiub":
             checked.fault(
                 f"agent {agent!r} has an action mask of shape {mask.shape} and dtype {mask.dtype}: "
@@ -388,11 +391,11 @@ def _agent_name(name: str, agent: Any) -> str:
     return f"{name}: agent {agent!r}"
 
 
-def _episode_limit(parallel_env: Any) -> int | None:
+def _episode_limit(parallel_env: Any, name: str) -> int | None:
     """Time limit that an environment states: its ``episode_limit``, or ``max_cycles`` as in many PettingZoo tasks."""
-    for owner in (parallel_env, getattr(parallel_env, "unwrapped", None)):
+    for owner in (parallel_env, attribute_of(parallel_env, "unwrapped", name)):
         for field in ("episode_limit", "max_cycles"):
-            limit = getattr(owner, field, None)
+            limit = attribute_of(owner, field, name)
             if isinstance(limit, int | np.integer) and limit > 0:
                 return int(limit)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -25,7 +25,8 @@ from dima.errors import EnvError, UserError, one_line
 C = TypeVar("C", bound=Config)
 EPISODES = 3  # of random actions
 OPPOSED = -0.3  # correlation of two agents' rewards from which on they oppose each other
-REWARD_STEPS = 300  # in which rewards are compared, at least
+REWARD_STEPS = 300  # in which rewards are compared, at least; then until the episode's end, where games are decided
+LONGEST_COMPARISON = 1_000  # steps, whether or not an episode ends
 LEAVING_STEPS = 1_000  # in which agents are expected to leave early, if they ever do
 LEAVING = "agents leave before the others: they are masked from then on, and the episode goes on for those who stay"
 
@@ -105,6 +106,7 @@ def check_environment(task: str, config: Config | None = None, max_steps: int = 
         found += _determinism(env, make_env(task, config))
         found += _episodes(env, max_steps, ends)
         found += compare_rewards(env, config)
+        found += _pictures(task, config, env.metadata.get("render_modes"))
     except UserError as error:
         found.append(Finding("wrong", str(error)))
     env.close()
@@ -145,25 +147,34 @@ def compare_rewards(env: JointEnv, config: Config | None) -> list[Finding]:
     if allowed == "mean":
         return []
     rewards = _random_rewards(env, REWARD_STEPS)
-    together = np.isfinite(rewards).all(axis=1)  # nobody had left
-    if (rewards[together] == rewards[together, :1]).all():
+    rewards = rewards / (np.nanmax(np.abs(rewards)) or 1.0)  # whose squares neither overflow nor vanish
+    together = rewards[np.isfinite(rewards).all(axis=1)]  # nobody had left
+    if np.allclose(together, together[:, :1], rtol=0, atol=1e-6):  # equal in float32
         return []
+    meant = "; if that is meant, say --env.team-reward mean" if allowed else ""
+    if not (text := _opposition(rewards, together, env.spec.agents)):
+        return [Finding("note", f"rewards differ between agents: what is learnt is their mean{meant}")]
+    return [Finding("wrong" if allowed else "note", f"{text}, and what is learnt is their mean{meant}")]
+
+
+def _opposition(rewards: np.ndarray, together: np.ndarray, agents: Sequence[str]) -> str:
+    """How agents' rewards (T, N) oppose each other in random play; empty if they do not.
+
+    Args:
+        rewards: NaN where an agent had left.
+        together: those of the steps with everybody.
+        agents: their names.
+    """
     changes = np.diff(rewards, axis=0)  # unlike slow rewards themselves, not correlated by chance
     changes = changes[np.isfinite(changes).all(axis=1)]
     moving = np.flatnonzero(changes.std(axis=0) > 0)
     correlation = np.atleast_2d(np.corrcoef(changes[:, moving], rowvar=False))
     lowest = float(correlation.min(initial=1.0))
     if lowest > OPPOSED:
-        text = "rewards differ between agents: what is learnt is their mean"
-        return [Finding("note", f"{text}; if that is meant, say --env.team-reward mean" if allowed else text)]
-    one, two = (env.spec.agents[moving[i]] for i in np.unravel_index(correlation.argmin(), correlation.shape))
-    text = f"rewards of {one!r} and {two!r} oppose each other (correlation {lowest:.2f} in random play), "
-    text += "and what is learnt is their mean"
-    return [
-        Finding(
-            "wrong" if allowed else "note", f"{text}: if that is meant, say --env.team-reward mean" if allowed else text
-        )
-    ]
+        cancel = np.allclose(together.mean(axis=1), 0, rtol=0, atol=1e-6)
+        return "rewards cancel each other in random play: their mean is always 0" if cancel else ""
+    one, two = (agents[moving[i]] for i in np.unravel_index(correlation.argmin(), correlation.shape))
+    return f"rewards of {one!r} and {two!r} oppose each other (correlation {lowest:.2f} in random play)"
 
 
 def random_action(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -240,9 +251,9 @@ def _determinism(env: JointEnv, other: JointEnv, steps: int = 50) -> list[Findin
 
 
 def _random_rewards(env: JointEnv, steps: int) -> np.ndarray:
-    """Agents' rewards (steps, N) in episodes of random actions."""
+    """Agents' rewards (T, N) in whole episodes of random actions, T being at least ``steps``; the last may be cut."""
     rng, rewards, ended = np.random.default_rng(0), list[list[float]](), True
-    while len(rewards) < steps:
+    while len(rewards) < steps or not (ended or len(rewards) >= LONGEST_COMPARISON):
         if ended:
             joint, _ = env.reset(seed=len(rewards))
         joint, _, *ends, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
@@ -304,6 +315,24 @@ def _episodes(env: JointEnv, max_steps: int, ends: list[tuple[int, bool, bool]])
     if outside:
         found.append(Finding("note", "observations leave the bounds of their space: widen low and high"))
     return found
+
+
+def _pictures(task: str, config: Config, modes: Any, steps: int = 5) -> list[Finding]:
+    """Whether an environment of the user's own can be filmed, if it says so: training does not depend on it."""
+    if not isinstance(config, AdapterConfig) or not isinstance(modes, Container) or "rgb_array" not in modes:
+        return []
+    try:
+        with contextlib.closing(make_env(task, config, render_mode="rgb_array")) as env:
+            joint, rng = env.reset(seed=0)[0], np.random.default_rng(0)
+            for _ in range(steps):
+                env.render()
+                joint, _, *ends, _ = env.step(random_action(env.spec, joint["action_mask"], rng))
+                if any(ends):
+                    joint = env.reset(seed=0)[0]
+            env.render()
+    except UserError as error:
+        return [Finding("note", f"no film can be made: {error}")]
+    return []
 
 
 def _within(env: JointEnv, joint: Joint) -> bool:

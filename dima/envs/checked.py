@@ -7,7 +7,7 @@ was expected, and the step and the episode's seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
 
 AGENTS_LEAVE = "--env.agents-leave (the environment's attribute agents_leave, where there is no such flag)"
+_LARGEST = float(np.finfo(np.float32).max)  # reward; learning is in float32
 ENDLESS = 10_000  # steps after which an episode without an end is an error, unless the environment states more
 
 
@@ -61,7 +62,7 @@ class CheckedEnv:
         self.running, self.steps = False, 0
         self.rewards: list[float] = []
         self.seed: int | None = None
-        agents = getattr(parallel_env, "possible_agents", [])
+        agents = attribute_of(parallel_env, "possible_agents", name, [])
         if not isinstance(agents, list | tuple):
             raise EnvError(f"{name}: possible_agents is of type {type(agents).__name__}: expected a list of names")
         self.agents = list(agents)
@@ -69,11 +70,14 @@ class CheckedEnv:
             raise EnvError(f"{name}: possible_agents is empty or missing: list the names of all agents there")
         if not callable(getattr(parallel_env, "close", None)):
             raise EnvError(f"{name}: it has no method close(): add one, which may do nothing")
+        if not all(isinstance(agent, Hashable) for agent in self.agents):
+            raise EnvError(f"{name}: possible_agents = {self.agents} are no names: give each agent a string")
         if len(set(map(str, self.agents))) < len(self.agents):
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
         self.alive = np.ones(len(self.agents), dtype=bool)
         self._present = set(self.agents)
         self._has_state: bool | None = None  # None: not yet known
+        self._picture_shape: tuple[int, ...] = ()
 
     def space(self, kind: str, agent: Any) -> spaces.Space[Any]:
         """An agent's ``observation_space`` or ``action_space``."""
@@ -148,12 +152,12 @@ class CheckedEnv:
     def state(self) -> np.ndarray | None:
         """The flattened ``state()``, (S,); None if the environment has no such method."""
         if self._has_state is None:  # checked after a reset: some environments have an attribute of that name
-            owners = (self.env, getattr(self.env, "unwrapped", self.env))
+            owners = (self.env, attribute_of(self.env, "unwrapped", self.name, self.env))
             self._has_state = all(callable(getattr(owner, "state", None)) for owner in owners)
         if not self._has_state:
             return None
         try:
-            state = np.asarray(self._call("state", self.env.state))
+            state = self._call("state", lambda: np.asarray(self.env.state()))
         except EnvError as error:
             if isinstance(error.__cause__, NotImplementedError):
                 self._has_state = False
@@ -164,8 +168,17 @@ class CheckedEnv:
         return state.reshape(-1)
 
     def render(self) -> Any:
-        """What the environment renders."""
-        return self._call("render", self.env.render)
+        """What the environment renders; under ``rgb_array`` a picture of the size of those before."""
+        picture = self._call("render", self.env.render)
+        if attribute_of(self.env, "render_mode", self.name) != "rgb_array":
+            return picture
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+            kind = f"{picture.shape} {picture.dtype}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            self.fault(f"render() with render_mode = 'rgb_array' gave {kind}: expected (height, width, 3) uint8")
+        before, self._picture_shape = self._picture_shape or picture.shape, picture.shape
+        if picture.shape != before:
+            self.fault(f"render() gave a picture of shape {picture.shape} after {before}: keep its size")
+        return picture
 
     def close(self) -> None:
         """Close the environment."""
@@ -203,15 +216,15 @@ class CheckedEnv:
                 continue
             try:
                 self.rewards.append(float(rewards[agent]))
-            except (KeyError, TypeError, ValueError, IndexError) as error:
+            except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
                 self.fault(
                     f"agent {agent!r} has no usable reward ({one_line(error)}): return one number for each agent"
                 )
         given = zip(self.agents, self.alive, self.rewards, strict=True)
         total = sum(reward for agent, alive, reward in given if alive or agent in rewards)
-        if not math.isfinite(total):
+        if not abs(total) <= _LARGEST:
             wrong = dict(zip(self.agents, self.rewards, strict=True))
-            self.fault(f"rewards must be finite numbers, but are {wrong}")
+            self.fault(f"rewards must be finite numbers, up to {_LARGEST:.1g}, but are {wrong}")
         return total / len(self.agents)
 
     def _end_of_episode(self, terminations: Any, truncations: Any) -> tuple[bool, bool]:
@@ -268,6 +281,20 @@ class CheckedEnv:
 
     def _agents(self) -> list[Any]:
         try:
-            return list(self.env.agents)
-        except (AttributeError, TypeError) as error:
+            present = list(self.env.agents)
+            hash(tuple(present))
+        except Exception as error:  # user code may raise anything
             self.fault(f"its agents cannot be read ({one_line(error)}): let agents be the list of those present", error)
+        return present
+
+
+def attribute_of(env: Any, attribute: str, name: str, default: Any = None) -> Any:
+    """An environment's attribute, which may be computed.
+
+    Raises:
+        EnvError: that raises; the message names the environment ``name``.
+    """
+    try:
+        return getattr(env, attribute, default)
+    except Exception as error:  # user code may raise anything
+        raise EnvError(f"{name}: {attribute} raised {one_line(error)}: the fault is in the environment") from error

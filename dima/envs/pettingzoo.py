@@ -129,7 +129,7 @@ def _call(
         env = factory(*given, **keywords)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown_arguments = ", ".join([*map(repr, given), *(f"{name}={value!r}" for name, value in keywords.items())])
         raise EnvError(
             f"{task}: {attribute}({shown_arguments}) raised {one_line(error)}: fix the factory or its arguments"
@@ -193,4 +193,5 @@ def _takes(factory: Any, keyword: str) -> bool:
 
 def _is_parallel(env: Any) -> bool:
     """By its methods: wrappers of other packages may not derive from PettingZoo's class."""
-    return all(hasattr(env, name) for name in ("possible_agents", "reset", "step", "observation_space", "action_space"))
+    names = ("possible_agents", "reset", "step", "observation_space", "action_space")
+    return all(hasattr(type(env), name) or hasattr(env, name) for name in names)

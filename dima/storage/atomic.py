@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,25 +59,44 @@ def read_errors(what: object, trouble: str = "is damaged") -> Iterator[None]:
         raise RunFolderError(f"{what} {trouble}: {why}") from error
 
 
-def refuse_links(folder: Path) -> None:
-    """Refuse a folder with symbolic links: writes could leave it. Those within W&B's own folder are its own.
+def refuse_links(folder: Path, replaced: Collection[Path] = ()) -> None:
+    """Refuse a folder with symbolic links: writes could leave it.
+
+    Args:
+        folder: the folder.
+        replaced: folders in it that may be links, since they are read and renamed, never written into.
 
     Raises:
-        RunFolderError: it contains one.
+        RunFolderError: it contains another link.
     """
-    wandb = folder / "wandb"
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
-            inside = Path(place).is_relative_to(wandb) and Path(os.path.realpath(path)).is_relative_to(wandb.resolve())
-            if path.is_symlink() and not inside:
-                raise RunFolderError(f"{path} is a symbolic link, which may lead out of the folder: remove it")
+            if (
+                path.is_symlink()
+                and not (path in replaced and path.is_dir())
+                and not _is_wandbs(path, folder / "wandb")
+            ):
+                raise _link_error(path)
+
+
+def _is_wandbs(link: Path, folder: Path) -> bool:
+    """Whether a link is one of W&B's own: within its folder, or to the log of its service, which only that writes."""
+    if folder not in link.parents:
+        return False
+    return link.name == "debug-core.log" or Path(os.path.realpath(link)).is_relative_to(folder.resolve())
+
+
+def _link_error(path: Path) -> RunFolderError:
+    return RunFolderError(
+        f"{path} is a symbolic link, which may lead out of the folder: put what it stands for there, or remove it"
+    )
 
 
 def results_folder(folder: Path, name: str) -> Path:
     """Path for results in a run folder; errors as for :func:`refuse_links`."""
     path = folder / name
     if path.is_symlink():
-        raise RunFolderError(f"{path} is a symbolic link, which may lead out of the folder: remove it")
+        raise _link_error(path)
     refuse_links(path)
     return path
 

@@ -5,7 +5,8 @@ manifest is complete, and every changed byte is detected.
 
 A checkpoint is replaced by renaming folders: ``checkpoint.new`` is written completely, then ``checkpoint`` becomes
 ``checkpoint.old`` and ``checkpoint.new`` becomes ``checkpoint``. If ``checkpoint.old`` exists but not ``checkpoint``,
-``checkpoint.new`` is complete, so a crash at any moment leaves one that loads.
+``checkpoint.new`` is complete, so a crash at any moment leaves one that loads. A link in place of ``checkpoint`` is
+replaced likewise, and what it points to is kept.
 """
 
 from __future__ import annotations
@@ -120,8 +121,15 @@ def settle_checkpoint(path: Path) -> None:
     if complete not in (None, path):
         os.rename(complete, path)
     for leftover in (_new(path), _old(path)):
-        if leftover.exists():
+        if leftover.is_symlink():
+            leftover.unlink()
+        elif leftover.exists():
             shutil.rmtree(leftover)
+
+
+def replaced_folders(path: Path) -> tuple[Path, ...]:
+    """Folders that may be symbolic links: a replacement renames and removes them, and never writes into them."""
+    return path, _old(path)
 
 
 def current_checkpoint(path: Path) -> Path | None:

@@ -27,7 +27,13 @@ from dima.config import read_yaml, user_path, yaml_text
 from dima.errors import RunFolderError
 from dima.runtime.provenance import commit_id, protocol, protocol_history, resumed, uncommitted_diff
 from dima.storage.atomic import refuse_links, write_errors, write_text
-from dima.storage.checkpoint import current_checkpoint, read_manifest, replace_checkpoint, settle_checkpoint
+from dima.storage.checkpoint import (
+    current_checkpoint,
+    read_manifest,
+    replace_checkpoint,
+    replaced_folders,
+    settle_checkpoint,
+)
 from dima.storage.chunks import Listing, keep_chunks, read_chunks, write_chunks
 from dima.storage.dashboards import Dashboard, open_dashboards, require_dashboards
 from dima.storage.layout import (
@@ -116,7 +122,7 @@ class RunFolder:
             raise RunFolderError(f"{path} {what}: give a run folder, as `dima train` printed it")
         read_protocol(path)
         if write:
-            refuse_links(path)
+            refuse_links(path, replaced_folders(path / CHECKPOINT))
         lock = FolderLock(path) if write else None
         if lock is not None:
             with write_errors(path):

@@ -104,6 +104,7 @@ class Fitting(TrainingLoop):
         self.spec = spec = env.spec
         self.dataset.require(config.task, config.env, spec)
         env.close()
+        _require_held_out(self.dataset)
         with progress.phase("read"):
             recorded = list(self.dataset.recorded())
         training = [one.episode for one in recorded if not one.held_out]
@@ -191,6 +192,15 @@ class Fitting(TrainingLoop):
     def _measure(self) -> str:
         told = "state" if self.algorithm.world_model.predicts_state else "obs"
         return f"held_out/{told}_{self.config.evaluation_horizon}"
+
+
+def _require_held_out(dataset: Dataset) -> None:
+    """Raise DatasetError, with what to do, if no episode is held out."""
+    if dataset.held_out:
+        return
+    alone = "each of its sources has one episode: record more steps, or import more episodes"
+    advice = alone if dataset.header.request.get("held_out") else "make it again with held_out above 0"
+    raise DatasetError(f"{dataset.path} holds out no episode, so nothing can be forecast: {advice}")
 
 
 def _refuse_unused(config: OfflineConfig) -> None:

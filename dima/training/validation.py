@@ -51,8 +51,7 @@ class HeldOut:
             raise ConfigError(
                 f"evaluation_horizon = {horizon} is longer than any held-out episode: choose {longest} or less"
                 if episodes
-                else "no episode is held out, so nothing can be forecast: the dataset needs two episodes of a source, "
-                "and held_out above 0"
+                else "no episode is held out, so nothing can be forecast"
             )
         replay, first_rows = Replay.of(episodes, spec, device), []
         row = 0

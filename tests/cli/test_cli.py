@@ -120,6 +120,8 @@ class TestTrain:
             (["--steps", "6e1"], {"steps": 60}),
             (["--steps=6.0E+1", "--learner.ppo.critic.hidden", "1.6e1", "32"], {"steps": 60, "hidden": (16, 32)}),
             (["--tensorboard", "False", "--steps", "1e1"], {"steps": 10, "tensorboard": False}),
+            (["--no-tensorboard", "True"], {"tensorboard": False}),
+            (["--no-tensorboard=false"], {"tensorboard": True}),
             (["--learner.ppo.lr", "1e-4"], {"lr": 1e-4}),
             (["--run", "1e6"], {"run": "1e6"}),
         ],
@@ -132,6 +134,14 @@ class TestTrain:
 
         monkeypatch.setattr(sys.modules["dima.training.online"], "train", stop)
         assert command("train", "toy/walk", "--algorithm", "mappo", "--preset", "debug", *flags)[0] == 130
+
+    @pytest.mark.parametrize(("flag", "value"), [("--tensorboard", "off"), ("--learner.no-cuda-graphs", "0")])
+    @pytest.mark.parametrize("separator", [" ", "="])
+    def test_other_values_of_a_switch_are_one_line(self, command, flag, value, separator):
+        status, out, err = command("train", "toy/walk", "--preset", "debug", *f"{flag}{separator}{value}".split())
+        assert (status, out) == (2, "")
+        name = flag.replace("no-", "")
+        assert err.startswith(f"dima: {name} = {value!r} is neither true nor false: {name} alone is true, ")
 
     @pytest.mark.parametrize("value", ["1.5e0", "1e-3", "1e999", "1e99", "much"])
     def test_other_numbers_for_an_integer_are_one_line(self, command, value):
@@ -151,6 +161,12 @@ class TestTrain:
         for steps, run in ((180, "~/link/run"), (240, "direct")):
             assert command("resume", run, "--steps", str(steps), "--quiet")[0] == 0
         assert command("evaluate", "~/direct", "--episodes", "1")[0] == 0
+        (tmp_path / "disk" / "run" / "checkpoint").rename(tmp_path / "elsewhere")
+        (tmp_path / "disk" / "run" / "checkpoint").symlink_to(tmp_path / "elsewhere")
+        assert command("evaluate", "direct", "--episodes", "1")[0] == 0
+        for steps in ("300", "360"):
+            assert command("resume", "direct", "--steps", steps, "--quiet")[0] == 0
+        assert (tmp_path / "elsewhere" / "manifest.json").is_file()
         assert command("report", "~/direct", "--out", "~/page")[0] == 0
         assert command("dataset", "record", "toy/walk", "--steps", "60", "--out", "~/data", "--quiet")[0] == 0
         assert command("dataset", "info", "~/data")[0] == 0
@@ -174,6 +190,9 @@ class TestTrain:
         status, out, err = command(*args, "x" * 300)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert "is too long: a name may have 255 bytes" in err
+        status, out, err = command(*args, os.fsdecode(b"a\xff"))
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "'a\\udcff' is not UTF-8" in err
 
     @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
     def test_what_a_terminal_cannot_show_does_not_end_a_command(self, finished, monkeypatch, encoding):

@@ -14,7 +14,7 @@ from dima.datasets.format import EPISODES, MANIFEST, Header
 from dima.datasets.reader import Dataset
 from dima.datasets.writer import DatasetWriter, split
 from dima.envs.toy import ToyConfig
-from dima.errors import DatasetError, RunFolderError, UserError
+from dima.errors import DatasetError, EnvError, RunFolderError, UserError
 from dima.storage.manifest import manifest_text, read_verified
 
 SPEC = EnvSpec(("a", "b"), 3, (2, 1), (1, 2), discrete=False, episode_limit=9)
@@ -136,6 +136,22 @@ def test_another_format_names_the_version_that_wrote_it(path, monkeypatch):
 def test_an_empty_dataset_is_refused(tmp_path):
     with DatasetWriter.open(tmp_path / "d", HEADER, {}) as writer, pytest.raises(DatasetError, match="is empty"):
         writer.finish(0.2, 0)
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a dataset"])
+def test_a_dataset_without_an_episode_leaves_nothing_behind(tmp_path, before):
+    path = tmp_path / "data"
+    if before != "nothing":
+        path.mkdir()
+    if before == "a dataset":
+        with DatasetWriter.open(path, HEADER, {}) as writer:
+            writer.add([numbered(0)])
+            writer.finish(0, 0)
+    with pytest.raises(EnvError), DatasetWriter.open(path, HEADER, {}, overwrite=True):
+        raise EnvError("the first episode fails")
+    assert path.exists() == (before != "nothing")
+    assert not (path.exists() and list(path.iterdir()))
+    DatasetWriter.open(path, HEADER, {}).close()
 
 
 # -- continue and replace ----------------------------------------------------------------------------------------------

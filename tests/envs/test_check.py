@@ -166,12 +166,14 @@ def test_masks_that_come_after_the_reset_are_no_fault_of_a_step(report, puppet):
 def with_rewards(puppet, kind):
     """An environment whose two agents' rewards are slow walks."""
     rng, walk = np.random.default_rng(0), np.zeros(2)
+    unit = 1e-200 if kind == "tiny" else 1.0
 
     def rewards(step, value):
         nonlocal walk
         walk = walk + rng.normal(size=2)
-        pair = {"alike": (1, 0, 1, 0), "apart": (1, 0, 0, 1), "opposed": (1, 0, -1, 0), "one": (1, 0, 0, 0)}[kind]
-        return dict(zip(value, np.array(pair, float).reshape(2, 2) @ walk + 5, strict=True))
+        pairs = {"alike": (1, 0, 1, 0), "apart": (1, 0, 0, 1), "one": (1, 0, 0, 0), "rounded": (1, 0, 1 + 1e-9, 0)}
+        pair = np.array(pairs.get(kind, (1, 0, -1, 0)), float).reshape(2, 2)
+        return dict(zip(value, unit * (pair @ walk + 5), strict=True))
 
     return puppet(rewards=rewards)
 
@@ -180,9 +182,11 @@ def with_rewards(puppet, kind):
     ("kind", "verdict", "said"),
     [
         ("alike", None, ""),
+        ("rounded", None, ""),
         ("apart", "note", "rewards differ between agents: what is learnt is their mean"),
         ("one", "note", "rewards differ between agents"),
         ("opposed", "wrong", "rewards of 'left' and 'right' oppose each other (correlation -1.00 in random play)"),
+        ("tiny", "wrong", "rewards of 'left' and 'right' oppose each other (correlation -1.00 in random play)"),
     ],
 )
 def test_rewards_of_agents_are_compared(puppet, kind, verdict, said):
@@ -194,6 +198,42 @@ def test_rewards_of_agents_are_compared(puppet, kind, verdict, said):
     assert all(said in finding.text and "--env.team-reward mean" in finding.text for finding in found)
     assert compare(PettingZooConfig(team_reward="mean")) == []
     assert all(f.verdict == "note" and "--env" not in f.text for f in compare(None))  # there is no such setting
+
+
+def test_rewards_that_always_cancel(puppet):
+    env = JointEnv(puppet(rewards=lambda t, r: {"left": 1.0, "right": -1.0}), name="p")
+    (found,) = compare_rewards(env, PettingZooConfig())
+    assert found.verdict == "wrong"
+    assert "rewards cancel each other in random play: their mean is always 0" in found.text
+
+
+def test_games_that_are_decided_at_their_end(puppet):
+    def decided(step, value):
+        return {"left": float(step == 450), "right": -float(step == 450)}
+
+    (found,) = compare_rewards(JointEnv(puppet(limit=450, rewards=decided), name="p"), PettingZooConfig())
+    assert found.verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [((8, 9), "keep its size"), ((8, 8), None), ((), "render() raised RuntimeError: no display")]
+)
+def test_pictures_that_cannot_be_filmed(report, puppet, sizes, said):
+    class Drawn(puppet):
+        def __init__(self, render_mode=None):
+            super().__init__()
+            self.metadata, self.render_mode = {"render_modes": ["rgb_array"]}, render_mode
+
+        def render(self):
+            if not sizes:
+                raise RuntimeError("no display")
+            return np.zeros((sizes[self.steps > 1], 8, 3), np.uint8)
+
+    found = report(Drawn)
+    assert found.ok  # training does not need them
+    notes = [line for line in found.lines if "no film can be made" in line]
+    assert len(notes) == (said is not None)
+    assert all(said in note for note in notes)
 
 
 def test_opposed_rewards_are_wrong(report, puppet):

@@ -111,7 +111,10 @@ def test_unsupported_spaces(puppet, observation, action, expected):
         ({"observations": lambda t, o: None if t == 1 else o}, "agent 'left' has no observation"),
         ({"rewards": lambda t, r: {"left": 0.0}}, "agent 'right' has no usable reward .*KeyError"),
         ({"rewards": lambda t, r: r | {"right": "much"}}, "agent 'right' has no usable reward .*ValueError"),
-        ({"rewards": lambda t, r: r | {"right": np.nan}}, "rewards must be finite numbers, but are .*'right': nan"),
+        ({"rewards": lambda t, r: r | {"right": np.nan}}, "rewards must be finite numbers.* are .*'right': nan"),
+        ({"rewards": lambda t, r: r | {"right": 1e39}}, r"rewards must be finite numbers, up to 3e\+38, but are"),
+        ({"rewards": lambda t, r: r | {"right": 10**400}}, "agent 'right' has no usable reward .*OverflowError"),
+        ({"state": lambda t, s: [[1.0], [1.0, 2.0]] if t else s}, r"state\(\) raised ValueError"),
         ({"terminations": lambda t, e: {"left": False}}, "agent 'right' has no usable termination and truncation"),
         ({"truncations": lambda t, e: {}}, "agent 'left' has no usable termination and truncation"),
         (
@@ -152,6 +155,7 @@ def test_api_violations(puppet, hooks, expected):
         ({"metadata": ["human"]}, "metadata is of type list: expected a dictionary"),
         ({"metadata": None}, "metadata is of type NoneType: expected a dictionary"),
         ({"close": None}, r"it has no method close\(\): add one, which may do nothing"),
+        ({"possible_agents": [["left"], ["right"]]}, "are no names: give each agent a string"),
     ],
 )
 def test_attributes_of_another_kind(puppet, promises, expected):
@@ -161,6 +165,55 @@ def test_attributes_of_another_kind(puppet, promises, expected):
         return env
 
     assert re.search(expected, message(make)[0])
+
+
+@pytest.mark.parametrize("attribute", ["possible_agents", "metadata", "render_mode", "unwrapped", "max_cycles"])
+def test_attributes_that_raise(puppet, attribute):
+    class Broken:
+        def __init__(self):
+            self.env = puppet()
+
+        def __getattr__(self, name):
+            if name == attribute:
+                raise RuntimeError("the simulator is gone")
+            return getattr(self.env, name)
+
+    text, error = message(Broken)
+    assert text == f"my/task: {attribute} raised RuntimeError: the simulator is gone: the fault is in the environment"
+    assert isinstance(error.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("agents", [[["left"], ["right"]], RuntimeError("not yet"), None])
+def test_agents_that_cannot_be_read(puppet, agents):
+    class Broken:
+        def __init__(self):
+            self.env = puppet()
+
+        def __getattr__(self, name):
+            if name == "agents":
+                if isinstance(agents, Exception):
+                    raise agents
+                return agents
+            return getattr(self.env, name)
+
+    assert "its agents cannot be read" in message(Broken)[0]
+
+
+def test_pictures_keep_their_kind_and_size(puppet):
+    shown = [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)]
+    env = puppet()
+    env.render_mode, env.render = "rgb_array", lambda: shown.pop(0)
+    joint = JointEnv(env, name="p")
+    joint.render(), joint.render()
+    with pytest.raises(EnvError, match=r"picture of shape \(9, 8, 3\) after \(8, 8, 3\): keep its size"):
+        joint.render()
+    for picture, kind in ((None, "NoneType"), (np.zeros((8, 8)), r"\(8, 8\) float64")):
+        shown.append(picture)
+        with pytest.raises(EnvError, match=rf"gave {kind}: expected \(height, width, 3\) uint8"):
+            joint.render()
+    env.render_mode = "human"
+    shown.append("anything")
+    assert joint.render() == "anything"
 
 
 @pytest.mark.parametrize("method", ["close", "render"])
@@ -216,6 +269,7 @@ def test_an_environment_that_raises(puppet, where):
         (np.zeros(2), "agent 'left' has an action mask that forbids every action: allow at least one"),
         (np.ones(3), r"action mask of shape \(3,\) and dtype float64: expected 2 truth values"),
         (np.array(["a", "b"]), "dtype <U1: expected 2 truth values"),
+        ([[1], [1, 0]], "dtype object: expected 2 truth values"),
         (None, "agent 'left' has no action mask, but had one at first"),
     ],
 )

@@ -26,6 +26,13 @@ walk, plain = Space.walk, lambda: Walk()
 number = 3
 def none(): return None
 def fails(): raise RuntimeError("no display")
+def exits(): raise SystemExit("usage: worlds.py")
+
+class Gone:
+    reset = step = observation_space = action_space = close = None
+
+    @property
+    def possible_agents(self): raise RuntimeError("the simulator is gone")
 """
 
 
@@ -96,6 +103,13 @@ def test_arguments_are_an_object_in_json(text):
 def test_wrong_arguments_are_told(home):
     with pytest.raises(EnvError, match=r"walk\(legs=4\) raised TypeError.*legs"):
         make_env("mine.worlds:walk", PettingZooConfig(arguments='{"legs": 4}'))
+
+
+def test_what_ends_or_raises_while_it_is_looked_at(home):
+    with pytest.raises(EnvError, match=r"exits\(\) raised SystemExit: usage: worlds.py: fix the factory"):
+        make_env("mine.worlds:exits")
+    with pytest.raises(EnvError, match="possible_agents raised RuntimeError: the simulator is gone"):
+        make_env("mine.worlds:Gone")
 
 
 def test_names_of_suites_and_tasks():

@@ -185,7 +185,7 @@ def test_episodes_are_cut_where_asked(recording):
 
 
 def test_a_task_without_a_known_limit_is_recorded_too(recording, monkeypatch):
-    monkeypatch.setattr("dima.envs.base._episode_limit", lambda env: None)
+    monkeypatch.setattr("dima.envs.base._episode_limit", lambda env, name: None)
     record(config := recording(steps=70))
     assert Dataset.open(config.folder).spec.episode_limit is None
     assert Dataset.open(config.folder).steps == 90

@@ -124,7 +124,7 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Pa
 def test_a_signal_ends_collecting_or_the_iteration_saves_and_exits_130(
     whole: RunConfig, again: RunConfig, phase: str, number: int, monkeypatch, capsys
 ) -> None:
-    learning = {"mappo": "update", "mamba": "dynamics"}.get(whole.algorithm, "denoiser")
+    learning = PHASES[whole.algorithm][1]
     with pytest.raises(Power):  # a folder that `dima resume` can start from
         train(again, progress=Interrupted("collect", 3, pull_plug))
     assert iterations(again.folder) == 2

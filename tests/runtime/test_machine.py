@@ -106,6 +106,16 @@ class TestDoctor:
         assert found["EGL"].text == f"libEGL.so.1: MUJOCO_GL=egl {said}"
         assert found["OSMesa"].text == "not found (optional: pictures)"
 
+    @pytest.mark.parametrize(("fault", "risky"), [("no display", True), ("", False)])
+    def test_a_backend_that_was_asked_for_is_tried(self, monkeypatch, fault, risky):
+        monkeypatch.setenv("MUJOCO_GL", "glfw")
+        monkeypatch.setattr("dima.envs.render.headless.error_of", lambda name: fault if name == "glfw" else "")
+        found = self.found().get("pictures")
+        assert (found is not None) == risky
+        if found is not None:
+            assert found.risky
+            assert "MUJOCO_GL = 'glfw' cannot draw here (no display): unset it" in found.text
+
     def test_a_missing_package(self, monkeypatch):
         real = dima.cli.doctor.package_version
         monkeypatch.setattr(dima.cli.doctor, "package_version", lambda name: None if name == "mujoco" else real(name))

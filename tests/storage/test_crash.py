@@ -57,8 +57,12 @@ class TestCrash:
             folder.log({"step": 40, "iteration": 4})
             folder.save(state(4), [chunk(4)], drop_before=2)
 
+    @pytest.mark.parametrize("linked", [False, True])
     @pytest.mark.parametrize("k", range(1, STEPS + 1))
-    def test_a_kill_at_any_step_leaves_the_old_state_or_the_new(self, run, monkeypatch, k):
+    def test_a_kill_at_any_step_leaves_the_old_state_or_the_new(self, run, monkeypatch, k, linked):
+        if linked:
+            (run / CHECKPOINT).rename(run.parent / "elsewhere")
+            (run / CHECKPOINT).symlink_to(run.parent / "elsewhere")
         with monkeypatch.context() as patched:
             counted = interrupt_at(patched, k, Killed())
             try:

@@ -115,8 +115,9 @@ class TestWandb:
         with RunFolder.create(path, self.ON) as folder:
             folder.log({"step": 1})
             folder.save(state(1))
-        (path / "wandb" / "run-1").mkdir(parents=True)
-        (path / "wandb" / "latest-run").symlink_to("run-1")  # as the package does
+        (path / "wandb" / "run-1" / "logs").mkdir(parents=True)  # as the package does
+        (path / "wandb" / "latest-run").symlink_to("run-1")
+        (path / "wandb" / "run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "cache" / "wandb" / "core.log")
         with RunFolder.open(path, write=True) as folder:
             folder.log({"step": 2})
         with RunFolder.create(path, self.ON, overwrite=True) as folder:
@@ -133,6 +134,11 @@ class TestWandb:
         with pytest.raises(RunFolderError, match="latest-run is a symbolic link"):
             RunFolder.open(path, write=True)
         (path / "wandb" / "latest-run").unlink()
+        (path / "wandb" / "run-1" / "files").mkdir(parents=True)
+        (path / "wandb" / "run-1" / "files" / "output.log").symlink_to("../../../metrics.jsonl")
+        with pytest.raises(RunFolderError, match=r"output\.log is a symbolic link"):
+            RunFolder.open(path, write=True)
+        (path / "wandb" / "run-1" / "files" / "output.log").unlink()
         (path / "wandb.id").write_text("a:b")
         with RunFolder.open(path, write=True) as folder, pytest.raises(RunFolderError, match="holds no id"):
             folder.log({"step": 1})

@@ -313,10 +313,16 @@ def test_divergence_names_a_loss(small: Build):
     assert records(config.folder)[-1]["event"] == "failed"
 
 
-def test_a_dataset_without_held_out_episodes_is_refused(small: Build, tmp_path: Path):
-    changes = {"out": str(tmp_path / "all"), "steps": 20, "held_out": 0.0, "device": "cpu"}
+@pytest.mark.parametrize(
+    ("steps", "held_out", "advice"),
+    [(90, 0.0, "make it again with held_out above 0"), (20, 0.2, "each of its sources has one episode: record more")],
+)
+def test_a_dataset_without_held_out_episodes_is_refused(
+    small: Build, tmp_path: Path, steps: int, held_out: float, advice: str
+):
+    changes = {"out": str(tmp_path / "all"), "steps": steps, "held_out": held_out, "device": "cpu"}
     record(record_config("toy/walk").override(changes))
-    with pytest.raises(ConfigError, match="no episode is held out"):
+    with pytest.raises(DatasetError, match=f"holds out no episode, so nothing can be forecast: {advice}"):
         fit(small(dataset=tmp_path / "all"))
 
 

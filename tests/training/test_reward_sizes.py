@@ -77,3 +77,25 @@ def test_presets_learn_rewards_of_any_size(preset: str) -> None:
 @pytest.mark.parametrize("algorithm", ["dima", "mamba", "marie", "mappo", "happo", "hasac"])
 def test_published_settings_do_not(algorithm: str) -> None:
     assert build_config("toy/walk", algorithm, "published").learner.reward_limits  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "happo", "hasac", "dima", "ensemble"])
+def test_rewards_in_another_unit_are_learnt_alike(algorithm: str, tmp_path) -> None:
+    """Powers of two scale floating-point numbers exactly, so that not a digit may differ."""
+    settings = NORMALISED.get(algorithm) or {"ppo": {"value_norm_floor": 0.0}}
+    small, large = (learnt(algorithm, 2.0**power, settings, f"{tmp_path}/{power}") for power in (-20, 20))
+    assert len(small) > 1
+    assert small == large
+
+
+def test_rewards_in_another_unit_are_learnt_otherwise_under_a_floor(tmp_path) -> None:
+    assert learnt("mappo", 2.0**-20, {}, f"{tmp_path}/small") != learnt("mappo", 2.0**20, {}, f"{tmp_path}/large")
+
+
+def learnt(algorithm: str, reward: float, learner: dict[str, Any], folder: str) -> list[float]:
+    """Returns of a run's iterations, in units of the reward: every policy but the first has learnt."""
+    changes = {"run": folder, "steps": 240, "evaluation_episodes": 1, "tensorboard": False, "learner": learner}
+    config = build_config("benchmarks.studies.units:Line", algorithm, "debug", changes)
+    train(config.override({"env": {"arguments": json.dumps({"reward": reward}), "team_reward": "mean"}}))
+    with open(f"{folder}/metrics.jsonl", encoding="utf-8") as file:
+        return [json.loads(line)["collect/return"] / reward for line in file]

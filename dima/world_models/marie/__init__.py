@@ -19,8 +19,8 @@ vector that a Perceiver makes of all agents' tokens: local dynamics are learnt b
    continuation, the next action mask, and the first token of the next observation, from which the others follow one by
    one. A reward is a histogram of symlog(r), trained on the mass that a narrow Gaussian has in each bin.
 
-4. **Fit** (``model``). First the tokenizer, on single observations; then the Transformer, on windows of L steps of its
-   tokens. A window may hold several episodes: attention stays within each.
+4. **Fit** (``model``, ``losses``). First the tokenizer, on single observations; then the Transformer, on windows of L
+   steps of its tokens. A window may hold several episodes: attention stays within each.
 
 5. **Imagine** (``model``). From a real observation, without history. A step runs the action tokens and the aggregate
    through the Transformer, draws K tokens one after the other, and decodes them. Keys and values of the tokens so far

@@ -24,6 +24,7 @@ from dima.world_models.base import (
     mask_from_logits,
     select_rows,
 )
+from dima.world_models.marie.losses import mask_loss, mean_where, token_weight
 from dima.world_models.marie.tokenizer import ActionTokens, Reconstruction, Tokenizer, TokenizerConfig
 from dima.world_models.marie.transformer import Cache, TransformerConfig, WorldTransformer
 from dima.world_models.state_readout import StateReadout
@@ -80,7 +81,9 @@ class MarieWorldModel(WorldModel[Latent]):
         super().__init__()
         self.config, self.spec = config, spec
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid), persistent=False)
-        self.obs_scale = Normalizer((spec.n_agents, spec.obs_dim)) if config.normalize_obs else None
+        self.obs_scale = (
+            Normalizer((spec.n_agents, spec.obs_dim), samples=spec.obs_samples) if config.normalize_obs else None
+        )
         self.reward_scale = Normalizer((), least=TINY) if config.normalize_reward else None
         self.state_readout = StateReadout(spec)
         self.action_tokens = ActionTokens(spec, config.action_bins)
@@ -111,10 +114,10 @@ class MarieWorldModel(WorldModel[Latent]):
     def update_statistics(self, episodes: Sequence[Episode]) -> None:
         device = self.action_valid.device
         for episode in episodes:
-            obs = episode.obs.to(device)
-            self.state_readout.update(episode.state.to(device), obs)
+            state, obs = episode.state.to(device), episode.obs.to(device)
+            self.state_readout.update(state, obs)
             if self.obs_scale is not None:
-                self.obs_scale.update(obs)
+                self.obs_scale.update(obs, self.spec.alive(state))
             if self.reward_scale is not None:
                 self.reward_scale.update(episode.reward.to(device))
 
@@ -157,42 +160,17 @@ class MarieWorldModel(WorldModel[Latent]):
         )
         target = tokens.transpose(1, 2)
         target = torch.cat([target[:, :, 0, 1:].flatten(1, 2), target[:, :, 1:].flatten(1, 3)], 1)
+        weight = token_weight(rows.episode, net.obs_tokens, self.spec.n_agents, self.config.segment_mean)
         wrong = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
         parts = {
-            "tokens": (wrong * self._token_weight(rows.episode).flatten()).sum(),
-            "reward": _mean(reward_loss, rows.acted),
-            "continuation": _mean(end_loss, rows.acted),
+            "tokens": (wrong * weight.flatten()).sum(),
+            "reward": mean_where(reward_loss, rows.acted),
+            "continuation": mean_where(end_loss, rows.acted),
         }
         if predicted.mask is not None:
-            parts["mask"] = self._mask_loss(predicted.mask, rows)
+            parts["mask"] = mask_loss(predicted.mask, rows, self.action_valid)
         loss = torch.stack(list(parts.values())).sum()
         return loss, {f"transformer/{name}": part.detach() for name, part in parts.items()}
-
-    def _token_weight(self, episode: Tensor) -> Tensor:
-        """(B, N * (L K - 1)) weight of each predicted token, in all 1; zero where none before it is of its episode."""
-        tokens = self.transformer.obs_tokens
-        segment = F.pad((episode[:, 1:] != episode[:, :-1]).long().cumsum(1), (1, 0))  # (B, L) number of the episode
-        known = torch.ones(*episode.shape, tokens, device=episode.device)
-        known[:, 1:, 0] = (segment[:, 1:] == segment[:, :-1]).float()
-        known[:, 0, 0] = 0
-        if self.config.segment_mean:  # every part of a window weighs the same, and so does every window
-            member = F.one_hot(segment, episode.shape[1]).float()  # (B, L, segments)
-            size = (member * known.sum(-1, keepdim=True)).sum(1)  # (B, segments)
-            share = (size > 0) / size.clamp(min=1) / (size > 0).sum(1, keepdim=True).clamp(min=1)
-            known = known * (member @ share[..., None]) / len(episode)
-        else:
-            known = known / known.sum()
-        agents = self.spec.n_agents
-        known = (known / agents)[:, None].expand(-1, agents, -1, -1)
-        return torch.cat([known[:, :, 0, 1:].flatten(1), known[:, :, 1:].flatten(1)], dim=1)
-
-    def _mask_loss(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Cross entropy of the masks after each step, averaged over real choices."""
-        wrong = F.binary_cross_entropy_with_logits(
-            logits[:, :-1], rows.action_mask[:, 1:].to(logits.dtype), reduction="none"
-        )
-        wrong = (wrong * self.action_valid).sum(-1) / self.action_valid.sum(-1)
-        return _mean(wrong, rows.acted[:, :-1])
 
     # -- imagination ----------------------------------------------------------------------------------------------
 
@@ -279,11 +257,6 @@ class MarieWorldModel(WorldModel[Latent]):
         for new, kept in pairs:
             new.copy_(select_rows(sequences, new, kept))  # those of the others exactly as they were
         return after
-
-
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of ``values`` (B, L, N) over agents and the steps ``where`` (B, L) is True."""
-    return (values.mean(-1) * where).sum() / where.sum().clamp(min=1)
 
 
 def _sample(logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, Positive, Range, SmallCount
+from dima.config import Config, Count, Fraction, NonNegative, Positive, Range, SmallCount
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import TransformerBlock
@@ -20,7 +20,7 @@ from dima.nn.hl_gauss import HLGauss, symexp, symlog
 from dima.nn.mlp import mlp
 from dima.world_models.marie.aggregator import Aggregator, AggregatorConfig
 
-INIT_STD = 0.02  # of every weight but the aggregator's latents
+TABLE_STD = 0.1  # of embeddings and positions where weights start by the width of their layer
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class TransformerConfig(Config):
     reward: Literal["hl_gauss", "smooth_l1"] = "hl_gauss"  # histogram of symlog(reward), or a number
     reward_support: Positive = 3.0  # histograms reach from minus this to this, in symlog units: 3 is a reward of 19
     reward_bins: Count = 128
+    # of weights and embeddings at the start; 0: by the width of each layer, which learns several times as fast
+    init_std: NonNegative = 0.02
     aggregator: AggregatorConfig = AggregatorConfig()
 
     def __post_init__(self) -> None:
@@ -101,14 +103,14 @@ class WorldTransformer(nn.Module):
         self.reward_head = mlp((dim, dim, dim, config.reward_bins if config.reward == "hl_gauss" else 1))
         self.end_head = mlp((dim, dim, dim, 1))
         self.mask_head = mlp((dim, dim, dim, spec.action_dim)) if spec.masks_actions else None
-        self._initialise()
+        self._initialise(config.init_std)
 
-    def _initialise(self) -> None:
+    def _initialise(self, std: float) -> None:
         for table in (self.embed_obs, self.embed_action, self.position):
-            nn.init.normal_(table, std=INIT_STD)
+            nn.init.normal_(table, std=std or TABLE_STD)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_STD)
+            if isinstance(module, nn.Linear) and std:  # PyTorch's own is by the width
+                nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -136,10 +136,14 @@ def test_heads_must_divide_the_width() -> None:
     assert isinstance(CONFIG, Config)
 
 
-def test_initial_weights(net: WorldTransformer) -> None:
+def test_initial_weights() -> None:
     torch.manual_seed(1)
+    net = WorldTransformer(TransformerConfig(dim=64, layers=2, init_std=0.0), SPEC, K, 512, M, 256)
+    assert float(net.embed_obs.std()) == pytest.approx(0.1, rel=0.1)
+    assert float(net.obs_head[0].weight.abs().max()) == pytest.approx(64**-0.5, rel=0.01)
     net = WorldTransformer(TransformerConfig(dim=64, layers=2), SPEC, K, 512, M, 256)
     for name, value in net.named_parameters():
+        value = value.detach()
         if "norm" in name or ".feed.0." in name:
             assert torch.equal(value, torch.full_like(value, float(name.endswith("weight"))))
         elif name.endswith("bias"):
