@@ -54,6 +54,19 @@ def test_a_latent_is_paired_with_what_its_step_brought(build, counting, spec: En
     assert float(metrics["dynamics/continuation"]) == pytest.approx(10 / 4, abs=1e-3)
 
 
+@torch.no_grad()
+def test_reward_and_end_are_learnt_from_the_state_that_the_action_leads_to(build, episodes, spec: EnvSpec) -> None:
+    model, rows = build(spec), Replay.of(episodes(spec, (12,)), spec, "cpu").segments(torch.tensor([2]), 6)
+    found, net = filtered(model, rows), model.dynamics
+    net.reward, net.continuation, net.trunk = (Spy(part) for part in (net.reward, net.continuation, net.trunk))
+    torch.manual_seed(5)
+    model.loss(rows)
+    reached = features(found.stochastic, found.deterministic[:, 1:])
+    assert torch.equal(net.reward.seen[0][0], reached)
+    assert torch.equal(net.continuation.seen[0][0], reached)
+    assert torch.equal(net.trunk.seen[0][0], features(found.stochastic, found.deterministic[:, :-1]))
+
+
 def test_windows_reach_from_the_oldest_row_to_the_newest(build, counting, spec: EnvSpec) -> None:
     model, replay = build(spec), counting(spec)
     rows = model.imagination_rows(replay, 400)
