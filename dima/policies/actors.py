@@ -31,6 +31,7 @@ class ActorConfig(Config):
     distribution: Literal["gaussian", "beta"] = "gaussian"  # of continuous actions; discrete ones are categorical
     normalize_obs: bool = False  # standardise observations by their running mean and deviation
     norm: bool = True  # layer norms of the input and after each layer; without them weights start larger (MAMBA)
+    input_norm: bool = True  # that of the input; of two features it keeps no more than which one is larger
     agent_id: Literal["auto", "always", "never"] = "auto"  # append a one-hot id; auto: if observations lack one
 
 
@@ -75,7 +76,7 @@ class Actor(TeamActor):
         self.register_buffer("action_valid", torch.from_numpy(spec.action_valid).float(), persistent=False)
         self.register_buffer("ids", ids, persistent=False)
         self.obs_scale = Normalizer((agents, spec.obs_dim), samples=spec.obs_samples) if config.normalize_obs else None
-        self.input_norm = MaskedLayerNorm(features) if config.norm else None
+        self.input_norm = MaskedLayerNorm(features) if config.norm and config.input_norm else None
         beta = not spec.discrete and config.distribution == "beta"
         outputs = spec.action_dim * (2 if beta else 1)
         sizes = (features.shape[-1], *config.hidden, outputs)

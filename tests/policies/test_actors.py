@@ -158,6 +158,14 @@ def test_agents_act_on_their_own_observation() -> None:
     assert not torch.allclose(after[:, 1], before[:, 1])
 
 
+def test_without_a_norm_of_the_input_two_features_keep_their_size() -> None:
+    spec, mask = EnvSpec(("a",), 2, (2,), (1,), discrete=False), torch.ones(2, 1, 1, dtype=torch.bool)
+    obs = torch.tensor([[[-3.0, 1.0]], [[-1.0, 1.0]]])
+    means = [Actor(ActorConfig(input_norm=norm), spec)(obs, mask).mode() for norm in (True, False)]
+    assert torch.allclose(means[0][0], means[0][1], atol=1e-6)
+    assert not torch.allclose(means[1][0], means[1][1], atol=1e-6)
+
+
 def test_running_normaliser_of_observations() -> None:
     config = ActorConfig(hidden=(16,), normalize_obs=True, agent_id="never")
     plain = shaken(Actor(config.override({"normalize_obs": False}), EVEN))
