@@ -22,7 +22,7 @@ from typing import Any
 
 from dima.errors import UserError
 from dima.runtime.device import pick_device
-from dima.runtime.progress import RunsLines
+from dima.runtime.multi_progress import RunsLines
 from dima.runtime.provenance import protocol
 from dima.storage.run_folder import RunFolder
 from dima.training.multi_seed import seed_config, train_seeds

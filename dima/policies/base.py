@@ -14,6 +14,8 @@ from dima.data import View
 class Policy(nn.Module, ABC):
     """A team's policy; its weights and buffers are all it needs to act."""
 
+    recurrent: bool = False  # what it does depends on earlier views of the episode
+
     @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Choose a joint action, without gradients.
@@ -32,6 +34,8 @@ class Policy(nn.Module, ABC):
 
 class Perception(nn.Module, ABC):
     """What a policy makes of a real view before it acts, such as features of a world model."""
+
+    recurrent: bool = False  # it depends on earlier views of the episode
 
     @abstractmethod
     def forward(self, view: View, memory: Any, mode: bool) -> tuple[View, Any]:
@@ -58,6 +62,7 @@ class PerceivingPolicy(Policy):
     def __init__(self, perception: Perception, policy: Policy) -> None:
         super().__init__()
         self.perception, self.policy = perception, policy
+        self.recurrent = perception.recurrent
         self.memory: Any = None
 
     @torch.no_grad()

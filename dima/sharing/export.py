@@ -110,6 +110,11 @@ def export(
     agent = load(run, "cpu", task=task, algorithm=algorithm)
     if not agent.trained:
         raise ConfigError(f"{run}: `dima fit` trains a world model only: there is no policy to export")
+    if agent.algorithm.policy.recurrent:
+        raise ConfigError(
+            f"{run}: the policy of {agent.config.algorithm} has a memory of the episode, which exported files lack: "
+            "act with dima.load(run)"
+        )
     folder = user_path(out) if out is not None else results_folder(agent.folder, FOLDER)
     require_writable(folder)
     card, policy = _card(agent), JointPolicy(agent.algorithm.policy, agent.env.spec).eval()

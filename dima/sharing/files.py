@@ -47,7 +47,7 @@ def encode(form: Form, policy: JointPolicy, card: Card) -> bytes:
     if form == "safetensors":
         if card["network"] is None:
             raise ConfigError(
-                f"its policy {card['class']} is no class of the library, so safetensors cannot tell how to build it: "
+                f"its policy {card['class']} is none that safetensors can tell how to build: "
                 "choose --formats torch, or onnx"
             )
         tensors = {name: value.clone().contiguous() for name, value in policy.policy.state_dict().items()}

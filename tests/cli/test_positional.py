@@ -39,6 +39,9 @@ def test_switches_of_every_level_are_found() -> None:
     assert ("hasac", "--learner.fixed-order") in SWITCHES
 
 
+REFUSED = {("mamba", "--learner.ppo.actor.normalize-obs")}  # its actor sees features
+
+
 @pytest.mark.parametrize(("algorithm", "flag"), SWITCHES)
 def test_no_switch_hides_the_task(algorithm: str, flag: str) -> None:
     underscored = "--" + flag[2:].replace("-", "_")
@@ -56,7 +59,8 @@ def test_switches_before_the_task_are_parsed(algorithm: str, spelling: str) -> N
     config = build_config(TASK, algorithm, "debug")
     before = values(config)
     args: list[str] = []
-    for flag in [flag for name, flag in SWITCHES if name == algorithm]:
+    flags = [flag for name, flag in SWITCHES if name == algorithm and (name, flag) not in REFUSED]
+    for flag in flags:
         wanted = not before.get(flag, False)
         alone = flag if wanted else negated(flag)
         args += {"alone": [alone], "word": [flag, str(wanted)], "equals": [f"{flag}={str(wanted).lower()}"]}[spelling]
@@ -64,7 +68,7 @@ def test_switches_before_the_task_are_parsed(algorithm: str, spelling: str) -> N
     assert choice.names["task"] == TASK
     options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
     after = values(options.config)
-    assert after == {flag: not value for flag, value in before.items()}
+    assert after == {flag: value != (flag in flags) for flag, value in before.items()}
     assert options.quiet and options.overwrite
 
 

@@ -28,6 +28,7 @@ from dima.training.offline import fit, fit_config
 from dima.training.online import train
 
 ROOT = Path(__file__).parents[2]
+ALGORITHMS = algorithm_names()  # before other tests register their own
 NORMALIZED = {"ppo": {"actor": {"normalize_obs": True}}}
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {  # task, algorithm, overrides
     "dima-continuous": ("toy/walk", "dima", {}),
@@ -63,7 +64,21 @@ def rows(spec: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_algorithm_is_among_the_runs() -> None:
-    assert {algorithm for _, algorithm, _ in RUNS.values()} == set(algorithm_names())
+    assert {algorithm for _, algorithm, _ in RUNS.values()} | {"marie", "mamba"} == set(ALGORITHMS)
+
+
+def test_policies_behind_a_tokenizer_are_graphs(tiny) -> None:
+    folder = train(tiny("toy/walk", "marie", steps=180, evaluation_episodes=1)).folder
+    (equal,) = export(folder, formats=["torch"]).files.values()
+    assert equal.different == 0
+    with pytest.raises(ConfigError, match=r"PerceivingPolicy is none that safetensors .*--formats torch"):
+        export(folder)
+
+
+def test_policies_with_a_memory_are_refused(tiny) -> None:
+    folder = train(tiny("toy/walk", "mamba", steps=180, evaluation_episodes=1)).folder
+    with pytest.raises(ConfigError, match="the policy of mamba has a memory of the episode"):
+        export(folder)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -238,7 +253,7 @@ def test_a_policy_class_of_the_user_s_own_leaves_as_a_graph(tmp_path: Path, monk
     fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "steps": 1_500}
     run = train(dima.build_config("toy/walk", "own_algorithm:CemConfig", "small", fixed)).folder
     own = {"algorithm": "own_algorithm:CemConfig"}
-    with pytest.raises(ConfigError, match=r"LinearPolicy is no class of the library.*--formats torch"):
+    with pytest.raises(ConfigError, match=r"LinearPolicy is none that safetensors .*--formats torch"):
         export(run, formats=["safetensors"], **own)
     assert not (run / "export").exists()
     ((_, equal),) = export(run, formats=["torch"], **own).files.items()
@@ -249,7 +264,7 @@ def test_a_class_derived_from_the_library_s_is_the_user_s_own(walker: Path, monk
     agent = dima.load(walker, "cpu")
     agent.algorithm.ppo.actor.__class__ = type("Mine", (type(agent.algorithm.policy),), {})
     monkeypatch.setattr(export_module, "load", lambda *args, **kwargs: agent)
-    with pytest.raises(ConfigError, match="Mine is no class of the library"):
+    with pytest.raises(ConfigError, match="Mine is none that safetensors can tell how to build"):
         export(walker, formats=["safetensors"])
 
 

@@ -58,7 +58,7 @@ def test_a_resume_warns_in_one_line_and_records_both(begun, tmp_path, capsys):
 
     done = report([begun], tmp_path)
     assert f"MuJoCo 3.2.0 and {INSTALLED}" in done.summary()
-    assert any("mix versions of MuJoCo" in notice for notice in done.to_dict()["notices"])
+    assert any("mix versions of MuJoCo" in verdict["sentence"] for verdict in done.to_dict()["verdicts"])
     assert f"3.2.0 and {INSTALLED}" in done.table.read_text().splitlines()[1]
     assert f"3.2.0 and {INSTALLED}" in done.page.read_text()
 

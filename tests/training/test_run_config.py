@@ -49,11 +49,14 @@ def test_quick_is_small_with_less_to_do(algorithm, task):
     assert all(getattr(quick.learner, name) == getattr(small.learner, name) for name in same)
 
 
-def test_smaller_presets_are_smaller_and_exist():
-    for algorithm in algorithm_names():
-        assert smaller_preset(algorithm, "published") == "small"
-        assert smaller_preset(algorithm, "small") == "quick"
-        assert smaller_preset(algorithm, "quick") is smaller_preset(algorithm, "debug") is None
+@pytest.mark.parametrize("algorithm", algorithm_names())
+def test_smaller_presets_are_smaller_and_exist(algorithm):
+    assert smaller_preset(algorithm, "published") == "small"
+    assert smaller_preset(algorithm, "small") == "quick"
+    assert smaller_preset(algorithm, "quick") is smaller_preset(algorithm, "debug") is None
+
+
+def test_presets_sized_for_a_gpu_exist():
     assert set(GPU_SIZED) < set(preset_names("dima"))
 
 

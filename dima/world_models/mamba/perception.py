@@ -43,6 +43,8 @@ class LatentPerception(Perception):
         spec: sizes of the task.
     """
 
+    recurrent = True
+
     def __init__(self, filter: Filter, obs_scale: Normalizer | None, spec: EnvSpec) -> None:
         super().__init__()
         self.filter, self.obs_scale, self.spec = filter, obs_scale, spec
