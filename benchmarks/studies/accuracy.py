@@ -5,12 +5,15 @@
     python -m benchmarks.studies.accuracy DATASET --seconds 160 --seeds 0 1 2 --out results/accuracy/ant-4x2
 
 Every form is fitted on one thread: its dynamics for ``--seconds`` of processor time, its reward model for a quarter of
-that, its decoder hardly at all (errors are those of states). Then it predicts the held-out episodes under their true
-actions. ``plain mlp`` is least squares with the network of ``denoiser.backbone = mlp``. Finished results are kept.
+that, its decoder hardly at all (errors are those of states). MARIE and MAMBA, whose dynamics predict rewards as well,
+have as many seconds in all; a quarter of MARIE's go to its tokenizer. Then a form predicts the held-out episodes under
+their true actions. ``plain mlp`` is least squares with the network of ``denoiser.backbone = mlp``; models of
+observations alone predict the state that these hold. Finished results are kept.
 
 Reported, the errors in standard deviations averaged over features:
 
-- ``error``: L1 error of the state after 1, 5, 15 and 50 predicted steps, one draw;
+- ``error``: L1 error of the state after 1, 5, 15 and 50 predicted steps, one draw (``curve``: after each);
+- ``order``: change with the order of the agents, :mod:`benchmarks.studies.order`;
 - ``drift``: predicted minus real reward per step over 15 predicted steps, in standard deviations of the reward;
 - ``spread``: root mean square deviation of 8 draws over the root mean square error of their mean, after one step;
 - ``coverage``: share of the next states' features inside the central 80 % of 8 draws (of 9 equally likely ranks, 7);
@@ -34,6 +37,7 @@ from torch import Tensor
 
 from benchmarks.speed.cost import parameters
 from benchmarks.studies.forms import keep_table, spread_of
+from benchmarks.studies.order import order_change
 from dima.data import EnvSpec
 from dima.datasets.reader import Dataset
 from dima.experience.replay import Replay, Rows
@@ -43,11 +47,15 @@ from dima.training.run_config import build_config
 from dima.world_models.base import WorldModel, clip_action
 from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaModelConfig, DimaWorldModel
+from dima.world_models.mamba.model import MambaWorldModel
 from dima.world_models.rollout import Forecast, forecast
 
 STEPS = (1, 5, 15, 50)  # at which the error of the state is told
 DRIFT_STEPS, STARTS, DRAWS = 15, 400, 8
-REWARD_SHARE, DECODER_UPDATES = 0.25, 10
+ORDER_STEPS, ORDER_STARTS = 15, 64
+# processor time of the parts, in units of --seconds; of the others only a few updates
+SHARES = {"denoiser": 1.0, "dynamics": 1.0, "reward": 0.25, "tokenizer": 0.3, "transformer": 0.95}
+MIN_UPDATES = 10
 UNET = {  # the preset `small` of version 0.1
     "denoiser": {
         "backbone": "unet",
@@ -76,6 +84,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "plain mlp": {"denoiser": {"residual_noise": False}},
     "ensemble, mean": {"members": 5},
     "ensemble, member": {"members": 5},
+    "marie": {},
+    "mamba": {},
 }
 
 
@@ -114,22 +124,22 @@ class PlainModel(DimaWorldModel):
 
 def build(form: str, changes: dict[str, Any], task: str, preset: str, spec: EnvSpec) -> WorldModel[Any]:
     """The untrained world model of a form."""
-    ensemble = form.startswith("ensemble")
-    changes = changes | {"draw": form.partition(", ")[2]} if ensemble else changes
-    learner = {"learner": {"world_model": changes}}
-    config = build_config(task, "ensemble" if ensemble else "dima", preset, learner).learner.world_model
+    algorithm = next((name for name in ("ensemble", "marie", "mamba") if form.startswith(name)), "dima")
+    changes = changes | {"draw": form.partition(", ")[2]} if algorithm == "ensemble" else changes
+    config = build_config(task, algorithm, preset, {"learner": {"world_model": changes}}).learner.world_model
     return PlainModel(config, spec) if form.startswith("plain mlp") else config.build(spec)
 
 
 def fit(model: WorldModel[Any], train: Replay, seconds: float) -> dict[str, int]:
     """Fit each part for its processor time; returns the gradient steps it took."""
     updates = {}
-    for n, (name, objective) in enumerate(model.objectives().items()):
+    for name, objective in model.objectives().items():
         fitter, began, part = Fitter(model.get_submodule(name), objective.fit), time.process_time(), 0
-        budget = seconds if n == 0 else REWARD_SHARE * seconds if name == "reward" else 0.0
+        share = 1 + SHARES["reward"] if isinstance(model, MambaWorldModel) else SHARES.get(name, 0.0)
+        budget = share * seconds
         model.get_submodule(name).train()
         with fitter.fitting():
-            while time.process_time() - began < budget or part < DECODER_UPDATES:
+            while time.process_time() - began < budget or part < MIN_UPDATES:
                 fitter.step(objective.loss(objective.sample(train))[0])
                 part += 1
         updates[name] = part
@@ -162,6 +172,10 @@ def judge(model: WorldModel[Any], held_out: Replay, state_std: Tensor) -> dict[s
     reward = rows.reward[:, model.context - 1 :][:, :DRIFT_STEPS]
     drift = (predicted.reward[:, :DRIFT_STEPS] - reward).mean() / held_out.store["reward"][index].std()
 
+    few = starts(min(horizon, ORDER_STEPS), ORDER_STARTS)
+    actions = few.action[:, model.context - 1 : -1]
+    order = order_change(model, few[:, : model.context], actions, state_std)
+
     single = starts(1)
     draws = torch.stack([predict(single, 1).state[:, 1] for _ in range(DRAWS)]) / state_std
     truth = single.state[:, -1] / state_std
@@ -176,6 +190,8 @@ def judge(model: WorldModel[Any], held_out: Replay, state_std: Tensor) -> dict[s
     end = 1 - continuation
     return {
         "error": {str(h): error[h - 1].item() for h in shown},
+        "curve": error.tolist(),
+        "order": order,
         "drift": drift.item(),
         "spread": spread.item(),
         "coverage": coverage.item(),

@@ -36,7 +36,7 @@ def test_every_form_is_fitted_and_judged(dataset: Path, tmp_path: Path, form: st
     (path,) = out.glob("*-seed3.json")
     written = json.loads(path.read_text())
     assert written["form"] == form and list(written["error"]) == ["1", "5", "15"]
-    assert all(count >= accuracy.DECODER_UPDATES for count in written["updates"].values())
+    assert all(count >= accuracy.MIN_UPDATES for count in written["updates"].values())
     assert f"| {form} | 1 |" in capsys.readouterr().out
     before = path.read_bytes()
     assert accuracy.main() == 0  # finished results are kept
