@@ -103,20 +103,6 @@ class Agent:
             )
         return self.algorithm.world_model
 
-    @property
-    def state_model(self) -> WorldModel[Any]:
-        """The world model of the run, which predicts states.
-
-        Raises:
-            ConfigError: its algorithm learns no world model, or one of observations that do not tell the state.
-        """
-        if not self.world_model.predicts_state:
-            raise ConfigError(
-                f"{self.folder}: {self.config.algorithm} predicts observations, and those of this task do not hold the "
-                "state: give a run on one where they do, such as mamujoco/... with full+id and without env.standardize"
-            )
-        return self.world_model
-
     def reset(self) -> None:
         """Forget the episode so far: call it whenever the environment is reset, for policies that have a memory."""
         self._previous = torch.zeros(1, self.env.spec.n_agents, self.env.spec.action_dim, device=self.device)

@@ -90,6 +90,11 @@ class EnvSpec:
             self, agents=self.agents[own], obs_sizes=self.obs_sizes[own], action_sizes=self.action_sizes[own]
         )
 
+    @property
+    def obs_names(self) -> list[str]:
+        """Names of every agent's real observation features: the agent and a number."""
+        return [f"{agent}:{i}" for agent, size in zip(self.agents, self.obs_sizes, strict=True) for i in range(size)]
+
     @cached_property
     def obs_valid(self) -> np.ndarray:
         """(N, O) bool: which observation features are real."""

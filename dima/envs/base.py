@@ -253,8 +253,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         elif self._has_state:
             names = [f"state:{i}" for i in range(self._state_size)]
         else:
-            sizes = zip(spec.agents, spec.obs_sizes, strict=True)
-            names = [f"{agent}:{i}" for agent, size in sizes for i in range(size)]
+            names = spec.obs_names
         return names + [f"alive:{agent}" for agent in spec.agents if spec.agents_leave]
 
     def state_kinds(self) -> list[str]:

@@ -72,33 +72,37 @@ class HeldOut:
             ``state_1`` and ``state_H``: mean absolute error after the first and the last step, in standard deviations;
             ``persistence_1`` and ``persistence_H``: those of repeating the first state; ``obs_1`` and ``obs_H``: in the
             observations' own units, averaged over agents; ``obs_sum_H``: summed over the steps; ``reward``: mean
-            absolute error of a step; ``continuation``: Brier score of the predicted probability. Errors of the state
-            are left out where the model does not predict it.
+            absolute error of a step; ``continuation``: Brier score of the predicted probability. Where the model
+            predicts no state, the first four are left out, and ``obs_persistence_1`` and ``obs_persistence_H`` there.
         """
-        rows, acted = self.rows, slice(0, -1)
+        rows, acted, last = self.rows, slice(0, -1), self.horizon
         with drawn_from(self.device, _SEED):
             forecasts = forecast(world_model, self.start, rows.action[:, acted])
-        state = (((forecasts.state - rows.state) / self.scale).abs().mean(-1))[:, 1:]  # (M, H)
-        persistence = ((rows.state[:, :1] - rows.state) / self.scale).abs().mean(-1)[:, 1:]
-        obs_error = ((forecasts.obs - rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
-        obs = obs_error.mean(-1)[:, 1:]
+        obs, still = self._obs_error(forecasts.obs), self._obs_error(rows.obs[:, :1])
+        parts = {"obs_persistence_1": still[:, 0], f"obs_persistence_{last}": still[:, -1]}
+        if forecasts.state is not None:
+            state, still = self._state_error(forecasts.state), self._state_error(rows.state[:, :1])
+            parts = {"state_1": state[:, 0], f"state_{last}": state[:, -1]}
+            parts |= {"persistence_1": still[:, 0], f"persistence_{last}": still[:, -1]}
         continued = (~rows.terminated[:, acted]).to(forecasts.continuation.dtype)
-        last = self.horizon
-        parts = {
-            "state_1": state[:, 0],
-            f"state_{last}": state[:, -1],
-            "persistence_1": persistence[:, 0],
-            f"persistence_{last}": persistence[:, -1],
+        parts |= {
             "obs_1": obs[:, 0],
             f"obs_{last}": obs[:, -1],
             f"obs_sum_{last}": obs.sum(1),
             "reward": (forecasts.reward - rows.reward[:, acted]).abs(),
             "continuation": (forecasts.continuation - continued).square(),
         }
-        if not world_model.predicts_state:
-            parts = {name: part for name, part in parts.items() if not name.startswith("state_")}
         means = torch.stack([part.double().mean() for part in parts.values()])
         return dict(zip(parts, means.tolist(), strict=True))
+
+    def _state_error(self, state: Tensor) -> Tensor:
+        """(M, H) mean absolute error in standard deviations."""
+        return ((state - self.rows.state) / self.scale).abs().mean(-1)[:, 1:]
+
+    def _obs_error(self, obs: Tensor) -> Tensor:
+        """(M, H) mean absolute error over an agent's features, then over agents."""
+        error = ((obs - self.rows.obs).abs() * self._valid).sum(-1) / self._valid.sum(-1)  # (M, H + 1, N)
+        return error.mean(-1)[:, 1:]
 
 
 def state_std(episodes: Sequence[Episode], spec: EnvSpec) -> Tensor:

@@ -88,17 +88,19 @@ class ImaginedEnv(ParallelEnv[Any, Any, Any]):
         """(S,): the predicted state, without the flags of who is there.
 
         Raises:
-            EnvError: the world model predicts observations alone.
+            NotImplementedError: the world model predicts observations alone; then they are all that there is.
         """
         if not self._batch.world_model.predicts_state:
-            raise EnvError(
+            raise NotImplementedError(
                 f"{self.metadata['name']}: the world model predicts observations, which do not hold the state"
             )
         state: np.ndarray = self._real.spec.own_state(self._batch.joint()["state"][0])
         return state.astype(self.state_space.dtype)
 
     def state_names(self) -> list[str]:
-        """What each state feature is, as the real task calls it."""
+        """What each state feature is, as the real task calls it; of all observations where no state is predicted."""
+        if not self._batch.world_model.predicts_state:
+            return self._real.spec.obs_names
         return self._real.state_names()[: self.state_space.shape[0]]
 
     def close(self) -> None:
@@ -120,8 +122,8 @@ class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
 
     Observations are a dictionary of ``obs`` (n, N, O), ``state`` (n, S) and ``action_mask`` (n, N, A); actions are
     (n, N, A): continuous ones in [-1, 1], discrete ones one-hot, padding ignored. The reward is the team's. A team
-    whose episode ended is reset in the same step; its last observation is in ``infos["final_obs"]``. The state is NaN
-    where the world model does not predict it.
+    whose episode ended is reset in the same step; its last observation is in ``infos["final_obs"]``. There is no state
+    where the world model predicts observations alone.
 
     Args:
         batch: of n rollouts.
@@ -136,8 +138,11 @@ class ImaginedVectorEnv(GymnasiumVectorEnv[Joint, np.ndarray, np.ndarray]):
         self._batch, self._real = batch, real
         self.num_envs = batch.count
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
-        self.single_observation_space, self.single_action_space = real.observation_space, real.action_space
-        self.observation_space = batch_space(real.observation_space, self.num_envs)
+        seen: Any = real.observation_space
+        if not batch.world_model.predicts_state:
+            seen = spaces.Dict({name: space for name, space in seen.items() if name != "state"})
+        self.single_observation_space, self.single_action_space = seen, real.action_space
+        self.observation_space = batch_space(seen, self.num_envs)
         self.action_space = batch_space(real.action_space, self.num_envs)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Joint, dict[str, Any]]:

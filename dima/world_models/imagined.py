@@ -148,10 +148,6 @@ class ImaginedBatch:
         return reward.cpu(), terminated, (self.steps >= self.horizon) & ~terminated
 
     def joint(self) -> Joint:
-        """The view of the B teams as arrays of a vectorised environment."""
-        view = self.view
-        return {
-            "obs": view.obs.cpu().numpy().copy(),  # the caller's own: latents are values
-            "state": view.state.cpu().numpy().copy(),
-            "action_mask": view.action_mask.cpu().numpy().copy(),
-        }
+        """The view of the B teams as arrays of a vectorised environment; without a state that is not predicted."""
+        names = ["obs", *["state"] * self.world_model.predicts_state, "action_mask"]
+        return {name: getattr(self.view, name).cpu().numpy().copy() for name in names}  # the caller's own

@@ -18,7 +18,7 @@ from dima.world_models.base import BatchedRewards, Step, WorldModel, cheapest_st
 class Forecast(Record):
     """A sampled future under given actions; row 0 of ``state`` and ``obs`` is the real start."""
 
-    state: Tensor  # (B, H + 1, S) environment units
+    state: Tensor | None  # (B, H + 1, S) environment units; None where the model predicts observations alone
     obs: Tensor  # (B, H + 1, N, O)
     reward: Tensor  # (B, H)
     continuation: Tensor  # (B, H) probability that the step does not terminate the episode
@@ -137,5 +137,6 @@ def _forecast(
         obs.append(view.obs)
         predictions.append((reward, continuation))
     reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
-    found = Forecast(torch.stack(state, dim=1), torch.stack(obs, dim=1), reward, continuation)
+    states = torch.stack(state, dim=1) if world_model.predicts_state else None
+    found = Forecast(states, torch.stack(obs, dim=1), reward, continuation)
     return found, torch.stack(actions, dim=1)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dima.analysis.diagnose.bootstrap import Bootstrap, Curve, pearson
 from dima.analysis.diagnose.episodes import FeatureScales
-from dima.analysis.diagnose.error import OBSERVATIONS, STATE
 from dima.analysis.diagnose.rollouts import Predictions, Segments
+from dima.analysis.targets import OBSERVATIONS, STATE
 from dima.nn.normalizer import GRAIN
 
 INTERVALS = (0.5, 0.9)  # nominal coverage of the central intervals
@@ -46,16 +46,18 @@ class Calibration:
 def calibration(
     sampled: Predictions, segments: Segments, scales: FeatureScales, bootstrap: Bootstrap, seed: int
 ) -> dict[str, Calibration]:
-    """Measure the calibration of (B, n, H, ...) sampled forecasts of the state and of the observations."""
+    """Measure the calibration of (B, n, H, ...) sampled forecasts of the state, if predicted, and the observations."""
     rng = np.random.default_rng(seed)
     targets = {
-        STATE: (sampled.state / scales.state_scale, segments.state / scales.state_scale, scales.state_varies),
-        OBSERVATIONS: (sampled.obs / scales.obs_scale, segments.obs / scales.obs_scale, scales.obs_varies),
+        STATE: (sampled.state, segments.state, scales.state_scale, scales.state_varies),
+        OBSERVATIONS: (sampled.obs, segments.obs, scales.obs_scale, scales.obs_varies),
     }
     return {
-        target: _calibration(values[..., varies], truth[..., varies], segments.alive, bootstrap, rng)
-        for target, (values, truth, varies) in targets.items()
-        if varies.any()
+        target: _calibration(
+            (values / scale)[..., varies], (truth / scale)[..., varies], segments.alive, bootstrap, rng
+        )
+        for target, (values, truth, scale, varies) in targets.items()
+        if values is not None and varies.any()
     }
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from dima.analysis.diagnose.bootstrap import Bootstrap, Curve, pearson, spearman
 from dima.analysis.diagnose.episodes import FeatureScales
 from dima.analysis.diagnose.rollouts import Predictions, Segments
+from dima.analysis.targets import OBSERVATIONS, STATE
 
 MODEL, PERSISTENCE, RECONSTRUCTION = "model", "persistence", "reconstruction"
 OLD_NAMES = {"nothing changes": PERSISTENCE}  # in results that earlier versions wrote
-STATE, OBSERVATIONS = "state", "observations"
 MAX_POINTS = 400  # of a scatter plot
 _RANK_RESAMPLES = 200  # a rank correlation is slow to resample
 
@@ -44,6 +44,16 @@ class HorizonError:
     advantage: dict[str, Curve]  # persistence's error of a step minus the model's, standardised, by target
     by_source: dict[str, dict[str, Curve]]  # the model's error of a step, standardised, by source, then target
     segments: list[int]  # number of segments that have each step
+
+    @property
+    def targets(self) -> list[str]:
+        """What the model predicts: the state, where it does, and observations."""
+        return [target for target in (STATE, OBSERVATIONS) if target in self.standardised]
+
+    @property
+    def main(self) -> str:
+        """The target of results that are about one only."""
+        return self.targets[0]
 
     def parts(self, target: str) -> list[str]:
         """Targets that are a part of ``target``: groups of state features, or agents' observations."""
@@ -113,6 +123,7 @@ def error_by_source(
             curves[name] = {
                 target: bootstrap.mean(errors[target][chosen], segments.alive[chosen])
                 for target in (STATE, OBSERVATIONS)
+                if target in errors
             }
     return curves
 
@@ -122,18 +133,21 @@ def absolute_errors(
 ) -> dict[str, Tensor]:
     """Mean absolute error (B, H) of the state, of each feature group, of the observations and of each agent's.
 
+    Without the state where it is not predicted.
+
     Args:
         predicted: the predictions.
         segments: what really happened.
         scales: of the features.
         raw: in the environment's units instead of standard deviations.
     """
-    state, obs = (predicted.state - segments.state).abs(), (predicted.obs - segments.obs).abs()
-    if not raw:
-        state, obs = state / scales.state_scale, obs / scales.obs_scale
+    errors = {}
+    if predicted.state is not None:
+        state = (predicted.state - segments.state).abs() / (1.0 if raw else scales.state_scale)
+        errors[STATE] = state.mean(-1)
+        errors |= {f"{STATE}: {name}": state[..., features].mean(-1) for name, features in scales.groups.items()}
+    obs = (predicted.obs - segments.obs).abs() / (1.0 if raw else scales.obs_scale)
     per_agent = (obs * scales.obs_valid).sum(-1) / scales.obs_valid.sum(-1)  # (B, H, N)
-    errors = {STATE: state.mean(-1)}
-    errors |= {f"{STATE}: {name}": state[..., features].mean(-1) for name, features in scales.groups.items()}
     errors[OBSERVATIONS] = per_agent.mean(-1)
     return errors | {f"{OBSERVATIONS}: {name}": per_agent[..., n] for n, name in enumerate(scales.agents)}
 

@@ -1,13 +1,15 @@
-"""Influence of each agent's action on each state feature, in the world model and in the environment.
+"""Influence of each agent's action on each feature of the state, in the world model and in the environment.
 
 One agent's action is replaced by a random one. The world model predicts both next states under the same noise; the
-environment is brought to the same state by replaying the episode's actions from its seed.
+environment is brought to the same state by replaying the episode's actions from its seed. Where a model predicts
+observations alone, their features take the place of the state's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from dima.envs.base import JointEnv
 from dima.experience.episodes import random_policy
 from dima.experience.replay import Replay, ReplayConfig
 from dima.runtime.rng import drawn_from
+from dima.world_models.base import WorldModel
 
 _MAX_REPLAY_STEPS = 100  # time steps are drawn from an episode's beginning, since the environment must replay it
 _REPLAY_TOLERANCE = 1e-4  # a replayed state may differ by rounding
@@ -28,15 +31,38 @@ _REPLAY_TOLERANCE = 1e-4  # a replayed state may differ by rounding
 
 @dataclass(frozen=True)
 class Influence:
-    """Mean absolute change of the next state by agent and feature, in standard deviations of the data."""
+    """Mean absolute change of the next state, or else observations, by agent and feature; in standard deviations."""
 
     agents: list[str]
     features: list[str]
     kinds: list[str]  # of the features
     time_steps: int  # real time steps at which an action was replaced
-    imagined: list[list[float]]  # (N, S)
-    real: list[list[float]] | None  # (N, S); None where the environment does not repeat itself
+    imagined: list[list[float]]  # (N, F)
+    real: list[list[float]] | None  # (N, F); None where the environment does not repeat itself
     agreement: float | None  # rank correlation of the two
+
+
+@dataclass(frozen=True)
+class _Features:
+    """The F features whose change is measured: of the state, or of all observations without padding."""
+
+    field: str  # of views, episodes and joint views
+    valid: Tensor  # (S,) or (N, O) bool
+    scale: Tensor  # (S,) or (N, O)
+    names: Sequence[str]
+    kinds: Sequence[str]
+
+    def scaled(self, change: Tensor) -> Tensor:
+        """(..., F) in standard deviations, of changes (..., S) or (..., N, O)."""
+        return (change / self.scale)[..., self.valid]
+
+
+def _features(model: WorldModel[Any], scales: FeatureScales) -> _Features:
+    if model.predicts_state:
+        every = torch.ones_like(scales.state_varies)
+        return _Features("state", every, scales.state_scale, scales.names, scales.kinds)
+    names = model.spec.obs_names
+    return _Features("obs", scales.obs_valid, scales.obs_scale, names, [name.partition(":")[0] for name in names])
 
 
 @dataclass(frozen=True)
@@ -71,19 +97,20 @@ def influence(
         episode, seed = known[index]
         time_steps.append(_TimeStep(episode, seed, int(rng.integers(min(_MAX_REPLAY_STEPS, len(episode))))))
     action, replaced = _actions(env.spec, time_steps, forecaster.seed)
-    imagined = _imagined(forecaster, env.spec, time_steps, action, replaced)
+    features = _features(forecaster.world_model, scales)
+    imagined = _imagined(forecaster, env.spec, time_steps, action, replaced, features.field)
     changes = []
     for time_step, actions in zip(time_steps, replaced, strict=True):
-        changes.append(_real(env, time_step, actions))
+        changes.append(_real(env, time_step, actions, features.field))
         advance()
     known_changes = [change for change in changes if change is not None]
-    mean = (imagined / scales.state_scale).mean(0)
-    truth = (torch.stack(known_changes) / scales.state_scale).mean(0) if len(known_changes) == count else None
+    mean = features.scaled(imagined).mean(0)
+    truth = features.scaled(torch.stack(known_changes)).mean(0) if len(known_changes) == count else None
     agreement = None if truth is None else spearman(mean.flatten().double().numpy(), truth.flatten().double().numpy())
     return Influence(
         agents=list(scales.agents),
-        features=list(scales.names),
-        kinds=list(scales.kinds),
+        features=list(features.names),
+        kinds=list(features.kinds),
         time_steps=count,
         imagined=mean.tolist(),
         real=None if truth is None else truth.tolist(),
@@ -105,9 +132,9 @@ def _actions(spec: EnvSpec, time_steps: Sequence[_TimeStep], seed: int) -> tuple
 
 @torch.no_grad()
 def _imagined(
-    forecaster: Forecaster, spec: EnvSpec, time_steps: Sequence[_TimeStep], action: Tensor, replaced: Tensor
+    forecaster: Forecaster, spec: EnvSpec, time_steps: Sequence[_TimeStep], action: Tensor, replaced: Tensor, field: str
 ) -> Tensor:
-    """(B, N, S) absolute change of the predicted next state."""
+    """(B, N, ...) absolute change of what is predicted next: of a ``field`` of views."""
     model, device = forecaster.world_model, forecaster.device
     replay = Replay(ReplayConfig(capacity=sum(len(one.episode) + 1 for one in time_steps)), spec, "cpu")
     anchors = []
@@ -116,16 +143,18 @@ def _imagined(
         replay.add(one.episode)
     rows = replay.gather(torch.tensor(anchors), model.context - 1, 0).to(device)
 
-    def next_state(joint_action: Tensor) -> Tensor:
+    def predict(joint_action: Tensor) -> Tensor:
         with drawn_from(device, forecaster.seed):
-            return model.observe(model.step(model.start(rows), joint_action.to(device)).latent).state.cpu()
+            view = model.observe(model.step(model.start(rows), joint_action.to(device)).latent)
+        predicted: Tensor = getattr(view, field).cpu()
+        return predicted
 
-    unchanged = next_state(action)
-    return torch.stack([(next_state(replaced[:, n]) - unchanged).abs() for n in range(spec.n_agents)], dim=1)
+    unchanged = predict(action)
+    return torch.stack([(predict(replaced[:, n]) - unchanged).abs() for n in range(spec.n_agents)], dim=1)
 
 
-def _real(env: JointEnv, time_step: _TimeStep, replaced: Tensor) -> Tensor | None:
-    """(N, S) absolute change of the real next state; None if a replay does not reach the recorded state."""
+def _real(env: JointEnv, time_step: _TimeStep, replaced: Tensor, field: str) -> Tensor | None:
+    """(N, ...) absolute change of what really comes next; None if a replay does not reach the recorded state."""
     episode, step = time_step.episode, time_step.step
     changes = []
     for action in replaced.numpy():
@@ -134,6 +163,6 @@ def _real(env: JointEnv, time_step: _TimeStep, replaced: Tensor) -> Tensor | Non
             joint = env.step(past)[0]
         if not np.allclose(joint["state"], episode.state[step].numpy(), rtol=_REPLAY_TOLERANCE, atol=_REPLAY_TOLERANCE):
             return None
-        next_state = torch.from_numpy(env.step(action)[0]["state"])
-        changes.append((next_state - episode.state[step + 1]).abs())
+        after = torch.from_numpy(env.step(action)[0][field])
+        changes.append((after - getattr(episode, field)[step + 1]).abs())
     return torch.stack(changes)

@@ -9,12 +9,14 @@ from pathlib import Path
 from dima.analysis.diagnose import plots
 from dima.analysis.diagnose.bootstrap import CONFIDENCE, Curve
 from dima.analysis.diagnose.calibration import THRESHOLD
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, PERSISTENCE, STATE
+from dima.analysis.diagnose.error import MODEL, PERSISTENCE
 from dima.analysis.diagnose.results import Diagnosis, summary_steps
 from dima.analysis.html.page import Page
+from dima.analysis.targets import OBSERVATIONS, SINGULAR, STATE
 from dima.storage.atomic import write_errors, write_text
 
 DATA, PAGE = "diagnosis.json", "diagnosis.html"
+_AVERAGED = {STATE: "state features", OBSERVATIONS: "each agent's observation features and then over agents"}
 _LOG_RATIO = 10  # between the highest and the lowest curve, above which the scale is logarithmic
 
 
@@ -51,14 +53,15 @@ def build_page(diagnosis: Diagnosis) -> Page:
 
 def _error(page: Page, diagnosis: Diagnosis) -> None:
     error = diagnosis.error
+    main = error.main
+    averaged = ", or ".join(f"over {_AVERAGED[target]}" for target in error.targets)
     page.section(
         "Error over the horizon",
-        "Mean absolute error (L1) of one sampled forecast of each segment: over state features, or over each agent's "
-        "observation features and then over agents, in standard deviations of the features in these episodes. "
-        "Persistence predicts that nothing changes after the start. Reconstruction encodes and decodes the real state "
-        "of each step: the error that remains without forecasting.",
+        f"Mean absolute error (L1) of one sampled forecast of each segment: {averaged}, in standard deviations of the "
+        "features in these episodes. Persistence predicts that nothing changes after the start. Reconstruction encodes "
+        f"and decodes the real {SINGULAR[main]} of each step: the error that remains without forecasting.",
     )
-    for target in (STATE, OBSERVATIONS):
+    for target in error.targets:
         predictors = error.standardised[target]
         page.figure(plots.error_curves(predictors, False), f"error-{target}", f"Error of the {target} at each step.")
     by_part = {
@@ -68,14 +71,15 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
     }
     for (target, each), parts in by_part.items():
         page.figure(plots.error_by_part(parts, False), f"error-{target}-parts", f"Error at each step, by {each}.")
-    sources = {name: curves[STATE] for name, curves in error.by_source.items()}
+    sources = {name: curves[main] for name, curves in error.by_source.items()}
     page.figure(
         plots.curves(sources, "L1 error at each step", log=_far_apart(sources)),
         "error-sources",
-        "State error by the policy that played the episodes. An overfitted model is better on those it was trained on.",
+        f"{SINGULAR[main].capitalize()} error by the policy that played the episodes. An overfitted model is better on "
+        "those it was trained on.",
     )
     with page.fold("Errors summed over steps"):
-        for target in (STATE, OBSERVATIONS):
+        for target in error.targets:
             summed = plots.error_curves(error.standardised[target], True)
             page.figure(summed, f"error-{target}-summed", f"Error of the {target}, summed over steps.")
         for (target, each), parts in by_part.items():
@@ -88,16 +92,14 @@ def _error(page: Page, diagnosis: Diagnosis) -> None:
 def _error_tables(page: Page, diagnosis: Diagnosis) -> None:
     error, steps = diagnosis.error, summary_steps(diagnosis.horizon)
     head = ["", *(f"step {step}" for step in steps), *(f"sum to {step}" for step in steps[1:])]
-    targets = [
-        name for name in error.raw if name in (STATE, OBSERVATIONS) or len(error.parts(name.partition(": ")[0])) > 1
-    ]
+    targets = [name for name in error.raw if name in error.targets or len(error.parts(name.partition(": ")[0])) > 1]
     for unit, table in (("standard deviations", error.standardised), ("the environment's units", error.raw)):
         rows = [
             [f"{target}, {who}" if who != MODEL else target]
             + [table[target][who].step.at(step) for step in steps]
             + [table[target][who].cumulative.at(step) for step in steps[1:]]
             for target in targets
-            for who in ((MODEL, PERSISTENCE) if target in (STATE, OBSERVATIONS) else (MODEL,))
+            for who in ((MODEL, PERSISTENCE) if target in error.targets else (MODEL,))
         ]
         page.table(head, rows, f"Mean absolute error in {unit}, at single steps and summed over steps.")
     if error.segments[-1] < error.segments[0]:
@@ -246,15 +248,15 @@ def _denoising(page: Page, diagnosis: Diagnosis) -> None:
 
 
 def _influence(page: Page, diagnosis: Diagnosis) -> None:
-    found = diagnosis.influence
+    found, watched = diagnosis.influence, SINGULAR[diagnosis.error.main]
     page.section(
         "Influence of each agent's action",
         f"At {found.time_steps} real time steps one agent's action is replaced by a random one. How much does the next "
-        "state change, in the world model and in the environment?",
+        f"{watched} change, in the world model and in the environment?",
     )
     if found.real is None:
         page.text("The environment is not reproducible from its seed, so the real influence is unknown.")
-    page.figure(plots.influence(found), "influence", "Mean absolute change of each state feature, by agent.")
+    page.figure(plots.influence(found), "influence", f"Mean absolute change of each {watched} feature, by agent.")
 
 
 def _protocol(page: Page, diagnosis: Diagnosis) -> None:

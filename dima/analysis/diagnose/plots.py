@@ -16,10 +16,8 @@ from dima.analysis.diagnose.bootstrap import Curve
 from dima.analysis.diagnose.calibration import Calibration, TerminationError
 from dima.analysis.diagnose.error import (
     MODEL,
-    OBSERVATIONS,
     PERSISTENCE,
     RECONSTRUCTION,
-    STATE,
     ErrorCurves,
     ReturnRanking,
     RewardError,
@@ -37,6 +35,7 @@ from dima.analysis.html.figures import (
     plot,
     plots,
 )
+from dima.analysis.targets import OBSERVATIONS, STATE
 
 HORIZON = "forecast horizon (steps)"
 DEVIATIONS = "standard deviations"
@@ -218,7 +217,7 @@ def noise_levels(denoising: DenoisingError) -> Figure:
 
 
 def influence(found: Influence) -> Figure:
-    """Change of each state feature by agent, imagined and, where known, real."""
+    """Change of each feature by agent, imagined and, where known, real."""
     maps = {"imagined": found.imagined} | ({"real": found.real} if found.real is not None else {})
     top = max(max(map(max, rows)) for rows in maps.values()) or 1.0
     features, agents = len(found.features), len(found.agents)

@@ -12,10 +12,8 @@ from dima.analysis.diagnose.calibration import THRESHOLD, Calibration, Terminati
 from dima.analysis.diagnose.config import DiagnosisConfig
 from dima.analysis.diagnose.error import (
     MODEL,
-    OBSERVATIONS,
     PERSISTENCE,
     RECONSTRUCTION,
-    STATE,
     HorizonError,
     ReturnRanking,
     RewardError,
@@ -23,6 +21,7 @@ from dima.analysis.diagnose.error import (
 from dima.analysis.diagnose.influence import Influence
 from dima.analysis.diagnose.reveal import DenoisingError, OrderSensitivity
 from dima.analysis.diagnose.verdicts import judge
+from dima.analysis.targets import OBSERVATIONS, SINGULAR, STATE, observations_only
 from dima.runtime.verdicts import NEAR, Verdict
 
 _SIGNIFICANT_DIGITS = 6
@@ -104,8 +103,11 @@ def summary_steps(horizon: int) -> list[int]:
 
 
 def _error(diagnosis: Diagnosis) -> Iterator[str]:
-    for target in (STATE, OBSERVATIONS):
-        predictors = diagnosis.error.standardised[target]
+    error = diagnosis.error
+    if STATE not in error.targets:
+        yield observations_only("errors of the state")
+    for target in error.targets:
+        predictors = error.standardised[target]
         model, baseline = predictors[MODEL].step, predictors[PERSISTENCE].step
         numbers = "; ".join(
             f"{_after(step)} {value:.2f} ({PERSISTENCE} {reference:.2f})"
@@ -114,20 +116,22 @@ def _error(diagnosis: Diagnosis) -> Iterator[str]:
         )
         floor = predictors[RECONSTRUCTION].step.at(1)
         decoder = (
-            f"; {RECONSTRUCTION} of real states {floor:.2f}" if target == OBSERVATIONS and floor is not None else ""
+            f"; {RECONSTRUCTION} of real {SINGULAR[error.main]}s {floor:.2f}"
+            if target == OBSERVATIONS and floor is not None
+            else ""
         )
         yield f"{target.capitalize()}: mean absolute error in standard deviations {numbers}{decoder}."
 
 
 def _sources(diagnosis: Diagnosis) -> Iterator[str]:
-    step = min(NEAR, diagnosis.horizon)
+    step, main = min(NEAR, diagnosis.horizon), diagnosis.error.main
     values = []
     for source in diagnosis.sources:
         curves = diagnosis.error.by_source.get(source.name)
-        error = curves[STATE].at(step) if curves else None
+        error = curves[main].at(step) if curves else None
         if error is not None:
             values.append(f"{source.name} {error:.2f}")
-    yield f"By policy: state error {_after(step)} on episodes of: {'; '.join(values)}."
+    yield f"By policy: {SINGULAR[main]} error {_after(step)} on episodes of: {'; '.join(values)}."
 
 
 def _calibration(diagnosis: Diagnosis) -> Iterator[str]:
@@ -195,8 +199,8 @@ def _influence(diagnosis: Diagnosis) -> Iterator[str]:
         yield "Influence: unknown, because the environment is not reproducible from its seed."
     elif found.agreement is not None:
         yield (
-            "Influence: the effect of each agent's action on each state feature has a rank correlation of "
-            f"{found.agreement:.2f} with the effect in the environment."
+            f"Influence: the effect of each agent's action on each {SINGULAR[diagnosis.error.main]} feature has a rank "
+            f"correlation of {found.agreement:.2f} with the effect in the environment."
         )
 
 

@@ -6,7 +6,7 @@ same, noise included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import factorial
@@ -63,22 +63,24 @@ def order_sensitivity(
     variants = max(len(orders), MIN_VARIANTS)
     bootstrap = Bootstrap(segments.episode, seed)
 
+    def state(draw: int = 0, action: Tensor | None = None, order: Sequence[int] = orders[0]) -> Tensor:
+        predicted = forecaster.forecast(segments, draw=draw, action=action, order=order).state
+        assert predicted is not None  # states are what such a model reveals
+        return predicted
+
     def deviation(forecasts: Iterable[Tensor]) -> Curve:
         """Standard deviation over (B, H, S) states."""
         total, square, count = torch.zeros(()), torch.zeros(()), 0
-        for state in forecasts:
-            scaled = (state / scales.state_scale).double()
+        for forecast in forecasts:
+            scaled = (forecast / scales.state_scale).double()
             total, square, count = total + scaled, square + scaled.square(), count + 1
             advance()
         variance = (square - total.square() / count).clamp(min=0) / (count - 1)
         return bootstrap.mean(variance.mean(-1), segments.alive).map(np.sqrt)
 
-    first = orders[0]
-    by_order = deviation(forecaster.forecast(segments, order=order).state for order in orders)
-    by_noise = deviation(forecaster.forecast(segments, draw=n, order=first).state for n in range(variants))
-    by_action = deviation(
-        forecaster.forecast(segments, action=segments.action.roll(n, 0), order=first).state for n in range(variants)
-    )
+    by_order = deviation(state(order=order) for order in orders)
+    by_noise = deviation(state(draw=n) for n in range(variants))
+    by_action = deviation(state(action=segments.action.roll(n, 0)) for n in range(variants))
     return OrderSensitivity(
         orders=[list(order) for order in orders],
         variants=variants,

@@ -149,10 +149,14 @@ def cut_segments(
 class Predictions(Record):
     """Predictions for each step of B segments; zero after a segment's end."""
 
-    state: Tensor  # (B, H, S) environment units
+    state: Tensor | None  # (B, H, S) environment units; None where the model predicts observations alone
     obs: Tensor  # (B, H, N, O)
     reward: Tensor  # (B, H)
     continuation: Tensor  # (B, H) probability that the episode continues after this step
+
+    def unflatten(self, shape: tuple[int, ...]) -> Predictions:
+        """Split the B segments into a ``shape``."""
+        return self._each(lambda values: values.unflatten(0, shape))
 
 
 @dataclass(frozen=True)
@@ -195,17 +199,15 @@ class Forecaster:
             for part in torch.arange(len(segments)).split(self.batch):
                 start = segments.start[part].to(self.device)
                 found = forecast(self.world_model, start, action[part].to(self.device), step)
-                parts.append(
-                    Predictions(found.state[:, 1:], found.obs[:, 1:], found.reward, found.continuation).to("cpu")
-                )
+                state = None if found.state is None else found.state[:, 1:]
+                parts.append(Predictions(state, found.obs[:, 1:], found.reward, found.continuation).to("cpu"))
         return _join(parts, segments.alive)
 
     def sample(self, segments: Segments, count: int) -> Predictions:
         """``count`` forecasts of every segment that differ in their noise alone, (B, count, H, ...)."""
         repeated = torch.arange(len(segments)).repeat_interleave(count)
         found = self.forecast(segments[repeated])
-        shape = (len(segments), count)
-        return Predictions(**{f.name: getattr(found, f.name).unflatten(0, shape) for f in fields(found)})
+        return found.unflatten((len(segments), count))
 
     @torch.no_grad()
     def reconstruct(self, segments: Segments) -> Predictions:
@@ -219,17 +221,23 @@ class Forecaster:
             for t in range(1, segments.horizon + 1):
                 rows = segments.window(t)[part].to(self.device)
                 views.append(observe(self.world_model, self.world_model.start(rows)))
-            state = torch.stack([view.state for view in views], dim=1)
-            zeros = torch.zeros(state.shape[:2])
-            parts.append(Predictions(state, torch.stack([v.obs for v in views], dim=1), zeros, zeros).to("cpu"))
+            predicted = self.world_model.predicts_state
+            state = torch.stack([view.state for view in views], dim=1) if predicted else None
+            obs = torch.stack([view.obs for view in views], dim=1)
+            zeros = torch.zeros(obs.shape[:2])
+            parts.append(Predictions(state, obs, zeros, zeros).to("cpu"))
         return _join(parts, segments.alive)
 
 
 def _join(parts: Sequence[Predictions], alive: Tensor) -> Predictions:
     """Concatenate batches, zero what lies after a segment's end, and check that the rest is finite."""
-    joined = {}
+    joined: dict[str, Any] = {}
     for field in fields(Predictions):
-        values = torch.cat([getattr(part, field.name) for part in parts])
+        batches = [getattr(part, field.name) for part in parts]
+        if batches[0] is None:
+            joined[field.name] = None
+            continue
+        values = torch.cat(batches)
         mask = alive.reshape(alive.shape + (1,) * (values.dim() - 2))
         values = torch.where(mask, values, 0.0)
         finite = values.isfinite().reshape(*values.shape[:2], -1).all(-1).all(0)

@@ -65,8 +65,8 @@ def diagnose(
         progress: shows each phase; silent by default.
 
     Raises:
-        UserError: a folder is missing or damaged, has no checkpoint or no world model that predicts states, is of
-            another task, or the horizon is longer than any episode; as :func:`dima.load`.
+        UserError: a folder is missing or damaged, has no checkpoint or no world model, is of another task, or the
+            horizon is longer than any episode; as :func:`dima.load`.
     """
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     others = [one if isinstance(one, Agent) else _load_other(one, device, task, algorithm) for one in also]
@@ -86,7 +86,7 @@ def diagnose_agent(
 ) -> Diagnosis:
     """Diagnose without writing anything; arguments as for :func:`diagnose`."""
     settings, progress = settings or DiagnosisConfig(), progress or Progress()
-    model, env, seed = agent.state_model, agent.env, settings.seed
+    model, env, seed = agent.world_model, agent.env, settings.seed
     make = partial(make_env, agent.config.task, agent.config.env)
     fresh = play_fresh(make, _policies(agent, also), settings.episodes, seed, agent.device, progress)
     held_out, trained_on = _recorded(agent, settings, progress)

@@ -11,9 +11,7 @@ from dima.analysis.diagnose.bootstrap import pearson
 from dima.analysis.diagnose.calibration import Calibration, TerminationError
 from dima.analysis.diagnose.error import (
     MODEL,
-    OBSERVATIONS,
     PERSISTENCE,
-    STATE,
     HorizonError,
     ReturnRanking,
     RewardError,
@@ -51,7 +49,7 @@ def judge(
 ) -> list[Verdict]:
     """Every verdict, the gravest first; ``episodes`` is the number that intervals are over."""
     near = min(NEAR, len(error.segments))
-    found = [verdict for target in (STATE, OBSERVATIONS) for verdict in _error(error, target, near)]
+    found = [verdict for target in error.targets for verdict in _error(error, target, near)]
     found += [_coverage(target, one, near) for target, one in calibration.items() if one.coverage]
     found += [*_reward(reward, near), *_returns(returns, near), *_termination(termination)]
     found += [*_order(order), *_influence(influence)]

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dima.analysis.imagine.time_steps import TimeStep, given_actions, play_steps, policy_actions
 from dima.data import Act, Episode
@@ -20,7 +19,7 @@ from dima.experience.episodes import episode_seed
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.runtime.rng import drawn_from
 from dima.world_models.base import WorldModel
-from dima.world_models.rollout import forecast, forecast_policy
+from dima.world_models.rollout import Forecast, forecast, forecast_policy
 
 HORIZONS = (15, 50, 200)  # steps: training's, the diagnosis', and far beyond both
 LATEST_START = 100  # step of an episode, where there is room: by then a robot is moving
@@ -31,7 +30,7 @@ ActionSource = Literal["recorded", "policy"]
 class Trajectory:
     """A real or imagined trajectory of H steps; row 0 of ``state`` and ``obs`` is the start."""
 
-    state: np.ndarray  # (H + 1, S) environment units
+    state: np.ndarray | None  # (H + 1, S) environment units; None where a model imagines observations alone
     obs: np.ndarray  # (H + 1, N, O)
     reward: np.ndarray  # (H,)
     continuation: np.ndarray  # (H,) probability that the episode continues after the step; 1 or 0 when real
@@ -70,7 +69,7 @@ class Comparison:
         return min(len(self.real), len(self.imagined))
 
     def error(self, what: Literal["state", "obs"]) -> np.ndarray:
-        """Absolute error of every imagined feature after each step: (steps + 1, ...)."""
+        """Absolute error of every imagined feature after each step: (steps + 1, ...); of the state, where imagined."""
         rows = self.steps + 1
         return np.abs(getattr(self.imagined, what)[:rows] - getattr(self.real, what)[:rows]) / self._scale(what)
 
@@ -141,7 +140,7 @@ def compare(
             raise EnvError(f"{env.name} does not repeat itself under the same seed and actions: give --act recorded")
         frames = replayed
     real = _real_trajectory(frames[start : start + horizon + 1])
-    if scene is not None and scene.imagines:
+    if scene is not None and scene.imagines and imagined.state is not None:
         imagined = replace(imagined, poses=scene.poses(env.spec.own_state(imagined.state), real.poses[0]))
     return Comparison(seed, start, horizons, action, real, imagined)
 
@@ -192,17 +191,18 @@ def _start_rows(past: list[TimeStep], world_model: WorldModel[Any], device: torc
 
 def _imagine_actions(world_model: WorldModel[Any], rows: Rows, action: np.ndarray) -> Trajectory:
     found = forecast(world_model, rows, torch.from_numpy(action)[None].to(rows.state.device))
-    return _imagined_trajectory(found.state, found.obs, found.reward, found.continuation)
+    return _imagined_trajectory(found)
 
 
 def _imagine_policy(world_model: WorldModel[Any], rows: Rows, act: Act, horizon: int) -> tuple[Trajectory, np.ndarray]:
     found, action = forecast_policy(world_model, rows, act, horizon)
-    return _imagined_trajectory(found.state, found.obs, found.reward, found.continuation), action[0].cpu().numpy()
+    return _imagined_trajectory(found), action[0].cpu().numpy()
 
 
-def _imagined_trajectory(*parts: Tensor) -> Trajectory:
-    state, obs, reward, continuation = (part[0].cpu().numpy() for part in parts)
-    return Trajectory(state, obs, reward, continuation, poses=[])
+def _imagined_trajectory(found: Forecast) -> Trajectory:
+    one = found.to("cpu")[0]
+    state = None if one.state is None else one.state.numpy()
+    return Trajectory(state, one.obs.numpy(), one.reward.numpy(), one.continuation.numpy(), poses=[])
 
 
 def _real_trajectory(frames: list[_Frame]) -> Trajectory:
@@ -217,7 +217,9 @@ def _real_trajectory(frames: list[_Frame]) -> Trajectory:
 
 
 def _check_finite(imagined: Trajectory) -> None:
-    parts = (imagined.state[1:], imagined.obs[1:], imagined.reward, imagined.continuation)
+    parts = [imagined.obs[1:], imagined.reward, imagined.continuation]
+    if imagined.state is not None:
+        parts.append(imagined.state[1:])
     wrong = ~np.all([np.isfinite(part).reshape(len(imagined), -1).all(-1) for part in parts], axis=0)
     if wrong.any():
         step = int(wrong.argmax()) + 1

@@ -109,18 +109,15 @@ def _definition(imagination: Imagination) -> str:
 def _errors(page: Page, imagination: Imagination) -> None:
     found = imagination.horizons
     page.section("Error", _definition(imagination))
-    rows = {
-        "state": [f.state_error for f in found],
-        "state, persistence": [f.state_persistence for f in found],
-        "observations": [f.obs_error for f in found],
-        "observations, persistence": [f.obs_persistence for f in found],
-    }
-    _table(page, imagination, rows, "Error after each number of steps.")
-    steps, summed = np.arange(len(imagination.state_error)), {}
-    for target, error, persistence in (
-        ("state", imagination.state_error, imagination.state_persistence),
-        ("observations", imagination.obs_error.mean(1), imagination.obs_persistence.mean(1)),
-    ):
+    compared, summed = [f.compared for f in found], {}
+
+    def rows(target: str, error: np.ndarray, persistence: np.ndarray) -> dict[str, list[float]]:
+        return {target: error[compared].tolist(), f"{target}, persistence": persistence[compared].tolist()}
+
+    ends = {name: row for target, pair in imagination.errors.items() for name, row in rows(target, *pair).items()}
+    _table(page, imagination, ends, "Error after each number of steps.")
+    for target, (error, persistence) in imagination.errors.items():
+        steps = np.arange(len(error))
         pair = [Line("imagined", steps, error, IMAGINED_LINE), Line("persistence", steps, persistence, BASELINE_LINE)]
         summed[target] = [replace(line, values=line.values.cumsum()) for line in pair]
         page.figure(_curves(imagination, "error", pair), f"error-{target}", f"Error of the {target} after each step.")
@@ -129,10 +126,8 @@ def _errors(page: Page, imagination: Imagination) -> None:
         caption = "Error of the state by kind of feature."
         page.figure(_curves(imagination, "error", lines), "error-kinds", caption)
     with page.fold("Errors summed over steps"):
-        sums = {
-            "state": [f.state_error_sum for f in found],
-            "state, persistence": [f.state_persistence_sum for f in found],
-        }
+        main, (imagined, persistent) = next(iter(summed.items()))
+        sums = rows(main, imagined.values, persistent.values)
         _table(page, imagination, sums, "Sum of the errors up to each number of steps.")
         for target, pair in summed.items():
             caption = f"Error of the {target}, summed over steps."

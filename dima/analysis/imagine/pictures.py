@@ -22,10 +22,10 @@ _TERMINATION_THRESHOLD = 0.5  # continuation probability below which a caption s
 
 
 class Pictures:
-    """Pictures of a comparison: real beside imagined, or real ones alone where imagined states cannot be drawn.
+    """Pictures of a comparison: real beside imagined, or real ones alone where there are no imagined poses.
 
     Args:
-        comparison: real and imagined trajectory, with poses.
+        comparison: real trajectory with poses, and imagined one with or without.
         scene: that the poses belong to.
         title: above every frame.
         fps: frames a second of the film.
@@ -33,10 +33,12 @@ class Pictures:
 
     def __init__(self, comparison: Comparison, scene: Scene[Any], title: str, fps: float) -> None:
         self._comparison, self._scene, self._title, self.fps = comparison, scene, title, fps
-        self._error = comparison.error("state").mean(-1)
-        self._persistence = comparison.persistence_error("state").mean(-1)
-        shown = [("real", REAL, comparison.real), ("imagined", IMAGINED, comparison.imagined)]
-        self._shown = shown if scene.imagines else shown[:1]
+        self._shown = [("real", REAL, comparison.real)]
+        self._error = self._persistence = np.zeros(0)  # of what is shown
+        if comparison.imagined.poses:
+            self._shown.append(("imagined", IMAGINED, comparison.imagined))
+            self._error = comparison.error("state").mean(-1)
+            self._persistence = comparison.persistence_error("state").mean(-1)
 
     def __len__(self) -> int:
         return len(self._comparison.imagined) + 1
@@ -48,7 +50,7 @@ class Pictures:
     @property
     def caption(self) -> str:
         """What the film shows, and how fast."""
-        what = "Left real, right imagined" if self._scene.imagines else "The real episode alone"
+        what = "Left real, right imagined" if len(self._shown) > 1 else "The real episode alone"
         return f"{what}; {speed(self.fps, self._scene)}."
 
     def frame(self, step: int) -> np.ndarray:
@@ -81,7 +83,7 @@ class Pictures:
 
     def measures(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Real and imagined values after each step that pictures cannot show."""
-        if not self._scene.imagines:
+        if len(self._shown) == 1:
             return {}
         real, imagined = (
             [self._scene.measures(pose) for pose in trajectory.poses]

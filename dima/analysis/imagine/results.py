@@ -13,6 +13,7 @@ from dima.agent import Agent
 from dima.analysis.imagine.compare import ActionSource, Comparison
 from dima.analysis.imagine.pictures import Pictures
 from dima.analysis.imagine.verdicts import judge
+from dima.analysis.targets import OBSERVATIONS, SINGULAR, STATE, observations_only
 from dima.data import EnvSpec
 from dima.errors import UserError
 from dima.nn.normalizer import Normalizer
@@ -22,14 +23,17 @@ from dima.world_models.state_based import StateModel
 
 @dataclass(frozen=True)
 class HorizonErrors:
-    """Mean absolute errors over features after a number of steps; persistence predicts that nothing changes."""
+    """Mean absolute errors over features after a number of steps; persistence predicts that nothing changes.
+
+    Those of the state are None where it is not imagined.
+    """
 
     steps: int
     compared: int  # fewer where the real episode ended earlier
-    state_error: float
-    state_persistence: float
-    state_error_sum: float  # over all steps so far
-    state_persistence_sum: float
+    state_error: float | None
+    state_persistence: float | None
+    state_error_sum: float | None  # over all steps so far
+    state_persistence_sum: float | None
     obs_error: float
     obs_persistence: float
     imagined_reward: float  # sum so far
@@ -46,9 +50,9 @@ class Imagination:
         comparison: both trajectories, in the environment's units.
         unit: of errors, in words.
         state_error, state_persistence: (T + 1,) mean absolute error of the state after each step that both have, and
-            that of persistence.
+            that of persistence; None where a model imagines observations alone.
         obs_error, obs_persistence: (T + 1, N) likewise of each agent's observation.
-        kind_errors: (T + 1,) error of each kind of state feature.
+        kind_errors: (T + 1,) error of each kind of state feature, where it is imagined.
         measures: (real, imagined) values after each step that pictures cannot show; see ``Scene.measures``.
         pictures: indexed by step: real and imagined picture, (height, width, 3) uint8 each; or None.
         no_pictures: why there are none, or none of imagined states; empty otherwise.
@@ -59,14 +63,22 @@ class Imagination:
     actions: ActionSource
     comparison: Comparison
     unit: str
-    state_error: np.ndarray
-    state_persistence: np.ndarray
+    state_error: np.ndarray | None
+    state_persistence: np.ndarray | None
     obs_error: np.ndarray
     obs_persistence: np.ndarray
     kind_errors: Mapping[str, np.ndarray]
     measures: Mapping[str, tuple[np.ndarray, np.ndarray]]
     pictures: Pictures | None
     no_pictures: str = ""
+
+    @property
+    def errors(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Error and persistence's error after each step, (T + 1,), of what is imagined, the main target first."""
+        state = {}
+        if self.state_error is not None and self.state_persistence is not None:
+            state = {STATE: (self.state_error, self.state_persistence)}
+        return state | {OBSERVATIONS: (self.obs_error.mean(1), self.obs_persistence.mean(1))}
 
     @property
     def horizons(self) -> list[HorizonErrors]:
@@ -76,16 +88,16 @@ class Imagination:
     @property
     def verdicts(self) -> list[Verdict]:
         """What the numbers mean, the gravest first."""
-        state, obs = (self.state_error, self.state_persistence), (self.obs_error.mean(1), self.obs_persistence.mean(1))
-        return judge(self.comparison, {"State": state, "Observations": obs})
+        return judge(self.comparison, {target.capitalize(): pair for target, pair in self.errors.items()})
 
     @property
     def findings(self) -> list[str]:
-        """A sentence for each horizon."""
-        return [_sentence(found) for found in self.horizons]
+        """A sentence for each horizon, after that of a model that imagines observations alone."""
+        missing = [] if STATE in self.errors else [observations_only("errors of the state and imagined pictures")]
+        return missing + [self._sentence(found) for found in self.horizons]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but pictures, as plain data for JSON."""
+        """Everything but pictures, as plain data for JSON; of a state that is not imagined there is nothing."""
         comparison, agents = self.comparison, self.spec.agents
         real, imagined = comparison.real, comparison.imagined
         return {
@@ -95,12 +107,10 @@ class Imagination:
             "seed": comparison.seed,
             "start": comparison.start,
             "unit": self.unit,
-            "horizons": [vars(found) for found in self.horizons],
+            "horizons": [_without_none(vars(found)) for found in self.horizons],
             "no_pictures": self.no_pictures,
             "steps": {
-                "state_error": self.state_error.tolist(),
-                "state_persistence": self.state_persistence.tolist(),
-                "state_error_by_kind": {kind: error.tolist() for kind, error in self.kind_errors.items()},
+                **self._state_steps(),
                 "obs_error": {agent: self.obs_error[:, i].tolist() for i, agent in enumerate(agents)},
                 "obs_persistence": {agent: self.obs_persistence[:, i].tolist() for i, agent in enumerate(agents)},
                 "real": {"reward": real.reward.tolist(), "continuation": real.continuation.tolist()},
@@ -111,18 +121,47 @@ class Imagination:
             },
         }
 
+    def _state_steps(self) -> dict[str, Any]:
+        if STATE not in self.errors:
+            return {}
+        error, persistence = self.errors[STATE]
+        by_kind = {kind: error.tolist() for kind, error in self.kind_errors.items()}
+        return {
+            "state_error": error.tolist(),
+            "state_persistence": persistence.tolist(),
+            "state_error_by_kind": by_kind,
+        }
+
+    def _sentence(self, found: HorizonErrors) -> str:
+        ended = "" if found.compared == found.steps else f" (the real episode ended after {found.compared})"
+        target, pair = next(iter(self.errors.items()))
+        end, persistence_end = (values[found.compared] for values in pair)
+        mean, persistence = (values[: found.compared + 1].sum() / max(1, found.compared) for values in pair)
+        return (
+            f"{found.steps} steps{ended}: {SINGULAR[target]} error {mean:.3g} on average, {end:.3g} at the end "
+            f"(persistence: {persistence:.3g} and {persistence_end:.3g}), reward {found.imagined_reward:.4g} "
+            f"imagined, {found.real_reward:.4g} real"
+        )
+
     def _errors_after(self, steps: int) -> HorizonErrors:
         comparison = self.comparison
         compared = min(steps, comparison.steps)
+        ends = {target: [float(values[compared]) for values in pair] for target, pair in self.errors.items()}
+        sums = {
+            target: [float(values[: compared + 1].sum()) for values in pair] for target, pair in self.errors.items()
+        }
+        state_error, state_persistence = ends.get(STATE, (None, None))
+        state_error_sum, state_persistence_sum = sums.get(STATE, (None, None))
+        obs_error, obs_persistence = ends[OBSERVATIONS]
         return HorizonErrors(
             steps=steps,
             compared=compared,
-            state_error=float(self.state_error[compared]),
-            state_persistence=float(self.state_persistence[compared]),
-            state_error_sum=float(self.state_error[: compared + 1].sum()),
-            state_persistence_sum=float(self.state_persistence[: compared + 1].sum()),
-            obs_error=float(self.obs_error[compared].mean()),
-            obs_persistence=float(self.obs_persistence[compared].mean()),
+            state_error=state_error,
+            state_persistence=state_persistence,
+            state_error_sum=state_error_sum,
+            state_persistence_sum=state_persistence_sum,
+            obs_error=obs_error,
+            obs_persistence=obs_persistence,
             imagined_reward=float(comparison.imagined.reward[:compared].sum()),
             real_reward=float(comparison.real.reward[:compared].sum()),
         )
@@ -180,19 +219,22 @@ def evaluate_comparison(
         pictures: of both, or None.
         no_pictures: why there are none.
     """
-    error, persistence = comparison.error("state"), comparison.persistence_error("state")
-    names = np.array(kinds)
+    names, state_error, state_persistence, kind_errors = np.array(kinds), None, None, {}
+    if comparison.imagined.state is not None:
+        error = comparison.error("state")
+        state_error, state_persistence = error.mean(-1), comparison.persistence_error("state").mean(-1)
+        kind_errors = {kind: error[:, names == kind].mean(-1) for kind in dict.fromkeys(kinds)}
     return Imagination(
         run=run,
         spec=spec,
         actions=actions,
         comparison=comparison,
         unit=unit,
-        state_error=error.mean(-1),
-        state_persistence=persistence.mean(-1),
+        state_error=state_error,
+        state_persistence=state_persistence,
         obs_error=_mean_without_padding(comparison.error("obs"), spec),
         obs_persistence=_mean_without_padding(comparison.persistence_error("obs"), spec),
-        kind_errors={kind: error[:, names == kind].mean(-1) for kind in dict.fromkeys(kinds)},
+        kind_errors=kind_errors,
         measures={} if pictures is None else pictures.measures(),
         pictures=pictures,
         no_pictures=no_pictures,
@@ -205,12 +247,5 @@ def _mean_without_padding(error: np.ndarray, spec: EnvSpec) -> np.ndarray:
     return mean
 
 
-def _sentence(found: HorizonErrors) -> str:
-    ended = "" if found.compared == found.steps else f" (the real episode ended after {found.compared})"
-    steps = max(1, found.compared)
-    mean, persistence = found.state_error_sum / steps, found.state_persistence_sum / steps
-    return (
-        f"{found.steps} steps{ended}: state error {mean:.3g} on average, {found.state_error:.3g} at the end "
-        f"(persistence: {persistence:.3g} and {found.state_persistence:.3g}), reward {found.imagined_reward:.4g} "
-        f"imagined, {found.real_reward:.4g} real"
-    )
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -67,7 +67,7 @@ def imagine(
         progress: shows the frames drawn; silent by default.
 
     Raises:
-        ConfigError: the run has no world model that predicts states, or the episode is too short.
+        ConfigError: the run has no world model, or the episode is too short.
         DivergenceError: the imagined trajectory has NaN or infinite numbers.
         RunFolderError: the run folder cannot be read, or ``out`` not be written.
     """
@@ -90,7 +90,7 @@ def imagine_agent(
     fps: float = FPS,
 ) -> Imagination:
     """Imagine without writing anything; arguments as for :func:`imagine`."""
-    world_model, config = agent.state_model, agent.config
+    world_model, config = agent.world_model, agent.config
     env = make_env(config.task, config.env, render_mode="rgb_array")
     scene: Scene[Any] | None = None
     try:
@@ -109,6 +109,8 @@ def imagine_agent(
         scene=scene,
         device=agent.device,
     )
+    if comparison.imagined.state is None:
+        no_pictures = no_pictures or f"{config.algorithm} predicts observations only: there is no state to draw"
     comparison, unit = standardise(comparison, agent)
     return evaluate_comparison(
         comparison,
