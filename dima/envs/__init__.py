@@ -134,7 +134,7 @@ def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) ->
         height: likewise.
 
     Raises:
-        EnvError: its states cannot be drawn, or this machine has nothing to draw with.
+        EnvError: there is no scene of it, or this machine has nothing to draw with.
     """
     suite = _find(task)[0]
     scene: Scene[Any] | None = suite.scene(env.parallel_env, width, height) if hasattr(suite, "scene") else None

@@ -140,7 +140,7 @@ def compare(
             raise EnvError(f"{env.name} does not repeat itself under the same seed and actions: give --act recorded")
         frames = replayed
     real = _real_trajectory(frames[start : start + horizon + 1])
-    if scene is not None and scene.imagines and imagined.state is not None:
+    if scene is not None and not scene.cannot_imagine and imagined.state is not None:
         imagined = replace(imagined, poses=scene.poses(env.spec.own_state(imagined.state), real.poses[0]))
     return Comparison(seed, start, horizons, action, real, imagined)
 

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dima.analysis.html.figures import BASELINE_LINE, IMAGINED_LINE, REAL_LINE, plot
+from dima.analysis.html.figures import BASELINE_LINE, IMAGINED_LINE, REAL_LINE, plot, plots
 from dima.analysis.html.page import Page
 from dima.analysis.imagine.canvas import Kind, png, stack
 from dima.analysis.imagine.pictures import encode_film
 from dima.analysis.imagine.results import Imagination
+from dima.analysis.targets import STATE
 from dima.runtime.progress import Progress
 from dima.storage.atomic import write_bytes, write_errors, write_text
 
 DATA, PAGE, STRIP = "imagination.json", "imagination.html", "strip.png"
+_FEATURES = 6  # of observations, at most, that are drawn
 FILMS: dict[Kind, str] = {"mp4": "imagination.mp4", "webp": "imagination.webp"}
 
 
@@ -91,12 +93,44 @@ def build_page(imagination: Imagination, film: bytes | None, strips: dict[int, n
             rows = "real" if imagination.no_pictures else "real above imagined"
             caption = f"Evenly spaced steps up to step {horizon}, {rows}."
             page.image(png(strip), f"strip-{horizon}", caption, wide=True)
+    if STATE not in imagination.errors:
+        _observations(page, imagination)
     _errors(page, imagination)
     _rewards(page, imagination)
     page.section("Protocol")
     facts = {"episode's seed": comparison.seed, "first step": comparison.start, "actions": imagination.actions}
     page.facts({**run, "run": Path(run["run"]).name, **facts})
     return page
+
+
+def _observations(page: Page, imagination: Imagination) -> None:
+    """Imagined beside real ones, in place of pictures."""
+    comparison, names = imagination.comparison, imagination.spec.obs_names
+    valid, steps = imagination.spec.obs_valid, np.arange(comparison.steps + 1)
+    real, imagined = (one.obs[: len(steps), valid].T for one in (comparison.real, comparison.imagined))  # (F, T + 1)
+    spread = real.std(1) / comparison.obs_scale[valid]
+    shown: list[int] = []
+    for feature in np.argsort(-spread, kind="stable").tolist():
+        copied = any(np.array_equal(real[feature], real[other]) for other in shown)  # agents often see the same
+        if spread[feature] > 0 and not copied and len(shown) < _FEATURES:
+            shown.append(feature)
+    if not shown:
+        return
+    rows = -(-len(shown) // 2)
+    figure, grid = plots(rows, 2, height=0.8 + 1.6 * rows, sharex=True)
+    for axes, feature in zip(grid.flat, shown, strict=False):
+        axes.plot(steps, real[feature], label="real", **REAL_LINE)
+        axes.plot(steps, imagined[feature], label="imagined", **IMAGINED_LINE)
+        axes.set_title(names[feature])
+    for axes in grid.flat[len(shown) :]:
+        axes.remove()
+    figure.supxlabel("imagined steps", fontsize=11)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=10, frameon=False
+    )
+    page.section("Observations")
+    caption = "Features that vary most in the real episode, by agent and number, in the environment's units."
+    page.figure(figure, "observations", caption)
 
 
 def _definition(imagination: Imagination) -> str:

@@ -94,7 +94,8 @@ def imagine_agent(
     env = make_env(config.task, config.env, render_mode="rgb_array")
     scene: Scene[Any] | None = None
     try:
-        scene, no_pictures = _find_scene(config.task, env, width)
+        scene = _find_scene(config.task, env, width)
+        no_pictures = scene.cannot_imagine
     except EnvError as error:  # numbers and curves are worth having without pictures
         no_pictures = str(error)
     comparison = compare(
@@ -159,7 +160,7 @@ def film(
     agent = run if isinstance(run, Agent) else load(run, device, task=task, algorithm=algorithm)
     path, config = user_path(path), agent.config
     env = make_env(config.task, config.env, render_mode="rgb_array")
-    scene, _ = _find_scene(config.task, env, width)
+    scene = _find_scene(config.task, env, width)
     choose = policy_actions(partial(agent.algorithm.act, mode=True), agent.device)
     first_seed = episode_seed(agent.evaluation_seed if seed is None else seed, 0, "evaluation")
     fps = frames_per_second(scene)
@@ -174,8 +175,8 @@ def film(
     return path
 
 
-def _find_scene(task: str, env: JointEnv, width: int) -> tuple[Scene[Any], str]:
-    """A scene of an environment, and why it draws no imagined states; empty if it does.
+def _find_scene(task: str, env: JointEnv, width: int) -> Scene[Any]:
+    """A scene of an environment, or else what it renders by itself.
 
     Args:
         task: its name.
@@ -186,13 +187,13 @@ def _find_scene(task: str, env: JointEnv, width: int) -> tuple[Scene[Any], str]:
         EnvError: it cannot be drawn, or this machine has no renderer.
     """
     try:
-        return make_scene(task, env, width, round(_ASPECT * width)), ""
+        return make_scene(task, env, width, round(_ASPECT * width))
     except NoRenderer:  # nor would the environment's own pictures come out
         raise
     except EnvError as error:
         if env.render_mode != "rgb_array":
             raise EnvError(f"{error}; nor does it render rgb_array: no film can be made of it") from error
-        return RenderedScene(env, width), str(error)
+        return RenderedScene(env, width, str(error))
 
 
 def _origin(agent: Agent) -> dict[str, Any]:

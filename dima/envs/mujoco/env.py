@@ -223,6 +223,16 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         data = self.simulator.data
         return data.qpos, data.qvel, data.qacc_warmstart, data.xpos, data.xipos
 
+    @property
+    def poseless(self) -> str:
+        """Why its states do not determine the robot's pose; empty if they do."""
+        if not self.standardize:
+            return ""
+        return (
+            f"mamujoco/{self.metadata['name']}: states that were standardised one by one (env.standardize = True) "
+            "no longer determine the robot's pose: expected env.standardize = False"
+        )
+
     @cached_property
     def layout(self) -> Layout:
         """Relation of its states to the simulator's coordinates.
@@ -230,11 +240,8 @@ class MamujocoEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         Raises:
             EnvError: its states are standardised.
         """
-        if self.standardize:
-            raise EnvError(
-                f"mamujoco/{self.metadata['name']}: states that were standardised one by one (env.standardize = True) "
-                "no longer determine the robot's pose: expected env.standardize = False"
-            )
+        if self.poseless:
+            raise EnvError(self.poseless)
         return layout_of(self.scenario, self.simulator)
 
     def state_names(self) -> list[str]:
@@ -297,11 +304,12 @@ def scene(env: MamujocoEnv, width: int, height: int) -> MujocoScene:
     """A scene of an environment's robot; sizes in pixels.
 
     Raises:
-        EnvError: its states are standardised, or this machine cannot render.
+        EnvError: this machine cannot render.
     """
     from dima.envs.render.mujoco import MujocoScene
 
-    return MujocoScene(env.simulator, env.layout, env.actuators, width, height, SCENARIOS[env.scenario].flat)
+    layout, flat = layout_of(env.scenario, env.simulator), SCENARIOS[env.scenario].flat
+    return MujocoScene(env.simulator, layout, env.actuators, width, height, flat, env.poseless)
 
 
 def tasks() -> list[TaskInfo]:

@@ -42,6 +42,7 @@ class MujocoScene(Scene[MujocoPose]):
         width: of a picture in pixels.
         height: of a picture in pixels.
         from_above: view from above instead of from the side.
+        cannot_imagine: why states do not determine a pose, if so.
 
     Raises:
         EnvError: this machine cannot render.
@@ -55,8 +56,9 @@ class MujocoScene(Scene[MujocoPose]):
         width: int,
         height: int,
         from_above: bool = False,
+        cannot_imagine: str = "",
     ) -> None:
-        self._simulator, self._layout = simulator, layout
+        self._simulator, self._layout, self.cannot_imagine = simulator, layout, cannot_imagine
         self.seconds = float(simulator.dt)
         self.agents = tuple(actuators)
         self._context = open_context(width, height)

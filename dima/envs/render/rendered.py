@@ -19,15 +19,14 @@ class RenderedScene(Scene[np.ndarray]):
     Args:
         env: made with that mode; it is reset once, to see whether it renders.
         width: of a picture in pixels.
+        cannot_imagine: why there is no other scene.
 
     Raises:
         EnvError: it renders something else than a picture.
     """
 
-    imagines = False
-
-    def __init__(self, env: JointEnv, width: int) -> None:
-        self._env, self._width = env, width
+    def __init__(self, env: JointEnv, width: int, cannot_imagine: str = "render() shows no imagined states") -> None:
+        self._env, self._width, self.cannot_imagine = env, width, cannot_imagine
         self._shape: tuple[int, ...] | None = None
         self.seconds = _seconds(env.metadata)
         env.reset(seed=0)
@@ -49,7 +48,7 @@ class RenderedScene(Scene[np.ndarray]):
         return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
     def poses(self, states: np.ndarray, first: np.ndarray) -> NoReturn:
-        raise EnvError(f"{self._env.name}: render() draws no imagined states")
+        raise EnvError(f"{self._env.name}: {self.cannot_imagine}")
 
     def draw(self, pose: np.ndarray) -> np.ndarray:
         return pose

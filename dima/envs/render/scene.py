@@ -1,7 +1,7 @@
 """Interface for drawing an environment's states, real or imagined.
 
 A suite's module has ``scene(parallel_env, width, height)``, a user's own environment a method ``scene(width, height)``;
-both return a :class:`Scene`, and raise an EnvError if a setting makes it impossible to draw states.
+both return a :class:`Scene`, or raise an EnvError where nothing can be drawn.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Scene(ABC, Generic[P]):
         seconds: simulated time of a step; 0 if undefined.
         agents: names of the agents that are drawn in the colours of ``dima.envs.render.colors``, in their order; empty
             where pictures do not tell them apart.
-        imagines: whether imagined states can be drawn, too; if not, :meth:`poses` is never called.
+        cannot_imagine: why imagined states cannot be drawn, if so; then :meth:`poses` is never called.
     """
 
     seconds: float = 0.0
     agents: Sequence[str] = ()
-    imagines: bool = True
+    cannot_imagine: str = ""
 
     @abstractmethod
     def now(self) -> P:
