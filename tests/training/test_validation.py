@@ -82,6 +82,16 @@ def test_errors_equal_those_worked_out_by_hand():
     )
 
 
+def test_a_model_of_observations_alone_is_measured_on_them():
+    class Blind(Biased):
+        predicts_state = False
+
+    errors, of_both = (held_out(walk(6)).errors(kind(bias=0.5)) for kind in (Blind, Biased))
+    assert errors.pop("obs_persistence_1") == pytest.approx(3 * (1 + 1.5) / 2)
+    assert errors.pop("obs_persistence_3") == pytest.approx(9 * (1 + 1.5) / 2)
+    assert errors == {name: error for name, error in of_both.items() if not name.startswith(("state", "persistence"))}
+
+
 def test_a_perfect_model_makes_no_error():
     errors = held_out(walk(6)).errors(Biased())
     assert all(errors[name] == 0 for name in errors if not name.startswith(("persistence", "reward")))

@@ -108,7 +108,7 @@ def _observations(page: Page, imagination: Imagination) -> None:
     comparison, names = imagination.comparison, imagination.spec.obs_names
     valid, steps = imagination.spec.obs_valid, np.arange(comparison.steps + 1)
     real, imagined = (one.obs[: len(steps), valid].T for one in (comparison.real, comparison.imagined))  # (F, T + 1)
-    spread = real.std(1) / comparison.obs_scale[valid]
+    spread = (comparison.real.obs.std(0) / comparison.obs_scale)[valid]
     shown: list[int] = []
     for feature in np.argsort(-spread, kind="stable").tolist():
         copied = any(np.array_equal(real[feature], real[other]) for other in shown)  # agents often see the same

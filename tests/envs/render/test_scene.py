@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -131,10 +133,20 @@ def test_agents_colours_stand_out_on_light_and_dark_and_from_each_other() -> Non
             assert (high + 0.05) / (low + 0.05) >= 3, (color, ground)
 
 
-def test_standardised_states_cannot_be_drawn() -> None:
-    env = make_env("mamujoco/halfcheetah-2x3", MamujocoConfig(standardize=True))
-    with pytest.raises(EnvError, match=r"halfcheetah-2x3: states that were standardised .* expected env.standardize"):
-        make_scene("mamujoco/halfcheetah-2x3", env)
+@pytest.mark.usefixtures("drawing")
+def test_of_standardised_states_the_real_ones_are_drawn() -> None:
+    pictures = []
+    for standardize in (True, False):
+        env = make_env("mamujoco/halfcheetah-2x3", MamujocoConfig(standardize=standardize))
+        scene = make_scene("mamujoco/halfcheetah-2x3", env, WIDTH, HEIGHT)
+        _, poses = walk(env, scene)
+        pictures.append(scene.draw(poses[-1]))
+        assert bool(scene.cannot_imagine) == standardize
+        if standardize:
+            message = r"halfcheetah-2x3: states that were standardised .* expected env.standardize = False"
+            assert re.search(message, scene.cannot_imagine)
+        scene.close()
+    assert np.array_equal(*pictures)
 
 
 # -- particles --------------------------------------------------------------------------------------------------------
@@ -250,7 +262,7 @@ def test_what_an_environment_renders_is_a_scene_of_real_states_alone() -> None:
     scene = RenderedScene(Painted(red), width=80)
     assert scene.draw(scene.now()).shape == (40, 80, 3)
     assert scene.now()[20, 40].tolist() == [255, 0, 0]
-    assert scene.seconds == 0.05 and not scene.imagines
+    assert scene.seconds == 0.05 and scene.cannot_imagine
     assert RenderedScene(Painted(red, rate=None), width=80).seconds == 0
     with pytest.raises(EnvError, match=r"painted: render\(\) draws no imagined states"):
         scene.poses(np.zeros((2, 3)), red)
