@@ -216,16 +216,17 @@ class Forecaster:
         Rewards and continuations are not reconstructed, and stay zero.
         """
         parts = []
-        for part in torch.arange(len(segments)).split(self.batch):
-            views = []
-            for t in range(1, segments.horizon + 1):
-                rows = segments.window(t)[part].to(self.device)
-                views.append(observe(self.world_model, self.world_model.start(rows)))
-            predicted = self.world_model.predicts_state
-            state = torch.stack([view.state for view in views], dim=1) if predicted else None
-            obs = torch.stack([view.obs for view in views], dim=1)
-            zeros = torch.zeros(obs.shape[:2])
-            parts.append(Predictions(state, obs, zeros, zeros).to("cpu"))
+        with drawn_from(self.device, self.seed):
+            for part in torch.arange(len(segments)).split(self.batch):
+                views = []
+                for t in range(1, segments.horizon + 1):
+                    rows = segments.window(t)[part].to(self.device)
+                    views.append(observe(self.world_model, self.world_model.start(rows)))
+                predicted = self.world_model.predicts_state
+                state = torch.stack([view.state for view in views], dim=1) if predicted else None
+                obs = torch.stack([view.obs for view in views], dim=1)
+                zeros = torch.zeros(obs.shape[:2])
+                parts.append(Predictions(state, obs, zeros, zeros).to("cpu"))
         return _join(parts, segments.alive)
 
 

@@ -134,6 +134,18 @@ def test_reconstruction_of_the_real_states(linear: Case) -> None:
     torch.testing.assert_close(found.obs, linear.segments.obs, rtol=1e-4, atol=1e-4)
 
 
+def test_models_that_draw_latents_reconstruct_the_same_each_time(linear: Case) -> None:
+    class Sampled(Noisy):
+        def start(self, rows):
+            return super().start(rows) + torch.randn(len(rows.state), 1)
+
+    forecaster = linear.forecaster(Sampled(linear.spec))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert torch.equal(forecaster.reconstruct(linear.segments).obs, forecaster.reconstruct(linear.segments).obs)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_predictions_after_a_segment_s_end_are_zero(walk: Case) -> None:
     segments = walk.segments.subset(3)
     acted = segments.rows.acted.clone()
