@@ -30,16 +30,15 @@ from dima.analysis.diagnose.bootstrap import Bootstrap
 from dima.analysis.diagnose.episodes import EpisodeSource, FeatureScales, feature_scales
 from dima.analysis.diagnose.error import (
     MODEL,
-    OBSERVATIONS,
     OLD_NAMES,
     PERSISTENCE,
     RECONSTRUCTION,
-    STATE,
     ErrorCurves,
     horizon_error,
 )
 from dima.analysis.diagnose.reveal import order_sensitivity
 from dima.analysis.diagnose.rollouts import Forecaster, Segments, cut_segments
+from dima.analysis.targets import OBSERVATIONS, STATE
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.runtime.progress import Lines

@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.studies.forms import FORMS, read_results
-from dima.analysis.diagnose.error import MODEL, PERSISTENCE, STATE
+from dima.analysis.diagnose.error import MODEL, PERSISTENCE
 from dima.analysis.html.figures import DASHES, PALETTE, as_png, plots
+from dima.analysis.targets import STATE
 
 REVEALS = ("one", "cumulative", "all", "ensemble")
 PATHS = {"condition+input": "-", "condition": (0, (4, 2)), "mean": "-", "member": (0, (4, 2))}

@@ -182,7 +182,7 @@ class Fitting(TrainingLoop):
             env=self.config.env.to_dict(),
             finished=finished,
             unit="iterations",
-            measure=f"error after {self.config.evaluation_horizon} steps",
+            measure=f"{'' if self._tells_state else 'observation '}error after {self.config.evaluation_horizon} steps",
             digits=3,
             lower_is_better=True,
             note=f"fitted to {self.dataset.path}; its policy is untrained",
@@ -190,8 +190,11 @@ class Fitting(TrainingLoop):
 
     @property
     def _measure(self) -> str:
-        told = "state" if self.algorithm.world_model.predicts_state else "obs"
-        return f"held_out/{told}_{self.config.evaluation_horizon}"
+        return f"held_out/{'state' if self._tells_state else 'obs'}_{self.config.evaluation_horizon}"
+
+    @property
+    def _tells_state(self) -> bool:
+        return self.algorithm.world_model.predicts_state
 
 
 def _require_held_out(dataset: Dataset) -> None:

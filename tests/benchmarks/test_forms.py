@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.studies import forms, forms_curves
-from dima.analysis.diagnose.error import MODEL, OBSERVATIONS, PERSISTENCE, STATE
+from dima.analysis.diagnose.error import MODEL, PERSISTENCE
+from dima.analysis.targets import OBSERVATIONS, STATE
 from dima.datasets.reader import Dataset
 from dima.recording.config import record_config
 from dima.recording.record import record

@@ -25,7 +25,7 @@ class RenderedScene(Scene[np.ndarray]):
         EnvError: it renders something else than a picture.
     """
 
-    def __init__(self, env: JointEnv, width: int, cannot_imagine: str = "render() shows no imagined states") -> None:
+    def __init__(self, env: JointEnv, width: int, cannot_imagine: str = "render() draws no imagined states") -> None:
         self._env, self._width, self.cannot_imagine = env, width, cannot_imagine
         self._shape: tuple[int, ...] | None = None
         self.seconds = _seconds(env.metadata)

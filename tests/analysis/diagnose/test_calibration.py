@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dima.analysis.diagnose.calibration import Calibration, calibration, termination_error
-from dima.analysis.diagnose.error import OBSERVATIONS, STATE
 from dima.analysis.diagnose.rollouts import Predictions
+from dima.analysis.targets import OBSERVATIONS, STATE
 from tests.analysis.diagnose.worlds import Case, Noisy, Walk
 
 

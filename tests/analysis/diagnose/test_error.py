@@ -8,10 +8,8 @@ import torch
 from dima.analysis.diagnose.error import (
     MAX_POINTS,
     MODEL,
-    OBSERVATIONS,
     PERSISTENCE,
     RECONSTRUCTION,
-    STATE,
     HorizonError,
     absolute_errors,
     error_by_source,
@@ -21,6 +19,7 @@ from dima.analysis.diagnose.error import (
     reward_error,
 )
 from dima.analysis.diagnose.rollouts import Predictions
+from dima.analysis.targets import OBSERVATIONS, STATE
 from tests.analysis.diagnose.worlds import Case, Noisy, Walk
 
 # -- states and observations ------------------------------------------------------------------------------------------

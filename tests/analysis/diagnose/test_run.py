@@ -15,10 +15,10 @@ import dima
 from dima.analysis.diagnose import plots
 from dima.analysis.diagnose.bootstrap import Curve
 from dima.analysis.diagnose.config import DiagnosisConfig
-from dima.analysis.diagnose.error import STATE
 from dima.analysis.diagnose.page import _far_apart, build_page, save
 from dima.analysis.diagnose.results import Diagnosis
 from dima.analysis.diagnose.run import diagnose_agent
+from dima.analysis.targets import STATE
 from dima.cli import main
 from dima.errors import ConfigError, RunFolderError
 from dima.recording.config import record_config

@@ -10,9 +10,7 @@ from dima.analysis.diagnose.bootstrap import Curve
 from dima.analysis.diagnose.calibration import Calibration, TerminationError
 from dima.analysis.diagnose.error import (
     MODEL,
-    OBSERVATIONS,
     PERSISTENCE,
-    STATE,
     ErrorCurves,
     HorizonError,
     ReturnRanking,
@@ -21,6 +19,7 @@ from dima.analysis.diagnose.error import (
 from dima.analysis.diagnose.influence import Influence
 from dima.analysis.diagnose.reveal import OrderSensitivity
 from dima.analysis.diagnose.verdicts import judge
+from dima.analysis.targets import OBSERVATIONS, STATE
 from dima.runtime.verdicts import LAST_STATE, Verdict
 
 STEPS = 20
