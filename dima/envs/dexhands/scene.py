@@ -1,0 +1,70 @@
+"""The simulated world of a task: two hands, an object, a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+
+from dima.envs.dexhands.hand import free_base, hand
+from dima.envs.dexhands.objects import LEFT, RIGHT, THINGS, TABLES, Contacts, DoubleDoor, quaternion
+from dima.envs.dexhands.settings import CONTROL_SECONDS, DexHandsConfig
+from dima.envs.dexhands.tasks import Start, Task
+
+SIDES = ("right", "left")  # names of bodies, joints and sites begin with them: right_palm
+
+
+def build(task: Task, config: DexHandsConfig, visual: bool = False) -> Any:
+    """Build a task's world.
+
+    Args:
+        task: of ``TASKS``.
+        config: its settings.
+        visual: with the hands' looks, for pictures; the motion is the same.
+
+    Returns:
+        The compiled ``MjModel``.
+
+    Raises:
+        EnvError: the package with the hand's files is missing.
+    """
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    _set_physics(spec, config)
+    contacts = Contacts(config.friction or task.friction, (config.contact_time * spec.option.timestep, 1.0))
+    if isinstance(task.thing, DoubleDoor):
+        task.thing.add(spec, contacts, config.door_spring, config.door_damping)
+    else:
+        task.thing.add(spec, contacts)
+    for side, start in zip(SIDES, (task.right, task.left), strict=True):
+        _add_hand(spec, side, start, mirrored=side == "left" and config.left_hand == "mirror", visual=visual)
+    _set_collisions(spec, contacts, config.hands_touch)
+    return spec.compile()
+
+
+def _set_physics(spec: Any, config: DexHandsConfig) -> None:
+    option = spec.option
+    option.timestep = CONTROL_SECONDS / config.frame_skip
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, config.contact_ratio
+    option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a broken state is to be seen, not hidden
+    if mujoco.__version__ == "4.0.0":  # its sparse Cholesky factorisation is wrong
+        option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
+
+
+def _add_hand(spec: Any, side: str, start: Start, mirrored: bool, visual: bool) -> None:
+    child = hand(mirrored, visual)
+    free_base(child, start.position, quaternion(start.euler))
+    spec.worldbody.add_frame().attach_body(child.body("mount"), prefix=f"{side}_")
+
+
+def _set_collisions(spec: Any, contacts: Contacts, hands_touch: bool) -> None:
+    """Say what touches what, and how; a hand touches itself in the pairs that its file lists."""
+    for geom in spec.geoms:
+        geom.solref = contacts.solref
+        geom.condim = 4
+        own, other = (RIGHT, LEFT) if geom.name.startswith("right_C_") else (LEFT, RIGHT)
+        if geom.name.startswith(("right_C_", "left_C_")):
+            geom.contype, geom.conaffinity = own, THINGS | TABLES | (other if hands_touch else 0)
+    for pair in spec.pairs:
+        pair.solref = contacts.solref
