@@ -74,6 +74,12 @@ class Bottle:
         cap.add_joint(name="cap_turn", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, 1), damping=1e-3, armature=1e-5)
         _cylinder(cap, "cap", self.cap, contacts, "part", mass=0.8 * self.cap_mass)
 
+    def joints(self, points: np.ndarray, pose: np.ndarray) -> dict[str, float]:
+        """The joints that follow from the points (3, 3) and the pose (7,)."""
+        bottle, cap, link = points
+        along = (cap - bottle) / np.linalg.norm(cap - bottle)
+        return {"cap_lift": float((link - bottle) @ along)}
+
 
 @dataclass(frozen=True)
 class DoubleDoor:
@@ -127,6 +133,17 @@ class DoubleDoor:
             point = (-self.point_x if self.inward else self.point_x, side * self.point_across, self.point_z)
             _point(spec.body(f"{name}_leaf"), f"{name} handle", point)
 
+    def joints(self, points: np.ndarray, pose: np.ndarray) -> dict[str, float]:
+        """The joints that follow from the points (2, 3) and the pose (7,)."""
+        angles = {}
+        for name, point, (x, y), side in zip(("left", "right"), points, reversed(self.hinges), (1, -1), strict=True):
+            flip = -1 if self.inward else 1  # a half turn about y
+            arm = (flip * (point[0] - self.position[0]) - x, point[1] - self.position[1] - y)
+            shut = (-self.point_x if self.inward else self.point_x, side * self.point_across)
+            turn = np.arctan2(shut[0] * arm[1] - shut[1] * arm[0], shut[0] * arm[0] + shut[1] * arm[1])
+            angles[f"{name}_hinge"] = float(side * turn)
+        return angles
+
     def _add_handles(self, leaf: Any, name: str, side: int, contacts: Contacts) -> None:
         thick, wide, high = self.handle
         y = side * self.handle_across
@@ -174,6 +191,11 @@ class Pen:
         _capsule(cap, "cap", self.cap, contacts, "part", self.cap_mass)
         _point(cap, "cap", self.cap_point)
         _point(pen, "body", self.body_point)
+
+    def joints(self, points: np.ndarray, pose: np.ndarray) -> dict[str, float]:
+        """The joints that follow from the points (2, 3) and the pose (7,)."""
+        shut = self.body_point[2] - self.cap_point[2]
+        return {"cap_slide": float(np.linalg.norm(points[0] - points[1])) - shut}
 
 
 def _body(parent: Any, name: str, position: Any = (0, 0, 0), quat: Any = (1, 0, 0, 0)) -> Any:

@@ -101,6 +101,10 @@ class Observer:
         """(K, 3) points of the object."""
         return self.points[12:]
 
+    def angles(self, scaled: np.ndarray) -> np.ndarray:
+        """Angles (48,) of both hands' joints, of their scaled ones in a state."""
+        return (scaled - self._offset) / self._scale
+
     def read_forces(self, data: Any) -> None:
         """Read forces of the last physics step, after ``mj_rnePostConstraint`` and before positions are updated."""
         forces = (data.qfrc_actuator + data.qfrc_constraint)[self.joint_dofs]

@@ -11,6 +11,7 @@ from dima.envs.dexhands.objects import LEFT, RIGHT, THINGS, TABLES, Contacts, Do
 from dima.envs.dexhands.settings import CONTROL_SECONDS, DexHandsConfig
 from dima.envs.dexhands.tasks import Start, Task
 
+_GROUND = (0.80, 0.82, 0.84)  # colour below the horizon
 SIDES = ("right", "left")  # names of bodies, joints and sites begin with them: right_palm
 
 
@@ -39,6 +40,8 @@ def build(task: Task, config: DexHandsConfig, visual: bool = False) -> Any:
     for side, start in zip(SIDES, (task.right, task.left), strict=True):
         _add_hand(spec, side, start, mirrored=side == "left" and config.left_hand == "mirror", visual=visual)
     _set_collisions(spec, contacts, config.hands_touch)
+    if visual:
+        _set_looks(spec)
     return spec.compile()
 
 
@@ -68,3 +71,16 @@ def _set_collisions(spec: Any, contacts: Contacts, hands_touch: bool) -> None:
             geom.contype, geom.conaffinity = own, THINGS | TABLES | (other if hands_touch else 0)
     for pair in spec.pairs:
         pair.solref = contacts.solref
+
+
+def _set_looks(spec: Any) -> None:
+    """A bright sky and two lights."""
+    sky = mujoco.mjtTexture.mjTEXTURE_SKYBOX
+    flat = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=(0.95, 0.96, 0.97), rgb2=_GROUND, width=64, height=384)
+    spec.visual.headlight.ambient, spec.visual.headlight.diffuse = (0.35,) * 3, (0.35,) * 3
+    spec.visual.headlight.specular = (0.05,) * 3
+    directional = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+    for side in (-1, 1):
+        light = spec.worldbody.add_light(type=directional, pos=(side, 0, 3), dir=(-0.5 * side, -0.3 * side, -1))
+        light.diffuse, light.specular = (0.35,) * 3, (0.05,) * 3

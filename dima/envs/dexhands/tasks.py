@@ -25,6 +25,16 @@ class Start:
 
 
 @dataclass(frozen=True)
+class View:
+    """Camera of the pictures."""
+
+    lookat: Vector
+    distance: float
+    azimuth: float  # degrees
+    elevation: float
+
+
+@dataclass(frozen=True)
 class Task:
     """One task."""
 
@@ -37,6 +47,7 @@ class Task:
     episode_limit: int  # steps
     friction: float  # of everything that touches the object
     outcome: Callable[[Any, Any, Any], rewards.Outcome]  # of palms, fingertips and the object's points
+    view: View
     joints: Mapping[str, float] = field(default_factory=dict)  # of each hand that do not start at 0
 
 
@@ -51,6 +62,7 @@ def _door(inward: bool) -> Task:
         episode_limit=250,
         friction=0.55,  # the mean of the hand's 1 and the door's 0.1
         outcome=rewards.door,
+        view=View((0.15, 0.0, 0.68), 1.35, 215.0, -25.0),
     )
 
 
@@ -65,6 +77,7 @@ TASKS = {
         episode_limit=125,
         friction=5.0,  # does not slip in practice; the original has 100
         outcome=rewards.bottle_cap,
+        view=View((0.0, -0.6, 0.52), 1.2, 160.0, -20.0),
         joints={"THJ4": -1.04, "THJ3": 1.2, "THJ0": -1.57},
     ),
     "door-open-inward": _door(inward=True),
@@ -79,5 +92,6 @@ TASKS = {
         episode_limit=125,
         friction=1.0,
         outcome=rewards.pen,
+        view=View((0.12, 0.0, 0.65), 1.2, 215.0, -30.0),
     ),
 }
