@@ -15,6 +15,7 @@ import numpy as np
 Vector = tuple[float, float, float]
 
 THINGS, TABLES, RIGHT, LEFT = 4, 8, 1, 2  # bits of what collides
+HARD = (0.95, 0.9999, 0.001, 0.5, 2.0)  # impedance of limits
 DENSITY = 500.0  # kg/m^3
 _COLORS = {"body": (0.55, 0.68, 0.85, 1), "part": (0.93, 0.62, 0.25, 1), "table": (0.80, 0.76, 0.70, 1)}
 _SLIDE_ARMATURE = 0.05  # kg; without it a hand's pull breaks the slide's limit, as a cap weighs next to nothing
@@ -67,7 +68,7 @@ class Bottle:
         _point(bottle, "bottle", (0, 0, 0))
         _point(bottle, "cap", self.cap_point)
         slider = _body(bottle, "cap_slider")
-        _slide(slider, "cap_lift", (0, 0, 1), self.lift, contacts, damping=1.0, frictionloss=0.05)
+        _slide(slider, "cap_lift", (0, 0, 1), self.lift, damping=1.0, frictionloss=0.05)
         _weight(slider, 0.2 * self.cap_mass, (0, 0, self.cap[1]), self.cap[0])
         _point(slider, "cap link", self.cap_link)
         cap = _body(slider, "cap")
@@ -124,7 +125,6 @@ class DoubleDoor:
             hinge = leaf.add_joint(name=f"{name}_hinge", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, -side))
             hinge.range, hinge.limited = (0, self.opening), 1
             hinge.damping[0], hinge.stiffness[0] = damping, spring
-            _stiff_limit(hinge, contacts)
             thick, wide, _ = self.leaf
             middle = side * (wide / 2) - y  # it reaches from the door's middle to beyond the hinge
             _box(leaf, f"{name}_leaf", (self.leaf_front - thick / 2, middle, 0), self.leaf, contacts, "body")
@@ -187,7 +187,7 @@ class Pen:
         _capsule(pen, "barrel", self.barrel, contacts, "body", 0.9 * self.barrel_mass)
         _capsule(pen, "inner", self.inner, contacts, "body", 0.1 * self.barrel_mass)
         cap = _body(pen, "cap")
-        _slide(cap, "cap_slide", (0, 0, -1), self.slide, contacts, damping=0.5)
+        _slide(cap, "cap_slide", (0, 0, -1), self.slide, damping=0.5)
         _capsule(cap, "cap", self.cap, contacts, "part", self.cap_mass)
         _point(cap, "cap", self.cap_point)
         _point(pen, "body", self.body_point)
@@ -212,16 +212,10 @@ def _weight(body: Any, mass: float, centre: Any, radius: float) -> None:
     body.inertia = (0.4 * mass * radius**2,) * 3
 
 
-def _slide(body: Any, name: str, axis: Any, length: float, contacts: Contacts, damping: float, **more: float) -> None:
+def _slide(body: Any, name: str, axis: Any, length: float, damping: float, **more: float) -> None:
     joint = body.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, armature=_SLIDE_ARMATURE, **more)
     joint.range, joint.limited = (0, length), 1
     joint.damping[0] = damping
-    _stiff_limit(joint, contacts)
-
-
-def _stiff_limit(joint: Any, contacts: Contacts) -> None:
-    joint.solref_limit = contacts.solref
-    joint.solimp_limit = (0.95, 0.9999, 0.001, 0.5, 2)
 
 
 def _box(body: Any, name: str, at: Any, size: Any, contacts: Contacts, color: str, mass: float | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import mujoco
 
 from dima.envs.dexhands.hand import free_base, hand
-from dima.envs.dexhands.objects import LEFT, RIGHT, THINGS, TABLES, Contacts, DoubleDoor, quaternion
+from dima.envs.dexhands.objects import HARD, LEFT, RIGHT, TABLES, THINGS, Contacts, DoubleDoor, quaternion
 from dima.envs.dexhands.settings import CONTROL_SECONDS, DexHandsConfig
 from dima.envs.dexhands.tasks import Start, Task
 
@@ -71,6 +71,8 @@ def _set_collisions(spec: Any, contacts: Contacts, hands_touch: bool) -> None:
             geom.contype, geom.conaffinity = own, THINGS | TABLES | (other if hands_touch else 0)
     for pair in spec.pairs:
         pair.solref = contacts.solref
+    for joint in spec.joints:  # limits as hard as contacts
+        joint.solref_limit, joint.solimp_limit, joint.margin = contacts.solref, HARD, 0
 
 
 def _set_looks(spec: Any) -> None:
