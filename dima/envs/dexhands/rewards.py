@@ -67,9 +67,7 @@ def pen(palms: Any, tips: Any, points: Any) -> Outcome:
     right, left = _reach(tips[..., 0, :, :], cap), _reach(tips[..., 1, :, :], body)
     length = _distance(cap, body)
     return Outcome(
-        reward=math.exp(-10) ** right
-        + math.exp(-10) ** left
-        + ((right < 0.75) & (left < 0.75)) * (5 * length - 0.8),
+        reward=math.exp(-10) ** right + math.exp(-10) ** left + ((right < 0.75) & (left < 0.75)) * (5 * length - 0.8),
         failed=(right >= 1.5) | (left >= 1.5),
         succeeded=5 * length > 1.5,
         right=right,
