@@ -145,7 +145,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
 
     @property
     def metrics(self) -> tuple[float, ...]:
-        """Values of the spec's ``episode_metrics`` in the episode that ended with the last step; empty while it runs."""
+        """Values of the spec's ``episode_metrics`` in the episode that the last step ended; else empty."""
         return self._checked.metrics
 
     @property

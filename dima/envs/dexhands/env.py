@@ -11,8 +11,8 @@ from pettingzoo import ParallelEnv
 
 from dima.envs.base import TaskInfo
 from dima.envs.dexhands.hand import ACTUATED, FOREARM
-from dima.envs.dexhands.observation import ACTION, CLIP, Observer
 from dima.envs.dexhands.objects import DoubleDoor
+from dima.envs.dexhands.observation import ACTION, CLIP, Observer
 from dima.envs.dexhands.rewards import Outcome
 from dima.envs.dexhands.scene import SIDES, build
 from dima.envs.dexhands.settings import CONTROL_SECONDS, DexHandsConfig

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from dima.envs.dexhands.hand import DIGITS, JOINTS, MOUNT
@@ -31,8 +30,14 @@ from dima.envs.dexhands.tasks import Task
 CLIP = 5.0
 ACTION = 26  # base force 3 and torque 3, targets of 20 joints
 HAND_PARTS = {
-    **{"positions": 24, "velocities": 24, "forces": 24},
-    **{"fingertips": 65, "contacts": 30, "palm": 3, "base": 3, "action": ACTION},
+    "positions": 24,
+    "velocities": 24,
+    "forces": 24,
+    "fingertips": 65,
+    "contacts": 30,
+    "palm": 3,
+    "base": 3,
+    "action": ACTION,
 }
 OBJECT_PARTS = {"pose": 7, "velocity": 3, "angular velocity": 3}
 
@@ -150,14 +155,18 @@ class Observer:
 
     def names(self) -> list[str]:
         """Names of the state's features, such as ``right positions: FFJ3``."""
-        wrench = [f"{kind} {axis}" for kind in ("force", "torque") for axis in "xyz"]
-        tip = [f"{axis}" for axis in "xyz"] + [f"quaternion {axis}" for axis in "xyzw"]
+        tip = ["x", "y", "z", *(f"quaternion {axis}" for axis in "xyzw")]
         tip += [f"{kind} {axis}" for kind in ("velocity", "angular velocity") for axis in "xyz"]
+        wrench = [f"{kind} {axis}" for kind in ("force", "torque") for axis in "xyz"]
         inner = {
-            **dict.fromkeys(("positions", "velocities", "forces"), list(JOINTS)),
+            "positions": JOINTS,
+            "velocities": JOINTS,
+            "forces": JOINTS,
             "fingertips": [f"{digit} {name}" for digit in DIGITS for name in tip],
             "contacts": [f"{digit} {name}" for digit in DIGITS for name in wrench],
-            **{"palm": list("xyz"), "base": list("xyz"), "action": [str(i) for i in range(ACTION)]},
+            "palm": "xyz",
+            "base": "xyz",
+            "action": [str(i) for i in range(ACTION)],
         }
         names = [f"{side} {part}: {name}" for side in SIDES for part in HAND_PARTS for name in inner[part]]
         names += [f"object pose: {name}" for name in tip[:7]]
