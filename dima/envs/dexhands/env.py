@@ -79,8 +79,8 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         model, task = self.model, self.task
         self._forearms = np.array([model.body(f"{side}_{FOREARM}").id for side in SIDES])
         self._wrench = np.array([task.force] * 3 + [task.torque] * 3)
-        self._motors = np.array([model.actuator(f"{side}_A_{joint}").id for side in SIDES for joint in ACTUATED])
-        low, high = model.actuator_ctrlrange[self._motors].T
+        self.motors = np.array([model.actuator(f"{side}_A_{joint}").id for side in SIDES for joint in ACTUATED])
+        low, high = model.actuator_ctrlrange[self.motors].T
         self._middle, self._half = (low + high) / 2, (high - low) / 2
         self._start = model.qpos0.copy()
         for side in SIDES:
@@ -176,12 +176,16 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             self._renderer.close()
             self._renderer = None
 
+    def targets(self, action: np.ndarray) -> np.ndarray:
+        """Targets (40,) of both hands' actuated joints, for ``data.ctrl[motors]``, of actions (2, 26)."""
+        return self._middle + self._half * action[:, 6:].ravel()
+
     def _place(self) -> None:
         """Put hands and object where an episode starts."""
         data, random = self.data, self.np_random
         mujoco.mj_resetData(self.model, data)
         data.qpos[:] = self._start
-        data.ctrl[self._motors] = self._start_targets
+        data.ctrl[self.motors] = self._start_targets
         if self.config.reset_joint_noise or self.config.reset_position_noise or self.config.reset_rotation_noise:
             self._add_noise(random)
         mujoco.mj_step1(self.model, data)
@@ -191,7 +195,7 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         model, data = self.model, self.data
         self._action = action
         data.xfrc_applied[self._forearms] = action[:, :6] * self._wrench
-        data.ctrl[self._motors] = self._middle + self._half * action[:, 6:].ravel()
+        data.ctrl[self.motors] = self.targets(action)
         mujoco.mj_step2(model, data)  # the first half of this physics step was done before
         mujoco.mj_step(model, data, self.config.frame_skip - 1)
         mujoco.mj_rnePostConstraint(model, data)

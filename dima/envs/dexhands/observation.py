@@ -19,6 +19,8 @@ After both hands (right, left) follows the object: position 3, quaternion xyzw 4
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from dima.envs.dexhands.hand import DIGITS, JOINTS, MOUNT
 from dima.envs.dexhands.scene import SIDES
 from dima.envs.dexhands.tasks import Task
 
-CLIP = 5.0
+CLIP, TURN = 5.0, 2 * math.pi
 ACTION = 26  # base force 3 and torque 3, targets of 20 joints
 HAND_PARTS = {
     "positions": 24,
@@ -138,7 +140,7 @@ class Observer:
         tip[..., 10:] = spin.reshape(2, 5, 3)
         np.take(data.site_xpos, self._sites, axis=0, out=self.points)
         hand["palm"][:] = self.palms
-        hand["base"][:] = euler_angles(data.xquat[self.mounts])
+        hand["base"][:] = [euler_angles(quat) for quat in data.xquat[self.mounts].tolist()]
         hand["action"][:] = action
         thing["pose"][:3], thing["pose"][3:] = data.xpos[self.thing], data.xquat[self.thing][_XYZW]
         if self._thing_dofs is not None:
@@ -177,13 +179,13 @@ class Observer:
 _XYZW = np.array([1, 2, 3, 0])  # MuJoCo's quaternions begin with w
 
 
-def euler_angles(quat: np.ndarray) -> np.ndarray:
-    """Rotations about x, then y, then z of the world, from 0 to 2 pi: (..., 4) w, x, y, z -> (..., 3)."""
-    w, x, y, z = np.moveaxis(quat, -1, 0)
-    roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
-    pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1, 1))
-    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-    return np.stack([roll, pitch, yaw], axis=-1) % (2 * np.pi)
+def euler_angles(quat: Sequence[float]) -> tuple[float, float, float]:
+    """Rotations about x, then y, then z of the world, from 0 to 2 pi, of a quaternion w, x, y, z."""
+    w, x, y, z = quat
+    roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    pitch = math.asin(min(max(2 * (w * y - z * x), -1), 1))
+    yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return roll % TURN, pitch % TURN, yaw % TURN
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
