@@ -5,7 +5,7 @@ Where a state leaves a coordinate out (the turn of the bottle's cap), it is draw
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -17,15 +17,12 @@ from dima.envs.render.colors import agent_color, rgb
 from dima.envs.render.drawing import Drawing
 from dima.envs.render.scene import Scene
 
-if TYPE_CHECKING:
-    from dima.envs.dexhands.env import DexHandsEnv
-
 
 class DexHandsScene(Scene[np.ndarray]):
     """Hands and object, drawn from a model of their own; a pose is ``qpos`` (nq,).
 
     Args:
-        env: the environment; it is only read.
+        env: the ``DexHandsEnv``; it is only read.
         width: of a picture in pixels.
         height: likewise.
 
@@ -35,7 +32,7 @@ class DexHandsScene(Scene[np.ndarray]):
 
     seconds = CONTROL_SECONDS
 
-    def __init__(self, env: DexHandsEnv, width: int, height: int) -> None:
+    def __init__(self, env: Any, width: int, height: int) -> None:
         self._env, self.agents = env, tuple(env.possible_agents)
         model = build(env.task, env.config, visual=True)
         _paint(model)
