@@ -104,7 +104,7 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         """Start an episode: from the task's pose, with noise if set, after one step of small random actions."""
         if seed is not None:
             self.np_random = np.random.default_rng(seed)
-        self._place()
+        self.place()
         small = self.config.reset_action
         self._simulate(self.np_random.uniform(-small, small, (2, ACTION)))
         self.agents, self._steps, self._success = self.possible_agents[:], 0, False
@@ -180,8 +180,14 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         """Targets (40,) of both hands' actuated joints, for ``data.ctrl[motors]``, of actions (2, 26)."""
         return self._middle + self._half * action[:, 6:].ravel()
 
-    def _place(self) -> None:
-        """Put hands and object where an episode starts."""
+    @property
+    def start_action(self) -> np.ndarray:
+        """(2, 20) targets in [-1, 1] of both hands' actuated joints, where they start."""
+        action: np.ndarray = ((self._start_targets - self._middle) / self._half).reshape(2, -1)
+        return action
+
+    def place(self) -> None:
+        """Put hands and object where an episode starts, before its first step."""
         data, random = self.data, self.np_random
         mujoco.mj_resetData(self.model, data)
         data.qpos[:] = self._start

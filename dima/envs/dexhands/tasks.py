@@ -77,7 +77,7 @@ TASKS = {
         episode_limit=125,
         friction=5.0,  # does not slip in practice; the original has 100
         outcome=rewards.bottle_cap,
-        view=View((0.0, -0.6, 0.52), 1.2, 160.0, -20.0),
+        view=View((0.0, -0.64, 0.54), 0.95, 160.0, -20.0),
         joints={"THJ4": -1.04, "THJ3": 1.2, "THJ0": -1.57},
     ),
     "door-open-inward": _door(inward=True),
