@@ -18,7 +18,7 @@ THINGS, TABLES, RIGHT, LEFT = 4, 8, 1, 2  # bits of what collides
 HARD = (0.95, 0.9999, 0.001, 0.5, 2.0)  # impedance of limits
 DENSITY = 500.0  # kg/m^3
 _COLORS = {"body": (0.55, 0.68, 0.85, 1), "part": (0.93, 0.62, 0.25, 1), "table": (0.80, 0.76, 0.70, 1)}
-_SLIDE_ARMATURE = 0.05  # kg; without it a hand's pull breaks the slide's limit, as a cap weighs next to nothing
+_SLIDE_ARMATURE = 0.2  # kg; without it a hand's pull breaks the slide's limit, as a cap weighs next to nothing
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dima.envs.dexhands.settings import CONTROL_SECONDS, DexHandsConfig
 from dima.envs.dexhands.tasks import Start, Task
 
 _GROUND = (0.80, 0.82, 0.84)  # colour below the horizon
+_FOREARM_MARGIN = 0.006  # m, at which contact begins: forearms may meet at 14 mm a physics step
 SIDES = ("right", "left")  # names of bodies, joints and sites begin with them: right_palm
 
 
@@ -69,6 +70,8 @@ def _set_collisions(spec: Any, contacts: Contacts, hands_touch: bool) -> None:
         own, other = (RIGHT, LEFT) if geom.name.startswith("right_C_") else (LEFT, RIGHT)
         if geom.name.startswith(("right_C_", "left_C_")):
             geom.contype, geom.conaffinity = own, THINGS | TABLES | (other if hands_touch else 0)
+        if geom.name.endswith("_C_forearm"):
+            geom.margin = _FOREARM_MARGIN
     for pair in spec.pairs:
         pair.solref = contacts.solref
     for joint in spec.joints:  # limits as hard as contacts
