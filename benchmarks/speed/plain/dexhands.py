@@ -52,7 +52,7 @@ class PlainHands:
         parts = []
         for side, action in zip(SIDES, actions, strict=True):
             parts += self._hand(side, np.clip(action, -1, 1), *forces[side])
-        state = np.clip(np.concatenate([*parts, *self._object()]), -5, 5).astype(np.float32)
+        state = np.clip(np.concatenate([*parts, *self._object()]), -5, 5).round(5).astype(np.float32)
         return state, *self._outcome()
 
     def _forces(self, side: str) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +89,8 @@ class PlainHands:
             np.arcsin(np.clip(2 * (w * y - z * x), -1, 1)),
             np.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2)),
         ]
-        return [angles, speeds, 10 * on_joints, *tips, 10 * on_tips, palm, np.mod(euler, 2 * np.pi), action]
+        on_joints, on_tips = (10 * on_joints).round(3), (10 * on_tips).round(3)
+        return [angles, speeds, on_joints, *tips, on_tips, palm, np.mod(euler, 2 * np.pi), action]
 
     def _points(self) -> list[np.ndarray]:
         return [self.data.site(f"point:{name}").xpos for name in self.task.thing.POINTS]

@@ -6,6 +6,7 @@ a specification and marks with sites, in the order in which they are observed, t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -113,7 +114,7 @@ class DoubleDoor:
     @property
     def euler(self) -> Vector:
         """Rotation of the whole door."""
-        return (0.0, 3.1416 if self.inward else 0.0, 0.0)
+        return (0.0, math.pi if self.inward else 0.0, 0.0)
 
     def add(self, spec: Any, contacts: Contacts, spring: float = 0.0, damping: float = 1.0) -> None:
         """Add the object to a specification, with a spring (N m/rad) and damping (N m s/rad) of the hinges."""

@@ -15,6 +15,9 @@ action           26  the last one
 
 After both hands (right, left) follows the object: position 3, quaternion xyzw 4, velocity 3, angular velocity times 0.2
 3, and its points. Every feature is clipped to [-5, 5], as in Bi-DexHands: forces saturate at 0.5 N, angles at 5 rad.
+
+Features are rounded, forces to 0.1 mN: a torque that is zero but for the simulator's rounding errors of 1e-16 would
+look like a signal once it is divided by its standard deviation.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from dima.envs.dexhands.scene import SIDES
 from dima.envs.dexhands.tasks import Task
 
 CLIP, TURN = 5.0, 2 * math.pi
+DECIMALS, FORCE_DECIMALS = 5, 3  # of features
 ACTION = 26  # base force 3 and torque 3, targets of 20 joints
 HAND_PARTS = {
     "positions": 24,
@@ -115,12 +119,12 @@ class Observer:
     def read_forces(self, data: Any) -> None:
         """Read forces of the last physics step, after ``mj_rnePostConstraint`` and before positions are updated."""
         forces = (data.qfrc_actuator + data.qfrc_constraint)[self.joint_dofs]
-        np.multiply(forces.reshape(2, -1), 10, out=self._hand["forces"])
+        np.round(10 * forces.reshape(2, -1), FORCE_DECIMALS, out=self._hand["forces"])
         wrench, arm = data.cfrc_ext[self.tips], data.subtree_com[self._roots] - data.xpos[self.tips]
         rotation, force = data.xmat[self.tips].reshape(2, 5, 3, 3), wrench[:, 3:]  # wrenches are torque, then force
         torque = wrench[:, :3] + _cross(arm, force)
         world = 10 * np.stack([force, torque], axis=1).reshape(2, 5, 2, 3)
-        np.matmul(world, rotation, out=self._contact.reshape(2, 5, 2, 3))
+        np.round(world @ rotation, FORCE_DECIMALS, out=self._contact.reshape(2, 5, 2, 3))
 
     def read(self, data: Any, action: np.ndarray) -> np.ndarray:
         """The state (S,) float32.
@@ -148,7 +152,7 @@ class Observer:
             thing["velocity"][:] = motion[:3]
             thing["angular velocity"][:] = 0.2 * (data.xmat[self.thing].reshape(3, 3) @ motion[3:])
         self._object_points[:] = self.object_points.ravel()
-        return np.minimum(np.maximum(self._state, -CLIP), CLIP).astype(np.float32)
+        return np.minimum(np.maximum(self._state, -CLIP), CLIP).round(DECIMALS).astype(np.float32)
 
     def of_hands(self, state: np.ndarray) -> list[np.ndarray]:
         """Each hand's observation of a state (S,): its own part and the object's."""

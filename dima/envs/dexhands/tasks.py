@@ -6,6 +6,7 @@ one. Numbers are those of Bi-DexHands' tasks and settings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,8 +56,8 @@ def _door(inward: bool) -> Task:
     return Task(
         note=f"open both leaves of a door, {'pulling' if inward else 'pushing'}",
         thing=DoubleDoor(inward=inward),
-        right=Start((0.55, 0.2, 0.6), (3.1416, 1.57, 1.57)),
-        left=Start((0.55, -0.2, 0.6), (3.1416, -1.57, 1.57)),
+        right=Start((0.55, 0.2, 0.6), (math.pi, 1.57, 1.57)),
+        left=Start((0.55, -0.2, 0.6), (math.pi, -1.57, 1.57)),
         force=0.5 / 60 * 1e5,
         torque=0.5 / 60 * 1e3,
         episode_limit=250,
@@ -70,7 +71,7 @@ TASKS = {
     "bottle-cap": Task(
         note="hold a bottle with one hand, lift its cap with the other",
         thing=Bottle(),
-        right=Start((0.0, -1.05, 0.5), (0.5, 3.1416, 3.1416)),
+        right=Start((0.0, -1.05, 0.5), (0.5, math.pi, math.pi)),
         left=Start((0.0, -0.25, 0.45), (0.0, 0.87, 0.0)),
         force=0.1 / 60 * 1e5,
         torque=0.1 / 60 * 1e3,
@@ -85,8 +86,8 @@ TASKS = {
     "pen": Task(
         note="pull the cap off a pen that lies on a table",
         thing=Pen(),
-        right=Start((0.55, 0.2, 0.8), (3.1416, 0.0, 1.57)),
-        left=Start((0.55, -0.2, 0.8), (3.1416, 0.0, 1.57)),
+        right=Start((0.55, 0.2, 0.8), (math.pi, 0.0, 1.57)),
+        left=Start((0.55, -0.2, 0.8), (math.pi, 0.0, 1.57)),
         force=0.5 / 60 * 1e5,
         torque=0.1 / 60 * 1e3,
         episode_limit=125,
