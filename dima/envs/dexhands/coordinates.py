@@ -45,6 +45,14 @@ class Recovery:
         """
         return np.stack([self._one(state, first) for state in np.asarray(states, dtype=np.float64)])
 
+    def progress(self, qpos: np.ndarray) -> float:
+        """What success is a threshold of, at coordinates (nq,)."""
+        self._data.qpos[:] = qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        observer = self._observer
+        observer.read_points(self._data)
+        return float(self._task.outcome(observer.palms, observer.fingertips, observer.object_points).progress)
+
     def _one(self, state: np.ndarray, first: np.ndarray) -> np.ndarray:
         qpos = first.copy()
         hands = state[: 2 * HAND_SIZE].reshape(2, HAND_SIZE)

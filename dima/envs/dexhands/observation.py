@@ -126,6 +126,10 @@ class Observer:
         world = 10 * np.stack([force, torque], axis=1).reshape(2, 5, 2, 3)
         np.round(world @ rotation, FORCE_DECIMALS, out=self._contact.reshape(2, 5, 2, 3))
 
+    def read_points(self, data: Any) -> None:
+        """Read palms, fingertips and the object's points, which rewards are made of."""
+        np.take(data.site_xpos, self._sites, axis=0, out=self.points)
+
     def read(self, data: Any, action: np.ndarray) -> np.ndarray:
         """The state (S,) float32.
 
@@ -142,7 +146,7 @@ class Observer:
         spin = velocity[:, :3]
         tip[..., 7:10] = (velocity[:, 3:] + _cross(spin, position - data.subtree_com[self._roots])).reshape(2, 5, 3)
         tip[..., 10:] = spin.reshape(2, 5, 3)
-        np.take(data.site_xpos, self._sites, axis=0, out=self.points)
+        self.read_points(data)
         hand["palm"][:] = self.palms
         hand["base"][:] = [euler_angles(quat) for quat in data.xquat[self.mounts].tolist()]
         hand["action"][:] = action

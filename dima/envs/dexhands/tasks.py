@@ -48,6 +48,7 @@ class Task:
     episode_limit: int  # steps
     friction: float  # of everything that touches the object
     outcome: Callable[[Any, Any, Any], rewards.Outcome]  # of palms, fingertips and the object's points
+    progress: str  # what success is a threshold of, m
     view: View
     joints: Mapping[str, float] = field(default_factory=dict)  # of each hand that do not start at 0
 
@@ -63,6 +64,7 @@ def _door(inward: bool) -> Task:
         episode_limit=250,
         friction=0.55,  # the mean of the hand's 1 and the door's 0.1
         outcome=rewards.door,
+        progress="gap",
         view=View((0.15, 0.0, 0.68), 1.35, 215.0, -25.0),
     )
 
@@ -78,6 +80,7 @@ TASKS = {
         episode_limit=125,
         friction=5.0,  # does not slip in practice; the original has 100
         outcome=rewards.bottle_cap,
+        progress="lift",
         view=View((0.0, -0.64, 0.54), 0.95, 160.0, -20.0),
         joints={"THJ4": -1.04, "THJ3": 1.2, "THJ0": -1.57},
     ),
@@ -93,6 +96,7 @@ TASKS = {
         episode_limit=125,
         friction=1.0,
         outcome=rewards.pen,
+        progress="length",
         view=View((0.12, 0.0, 0.65), 1.2, 215.0, -30.0),
     ),
 }

@@ -53,6 +53,10 @@ class DexHandsScene(Scene[np.ndarray]):
         self._drawing.move(pose)
         return self._drawing.picture()
 
+    def measures(self, pose: np.ndarray) -> dict[str, float]:
+        """What success is a threshold of, in metres: the cap's lift, the gap between handles, the pen's length."""
+        return {self._env.task.progress: self._recovery.progress(pose)}
+
     def close(self) -> None:
         self._drawing.close()
 
