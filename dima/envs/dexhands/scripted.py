@@ -102,7 +102,7 @@ def _pen() -> Scripts:
                 Move(21, point, above, 6, digits=_FOUR, fingers=ready),
                 Move(17, point, low, 6, digits=_FOUR, fingers=ready),
                 Move(8, point, gain=0, push=(0.0, 0.0, -0.046), fingers=grip),
-                Move(0, point, gain=0, push=(0.0, 0.12 * side, 0.076), fingers=grip),
+                Move(0, point, gain=0, push=(0.0, 0.12 * side, 0.06), fingers=grip),
             ]
         )
     return scripts[0], scripts[1]
