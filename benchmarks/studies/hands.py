@@ -83,6 +83,7 @@ def main() -> None:
     tasks = [task.removeprefix("dexhands/") for task in args.tasks] or list(TASKS)
     if unknown := [task for task in tasks if task not in TASKS]:
         parser.error(f"no task {unknown[0]!r}: give some of {', '.join(TASKS)}")
+    made = protocol("cpu")  # before results make the working tree dirty
     print("| task | policy | return | success | steps |\n|---|---|---|---|---|")
     for task in tasks:
         result = measure(task, args.episodes, args.seed)
@@ -90,7 +91,7 @@ def main() -> None:
             score = f"{numbers['mean']:.1f} ± {numbers['std']:.1f}"
             print(f"| {task} | {name} | {score} | {numbers['success']:.0%} | {numbers['length']:.0f} |")
         if args.out:
-            facts = {"task": f"dexhands/{task}", "seed": args.seed, "protocol": protocol("cpu")}
+            facts = {"task": f"dexhands/{task}", "seed": args.seed, "protocol": made}
             facts |= {"command": shlex.join(["python", "-m", "benchmarks.studies.hands", *sys.argv[1:]])}
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / f"{task}.json").write_text(json.dumps(facts | {"policies": result}, indent=1) + "\n")
