@@ -45,6 +45,8 @@ class EnvSpec:
     obs_has_id: bool = False  # observations identify the agent
     episode_limit: int | None = None  # steps after which an episode is truncated, if known
     agents_leave: bool = False  # agents may leave before the others: the state ends with N flags of who is there
+    # infos whose value at an episode's end is reported in evaluations, such as success
+    episode_metrics: tuple[str, ...] = field(default=(), compare=False)
     # builds another environment of the task, a dima.envs.base.JointEnv; unknown where the rest was read from a file
     make: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 

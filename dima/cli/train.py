@@ -121,6 +121,7 @@ def evaluate(args: Sequence[str]) -> int:
     if options.json:
         facts = {"run": options.run, "task": config.task, "env": config.env.to_dict(), "trained": agent.trained}
         numbers = {"mean": result.mean, "std": result.std, "returns": result.returns, "lengths": result.lengths}
+        numbers |= {"metrics": result.metrics}
         facts |= {"mujoco": agent.mujoco, "verdicts": [verdict.to_dict() for verdict in verdicts]}
         facts |= numbers | {"episodes": options.episodes}
         try:
@@ -133,6 +134,7 @@ def evaluate(args: Sequence[str]) -> int:
         print(f"{config.algorithm} on {config.task} ({conditions})")
         print(f"team return {result.mean:,.1f} ± {result.std:,.1f} over {options.episodes} episodes, ", end="")
         print(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+        print("".join(f"{name} {mean:,.3g} on average\n" for name, mean in result.means.items()), end="")
         if path is not None:
             sys.stdout.flush()
             print(f"film: {_film(agent, path, options)}")

@@ -39,6 +39,7 @@ TASKS: Registry[Suite] = Registry(  # imported when first used: simulators are h
     "suite",
     "dima.tasks",
     {
+        "dexhands": "dima.envs.dexhands.env",
         "mamujoco": "dima.envs.mujoco.env",
         "mpe": "dima.envs.mpe",
         "pettingzoo": "dima.envs.pettingzoo",

@@ -108,6 +108,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
             obs_has_id=bool(getattr(parallel_env, "obs_has_id", False)),
             episode_limit=min(filter(None, (stated, config.episode_limit)), default=None),
             agents_leave=leave,
+            episode_metrics=checked.metric_names,
             make=make,
         )
         self._make_arrays()
@@ -141,6 +142,11 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
     def agent_rewards(self) -> list[float]:
         """Each agent's reward in the last step; NaN for one that had left."""
         return self._checked.rewards
+
+    @property
+    def metrics(self) -> tuple[float, ...]:
+        """Values of the spec's ``episode_metrics`` in the episode that the last step ended; else empty."""
+        return self._checked.metrics
 
     @property
     def conversions(self) -> list[str]:

@@ -7,6 +7,7 @@ was expected, and the step and the episode's seed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
 
 AGENTS_LEAVE = "--env.agents-leave (the environment's attribute agents_leave, where there is no such flag)"
+METRIC = re.compile(r"[A-Za-z]\w*", re.ASCII)  # name of an episode's metric
+TAKEN = {"return", "std", "length"}  # by evaluations themselves
 _LARGEST = float(np.finfo(np.float32).max)  # reward; learning is in float32
 ENDLESS = 10_000  # steps after which an episode without an end is an error, unless the environment states more
 
@@ -37,6 +40,8 @@ class CheckedEnv:
     Attributes:
         alive: (N,) bool, who is there.
         rewards: of each agent in the last step; NaN for agents that had left and were given none.
+        metric_names: infos that are read at an episode's end, the environment's ``episode_metrics``.
+        metrics: their values, (M,), in the episode that ended with the last step; empty while one runs.
 
     Args:
         parallel_env: the environment.
@@ -76,6 +81,8 @@ class CheckedEnv:
             raise EnvError(f"{name}: possible_agents = {self.agents} holds a name twice: give each agent its own")
         self.alive = np.ones(len(self.agents), dtype=bool)
         self._present = set(self.agents)
+        self.metric_names = self._find_metrics()
+        self.metrics: tuple[float, ...] = ()
         self._has_state: bool | None = None  # None: not yet known
         self._picture_shape: tuple[int, ...] = ()
 
@@ -91,7 +98,7 @@ class CheckedEnv:
 
     def reset(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Any]:
         """Start an episode: observations and infos of all agents."""
-        self.running, self.steps, self.seed = True, 0, seed
+        self.running, self.steps, self.seed, self.metrics = True, 0, seed, ()
         self.alive, self._present = np.ones(len(self.agents), dtype=bool), set(self.agents)
         arguments: dict[str, Any] = {"seed": seed} if options is None else {"seed": seed, "options": options}
         answer = self._call("reset", self.env.reset, **arguments)
@@ -115,6 +122,8 @@ class CheckedEnv:
         terminated, truncated = self._end_of_episode(terminations, truncations)
         truncated = truncated or (not terminated and self.steps == self.limit)
         self.running = not (terminated or truncated)
+        if not self.running:
+            self.metrics = tuple(self._metric(name, infos) for name in self.metric_names)
         if self.running and self.steps >= self.longest:
             self.fault("the episode has no end: truncate it in the environment, or cut it with --env.episode-limit")
         return observations, reward, terminated, truncated, infos
@@ -206,6 +215,32 @@ class CheckedEnv:
                 whose = "infos" if agent is None else f"the info of agent {agent!r}"
                 expected = "a dictionary for each agent" if agent is None else "a dictionary"
                 self.fault(f"{whose} is of type {type(info).__name__}: expected {expected}, which may be empty")
+
+    def _find_metrics(self) -> tuple[str, ...]:
+        names = attribute_of(self.env, "episode_metrics", self.name, ())
+        plain = isinstance(names, list | tuple) and all(
+            isinstance(name, str) and METRIC.fullmatch(name) for name in names
+        )
+        if not plain or {*names} & TAKEN:
+            raise EnvError(
+                f"{self.name}: episode_metrics = {names!r}: expected a list of names of infos, of letters, digits and "
+                f"underscores, other than {', '.join(sorted(TAKEN))}"
+            )
+        return tuple(dict.fromkeys(names))
+
+    def _metric(self, name: str, infos: Any) -> float:
+        """Mean of an info over the agents that have it."""
+        values = [info[name] for info in map(infos.get, self.agents) if info and name in info]
+        try:
+            mean = float(np.mean([float(value) for value in values])) if values else math.nan
+        except (TypeError, ValueError):
+            mean = math.nan
+        if not math.isfinite(mean):
+            self.fault(
+                f"infos have {name} = {values} at the end of the episode, but it is one of episode_metrics: "
+                "give it there as a finite number or truth value, of one agent at least"
+            )
+        return mean
 
     def _mean_reward(self, rewards: Any) -> float:
         """The mean over all agents: one that has left earns nothing, unless the environment goes on rewarding it."""

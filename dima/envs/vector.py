@@ -32,6 +32,9 @@ class VectorEnv:
         processes: one process per copy. Worth it for slow simulators and spare cores only: a step then costs a round
             trip, about 0.1 ms.
 
+    Attributes:
+        metrics: of the copies whose episodes ended in the last step, the values of the spec's ``episode_metrics``.
+
     Raises:
         EnvError: an environment cannot be built or violates the PettingZoo API, also in another process.
     """
@@ -54,6 +57,7 @@ class VectorEnv:
         kind = AsyncVectorEnv if processes else SyncVectorEnv
         self._vector = self._calling(lambda: kind([build] * n, copy=False, autoreset_mode=AutoresetMode.DISABLED))
         self._closed, self._ended = False, np.zeros(n, dtype=bool)
+        self.metrics: dict[int, tuple[float, ...]] = {}
         self._at_exit = partial(_close_if_alive, weakref.ref(self))
         atexit.register(self._at_exit)  # before multiprocessing's own clean-up, whose SIGTERM the processes ignore
         self._calling(lambda: self._vector.reset(options={"park": True}))
@@ -94,6 +98,8 @@ class VectorEnv:
         joint, reward, terminated, truncated, infos = self._calling(lambda: self._vector.step(actions))
         _raise_error(infos)
         self._ended = terminated | truncated
+        given = infos.get("_metrics", np.zeros(self.n, dtype=bool))
+        self.metrics = {int(n): tuple(infos["metrics"][n].tolist()) for n in np.flatnonzero(given)}
         return _copied(joint), reward, terminated, truncated
 
     @contextmanager
@@ -174,7 +180,8 @@ class _Copy(gymnasium.Env[Joint, Any]):
             self._joint, reward, terminated, truncated, _ = self.env.step(action)
         except UserError as error:
             return self._joint, 0.0, False, False, {"error": error}
-        return self._joint, reward, terminated, truncated, {}
+        ended = {"metrics": np.array(self.env.metrics)} if self.env.metrics else {}
+        return self._joint, reward, terminated, truncated, ended
 
     def render(self) -> Any:
         return self.env.render()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +51,13 @@ class UnfinishedEpisode:
         )
 
 
+class Played(NamedTuple):
+    """An episode, and the values of its environment's ``episode_metrics``; empty if a limit cut it."""
+
+    episode: Episode
+    metrics: tuple[float, ...]
+
+
 def play(
     envs: VectorEnv,
     act: Act,
@@ -59,6 +66,18 @@ def play(
     limit: int = 0,
     stop: Stop | None = None,
 ) -> list[Episode]:
+    """The episodes of :func:`play_measured`."""
+    return [played.episode for played in play_measured(envs, act, seeds, device, limit, stop)]
+
+
+def play_measured(
+    envs: VectorEnv,
+    act: Act,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    limit: int = 0,
+    stop: Stop | None = None,
+) -> list[Played]:
     """Play one whole episode per seed, as many at a time as there are environments.
 
     Args:
@@ -78,7 +97,7 @@ def play(
     device = torch.device(device)
     waiting = deque(enumerate(seeds))
     running: dict[int, UnfinishedEpisode] = {}  # by environment
-    finished: dict[int, Episode] = {}
+    finished: dict[int, Played] = {}
     previous = np.zeros((envs.n, envs.spec.n_agents, envs.spec.action_dim), dtype=np.float32)
     while waiting or running:
         if stop is not None:
@@ -104,7 +123,8 @@ def play(
             episode.rewards.append(float(reward[n]))
             episode.observations.append(_of_env(joint, n))
             if terminated[n] or truncated[n] or len(episode.actions) == limit:
-                finished[episode.number] = episode.finish(bool(terminated[n]))
+                metrics = envs.metrics.get(n, ())
+                finished[episode.number] = Played(episode.finish(bool(terminated[n])), metrics)
                 del running[n]
     return [finished[number] for number in range(len(seeds))]
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from dima.data import Act
 from dima.envs.vector import VectorEnv
-from dima.experience.episodes import episode_seed, play
+from dima.experience.episodes import episode_seed, play_measured
 from dima.runtime.signals import Stop
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Team returns and lengths of evaluation episodes."""
+    """Team returns and lengths of evaluation episodes, and metrics of the environment's own, such as success."""
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -29,6 +31,11 @@ class Evaluation:
         """Population standard deviation over episodes."""
         return float(np.std(self.returns))
 
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean of each metric over episodes."""
+        return {name: float(np.mean(values)) for name, values in self.metrics.items()}
+
 
 def evaluate(
     envs: VectorEnv,
@@ -38,7 +45,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     stop: Stop | None = None,
 ) -> Evaluation:
-    """Play ``episodes`` episodes and return their team returns.
+    """Play ``episodes`` episodes and return their team returns and metrics.
 
     Args:
         envs: environments that training does not use.
@@ -52,5 +59,9 @@ def evaluate(
         Interrupted: a stop was requested.
     """
     seeds = [episode_seed(seed, i, "evaluation") for i in range(episodes)]
-    played = play(envs, act, seeds, device, stop=stop)
-    return Evaluation(tuple(e.team_return for e in played), tuple(len(e) for e in played))
+    episodes_played, values = zip(*play_measured(envs, act, seeds, device, stop=stop), strict=True)
+    return Evaluation(
+        returns=tuple(episode.team_return for episode in episodes_played),
+        lengths=tuple(map(len, episodes_played)),
+        metrics=dict(zip(envs.spec.episode_metrics, zip(*values, strict=True), strict=True)),
+    )

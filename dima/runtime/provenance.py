@@ -70,7 +70,7 @@ def resumed(facts: Mapping[str, Any], step: int, now: Mapping[str, Any]) -> dict
 
 def uses_mujoco(task: str) -> bool:
     """Whether a task of the library runs on MuJoCo; unknown, and False, for a user's own."""
-    return task.startswith("mamujoco/")
+    return task.startswith(("mamujoco/", "dexhands/"))
 
 
 def mujoco_versions(task: str, facts: Mapping[str, Any]) -> list[str]:

@@ -298,7 +298,8 @@ class Trainer(TrainingLoop):
         """Record the score of the policy after ``step`` steps; returns its metrics."""
         self.evaluations.append((step, result.mean))
         length = sum(result.lengths) / len(result.lengths)
-        return {"evaluate/return": result.mean, "evaluate/std": result.std, "evaluate/length": length}
+        numbers = {"return": result.mean, "std": result.std, "length": length} | result.means
+        return {f"evaluate/{name}": value for name, value in numbers.items()}
 
     def _keep_policy(self, before: int) -> None:
         """Keep the policy whenever the run passes one of its ``keep_policies`` equidistant steps."""

@@ -318,3 +318,32 @@ def test_missing_spaces(puppet):
         return env
 
     assert "action_space('right') raised KeyError" in message(make)[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("success", "episode_metrics = 'success': expected a list of names of infos"),
+        ([1], r"episode_metrics = \[1\]: expected a list of names"),
+        (["win rate"], r"episode_metrics = \['win rate'\]: expected .* of letters, digits and underscores"),
+        (["return"], r"episode_metrics = \['return'\]: expected .* other than length, return, std"),
+    ],
+)
+def test_metrics_of_an_episode_have_plain_names(puppet, names, expected):
+    def make():
+        env = puppet()
+        env.episode_metrics = names
+        return env
+
+    assert re.search(expected, message(make)[0])
+
+
+@pytest.mark.parametrize("value", [None, "yes", np.nan])
+def test_metrics_of_an_episode_are_numbers_at_its_end(puppet, value):
+    def make():
+        env = puppet(infos=lambda step, infos: {agent: {"success": value} for agent in infos} if value else infos)
+        env.episode_metrics = ("success",)
+        return env
+
+    text, _ = message(make)
+    assert "step 3 of the episode with seed 5: infos have success = " in text and "one of episode_metrics" in text

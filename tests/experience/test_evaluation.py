@@ -11,8 +11,10 @@ from torch import Tensor
 
 from dima.data import View
 from dima.envs import make_env
-from dima.envs.toy import ToyConfig
+from dima.envs.base import JointEnv
+from dima.envs.toy import ToyConfig, Walk
 from dima.envs.vector import VectorEnv
+from dima.experience.episodes import play_measured
 from dima.experience.evaluation import Evaluation, evaluate
 from dima.storage.run_folder import RunFolder
 from dima.training.online import train
@@ -54,6 +56,39 @@ def test_an_evaluation_says_mean_and_spread() -> None:
     result = Evaluation(returns=(1.0, 2.0, 6.0), lengths=(1, 1, 1))
     assert result.mean == pytest.approx(3.0)
     assert result.std == pytest.approx(np.std([1.0, 2.0, 6.0]))
+
+
+class Graded(Walk):
+    """Says in its infos how an episode went."""
+
+    episode_metrics = ("success", "late")
+
+    def step(self, actions):
+        *rest, infos = super().step(actions)
+        infos = {agent: {"success": not self.agents, "late": float(i), "unasked": 7} for i, agent in enumerate(infos)}
+        return *rest, infos
+
+
+def graded(n: int, processes: bool = False) -> VectorEnv:
+    return VectorEnv(lambda: JointEnv(Graded(ToyConfig(episode_limit=12)), name="graded"), n, processes)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_metrics_of_the_environment_are_read_at_the_end(processes: bool) -> None:
+    with graded(2, processes) as envs:
+        assert envs.spec.episode_metrics == ("success", "late")
+        result = evaluate(envs, still, 5, seed=0)
+    agents = len(envs.spec.agents)
+    assert result.metrics == {"success": (1.0,) * 5, "late": ((agents - 1) / 2,) * 5}  # mean over agents
+    assert result.means == {"success": 1.0, "late": (agents - 1) / 2}
+    with environments(2) as plain:
+        assert evaluate(plain, still, 2, seed=0).metrics == {}
+
+
+def test_metrics_of_an_episode_that_a_limit_cut_are_unknown() -> None:
+    with graded(2) as envs:
+        cut = play_measured(envs, still, [0, 2], limit=5)
+    assert [(len(episode), metrics) for episode, metrics in cut] == [(5, ()), (5, ())]
 
 
 @pytest.mark.parametrize("algorithm", ["dima", "mappo"])

@@ -24,7 +24,7 @@ from dima.storage.atomic import write_errors, write_text
 PAGE, TABLE = "report.html", "report.csv"
 _COLUMNS = (
     "task", "environment", "algorithm", "preset", "variant", "seed", "outcome", "mujoco", "commit", "folder",
-    "environment_steps", "team_return",
+    "environment_steps", "team_return", "metrics",
 )  # fmt: skip
 
 
@@ -74,7 +74,10 @@ class Report:
             for row in self.results.scores:
                 if row.task == task:
                     interval = f"  ({row.interval.low:,.1f} to {row.interval.high:,.1f})" if row.interval else ""
-                    lines.append(f"  {row.algorithm:<24} {row.mean:>12,.1f}{interval}  {row.scored} of {row.runs} runs")
+                    own = "".join(f", {name} {value:.3g}" for name, value in row.metrics.items())
+                    lines.append(
+                        f"  {row.algorithm:<24} {row.mean:>12,.1f}{interval}  {row.scored} of {row.runs} runs{own}"
+                    )
             lines.append("")
         return "\n".join([*lines, f"page: {self.page}", f"table: {self.table}"])
 
@@ -131,8 +134,12 @@ def _csv(comparison: Comparison) -> str:
             for run in group:
                 choices = (run.task, settings_line(run.env), run.algorithm, run.preset, variant, run.seed)
                 facts = (*choices, run.outcome, mujoco([run]), commit(run), run.path)
-                evaluations = list(zip(run.evaluated.astype(int), run.returns, strict=True)) or [("", "")]
-                writer.writerows((*facts, step, value) for step, value in evaluations)
+                own = [
+                    "; ".join(f"{name} {values[place]:.6g}" for name, values in run.metrics.items())
+                    for place in range(len(run.evaluated))
+                ]
+                evaluations = list(zip(run.evaluated.astype(int), run.returns, own, strict=True)) or [("", "", "")]
+                writer.writerows((*facts, *evaluation) for evaluation in evaluations)
     return text.getvalue()
 
 

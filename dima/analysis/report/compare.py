@@ -72,6 +72,14 @@ class Comparison:
         runs = self.scored(task, algorithm)
         return np.array([score_at(run.evaluated, run.returns, self.compared_at[task]) for run in runs])
 
+    def metrics(self, task: str, algorithm: str) -> dict[str, float]:
+        """The environment's own metrics at the steps to compare at, mean over scored runs; those that all runs have."""
+        runs, at = self.scored(task, algorithm), self.compared_at.get(task, math.inf)
+        names = [name for name in (runs[0].metrics if runs else ()) if all(name in run.metrics for run in runs)]
+        return {
+            name: float(np.mean([score_at(run.evaluated, run.metrics[name], at) for run in runs])) for name in names
+        }
+
     def normalised(self, algorithm: str, tasks: Sequence[str]) -> Tasks:
         """Normalised scores, one array per task."""
         return [self.scales[task].normalise(self.scores(task, algorithm)) for task in tasks]

@@ -38,6 +38,7 @@ class Score:
     interval: Interval | None  # of the mean
     lowest: float
     highest: float
+    metrics: dict[str, float]  # means of the environment's own, such as success, at the same steps
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,11 @@ def score_rows(comparison: Comparison) -> list[Score]:
             if len(scores):
                 interval = mean_interval([scores])
                 low, high = float(scores.min()), float(scores.max())
-                rows.append(Score(task, algorithm, len(scores), len(runs), float(scores.mean()), interval, low, high))
+                metrics = comparison.metrics(task, algorithm)
+                score = Score(
+                    task, algorithm, len(scores), len(runs), float(scores.mean()), interval, low, high, metrics
+                )
+                rows.append(score)
     return rows
 
 

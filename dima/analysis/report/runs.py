@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ _REQUIRED_FIELDS = {
     **dict.fromkeys(("seed", "steps", "evaluation_episodes", "envs"), int),
     **dict.fromkeys(("env", "learner"), dict),
 }
+_OWN = {"evaluate/return", "evaluate/std", "evaluate/length"}  # of every evaluation, whatever the environment
 _TEXT_FIELDS = ("event", "error")  # of a record; everything else in it is a number
 _LARGEST = 1e30  # of any number; plots and averages of larger ones overflow
 
@@ -65,6 +66,7 @@ class Run:
         status: ``finished``; ``interrupted`` and saved; ``failed`` with an error; ``stopped`` without a record, like a
             run in progress; ``empty`` before its first iteration is finished.
         error: why it failed.
+        metrics: (E,) of each evaluation, by name: the environment's ``episode_metrics``, such as success.
     """
 
     path: Path
@@ -84,6 +86,7 @@ class Run:
     protocol: Mapping[str, Any]
     status: Status
     error: str = ""
+    metrics: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def outcome(self) -> str:
@@ -154,7 +157,7 @@ def read_run(path: Path) -> Run:
         if wrong := [name for name, value in record.items() if not _plausible(name, value)]:
             raise UserError(f"metrics.jsonl: record {number}: {wrong[0]} = {shown(record[wrong[0]])} does not fit")
     iterations = [record for record in records if isinstance(record.get("step"), int)]
-    evaluations = [(r["step"], r["evaluate/return"]) for r in iterations if r.get("evaluate/return") is not None]
+    evaluations = [record for record in iterations if record.get("evaluate/return") is not None]
     steps = iterations[-1]["step"] if iterations else 0
     status, error = _status(records, steps, config["steps"])
     settings = _defaults(config["algorithm"]) | _flat(config["learner"])
@@ -171,14 +174,25 @@ def read_run(path: Path) -> Run:
         target=config["steps"],
         steps=steps,
         evaluation_episodes=config["evaluation_episodes"],
-        evaluated=np.array([step for step, _ in evaluations], float),
-        returns=np.array([mean for _, mean in evaluations], float),
+        evaluated=np.array([record["step"] for record in evaluations], float),
+        returns=np.array([record["evaluate/return"] for record in evaluations], float),
         seconds=sum(record.get("time/iteration") or 0.0 for record in iterations),
         phases=_phases(iterations),
         protocol=protocol,
         status=status,
         error=error,
+        metrics=_metrics(evaluations),
     )
+
+
+def _metrics(evaluations: Sequence[Metrics]) -> dict[str, Array]:
+    """What evaluations hold besides returns and lengths, where all hold it."""
+    names = {name for record in evaluations for name in record if name.startswith("evaluate/")} - _OWN
+    return {
+        name.partition("/")[2]: np.array([record[name] for record in evaluations], float)
+        for name in sorted(names)
+        if all(record.get(name) is not None for record in evaluations)
+    }
 
 
 def _plausible(name: str, value: object) -> bool:

@@ -37,8 +37,9 @@ def scores(page: Page, comparison: Comparison, results: Results) -> None:
         "Team return at equal environment steps: the most that at least half of the runs of every algorithm reached, "
         "unless others were requested. A run's score is the mean of its evaluations in the last tenth of these steps.",
     )
-    head = ("algorithm", "runs scored", "mean", f"{INTERVAL} (t)", "lowest", "highest")
     for task in comparison.compared_at:
+        names = sorted({name for row in results.scores if row.task == task for name in row.metrics})
+        head = ("algorithm", "runs scored", "mean", f"{INTERVAL} (t)", "lowest", "highest", *names)
         rows = [
             (
                 row.algorithm,
@@ -47,6 +48,7 @@ def scores(page: Page, comparison: Comparison, results: Results) -> None:
                 interval_text(row.interval),
                 row.lowest,
                 row.highest,
+                *(f"{row.metrics[name]:.3g}" if name in row.metrics else "-" for name in names),
             )
             for row in results.scores
             if row.task == task

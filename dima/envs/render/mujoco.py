@@ -6,7 +6,6 @@ pictures do not depend on them.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ import numpy as np
 
 from dima.envs.mujoco.coordinates import Layout, coordinates
 from dima.envs.render.colors import SHARED, agent_color, rgb
-from dima.envs.render.headless import open_context
+from dima.envs.render.drawing import Drawing
 from dima.envs.render.scene import Scene
 
-_MAX_GEOMS = 2000  # in a picture
 _MARGIN = 1.05  # of the view around the robot
 
 
@@ -61,40 +59,26 @@ class MujocoScene(Scene[MujocoPose]):
         self._simulator, self._layout, self.cannot_imagine = simulator, layout, cannot_imagine
         self.seconds = float(simulator.dt)
         self.agents = tuple(actuators)
-        self._context = open_context(width, height)
-        self._model = model = copy.copy(simulator.model)
+        model = copy.copy(simulator.model)
         _paint(model, list(actuators.values()))
-        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        model.vis.quality.shadowsize = 0  # shadows take 90 % of the time without a GPU
-        self._data, self._tile = mujoco.MjData(model), _tile_size(model)
-        self._camera = self._place_camera(from_above, width / height)
-        self._viewport = mujoco.MjrRect(0, 0, width, height)
-        self._context.make_current()
-        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        self._options, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
-        self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._renderer)
+        self._tile = _tile_size(model)
+        self._drawing = Drawing(model, mujoco.MjvCamera(), width, height)
+        self._place_camera(from_above, width / height)
 
     def now(self) -> MujocoPose:
         data = self._simulator.data
         return MujocoPose(data.qpos.copy(), data.qvel.copy())
 
     def poses(self, states: np.ndarray, first: MujocoPose) -> list[MujocoPose]:
-        qpos, qvel = coordinates(self._layout, self._model, states, first.qpos, self.seconds)
+        qpos, qvel = coordinates(self._layout, self._drawing.model, states, first.qpos, self.seconds)
         return [MujocoPose(*row) for row in zip(qpos, qvel, strict=True)]
 
     def draw(self, pose: MujocoPose) -> np.ndarray:
-        self._data.qpos, self._data.qvel = self._near_origin(pose.qpos), pose.qvel
-        mujoco.mj_forward(self._model, self._data)
-        self._context.make_current()
+        drawing = self._drawing
+        drawing.move(self._near_origin(pose.qpos), pose.qvel)
         if self._layout.unseen_qpos:  # the robot moves about
-            self._camera.lookat[:2] = self._data.subtree_com[0, :2]
-        visual = self._options, self._perturbation, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self._model, self._data, *visual, self._scene)
-        mujoco.mjr_render(self._viewport, self._scene, self._renderer)
-        picture = np.empty((self._viewport.height, self._viewport.width, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(picture, None, self._viewport, self._renderer)
-        return picture[::-1]
+            drawing.camera.lookat[:2] = drawing.data.subtree_com[0, :2]
+        return drawing.picture()
 
     def measures(self, pose: MujocoPose) -> dict[str, float]:
         """The root's position in metres, which the picture cannot show: the camera follows it."""
@@ -103,11 +87,7 @@ class MujocoScene(Scene[MujocoPose]):
         return {name: float(pose.qpos[i]) for name, i in zip(names, unseen, strict=False)}
 
     def close(self) -> None:
-        if self._context is not None:
-            self._context.make_current()
-            self._renderer.free()
-            self._context.free()
-            self._context = None
+        self._drawing.close()
 
     def _near_origin(self, qpos: np.ndarray) -> np.ndarray:
         """``qpos`` moved by whole tiles of the floor, which looks the same but is finite."""
@@ -116,24 +96,18 @@ class MujocoScene(Scene[MujocoPose]):
         near[unseen] -= self._tile * np.round(place / self._tile)
         return near
 
-    def _place_camera(self, from_above: bool, aspect: float) -> Any:
-        """A camera at the distance where the robot, or a fixed task's whole scene, fills the picture."""
-        model, data = self._model, self._data
+    def _place_camera(self, from_above: bool, aspect: float) -> None:
+        """Put the camera where the robot, or a fixed task's whole scene, fills the picture."""
+        model, data, camera = self._drawing.model, self._drawing.data, self._drawing.camera
         mujoco.mj_forward(model, data)
         moves_about = bool(self._layout.unseen_qpos)
         solid = (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE.value) & ((model.geom_bodyid > 0) | (not moves_about))
         radius = model.geom_rbound[solid, None]
         low, high = (data.geom_xpos[solid] - radius).min(0), (data.geom_xpos[solid] + radius).max(0)
-        camera = mujoco.MjvCamera()
         camera.lookat[:] = (low + high) / 2
         size = np.linalg.norm(high - low) / 2 / min(1.0, aspect)
         camera.distance = _MARGIN * size / np.tan(np.radians(model.vis.global_.fovy) / 2)
         camera.azimuth, camera.elevation = 90.0, -65.0 if from_above else -15.0
-        return camera
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # __init__ may have failed, or Python is ending
-            self.close()
 
 
 def _paint(model: Any, actuators: list[np.ndarray]) -> None:

@@ -30,6 +30,7 @@ def write_run() -> Callable[..., Path]:
         first: int = 100,
         event: dict[str, Any] | None = None,
         protocol: dict[str, Any] | None = None,
+        success: Sequence[float] = (),
         **overrides: Any,
     ) -> Path:
         target = 100 * (len(returns) or 1) if steps is None else steps
@@ -42,6 +43,7 @@ def write_run() -> Callable[..., Path]:
         with folder:
             for number, value in enumerate(returns):
                 record = {"step": first + 100 * number, "iteration": number + 1, "collect/return": 0.0}
+                record |= {"evaluate/success": success[number], "evaluate/std": 0.1} if success else {}
                 clock = {"time/iteration": 2.0, "time/collect": 0.5, "time/update": 1.0, "updates/update": 4}
                 folder.log(record | ({} if value is None else {"evaluate/return": value}) | clock)
             if event is not None:

@@ -358,3 +358,17 @@ def test_relative_and_absolute_folders_side_by_side(make_run, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     text = read(dima.report([there, here.relative_to(tmp_path)], "out").page)[1]
     assert "runs/there" in text and "runs/here" in text and str(tmp_path) not in text
+
+
+def test_metrics_of_the_environment_have_columns(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run(f"dima{seed}", [1.0, 2.0, 3.0], algorithm="dima", seed=seed, success=[0.0, 0.25, 0.5 * seed])
+        make_run(f"mappo{seed}", [1.0, 2.0, 2.0], seed=seed)
+    done = dima.report([tmp_path / "runs"], tmp_path / "out")
+    assert [row.metrics for row in done.results.scores] == [{"success": 0.25}, {}]
+    _, text = read(done.page)
+    assert "lowest highest success" in text
+    assert "2 of 2 runs, success 0.25" in done.summary()
+    rows = list(csv.DictReader(done.table.read_text().splitlines()))
+    assert [row["metrics"] for row in rows if "dima1" in row["folder"]] == ["success 0", "success 0.25", "success 0.5"]
+    assert {row["metrics"] for row in rows if "mappo" in row["folder"]} == {""}

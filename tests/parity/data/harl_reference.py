@@ -426,6 +426,9 @@ def our_task(suite: str, theirs: str) -> tuple[str, str]:
     name = re.sub(r"[-_]v\d", "", theirs.lower())
     if suite == "mamujoco":
         return f"mamujoco/{name}", ""
+    if suite == "dexhands":  # ShadowHandDoorOpenInward
+        words = re.findall("[A-Z][a-z]*|[0-9]", theirs.removeprefix("ShadowHand"))
+        return f"dexhands/{'-'.join(words).lower()}", ""
     task, _, actions = name.partition("-")
     return f"mpe/{task}", actions
 
@@ -433,7 +436,7 @@ def our_task(suite: str, theirs: str) -> tuple[str, str]:
 def tuned(folder: Path) -> list[dict[str, Any]]:
     """HARL's tuned settings of each task, by our task names."""
     cases = []
-    for suite in ("mamujoco", "pettingzoo_mpe"):
+    for suite in ("mamujoco", "pettingzoo_mpe", "dexhands"):
         for path in sorted((folder / "tuned_configs" / suite).glob("*/*/config.json")):
             algorithm, (task, actions) = path.parent.name, our_task(suite, path.parent.parent.name)
             if algorithm in ("mappo", "happo", "hasac"):
