@@ -95,6 +95,7 @@ class SmaxEnv(ParallelEnv[str, np.ndarray, int]):
     """
 
     forkable = False  # a forked child lacks the threads of JAX, and would wait for them for ever
+    episode_metrics = ("success",)  # infos whose value at the end of an episode says how it went
 
     def __init__(self, task: str, config: SmaxConfig | None = None) -> None:
         config = config or SmaxConfig()
