@@ -54,10 +54,11 @@ class Game:
         if self.crashes and self.steps == 2:
             return 0, True, {}
         self.health -= min(self.health, sum(action == 2 for action in actions))
-        info = {"battle_won": self.health == 0, "dead_allies": 2 - sum(self.alive), "dead_enemies": int(not self.health)}
-        if timeout := self.health > 0 and self.steps == 4:
-            info |= {"episode_limit": True} if self.continuing else {}
-        return sum(action == 2 for action in actions) / 3, self.health == 0 or timeout, info
+        won, timeout = self.health == 0, self.health > 0 and self.steps == 4
+        info = {"battle_won": won, "dead_allies": 2 - sum(self.alive), "dead_enemies": int(won)}
+        if timeout and self.continuing:
+            info["episode_limit"] = True
+        return sum(action == 2 for action in actions) / 3, won or timeout, info
 
     def close(self):
         self.closed = True
