@@ -43,6 +43,7 @@ TASKS: Registry[Suite] = Registry(  # imported when first used: simulators are h
         "mamujoco": "dima.envs.mujoco.env",
         "mpe": "dima.envs.mpe",
         "pettingzoo": "dima.envs.pettingzoo",
+        "smax": "dima.envs.smax",
         "toy": "dima.envs.toy",
     },
 )

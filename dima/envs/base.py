@@ -83,6 +83,7 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         self.render_mode = attribute_of(parallel_env, "render_mode", name)
         stated = _episode_limit(parallel_env, name)
         leave = config.agents_leave or bool(attribute_of(parallel_env, "agents_leave", name))
+        self.forkable = bool(attribute_of(parallel_env, "forkable", name, True))  # works in a forked process
         self._checked = checked = CheckedEnv(parallel_env, name, config.episode_limit, stated or 0, leave)
         self._readers = [
             ObservationReader(_agent_name(name, a), checked.space("observation_space", a)) for a in checked.agents

@@ -36,13 +36,17 @@ class VectorEnv:
         metrics: of the copies whose episodes ended in the last step, the values of the spec's ``episode_metrics``.
 
     Raises:
-        EnvError: an environment cannot be built or violates the PettingZoo API, also in another process.
+        EnvError: an environment cannot be built or violates the PettingZoo API, also in another process; or it is to
+            have a process and cannot be forked.
     """
 
     def __init__(self, make: Callable[[], JointEnv], n: int, processes: bool = False) -> None:
         self.n, self.processes = n, processes
         probe = make()
-        self.spec = probe.spec
+        self.spec, self.forkable = probe.spec, processes or probe.forkable
+        if processes and not probe.forkable:
+            probe.close()
+            raise EnvError(f"{probe.name} cannot be forked into a process per environment: leave env_processes off")
         spare = [] if processes else [probe]  # serves as the first copy
         owner, in_main_thread = os.getpid(), threading.current_thread() is threading.main_thread()
 

@@ -123,7 +123,7 @@ class Collector:
             with drawn_from("cpu", seed):
                 return self._play(acting, min_steps, limit)
 
-        with self.envs.used_by_fork(), in_background(job) as result:
+        with self.envs.used_by_fork(), in_background(job, self.envs.forkable) as result:
             yield
             with progress.phase("collect"):
                 self._ahead = result()

@@ -70,16 +70,17 @@ def parallel_map(jobs: Sequence[Job[T]], workers: int) -> list[T]:
 
 
 @contextmanager
-def in_background(job: Callable[[], T]) -> Iterator[Callable[[], T]]:
+def in_background(job: Callable[[], T], forkable: bool = True) -> Iterator[Callable[[], T]]:
     """Run a job that needs no GPU in a child process while the block runs; before it where this process cannot fork.
 
     Args:
         job: must have no side effects.
+        forkable: whether the job works in a forked process.
 
     Yields:
         A function that waits for the result.
     """
-    if can_fork(gpu=True):
+    if forkable and can_fork(gpu=True):
         with ForkedJob(job) as child:
             yield child.result
     else:

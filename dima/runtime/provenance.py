@@ -16,7 +16,18 @@ import torch
 from dima.runtime import machine
 from dima.version import __version__
 
-PACKAGES = ("torch", "numpy", "gymnasium", "pettingzoo", "gymnasium-robotics", "mujoco", "mpe2")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "gymnasium",
+    "pettingzoo",
+    "gymnasium-robotics",
+    "mujoco",
+    "mpe2",
+    "jaxmarl",
+    "jax",
+    "jaxlib",
+)
 
 
 def package_version(name: str) -> str | None:

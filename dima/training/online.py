@@ -284,7 +284,8 @@ class Trainer(TrainingLoop):
             yield
             return
         step, policy = self.step, self.collector.snapshot.of(self.algorithm.policy)
-        with self.test_envs.used_by_fork(), in_background(partial(self._play, policy)) as result:
+        job, envs = partial(self._play, policy), self.test_envs
+        with envs.used_by_fork(), in_background(job, envs.forkable) as result:
             yield
             with self.progress.phase("evaluate"):
                 self.pending_metrics.append((step, self._record(step, result())))

@@ -19,7 +19,7 @@ TASKS = {info.name.split("/")[0]: info.name for info in all_tasks()}
 def test_every_preset_loads_on_every_suite_and_survives_yaml(algorithm, preset, tmp_path):
     contents = read_preset(algorithm, preset)
     named = [task for content in contents for task in content.get("tasks") or {}]
-    assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo", "smax"}
+    assert {suite for content in contents for suite in content.get("suites") or {}} <= {*TASKS, "pettingzoo"}
     for task in [*TASKS.values(), "my.package:make", *named]:
         config = build_config(task, algorithm, preset)
         write_yaml(tmp_path / "config.yaml", config.to_dict())
