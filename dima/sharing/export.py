@@ -18,6 +18,7 @@ from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, DivergenceError
 from dima.experience.episodes import episode_seed, play
+from dima.registry import Named
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.sharing.card import FORMAT, KIND, normalizers, policy_text, run_facts
@@ -85,8 +86,8 @@ def export(
     out: str | Path | None = None,
     formats: Sequence[Form] = ("safetensors", "torch"),
     *,
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write a run's policy as files that act alone, and compare each with the run's policy.

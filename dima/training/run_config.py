@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from dima.algorithms import agreed_algorithm, algorithm_config
-from dima.config import Config, Count, Fraction, Range, Whole, shown, user_path
+from dima.config import Config, Count, Fraction, Range, Whole, dotted, nested, shown, user_path
 from dima.envs import agreed_task, suite_config
+from dima.envs.arguments import gather_arguments
+from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError
 from dima.presets import default_preset, preset_changes
-from dima.registry import FromFile
+from dima.registry import FromFile, Named
 from dima.training.old_names import modernise
 
 R = TypeVar("R", bound="RunConfig")
@@ -42,13 +45,13 @@ class RunConfig(Config):
 
     @classmethod
     def from_dict(
-        cls, content: Mapping[str, Any], *, algorithm: str | None = None, where: object = "the file"
+        cls, content: Mapping[str, Any], *, algorithm: Named | None = None, where: object = "the file"
     ) -> RunConfig:
         """Inverse of :meth:`to_dict` for both kinds of runs, also of earlier versions; the task is a ``FromFile``.
 
         Args:
             content: of a file.
-            algorithm: the name that the user typed, if any.
+            algorithm: the name that the user typed, or the class that they gave, if any.
             where: the run folder, for messages.
 
         Raises:
@@ -68,11 +71,11 @@ class RunConfig(Config):
             return offline_config(content["dataset"], task, name).override(content)
         return default_config(task, name).override(content)
 
-    def agreed(self: R, task: str | None, where: str | Path) -> R:
+    def agreed(self: R, task: Named | None, where: str | Path) -> R:
         """The same config with a task that may be built, see :func:`dima.envs.agreed_task`.
 
         Args:
-            task: the name that the user typed, if any.
+            task: the name that the user typed, or the class or function that they gave, if any.
             where: the run folder, for messages.
 
         Raises:
@@ -137,7 +140,7 @@ def build_config(
         task: name of an environment.
         algorithm: name of an algorithm.
         preset: name of one of the algorithm's presets; by default ``small``, if it has that.
-        overrides: changes to the preset, nested like the config.
+        overrides: changes to the preset, see :func:`changed`.
 
     Raises:
         ConfigError: a name or a field does not exist, or a value does not fit.
@@ -145,4 +148,36 @@ def build_config(
     config, preset = default_config(task, algorithm), default_preset(algorithm) if preset is None else preset
     for changes in preset_changes(algorithm, preset, task):
         config = config.override(changes)
-    return config.override({"preset": preset} | dict(overrides or {}))
+    return changed(config.override({"preset": preset}), overrides or {})
+
+
+def changed(config: R, settings: Mapping[str, Any]) -> R:
+    """A config with other settings.
+
+    Args:
+        config: to start from.
+        settings: by dotted names, ``{"learner.ppo.clip": 0.1}``, or nested like the config. Settings of an environment
+            that a factory makes may be arguments of the factory: ``{"env": {"size": 3}}``.
+
+    Raises:
+        ConfigError: a setting does not exist (the nearest right name is suggested), or a value does not fit.
+    """
+    changes, known = nested(settings), config.to_dict()
+    if unknown := [path for path in dotted(changes) if path.partition(".")[0] not in known]:
+        hint = _nearest_setting(unknown[0], [*known, *dotted(known)])
+        raise ConfigError(f"{unknown[0]} is not a field of {type(config).__name__}: {hint}")
+    if isinstance(config.env, PettingZooConfig) and isinstance(env := changes.get("env"), Mapping):
+        changes["env"] = gather_arguments(config.task, config.env, env)
+    return config.override(changes)
+
+
+def _nearest_setting(path: str, known: Sequence[str]) -> str:
+    """Hint at the settings whose names end like a wrong one, or at the nearest."""
+    last = path.rpartition(".")[2]
+    ends: dict[str, list[str]] = {}
+    for name in known:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    close = [name for name in known if name.endswith(f".{path}")] or ends.get(last) or []
+    close = close or difflib.get_close_matches(path, known, n=1)
+    close = close or [name for end in difflib.get_close_matches(last, ends, n=1) for name in ends[end]]
+    return f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else "config.yaml of a run lists all"

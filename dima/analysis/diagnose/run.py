@@ -29,6 +29,7 @@ from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
 from dima.errors import ConfigError, UserError
 from dima.experience.episodes import random_policy
+from dima.registry import Named
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import read_errors, require_writable, results_folder
@@ -47,8 +48,8 @@ def diagnose(
     also: Sequence[str | Path | Agent] = (),
     out: str | Path | None = None,
     device: str = "auto",
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Measure the errors of a run's world model, and write ``diagnosis.json`` and ``diagnosis.html``.
@@ -146,7 +147,7 @@ def diagnose_agent(
     )
 
 
-def _load_other(run: str | Path, device: str, task: str | None, algorithm: str | None) -> Agent:
+def _load_other(run: str | Path, device: str, task: Named | None, algorithm: Named | None) -> Agent:
     """Load another run, whose algorithm the user agreed to if it is the one that was typed."""
     with RunFolder.open(run) as folder:
         named = folder.config().get("algorithm")

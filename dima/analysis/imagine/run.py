@@ -22,6 +22,7 @@ from dima.envs.render.rendered import RenderedScene
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 from dima.experience.episodes import episode_seed
+from dima.registry import Named
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.summary import settings_line
@@ -44,8 +45,8 @@ def imagine(
     webp: bool = False,
     out: str | Path | None = None,
     device: str = "auto",
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Imagination:
     """Compare an imagined trajectory with the real one, and write numbers, page, film and filmstrip.
@@ -130,8 +131,8 @@ def film(
     width: int = WIDTH,
     webp: bool = False,
     device: str = "auto",
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Film the first episode that :func:`dima.evaluate` plays under this seed, as an MP4 file.
