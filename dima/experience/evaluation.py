@@ -10,10 +10,11 @@ import torch
 from dima.data import Act
 from dima.envs.vector import VectorEnv
 from dima.experience.episodes import episode_seed, play
+from dima.runtime.cards import card
 from dima.runtime.signals import Stop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Team returns and lengths of evaluation episodes."""
 
@@ -28,6 +29,18 @@ class Evaluation:
     def std(self) -> float:
         """Population standard deviation over episodes."""
         return float(np.std(self.returns))
+
+    def __repr__(self) -> str:
+        return f"<Evaluation: {self._line}>"
+
+    def _repr_html_(self) -> str:
+        length = f"episodes of {np.mean(self.lengths):,.0f} steps on average"
+        return card(f"team return {self.mean:,.1f} ± {self.std:,.1f}", [self._line, length])
+
+    @property
+    def _line(self) -> str:
+        span = f"lowest {min(self.returns):,.1f}, highest {max(self.returns):,.1f}"
+        return f"mean {self.mean:,.1f}, std {self.std:,.1f} over {len(self.returns)} episodes, {span}"
 
 
 def evaluate(

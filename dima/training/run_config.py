@@ -21,7 +21,7 @@ from dima.training.old_names import modernise
 R = TypeVar("R", bound="RunConfig")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunConfig(Config):
     """Settings of every run."""
 
@@ -42,6 +42,14 @@ class RunConfig(Config):
     def folder(self) -> Path:
         """The run folder."""
         return user_path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
+
+    def __repr__(self) -> str:
+        parts = f"preset {self.preset}, seed {self.seed}, {self._length}"
+        return f"<{type(self).__name__}: {self.algorithm} on {self.task}, {parts}, {self.folder}>"
+
+    @property
+    def _length(self) -> str:
+        return ""
 
     @classmethod
     def from_dict(
@@ -84,7 +92,7 @@ class RunConfig(Config):
         return self.override({"task": agreed_task(self.task, self.env.to_dict(), task, where)})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainConfig(RunConfig):
     """Settings of a run in the environment (`dima train`)."""
 
@@ -96,8 +104,12 @@ class TrainConfig(RunConfig):
     env_processes: bool = False  # a process per environment: for slow simulators and many cores
     keep_policies: Whole = 3  # earlier policies in the checkpoint, evenly spaced over the run, for `dima diagnose`
 
+    @property
+    def _length(self) -> str:
+        return f"{self.steps:,} steps"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class OfflineConfig(RunConfig):
     """Settings of a run that fits a world model to a dataset; the policy stays untrained (`dima fit`)."""
 
@@ -111,6 +123,10 @@ class OfflineConfig(RunConfig):
     @property
     def folder(self) -> Path:
         return user_path(self.run or f"runs/{self.task}/fit-{self.algorithm}-{self.preset}-seed{self.seed}")
+
+    @property
+    def _length(self) -> str:
+        return f"{self.iterations:,} iterations"
 
 
 def default_config(task: str, algorithm: str) -> TrainConfig:

@@ -88,7 +88,7 @@ class Calls:
         Raises:
             CallbackError: a callback is missing, or cannot take its state.
         """
-        self.stopped, self.failed = str(saved.get("stopped", "")), saved.get("failed")
+        self.stopped, self.failed = _line(saved.get("stopped", "")), saved.get("failed")
         states = [(str(name), state) for name, state in saved.get("states", [])]
         if not goes_on() and self.failed is None:
             return
@@ -128,7 +128,7 @@ class Calls:
 
     def _stopper(self, callback: Any) -> Callable[[str], None]:
         def stop(reason: str = "") -> None:
-            self.stopped = self.stopped or ": ".join(filter(None, (_name(callback), " ".join(str(reason).split()))))
+            self.stopped = self.stopped or _line(": ".join(filter(None, (_name(callback), str(reason)))))
 
         return stop
 
@@ -180,6 +180,11 @@ def _hook(callback: Any, name: str) -> Callable[[Status], Any] | None:
 
 def _name(callback: Any) -> str:
     return type(callback).__qualname__.rpartition(".")[2]
+
+
+def _line(text: Any) -> str:
+    """One short line of printable characters."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))[:200]
 
 
 def _guarded(callback: Any, method: str, call: Callable[..., Any], *args: Any) -> Any:
