@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,7 +83,7 @@ class Exported:
 
 
 def export(
-    run: str | Path,
+    run: str | os.PathLike[str],
     out: str | Path | None = None,
     formats: Sequence[Form] = ("safetensors", "torch"),
     *,

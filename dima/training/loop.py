@@ -59,7 +59,7 @@ class TrainingLoop(ABC):
     lower_is_better = False  # of the scores of evaluations
 
     def __init__(self, device: torch.device, progress: Progress, calls: Calls | None = None) -> None:
-        self.device, self.progress, self.calls = device, progress, calls or Calls()
+        self.device, self.progress, self.calls = device, progress, Calls() if calls is None else calls
         self.resources = ExitStack()  # closed at the end
         self.iterations = 0
         self.wall = 0.0

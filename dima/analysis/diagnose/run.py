@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,10 +43,10 @@ _PARTS: dict[Part, str] = {"held-out": "held out", "train": "trained on"}  # of 
 
 
 def diagnose(
-    run: str | Path | Agent,
+    run: str | os.PathLike[str] | Agent,
     settings: DiagnosisConfig | None = None,
     *,
-    also: Sequence[str | Path | Agent] = (),
+    also: Sequence[str | os.PathLike[str] | Agent] = (),
     out: str | Path | None = None,
     device: str = "auto",
     task: Named | None = None,
@@ -147,7 +148,7 @@ def diagnose_agent(
     )
 
 
-def _load_other(run: str | Path, device: str, task: Named | None, algorithm: Named | None) -> Agent:
+def _load_other(run: str | os.PathLike[str], device: str, task: Named | None, algorithm: Named | None) -> Agent:
     """Load another run, whose algorithm the user agreed to if it is the one that was typed."""
     with RunFolder.open(run) as folder:
         named = folder.config().get("algorithm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ _ASPECT = 3 / 4  # height of a picture by its width
 
 
 def imagine(
-    run: str | Path | Agent,
+    run: str | os.PathLike[str] | Agent,
     horizons: Sequence[int] | None = None,
     actions: ActionSource = "recorded",
     *,
@@ -124,7 +125,7 @@ def imagine_agent(
 
 
 def film(
-    run: str | Path | Agent,
+    run: str | os.PathLike[str] | Agent,
     path: str | Path,
     *,
     seed: int | None = None,
