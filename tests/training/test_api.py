@@ -121,7 +121,9 @@ def test_wrong_settings_are_named_before_anything_is_written(
         ("toy/walk", 3, "3 is of type int: expected a name, a class or a function"),
     ],
 )
-def test_what_is_no_task_or_algorithm_is_refused(tmp_path, monkeypatch, task: Any, algorithm: Any, message: str) -> None:
+def test_what_is_no_task_or_algorithm_is_refused(
+    tmp_path, monkeypatch, task: Any, algorithm: Any, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(dima.UserError, match=message):
         train(task, algorithm)

@@ -285,7 +285,20 @@ def best():
 def nothing():
     return 3
 """
-RUN = ("--evaluate-every", "50", "--preset", "debug", "--steps", "200", "--device", "cpu", "--threads", "1", "--quiet", "--no-tensorboard")
+RUN = (
+    "--evaluate-every",
+    "50",
+    "--preset",
+    "debug",
+    "--steps",
+    "200",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+    "--quiet",
+    "--no-tensorboard",
+)
 
 
 @pytest.fixture
