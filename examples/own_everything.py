@@ -59,7 +59,7 @@ class DreamingCemConfig(CemConfig):
 
 
 class DreamingCem(Cem):
-    """The policies that the search draws are tried in imagination; the real task is for the world model to learn from."""
+    """Policies are tried in imagination; the world model learns from the real task."""
 
     config: DreamingCemConfig
 

@@ -224,7 +224,11 @@ def test_lambdas_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_class_that_is_defined_anew_takes_the_place_of_the_former_one(tmp_path: Path, monkeypatch) -> None:
     main = sys.modules["__main__"]
-    cell = "from dima.envs.toy import *\nclass Cell(Walk):\n def __init__(self): super().__init__(ToyConfig(episode_limit={n}))"
+    cell = (
+        "from dima.envs.toy import ToyConfig, Walk\n"
+        "class Cell(Walk):\n"
+        "    def __init__(self): super().__init__(ToyConfig(episode_limit={n}))"
+    )
     monkeypatch.delattr(main, "__file__", raising=False)
     monkeypatch.setattr(main, "__spec__", None)
     for n in (10, 20):
