@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import stat
 import types
@@ -152,12 +153,13 @@ def count(value: object) -> int:
     return value
 
 
-def user_path(path: str | Path) -> Path:
+def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that a user gave, ``~`` being the home folder.
 
     Raises:
         ConfigError: there is no such home, or a name is not of UTF-8 or longer than file systems allow.
     """
+    path = os.fspath(path)
     try:
         found = Path(path).expanduser()
     except RuntimeError:

@@ -34,6 +34,12 @@ class Notebook(Progress):
         self._handle: Any = None
         self._drawn = 0.0
 
+    def close(self) -> None:
+        """Leave the lines without the bar, as when a run ends before its last step."""
+        self.total = 0
+        if self._handle is not None:
+            self._draw()
+
     def message(self, text: str) -> None:
         self._messages.append(text)
         self._draw()

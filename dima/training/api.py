@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -76,14 +77,14 @@ def train(
     named = {"seed": seed, "steps": steps, "run": None if run is None else os.fspath(run), "env": env}
     changes = {name: value for name, value in named.items() if value is not None} | settings
     config = _config(task, algorithm, preset, changes)
-    display = _display(progress, quiet)
-    for what, name in (("task", config.task), ("algorithm", config.algorithm)):
-        if is_local(name):
-            display.message(
-                f"dima: the {what} {name} is known to this process only: another one that resumes or loads the run is "
-                f"given the object again, dima.resume(run, {what}=...)"
-            )
-    return Run.of(online.train(config, overwrite=overwrite, progress=display, callbacks=callbacks))
+    with _displayed(progress, quiet) as display:
+        for what, name in (("task", config.task), ("algorithm", config.algorithm)):
+            if is_local(name):
+                display.message(
+                    f"dima: the {what} {name} is known to this process only: another one that resumes or loads the run "
+                    f"is given the object again, dima.resume(run, {what}=...)"
+                )
+        return Run.of(online.train(config, overwrite=overwrite, progress=display, callbacks=callbacks))
 
 
 def resume(
@@ -116,15 +117,16 @@ def resume(
             ``steps`` or ``iterations`` already, its callbacks were not repeated, or its task or algorithm is code that
             the user has not agreed to run: then nothing in the folder is changed.
     """
-    summary = online.resume(
-        Path(path),
-        steps=steps,
-        iterations=iterations,
-        task=task,
-        algorithm=algorithm,
-        callbacks=callbacks,
-        progress=_display(progress, quiet),
-    )
+    with _displayed(progress, quiet) as display:
+        summary = online.resume(
+            Path(path),
+            steps=steps,
+            iterations=iterations,
+            task=task,
+            algorithm=algorithm,
+            callbacks=callbacks,
+            progress=display,
+        )
     return Run.of(summary)
 
 
@@ -149,16 +151,20 @@ def fit(
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
             diverged. The last checkpoint is kept.
     """
-    display = _display(progress, quiet)
-    return Run.of(offline.fit(config, overwrite=overwrite, progress=display, callbacks=callbacks))
+    with _displayed(progress, quiet) as display:
+        return Run.of(offline.fit(config, overwrite=overwrite, progress=display, callbacks=callbacks))
 
 
-def _display(progress: Progress | bool, quiet: bool) -> Progress:
+@contextmanager
+def _displayed(progress: Progress | bool, quiet: bool) -> Iterator[Progress]:
     """Bars on a terminal, one updated output in a notebook, plain lines elsewhere; when quiet, only warnings."""
     if isinstance(progress, Progress):
-        return progress
-    quiet = quiet or not progress
-    return Notebook() if in_notebook() and not quiet else choose_progress(quiet)
+        yield progress
+    elif quiet or not progress or not in_notebook():
+        yield choose_progress(quiet or not progress)
+    else:
+        with closing(Notebook()) as display:
+            yield display
 
 
 def _config(task: Task, algorithm: Named | None, preset: str | None, changes: Mapping[str, Any]) -> TrainConfig:

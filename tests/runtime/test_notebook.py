@@ -60,6 +60,17 @@ def test_one_output_is_updated(displayed: list[str]) -> None:
     assert progress.seconds["collect"] >= progress.seconds["inner"] >= 0
 
 
+def test_a_run_that_ends_early_leaves_no_bar(displayed: list[str], monkeypatch) -> None:
+    progress = Notebook()
+    progress.start(0, 30)
+    progress.iteration(10, 30)
+    monkeypatch.setattr(notebook, "_REDRAW_SECONDS", 1e9)
+    progress.iteration(20, 30)  # too soon to be drawn
+    assert "step 10 of 30" in displayed[0] and "step 20 of 30" not in displayed[0]
+    progress.close()
+    assert "step 20 of 30" in displayed[0] and "<progress" not in displayed[0]
+
+
 def test_only_the_newest_iterations_are_shown(displayed: list[str]) -> None:
     progress = Notebook()
     progress.start(0, 100)
@@ -75,8 +86,9 @@ def test_only_the_newest_iterations_are_shown(displayed: list[str]) -> None:
 def test_a_kernel_is_recognised(monkeypatch, shell: Any, expected: bool) -> None:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     assert in_notebook() == expected
-    assert isinstance(api._display(True, False), Notebook) == expected
-    assert not isinstance(api._display(True, True), Notebook)
+    for quiet in (True, False):
+        with api._displayed(True, quiet) as display:
+            assert isinstance(display, Notebook) == (expected and not quiet)
     monkeypatch.delitem(sys.modules, "IPython")
     assert not in_notebook()
 

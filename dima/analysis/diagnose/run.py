@@ -30,7 +30,7 @@ from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
 from dima.errors import ConfigError, UserError
 from dima.experience.episodes import random_policy
-from dima.registry import Named
+from dima.registry import Named, typed_name
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import read_errors, require_writable, results_folder
@@ -152,7 +152,7 @@ def _load_other(run: str | os.PathLike[str], device: str, task: Named | None, al
     """Load another run, whose algorithm the user agreed to if it is the one that was typed."""
     with RunFolder.open(run) as folder:
         named = folder.config().get("algorithm")
-    return load(run, device, task=task, algorithm=algorithm if algorithm == named else None)
+    return load(run, device, task=task, algorithm=algorithm if typed_name(algorithm) == named else None)
 
 
 def _policies(agent: Agent, also: Sequence[Agent]) -> Mapping[str, Act]:
