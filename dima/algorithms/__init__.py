@@ -99,6 +99,18 @@ def agreed_algorithm(name: str, typed: Named | None = None, where: object = "the
     return agreed("algorithm", name, typed, where)
 
 
+def named_algorithm(algorithm: Named) -> str:
+    """The name of an algorithm that the user typed, or whose settings class they gave.
+
+    Raises:
+        ConfigError: as :func:`algorithm_class`.
+    """
+    name = typed_name(algorithm)
+    assert name is not None
+    algorithm_class(name)
+    return name
+
+
 def algorithm_config(name: str) -> AlgorithmConfig:
     """The default settings of an algorithm; arguments and errors as for :func:`algorithm_class`."""
     from dima.algorithms.base import AlgorithmConfig

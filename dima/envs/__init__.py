@@ -18,7 +18,7 @@ from dima.envs.base import AdapterConfig, JointEnv, TaskInfo
 from dima.envs.pettingzoo import RegisteredTask
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, nearest, one_line
-from dima.registry import Named, Registry, agreed, typed_name
+from dima.registry import Named, Registry, agreed, given_object, keep, typed_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,6 +92,18 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
         config=config if isinstance(config, AdapterConfig) else None,
         make=partial(make_env, task, config),
     )
+
+
+def env_maker(task: str, config: Config | None = None) -> Callable[[], JointEnv]:
+    """What makes environments of a task, also in processes that do not know an object that the user gave here."""
+    value = given_object(task)
+    return partial(make_env, task, config) if value is None else partial(_make_given, value, task, config)
+
+
+def _make_given(value: Any, task: str, config: Config | None) -> JointEnv:
+    if given_object(task) is None:
+        keep(task, value)
+    return make_env(task, config)
 
 
 def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:

@@ -12,7 +12,9 @@ from dima.registry.consent import FromFile as FromFile
 from dima.registry.consent import agreed as agreed
 from dima.registry.given import Named as Named
 from dima.registry.given import give as give
+from dima.registry.given import given_object as given_object
 from dima.registry.given import is_local as is_local
+from dima.registry.given import keep as keep
 from dima.registry.given import typed_name as typed_name
 from dima.registry.load import load_attribute as load_attribute
 from dima.registry.load import load_module as load_module

@@ -42,6 +42,12 @@ def give(value: Any, arguments: str = "{}") -> str:
     return name
 
 
+def keep(name: str, value: Any) -> None:
+    """Remember an object by the name that another process gave it."""
+    _GIVEN[name] = value
+    _ARGUMENTS.setdefault(name, {"{}"})
+
+
 def typed_name(typed: Named | None) -> str | None:
     """The name of what the user typed or gave, if anything.
 
@@ -55,7 +61,7 @@ def typed_name(typed: Named | None) -> str | None:
     return give(typed)
 
 
-def given(name: str) -> Any:
+def given_object(name: str) -> Any:
     """The object of a name that :func:`give` told, in its newest definition; None if there is none."""
     value = _GIVEN.get(name)
     now = _attribute(*name.split(":", 1)) if value is not None else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from dima.errors import ConfigError, UserError, nearest, one_line
 from dima.registry.consent import Allowed, AllowedByPattern
-from dima.registry.given import given, is_local, local_advice
+from dima.registry.given import given_object, is_local, local_advice
 
 
 def load_name(name: str, error: type[UserError] = ConfigError) -> Any:
@@ -23,7 +23,7 @@ def load_name(name: str, error: type[UserError] = ConfigError) -> Any:
         name: which the user typed or allowed.
         error: raised where it cannot be imported; suggests the nearest right name.
     """
-    if (own := given(name)) is not None:
+    if (own := given_object(name)) is not None:
         return own
     path, _, attribute = name.partition(":")
     here = os.getcwd()

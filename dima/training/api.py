@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from dima.algorithms import algorithm_class
 from dima.config import shown
-from dima.envs.arguments import is_json
-from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError
-from dima.registry import Named, give, is_local, typed_name
+from dima.registry import Named, is_local
 from dima.runtime.notebook import Notebook, in_notebook
 from dima.runtime.progress import Progress, choose_progress
 from dima.training import offline, online
 from dima.training.callbacks import Callback
+from dima.training.factories import Task
 from dima.training.run import Run
 from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig, build_config, changed
 
-Task = str | RunConfig | Callable[..., Any] | ModuleType
-
 
 def train(
-    task: Task,
+    task: Task | RunConfig,
     algorithm: Named | None = None,
     preset: str | None = None,
     *,
@@ -167,7 +161,9 @@ def _displayed(progress: Progress | bool, quiet: bool) -> Iterator[Progress]:
             yield display
 
 
-def _config(task: Task, algorithm: Named | None, preset: str | None, changes: Mapping[str, Any]) -> TrainConfig:
+def _config(
+    task: Task | RunConfig, algorithm: Named | None, preset: str | None, changes: Mapping[str, Any]
+) -> TrainConfig:
     """The config of a run, from whatever names it."""
     if isinstance(task, RunConfig):
         if not isinstance(task, TrainConfig):
@@ -176,32 +172,4 @@ def _config(task: Task, algorithm: Named | None, preset: str | None, changes: Ma
             if value is not None:
                 raise ConfigError(f"{name} = {shown(value)} is a part of the config: give it to dima.build_config")
         return changed(task, changes)
-    chosen = "dima" if algorithm is None else typed_name(algorithm)
-    assert chosen is not None
-    algorithm_class(chosen)  # a wrong one is refused before the task is looked at
-    if isinstance(task, str):
-        return build_config(task, chosen, preset, changes)
-    factory, changes = _factory(task, dict(changes))
-    config = build_config(give(factory), chosen, preset, changes)
-    assert isinstance(config.env, PettingZooConfig)
-    give(factory, config.env.arguments)
-    return config
-
-
-def _factory(
-    task: Callable[..., Any] | ModuleType, changes: dict[str, Any]
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What makes the environment, and the settings with the arguments that came with it."""
-    if isinstance(task, ModuleType):
-        if not hasattr(task, "parallel_env"):
-            raise ConfigError(f"the module {task.__name__} has no parallel_env: give a class or function of it")
-        task = task.parallel_env
-    if not callable(task):
-        kind = type(task).__name__
-        if hasattr(task, "reset") and hasattr(task, "step"):
-            raise ConfigError(f"task is an environment: give its class, {kind}, or a function: a run makes several")
-        raise ConfigError(f"task is of type {kind}: expected a name, a class or function, or a config")
-    if isinstance(task, partial) and not task.args and is_json(task.keywords):
-        changes["env"] = {**task.keywords, **(changes.get("env") or {})}
-        task = task.func
-    return task, changes
+    return build_config(task, "dima" if algorithm is None else algorithm, preset, changes)

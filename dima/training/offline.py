@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dima.algorithms import named_algorithm
 from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.config import user_path
@@ -34,7 +35,7 @@ _USED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # sett
 
 def fit_config(
     dataset: str | Path,
-    algorithm: str = "dima",
+    algorithm: Named = "dima",
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
@@ -46,7 +47,7 @@ def fit_config(
 
     Args:
         dataset: its folder.
-        algorithm: name of an algorithm that learns a world model.
+        algorithm: name of an algorithm that learns a world model, or the settings class of one of your own.
         preset: name of one of the algorithm's presets; by default ``small``, if it has that.
         overrides: changes to the preset, by dotted names or nested like the config.
         task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
@@ -55,7 +56,7 @@ def fit_config(
         UserError: the dataset cannot be opened, a name or a field does not exist, a value does not fit, or the task is
             code that the user has not agreed to run.
     """
-    data = Dataset.open(dataset)
+    data, algorithm = Dataset.open(dataset), named_algorithm(algorithm)
     name = agreed_task(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
     config = offline_config(str(user_path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dima.algorithms.base import AlgorithmConfig, Metrics
 from dima.config import count
-from dima.envs import make_env
+from dima.envs import env_maker, make_env
 from dima.envs.base import AdapterConfig
 from dima.envs.check import LEAVING, compare_rewards, foresee_leaving
 from dima.envs.vector import VectorEnv
@@ -221,7 +221,7 @@ class Trainer(TrainingLoop):
     ) -> None:
         super().__init__(device, progress, calls)
         self.config = config
-        make = partial(make_env, config.task, config.env)
+        make = env_maker(config.task, config.env)
         self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
         self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device, stop)

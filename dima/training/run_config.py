@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from dima.algorithms import agreed_algorithm, algorithm_config
+from dima.algorithms import agreed_algorithm, algorithm_config, named_algorithm
 from dima.config import Config, Count, Fraction, Range, Whole, dotted, nested, shown, user_path
 from dima.envs import agreed_task, suite_config
 from dima.envs.arguments import gather_arguments
 from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError
 from dima.presets import default_preset, preset_changes
-from dima.registry import FromFile, Named
+from dima.registry import FromFile, Named, give, given_object
+from dima.training.factories import Task, named_task
 from dima.training.old_names import modernise
 
 R = TypeVar("R", bound="RunConfig")
@@ -145,26 +146,31 @@ def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
 
 
 def build_config(
-    task: str,
-    algorithm: str = "dima",
+    task: Task,
+    algorithm: Named = "dima",
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Build the resolved config of a run in the environment.
 
     Args:
-        task: name of an environment.
-        algorithm: name of an algorithm.
+        task: name of an environment; or its class, or a function or a module of PettingZoo that makes it.
+        algorithm: name of an algorithm, or its settings class.
         preset: name of one of the algorithm's presets; by default ``small``, if it has that.
         overrides: changes to the preset, see :func:`changed`.
 
     Raises:
         ConfigError: a name or a field does not exist, or a value does not fit.
     """
-    config, preset = default_config(task, algorithm), default_preset(algorithm) if preset is None else preset
-    for changes in preset_changes(algorithm, preset, task):
+    algorithm = named_algorithm(algorithm)
+    name, overrides = named_task(task, overrides or {})
+    config, preset = default_config(name, algorithm), default_preset(algorithm) if preset is None else preset
+    for changes in preset_changes(algorithm, preset, name):
         config = config.override(changes)
-    return changed(config.override({"preset": preset}), overrides or {})
+    config = changed(config.override({"preset": preset}), overrides)
+    if not isinstance(task, str):
+        give(given_object(name), config.env.to_dict()["arguments"])  # consent to these arguments, too
+    return config
 
 
 def changed(config: R, settings: Mapping[str, Any]) -> R:

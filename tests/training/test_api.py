@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,15 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cloudpickle
 import numpy as np
 import pytest
 
 import dima
 from dima.algorithms.mappo import MappoConfig
 from dima.config import read_yaml
+from dima.envs import env_maker
 from dima.envs.toy import ToyConfig, Walk
 from dima.errors import ConfigError, EnvError, RunFolderError
 from dima.registry import given
+from dima.world_models.ensemble import EnsembleModelConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST: dict[str, Any] = {"preset": "debug", "steps": 50, "device": "cpu", "threads": 1, "tensorboard": False}
@@ -40,6 +44,10 @@ class Own(MappoConfig):
     """An algorithm of the user's own, in a module."""
 
     presets: ClassVar[Mapping[str, Any]] = {"debug": {"learner": {"rollout": 25}}}
+
+
+class Model(EnsembleModelConfig):
+    """A world model of the user's own, in a module."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +105,7 @@ def train_config_settings(run: dima.Run) -> dict[str, Any]:
         ({"preset": "smal"}, "did you mean 'small'?"),
         ({"steps": 0}, "steps = 0 is out of range"),
         ({"callbacks": [3]}, r"callbacks\[0\] is of type int"),
+        ({"callbacks": dima.KeepBest()}, r"callbacks is of type KeepBest: expected a list"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(
@@ -238,6 +247,24 @@ def test_a_class_that_is_defined_anew_takes_the_place_of_the_former_one(tmp_path
             run = train(main.Cell, run=tmp_path / "run")  # type: ignore[attr-defined]
             assert run.settings()["task"] == "__main__:Cell"
         assert dima.load(run).env.spec.episode_limit == n
+
+
+def test_a_process_that_does_not_know_a_class_is_sent_it(tmp_path: Path, monkeypatch) -> None:
+    config = dima.build_config(make_local(), Own, "debug", {"env.episode_limit": 5})
+    assert (config.task, config.algorithm) == ("__main__:Corridor", f"{HERE}:Own")
+    sent = cloudpickle.dumps(env_maker(config.task, config.env))
+    monkeypatch.setattr(given, "_GIVEN", {})
+    with pytest.raises(EnvError, match="there is no __main__:Corridor"):
+        env_maker(config.task, config.env)()
+    assert pickle.loads(sent)().spec.episode_limit == 5
+    assert env_maker("toy/walk")().spec.n_agents == 2
+
+
+def test_a_world_model_of_a_class_is_fitted(recording, tmp_path: Path) -> None:
+    dima.record(recording(steps=60))
+    overrides = {"run": str(tmp_path / "fit"), "iterations": 1, "evaluation_horizon": 3, "device": "cpu", "threads": 1}
+    run = dima.fit(dima.fit_config(tmp_path / "data", Model, "debug", overrides), quiet=True)
+    assert run.algorithm == f"{HERE}:Model"
 
 
 def test_an_algorithm_may_be_a_class(tmp_path: Path, monkeypatch) -> None:

@@ -32,6 +32,8 @@ class Calls:
     """
 
     def __init__(self, callbacks: Sequence[Any] | None = None) -> None:
+        if callbacks is not None and not isinstance(callbacks, Sequence):
+            raise CallbackError(f"callbacks is of type {type(callbacks).__name__}: expected a list, callbacks=[...]")
         self.given = callbacks is not None
         self.all: list[Any] = [_checked(f"callbacks[{n}]", one) for n, one in enumerate(callbacks or ())]
         self.stopped = ""
