@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +12,13 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.config import count
 from dima.data import EnvSpec
 from dima.envs import make_env
 from dima.envs.base import JointEnv
-from dima.errors import CallbackError, ConfigError, DivergenceError, RunFolderError
+from dima.errors import CallbackError, ConfigError, RunFolderError
 from dima.experience.evaluation import Evaluation
 from dima.experience.team import Team
 from dima.runtime.machine import free_memory, keep_freed_memory
@@ -31,9 +29,10 @@ from dima.runtime.signals import Interrupted, Stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.budget import TimeBudget
-from dima.storage.memory import INIT_FACTOR, memory_limit, out_of_memory
+from dima.storage.memory import INIT_FACTOR, memory_limit
 from dima.storage.run_folder import TOO_LARGE, RunFolder
 from dima.training.callbacks import Calls, Status
+from dima.training.guards import log_failure, memory_errors, require_finite, to_numbers
 from dima.training.notices import duration_advice, opening, reward_advice
 from dima.training.run_config import RunConfig
 
@@ -161,7 +160,7 @@ class TrainingLoop(ABC):
         The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows, and what was
         collected when a stop was requested.
         """
-        with _log_failure(folder), _memory_errors(folder):
+        with log_failure(folder), memory_errors(folder):
             self._open(stop)
             if self.calls.failed is not None:  # a callback, before the run was resumed
                 self._call_back(folder, **self.calls.failed)
@@ -170,13 +169,13 @@ class TrainingLoop(ABC):
             while not self.over and not stop.requested:
                 began, before = time.perf_counter(), self.step
                 try:
-                    metrics = _to_numbers(self.learn())
+                    metrics = to_numbers(self.learn())
                 except Interrupted:
                     self.wall += time.perf_counter() - began
                     self._save(folder)
                     break
                 self.iterations += 1
-                _require_finite(metrics, self.algorithm, self.step)
+                require_finite(metrics, self.algorithm, self.step)
                 self.returns = ()
                 evaluation = self.evaluate(before)
                 metrics = self._log(folder, metrics, evaluation, began)
@@ -222,7 +221,7 @@ class TrainingLoop(ABC):
         """Log an iteration, and finished background evaluations of earlier ones; returns all metrics."""
         pending, self.pending_metrics = self.pending_metrics, []
         for scores in (evaluation, *(scores for _, scores in pending)):
-            _require_finite(scores, self.algorithm, self.step)
+            require_finite(scores, self.algorithm, self.step)
         for step, scores in pending:
             folder.log({"step": step, "iteration": self.iterations - 1, **scores})
         record = {"step": self.step, "iteration": self.iterations, **self.log_fields, **metrics, **evaluation}
@@ -376,50 +375,3 @@ def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-@contextmanager
-def _memory_errors(folder: RunFolder) -> Iterator[None]:
-    """Turn an out-of-memory error into a ConfigError of one line."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        why = " ".join(str(error).split())[:200]
-        message = f"{folder.path}: out of memory in an iteration of this config: lower its batch sizes"
-        raise ConfigError(f"{message} ({why})") from error
-
-
-@contextmanager
-def _log_failure(folder: RunFolder) -> Iterator[None]:
-    """Log the exception that ends the run; a resume removes records after the last saved iteration."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(RunFolderError):  # the disk may be what failed
-            folder.log({"event": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
-        raise
-
-
-def _to_numbers(metrics: Metrics) -> dict[str, float]:
-    """Copy an iteration's metrics to the host, all tensors at once."""
-    names = [name for name, value in metrics.items() if isinstance(value, Tensor)]
-    numbers = {name: float(value) for name, value in metrics.items() if name not in names}
-    if names:
-        numbers |= zip(names, torch.stack([metrics[n].double() for n in names]).tolist(), strict=True)  # type: ignore[union-attr]
-    return numbers
-
-
-def _require_finite(numbers: dict[str, float], algorithm: Algorithm, step: int) -> None:
-    """Raise DivergenceError if a metric or a weight is not finite; the iteration is then not saved."""
-    bad = [name for name, value in numbers.items() if not math.isfinite(value)]
-    if not bad:
-        weights = [(name, tensor) for name, tensor in algorithm.named_parameters()]
-        finite = torch.stack([tensor.isfinite().all() for _, tensor in weights]).tolist()
-        bad = [name for (name, _), fine in zip(weights, finite, strict=True) if not fine]
-    if bad:
-        raise DivergenceError(
-            f"learning diverged before step {step}: {bad[0]} is not finite; the last checkpoint is kept: "
-            "lower that part's learning rate, or check the task's rewards and observations"
-        )
