@@ -300,7 +300,7 @@ def test_a_local_name_in_a_file_is_data_until_its_object_is_given(monkeypatch) -
     name = FromFile("__main__:Evil")
     with pytest.raises(ConfigError, match="which was defined in a notebook, a function or an interactive process"):
         agreed("task", name)
-    with pytest.raises(ConfigError, match="not of the form package.module:factory"):
+    with pytest.raises(ConfigError, match=r"not of the form package\.module:factory"):
         agreed("task", FromFile("__main__:Evil()"))
     assert give(lambda: None) == "__main__:lambda"
     assert agreed("task", FromFile("__main__:lambda")) == "__main__:lambda"
