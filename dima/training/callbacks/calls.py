@@ -90,7 +90,7 @@ class Calls:
         Raises:
             CallbackError: a callback is missing, or cannot take its state.
         """
-        self.stopped, self.failed = _line(saved.get("stopped", "")), saved.get("failed")
+        self.stopped, self.failed = _line(saved.get("stopped", "")), _facts(saved.get("failed"))
         states = [(str(name), state) for name, state in saved.get("states", [])]
         if not goes_on() and self.failed is None:
             return
@@ -133,6 +133,15 @@ class Calls:
             self.stopped = self.stopped or _line(": ".join(filter(None, (_name(callback), str(reason)))))
 
         return stop
+
+
+def _facts(saved: Any) -> dict[str, Any] | None:
+    """What was reported when a callback raised, of the form that :meth:`Calls.report` takes."""
+    if saved is None:
+        return None
+    metrics = {str(name): float(value) for name, value in saved["metrics"].items()}
+    returns = [float(value) for value in saved["returns"]]
+    return {"metrics": metrics, "returns": returns, "evaluated": bool(saved["evaluated"])}
 
 
 def load_callbacks(names: Sequence[str]) -> list[Any]:

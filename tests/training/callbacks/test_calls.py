@@ -17,6 +17,7 @@ from dima.analysis.report.runs import read_run
 from dima.cli import main
 from dima.errors import CallbackError, ConfigError, RunFolderError
 from dima.runtime.progress import Progress
+from dima.training.callbacks import Calls
 from dima.training.online import resume, train
 from tests.reliability.test_resume import Interrupted, Power, pull_plug
 
@@ -359,6 +360,26 @@ def test_a_stranger_s_state_is_no_code(short) -> None:
     assert tree["run"]["callbacks"]["states"] == [["StopAt", {}]]
     assert dima.load(config.folder).steps == 150
     with pytest.raises(RunFolderError, match="keeps no best policy"):
+        dima.load(config.folder, best=True)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        3,
+        {"states": [["StopAt"]], "stopped": "", "failed": None},
+        {"states": 3, "stopped": "", "failed": None},
+        {"states": [], "stopped": "", "failed": {"metrics": {}, "x": 3}},
+        {"states": [], "stopped": "", "failed": {"metrics": {"a": "b"}, "returns": [], "evaluated": True}},
+    ],
+)
+def test_a_spoilt_state_is_one_line(short, spoilt: Any, monkeypatch) -> None:
+    config = short()
+    monkeypatch.setattr(Calls, "checkpoint", lambda self: {"callbacks": spoilt})
+    train(config)
+    with pytest.raises(RunFolderError, match="does not fit its"):
+        resume(config.folder, steps=400, callbacks=[StopAt()])
+    with pytest.raises(RunFolderError):
         dima.load(config.folder, best=True)
 
 
