@@ -1,8 +1,7 @@
 """Multi-agent reinforcement learning with world models: DIMA, and the methods it is compared with.
 
-    config = dima.build_config("mamujoco/halfcheetah-2x3")
-    dima.train(config)
-    agent = dima.load(config.folder)
+    run = dima.train("mamujoco/halfcheetah-2x3", seed=1)
+    agent = dima.load(run)
     agent.reset()  # as the environment is: some policies remember an episode
     actions = agent.act(observations)
 
@@ -40,21 +39,34 @@ if TYPE_CHECKING:
     from dima.sharing.hub import push as push
     from dima.sharing.policy import ExportedPolicy as ExportedPolicy
     from dima.sharing.policy import load_policy as load_policy
-    from dima.training.offline import fit as fit
+    from dima.training.api import fit as fit
+    from dima.training.api import resume as resume
+    from dima.training.api import train as train
+    from dima.training.callbacks import Callback as Callback
+    from dima.training.callbacks import KeepBest as KeepBest
+    from dima.training.callbacks import Status as Status
+    from dima.training.callbacks import StopAtReturn as StopAtReturn
+    from dima.training.callbacks import StopOnPlateau as StopOnPlateau
     from dima.training.offline import fit_config as fit_config
-    from dima.training.online import resume as resume
-    from dima.training.online import train as train
+    from dima.training.run import Run as Run
+    from dima.training.run import open_run as open_run
     from dima.training.run_config import RunConfig as RunConfig
     from dima.training.run_config import build_config as build_config
     from dima.world_models import register_world_model as register_world_model
 
 _HOME = {
     "Agent": "dima.agent",
+    "Callback": "dima.training.callbacks",
     "DiagnosisConfig": "dima.analysis.diagnose.config",
     "Dataset": "dima.datasets.reader",
     "ExportedPolicy": "dima.sharing.policy",
+    "KeepBest": "dima.training.callbacks",
     "RecordConfig": "dima.recording.config",
+    "Run": "dima.training.run",
     "RunConfig": "dima.training.run_config",
+    "Status": "dima.training.callbacks",
+    "StopAtReturn": "dima.training.callbacks",
+    "StopOnPlateau": "dima.training.callbacks",
     "UserError": "dima.errors",
     "all_tasks": "dima.envs",
     "build_config": "dima.training.run_config",
@@ -63,12 +75,13 @@ _HOME = {
     "evaluate": "dima.agent",
     "export": "dima.sharing.export",
     "film": "dima.analysis.imagine.run",
-    "fit": "dima.training.offline",
+    "fit": "dima.training.api",
     "fit_config": "dima.training.offline",
     "imagine": "dima.analysis.imagine.run",
     "load": "dima.agent",
     "load_policy": "dima.sharing.policy",
     "make_env": "dima.envs",
+    "open_run": "dima.training.run",
     "pull": "dima.sharing.hub",
     "push": "dima.sharing.hub",
     "record": "dima.recording.record",
@@ -77,8 +90,8 @@ _HOME = {
     "register_task": "dima.envs",
     "register_world_model": "dima.world_models",
     "report": "dima.analysis.report.build",
-    "resume": "dima.training.online",
-    "train": "dima.training.online",
+    "resume": "dima.training.api",
+    "train": "dima.training.api",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from dima.algorithms.base import Algorithm, AlgorithmConfig
 from dima.algorithms.model_based import ModelBased
 from dima.config import count, user_path
-from dima.data import Act, View, blank
+from dima.data import Act, View
 from dima.datasets.reader import Dataset
 from dima.envs import make_env
 from dima.envs.base import JointEnv
@@ -23,11 +23,14 @@ from dima.errors import ConfigError, RunFolderError
 from dima.experience.evaluation import Evaluation
 from dima.experience.evaluation import evaluate as play_evaluation
 from dima.experience.replay import Replay, ReplayConfig
+from dima.experience.team import Team
+from dima.registry import Named
 from dima.runtime.device import pick_device
 from dima.runtime.provenance import mujoco_versions, package_version, simulator_line, uses_mujoco
 from dima.storage.atomic import read_errors
 from dima.storage.memory import INIT_FACTOR, memory_limit
 from dima.storage.run_folder import TOO_LARGE, RunFolder
+from dima.training.callbacks.stock import BEST
 from dima.training.run_config import OfflineConfig, RunConfig
 from dima.world_models.base import WorldModel
 from dima.world_models.env import ImaginedEnv, ImaginedVectorEnv
@@ -37,7 +40,7 @@ EVALUATION_SEED = 1_000_003  # offset of the seeds of `dima evaluate`, so that t
 REPLAY, EPISODES = "replay", "episodes"  # initial states of imagined episodes, besides datasets
 
 
-class Agent:
+class Agent(Team):
     """The policy of a run at its last checkpoint.
 
     Attributes:
@@ -64,11 +67,15 @@ class Agent:
         earlier: Mapping[int, Mapping[str, Tensor]],
         protocol: Mapping[str, Any],
     ) -> None:
-        self.config, self.env, self.algorithm, self.device = config, env, algorithm, device
+        super().__init__(algorithm.policy, env, device)
+        self.config, self.algorithm = config, algorithm
         self.folder, self.steps, self.digest = folder, steps, digest
         self.earlier, self.protocol = earlier, protocol
-        self._policy = copy(algorithm.policy)  # with a memory of its own, if it has one
-        self.reset()
+
+    def __repr__(self) -> str:
+        policy = f"{self.steps:,} steps" if self.trained else "untrained policy"
+        agents = ", ".join(self.env.spec.agents)
+        return f"<Agent of {self.config.algorithm} on {self.config.task}: {policy}, agents {agents}, {self.folder}>"
 
     @property
     def trained(self) -> bool:
@@ -102,40 +109,6 @@ class Agent:
                 f"{self.folder}: {self.config.algorithm} learns no world model: give a run of dima or the like"
             )
         return self.algorithm.world_model
-
-    def reset(self) -> None:
-        """Forget the episode so far: call it whenever the environment is reset, for policies that have a memory."""
-        self._previous = torch.zeros(1, self.env.spec.n_agents, self.env.spec.action_dim, device=self.device)
-        self._first = True
-
-    def act(
-        self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
-    ) -> dict[Any, Any]:
-        """Choose an action for every agent, in the PettingZoo environment's spaces.
-
-        A policy with a memory remembers earlier calls until :meth:`reset`.
-
-        Args:
-            observations: as returned by ``reset`` or ``step``; where agents may leave, of those in ``agents``.
-            infos: likewise; needed where they hold the action masks.
-            mode: take the most probable action instead of sampling one.
-
-        Raises:
-            EnvError: an agent is missing, or its observation does not fit its space.
-        """
-        joint = self.env.encode(observations, infos)
-        spec = self.env.spec
-        view = View(
-            obs=torch.from_numpy(joint["obs"])[None].to(self.device),
-            state=torch.zeros(1, spec.state_dim, device=self.device),  # policies act on observations alone
-            action_mask=torch.from_numpy(joint["action_mask"])[None].to(self.device),
-            previous_action=self._previous,
-            first=torch.tensor([self._first], device=self.device),
-        )
-        action, _ = self._policy.act(view, mode)
-        there = (view.obs != 0).any(-1) if spec.agents_leave else None  # who has left observes zeros, and acts none
-        self._previous, self._first = blank(action, there), False
-        return self.env.decode(action[0].cpu().numpy())
 
     def act_imagined(self, view: View) -> tuple[Tensor, Tensor]:
         """The policy's mode on what the world model shows a policy of a latent."""
@@ -238,20 +211,30 @@ class Agent:
         return ReplayInitialStates(Replay.of(dataset.episodes(), env.spec, self.device), context)
 
 
-def load(run: str | Path, device: str = "auto", *, task: str | None = None, algorithm: str | None = None) -> Agent:
-    """Load the policy and world model of a run folder.
+def load(
+    run: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    best: bool = False,
+    task: Named | None = None,
+    algorithm: Named | None = None,
+) -> Agent:
+    """Load the policy and world model of a run.
 
     Args:
-        run: the folder.
+        run: its folder, or what :func:`dima.train` returned.
         device: ``auto``, ``cpu`` or ``cuda``.
-        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
+        best: take the policy of the best evaluation, which the callback ``KeepBest`` kept; the world model stays the
+            last.
+        task: the run's task, repeated: consent to import it, where it is ``package.module:factory``; or the class or
+            function itself.
         algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
 
     Raises:
         UserError: the folder is missing, damaged, not ours or of another version, its environment cannot be built, or
             its task or algorithm is code that the user has not agreed to run.
     """
-    where = pick_device(device)
+    where, run = pick_device(device), user_path(os.fspath(run))
     with RunFolder.open(run) as folder:
         config = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=run).agreed(task, run)
         facts, saved = folder.protocol(), folder.load()
@@ -262,7 +245,24 @@ def load(run: str | Path, device: str = "auto", *, task: str | None = None, algo
         learner.restore(saved.tree["algorithm"], None)
         earlier = {count(steps): dict(weights) for steps, weights in saved.tree.get("earlier", [])}  # others have none
         steps = count(saved.tree["collector"]["steps"]) if "collector" in saved.tree else 0  # `dima fit` makes none
-    return Agent(config, env, learner, where, user_path(run), steps, saved.digest, earlier, facts)
+        if best:
+            steps, weights = _best_policy(saved.tree, run)
+            learner.policy.load_state_dict(weights)
+    return Agent(config, env, learner, where, run, steps, saved.digest, earlier, facts)
+
+
+def _best_policy(tree: Mapping[str, Any], run: Path) -> tuple[int, dict[str, Tensor]]:
+    """Steps and weights of the policy that ``KeepBest`` kept.
+
+    Raises:
+        RunFolderError: it kept none.
+    """
+    for _, state in tree.get("callbacks", {}).get("states", []):
+        if state.get(BEST):
+            return count(state["steps"]), dict(state[BEST])
+    raise RunFolderError(
+        f"{run} keeps no best policy: train with callbacks=[dima.KeepBest()], --callbacks dima:KeepBest"
+    )
 
 
 def _build(config: RunConfig, env: JointEnv, device: torch.device) -> Algorithm:
@@ -281,13 +281,14 @@ def _with_weights(agent: Agent, weights: Mapping[str, Tensor]) -> Algorithm:
 
 
 def evaluate(
-    run: str | Path,
+    run: str | os.PathLike[str],
     episodes: int = 20,
     seed: int | None = None,
     device: str = "auto",
     *,
-    task: str | None = None,
-    algorithm: str | None = None,
+    best: bool = False,
+    task: Named | None = None,
+    algorithm: Named | None = None,
 ) -> Evaluation:
     """Evaluate the policy of a run folder, see :func:`load` and :meth:`Agent.evaluate`."""
-    return load(run, device, task=task, algorithm=algorithm).evaluate(episodes, seed)
+    return load(run, device, best=best, task=task, algorithm=algorithm).evaluate(episodes, seed)

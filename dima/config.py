@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import stat
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -98,6 +99,40 @@ class Config:
         return dataclasses.replace(self, **values)
 
 
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names, ``{"learner.ppo.clip": 0.1}``, or nested ones, or both, as one nested mapping.
+
+    Raises:
+        ConfigError: a setting is given twice, or is given as a value and as a section.
+    """
+    result: dict[str, Any] = {}
+    for path, value in _leaves(settings):
+        *sections, last = path.split(".")
+        inner = result
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{path} = {shown(value)} and {section} = {shown(inner)} are given: give one of them")
+        if last in inner:
+            raise ConfigError(f"{path} = {shown(value)} and {last} = {shown(inner[last])} are given: give one of them")
+        inner[last] = value
+    return result
+
+
+def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    return dict(_leaves(settings))
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of each setting."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def shown(value: object, length: int = 60) -> str:
     """Untrusted value for a message: one short line of printable characters."""
     try:
@@ -118,12 +153,13 @@ def count(value: object) -> int:
     return value
 
 
-def user_path(path: str | Path) -> Path:
+def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that a user gave, ``~`` being the home folder.
 
     Raises:
         ConfigError: there is no such home, or a name is not of UTF-8 or longer than file systems allow.
     """
+    path = os.fspath(path)
     try:
         found = Path(path).expanduser()
     except RuntimeError:

@@ -30,6 +30,10 @@ class DivergenceError(UserError):
     """A loss, a gradient or a weight became NaN or infinite."""
 
 
+class CallbackError(UserError):
+    """A callback of the user's own that raised, or cannot be used."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Hint for an error message: the closest known name, or else all of them.
 

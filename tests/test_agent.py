@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,25 @@ def test_a_checkpoint_of_other_networks_is_refused(walker: Path) -> None:
 def test_cuda_where_there_is_none_is_one_clear_line(walker: Path) -> None:
     with pytest.raises(ConfigError, match="device = cuda cannot be used"):
         dima.load(walker, device="cuda")
+
+
+def test_objects_describe_themselves_in_a_line(tiny, recording) -> None:
+    config = tiny(steps=120)
+    run = dima.train(config, quiet=True)
+    agent = dima.load(run, device="cpu")
+    dima.record(recording(steps=60))
+    data = dima.Dataset.open(config.folder.parent / "data")
+    described = [
+        (config, r"<TrainConfig: dima on toy/walk, preset debug, seed 0, 120 steps, .*/run>"),
+        (agent, r"<Agent of dima on toy/walk: 120 steps, agents agent_0, agent_1, .*/run>"),
+        (agent.world_model, r"<Dima\w+ of 2 agents: [\d,]+ weights in .*denoiser.*>"),
+        (agent.experience(), r"<Replay: 120 of \d+ steps in 4 episodes, on cpu>"),
+        (agent.evaluate(2), r"<Evaluation: mean -[\d.]+, std [\d.]+ over 2 episodes, lowest .*, highest .*>"),
+        (data, r"<Dataset of toy/walk: \d+ episodes, 60 steps, .* held out, .*>"),
+        (run, r"<Run of dima on toy/walk: 120 environment steps, team return -[\d.]+, .*/run>"),
+    ]
+    for value, pattern in described:
+        assert re.fullmatch(pattern, repr(value)), value
+    assert "over 2 episodes" in agent.evaluate(episodes=2)._repr_html_()
+    fitting = dima.fit_config(config.folder.parent / "data", preset="debug")
+    assert re.fullmatch(r"<OfflineConfig: dima on toy/walk, .*, \d+ iterations, runs/.*>", repr(fitting))

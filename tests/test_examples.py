@@ -40,7 +40,7 @@ def on_the_path(monkeypatch) -> Iterator[None]:
     yield
     for registry, names in before:
         registry._registered = names
-    for name in OWN:
+    for name in (*OWN, "own_everything"):
         sys.modules.pop(name, None)
 
 
@@ -159,6 +159,35 @@ def test_the_policy_learns_in_the_own_world_model(tmp_path):
     assert (
         import_module("own_world_model").main(tmp_path, steps=3_500, iterations=2) > -7
     )  # standing still loses 10 to 20
+
+
+@pytest.mark.usefixtures("one_thread", "on_the_path")
+def test_everything_of_one_s_own_on_the_command_line(tmp_path, capsys):
+    """Algorithm, world model and callback of one file: trained, stopped, resumed exactly, evaluated, reported."""
+    own = ("--algorithm", "own_everything:DreamingCemConfig")
+    calls = ("--callbacks", "own_everything:StopWhenSure", "dima:KeepBest")
+    light = ("--learner.population", "8", "--learner.world-model.network-fit.updates", "50")
+    train = ("train", "toy/walk", *own, *calls, "--preset", "small", *FIXED, *light)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert main([*train, "--run", str(whole), "--steps", "900"]) == 0
+    assert main([*train, "--run", str(run), "--steps", "300"]) == 0
+    assert main(["resume", str(run), *own, "--steps", "900", "--quiet"]) == 2
+    assert "was trained with the callback StopWhenSure: repeat it, --callbacks" in capsys.readouterr().err
+    assert main(["resume", str(run), *own, *calls, "--steps", "900", "--quiet"]) == 0
+    assert metrics(run) == metrics(whole)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), *own, "--best", "--episodes", "2"]) == 0
+    assert "own_everything:DreamingCemConfig on toy/walk" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    assert "own_everything:DreamingCemConfig" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("one_thread", "on_the_path")
+def test_everything_of_one_s_own_learns_and_stops_by_itself(tmp_path):
+    own, fixed = import_module("own_everything"), {"device": "cpu", "threads": 1, "tensorboard": False, "quiet": True}
+    run = dima.train("toy/walk", own.DreamingCemConfig, callbacks=[own.StopWhenSure()], run=tmp_path / "run", **fixed)
+    assert run.stopped.startswith("StopWhenSure") and run.steps < 3_000
+    assert dima.load(run).evaluate(10).mean > -10  # a random policy returns about -15
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -5,11 +5,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from dima.cli import main
+from dima.registry import given
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {  # how many there are at least
@@ -71,6 +73,19 @@ def test_python_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks("README.md", "python")[0], "README.md", "exec"), {})
     assert "run folder: runs/first" in capsys.readouterr().out
+
+
+def test_python_page(tmp_path, monkeypatch, capsys):
+    """Its examples in their order, as in one session."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(given, "_GIVEN", {})
+    monkeypatch.setattr(given, "_ARGUMENTS", {})
+    namespace: dict[str, Any] = {"__name__": "session"}
+    for number, block in enumerate(blocks("docs/python.md", "python")):
+        exec(compile(block, f"docs/python.md, block {number}", "exec"), namespace)
+    assert namespace["run"].stopped == "Diary: seen enough" and namespace["best"].steps > 0
+    assert "step 4,000 of 4,000" in capsys.readouterr().err
+    assert namespace["team"].env.spec.n_agents == 3
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))

@@ -20,7 +20,7 @@ from dima.envs.base import TaskInfo
 from dima.envs.toy import ToyConfig, Walk
 from dima.errors import ConfigError, EnvError
 from dima.presets import preset_names
-from dima.registry import FromFile, Registry
+from dima.registry import FromFile, Registry, agreed, consent, give, given
 from dima.world_models import WORLD_MODELS
 from dima.world_models.ensemble import EnsembleModelConfig
 
@@ -289,3 +289,23 @@ def test_a_world_model_with_the_name_of_an_algorithm_is_refused(monkeypatch) -> 
     dima.register_world_model("mappo")(EnsembleModelConfig)
     with pytest.raises(ConfigError, match="a world model was registered as 'mappo'"):
         algorithm_config("mappo")
+
+
+def test_a_local_name_in_a_file_is_data_until_its_object_is_given(monkeypatch) -> None:
+    """Neither patterns nor the main module's own attributes count as consent."""
+    monkeypatch.setattr(given, "_GIVEN", {})
+    monkeypatch.setattr(given, "_ARGUMENTS", {})
+    monkeypatch.setattr(consent, "_allowed", lambda kind: ["*", "__main__:*"])
+    monkeypatch.setattr(sys.modules["__main__"], "Evil", lambda: pytest.fail("it was called"), raising=False)
+    name = FromFile("__main__:Evil")
+    with pytest.raises(ConfigError, match="which was defined in a notebook, a function or an interactive process"):
+        agreed("task", name)
+    with pytest.raises(ConfigError, match=r"not of the form package\.module:factory"):
+        agreed("task", FromFile("__main__:Evil()"))
+    assert give(lambda: None) == "__main__:lambda"
+    assert agreed("task", FromFile("__main__:lambda")) == "__main__:lambda"
+    with pytest.raises(ConfigError, match="which was defined in a notebook"):
+        agreed("task", FromFile("__main__:lambda"), arguments='{"path": "/"}')  # nobody gave these
+    assert agreed("task", name, typed="lab.tasks:maze") == "lab.tasks:maze"  # it has moved to a module, says the user
+    with pytest.raises(ConfigError, match="does not fit"):
+        agreed("task", FromFile("lab.tasks:maze"), typed="__main__:Evil")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dima.config import shown
 from dima.errors import ConfigError, nearest
-from dima.registry import Registry, agreed, load_name
+from dima.registry import Named, Registry, agreed, load_name, typed_name
 from dima.world_models import WORLD_MODELS
 
 if TYPE_CHECKING:
@@ -79,23 +79,36 @@ def algorithm_class(name: str) -> type[AlgorithmConfig] | type[WorldModelConfig]
     )
 
 
-def agreed_algorithm(name: str, typed: str | None = None, where: object = "the file") -> str:
+def agreed_algorithm(name: str, typed: Named | None = None, where: object = "the file") -> str:
     """The name of an algorithm that may be built, see :func:`dima.registry.agreed`.
 
     Args:
         name: as read from a file.
         typed: the name that the user typed, if any: the same one, or ``package.module:Name`` of the
-            class that is registered under it, which is then imported.
+            class that is registered under it, which is then imported; or the class itself.
         where: the file, for messages.
 
     Raises:
         ConfigError: the user has not agreed to the algorithm, or named another.
     """
+    typed = typed_name(typed)
     if typed is not None and typed != name and ":" in typed and ":" not in name:
         own = algorithm_class(typed)
         if any(name in registry and registry.get(name) is own for registry in (ALGORITHMS, WORLD_MODELS)):
             return str(name)
     return agreed("algorithm", name, typed, where)
+
+
+def named_algorithm(algorithm: Named) -> str:
+    """The name of an algorithm that the user typed, or whose settings class they gave.
+
+    Raises:
+        ConfigError: as :func:`algorithm_class`.
+    """
+    name = typed_name(algorithm)
+    assert name is not None
+    algorithm_class(name)
+    return name
 
 
 def algorithm_config(name: str) -> AlgorithmConfig:

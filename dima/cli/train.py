@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class TrainOptions:
     config: Annotated[TrainConfig, tyro.conf.arg(name="", prefix_name=False)]
     seeds: tuple[Whole, ...] = ()  # train with these seeds in parallel, in a process and a run folder each
+    callbacks: tuple[str, ...] = ()  # of your own, package.module:Name of each, or dima:KeepBest
     overwrite: bool = False  # replace an existing run
     quiet: bool = False  # print nothing but warnings and errors
 
@@ -37,6 +38,7 @@ class ResumeOptions(Config):
     iterations: Count | None = None  # total iterations, for a run of `dima fit`
     task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
+    callbacks: tuple[str, ...] = ()  # those of the run, repeated; none: continue without them
     quiet: bool = False  # print nothing but warnings and errors
 
 
@@ -45,6 +47,7 @@ class EvaluateOptions(Config):
     run: tyro.conf.Positional[str]  # run folder
     episodes: Count = 20  # number of episodes, played with the policy's mode
     seed: Whole | None = None  # seed of the episodes; default: the run's evaluation seed
+    best: bool = False  # the policy of the best evaluation, which the callback dima:KeepBest kept
     task: str | None = None  # the run's task, repeated: consent to import it if it is package.module:factory
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     device: Device = "auto"  # device of the policy
@@ -63,9 +66,15 @@ def train(args: Sequence[str]) -> int:
         return _train_seeds(options)
 
     from dima.runtime.progress import choose_progress
-    from dima.training.online import train as run
+    from dima.training.api import train as run
+    from dima.training.callbacks import load_callbacks
 
-    summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
+    summary = run(
+        options.config,
+        callbacks=load_callbacks(options.callbacks),
+        overwrite=options.overwrite,
+        progress=choose_progress(options.quiet),
+    )
     if not options.quiet:
         print(summary.table())
     return 0 if summary.finished else 130
@@ -76,7 +85,9 @@ def _train_seeds(options: TrainOptions) -> int:
     from dima.training.multi_seed import train_seeds
 
     together = choose_runs_progress(options.quiet)
-    outcomes = train_seeds(options.config, options.seeds, overwrite=options.overwrite, progress=together)
+    outcomes = train_seeds(
+        options.config, options.seeds, overwrite=options.overwrite, callbacks=options.callbacks, progress=together
+    )
     if not options.quiet:
         print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
     for outcome in outcomes:
@@ -91,8 +102,11 @@ def resume(args: Sequence[str]) -> int:
     options = parse(ResumeOptions, args, "dima resume")
 
     from dima.runtime.progress import choose_progress
-    from dima.training.online import resume as run
+    from dima.training.api import resume as run
+    from dima.training.callbacks import load_callbacks
 
+    without = options.callbacks == ("none",)
+    callbacks = load_callbacks(() if without else options.callbacks)
     progress = choose_progress(options.quiet)
     summary = run(
         options.run,
@@ -100,6 +114,7 @@ def resume(args: Sequence[str]) -> int:
         iterations=options.iterations,
         task=options.task,
         algorithm=options.algorithm,
+        callbacks=callbacks if options.callbacks else None,
         progress=progress,
     )
     if not options.quiet:
@@ -112,7 +127,7 @@ def evaluate(args: Sequence[str]) -> int:
 
     from dima.agent import load
 
-    agent = load(options.run, options.device, task=options.task, algorithm=options.algorithm)
+    agent = load(options.run, options.device, best=options.best, task=options.task, algorithm=options.algorithm)
     path = _film_path(agent, options) if options.video or options.webp else None
     result = agent.evaluate(options.episodes, options.seed)  # before the film, to which no numbers shall be lost
     config = agent.config

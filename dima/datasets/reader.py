@@ -65,6 +65,10 @@ class Dataset:
             raise DatasetError(f"{path} is not finished: run the command that started the recording again")
         return cls(path, manifest)
 
+    def __repr__(self) -> str:
+        held_out = f"{len(self.held_out):,} held out"
+        return f"<Dataset of {self.task}: {len(self):,} episodes, {self.steps:,} steps, {held_out}, {self.path}>"
+
     @property
     def task(self) -> str:
         return self.header.task

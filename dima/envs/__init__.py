@@ -18,7 +18,7 @@ from dima.envs.base import AdapterConfig, JointEnv, TaskInfo
 from dima.envs.pettingzoo import RegisteredTask
 from dima.envs.render.scene import Scene
 from dima.errors import ConfigError, EnvError, nearest, one_line
-from dima.registry import Registry, agreed
+from dima.registry import Named, Registry, agreed, given_object, keep, typed_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,6 +96,18 @@ def make_env(task: str, config: Config | None = None, *, render_mode: str | None
     )
 
 
+def env_maker(task: str, config: Config | None = None) -> Callable[[], JointEnv]:
+    """What makes environments of a task, also in processes that do not know an object that the user gave here."""
+    value = given_object(task)
+    return partial(make_env, task, config) if value is None else partial(_make_given, value, task, config)
+
+
+def _make_given(value: Any, task: str, config: Config | None) -> JointEnv:
+    if given_object(task) is None:
+        keep(task, value)
+    return make_env(task, config)
+
+
 def make_parallel_env(task: str, config: Config | None = None, *, render_mode: str | None = None) -> Any:
     """The PettingZoo ``ParallelEnv`` of a task, before any adaptation; arguments as for :func:`make_env`."""
     suite, name = _find(task)
@@ -109,13 +121,13 @@ def make_parallel_env(task: str, config: Config | None = None, *, render_mode: s
     return suite.make(agreed_name if ":" in task else name, config, render_mode)
 
 
-def agreed_task(task: str, env: Mapping[str, object], typed: str | None = None, where: object = "the file") -> str:
+def agreed_task(task: str, env: Mapping[str, object], typed: Named | None = None, where: object = "the file") -> str:
     """The name of a task whose environment may be built, see :func:`dima.registry.agreed`.
 
     Args:
         task: the name.
         env: settings of its environment, out of the same file.
-        typed: the name that the user typed beside the file, if any.
+        typed: the name that the user typed, or the object that they gave, beside the file, if any.
         where: what the name stands in, for messages.
 
     Raises:
@@ -123,7 +135,7 @@ def agreed_task(task: str, env: Mapping[str, object], typed: str | None = None, 
     """
     passes_arguments = ":" in task or task.startswith("pettingzoo/")
     arguments = str(env.get("arguments", "{}")) if passes_arguments else "{}"
-    return agreed("task", task, typed, where, arguments)
+    return agreed("task", task, typed_name(typed), where, arguments)
 
 
 def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) -> Scene[Any]:

@@ -200,15 +200,30 @@ class JointEnv(gymnasium.Env[Joint, np.ndarray]):
         joint = self._read_agents(observations, infos or {})
         return {"obs": joint, "action_mask": self._mask.copy()}
 
-    def decode(self, action: np.ndarray, action_mask: np.ndarray | None = None) -> dict[Any, Any]:
+    @property
+    def alive(self) -> np.ndarray:
+        """(N,) bool: who is there, by the last observation."""
+        return self._checked.alive.copy()
+
+    def batch_size(self, observations: Mapping[Any, Any]) -> int | None:
+        """Size of the leading axis that observations have beyond their spaces; None if they have none."""
+        for agent, reader in zip(self._checked.agents, self._readers, strict=True):
+            if agent in observations:
+                return reader.batch_size(observations[agent])
+        return None
+
+    def decode(
+        self, action: np.ndarray, action_mask: np.ndarray | None = None, alive: np.ndarray | None = None
+    ) -> dict[Any, Any]:
         """Convert a joint action (N, A) to PettingZoo actions, one entry per agent that is there.
 
         Args:
             action: may be overwritten.
-            action_mask: (N, A) bool, with which all agents are there; by default the last one observed.
+            action_mask: (N, A) bool; by default the last one observed, of those who were there then.
+            alive: (N,) bool, who is there, beside a mask; by default all.
         """
         if action_mask is not None:
-            self._mask[:], self._checked.alive[:] = action_mask, True
+            self._mask[:], self._checked.alive[:] = action_mask, True if alive is None else alive
         return self._actions(action)
 
     def encode_actions(self, actions: Any, agents: Collection[Any] | None = None) -> np.ndarray:

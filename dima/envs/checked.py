@@ -163,6 +163,9 @@ class CheckedEnv:
         if self._has_state is None:  # checked after a reset: some environments have an attribute of that name
             owners = (self.env, attribute_of(self.env, "unwrapped", self.name, self.env))
             self._has_state = all(callable(getattr(owner, "state", None)) for owner in owners)
+            # PettingZoo's own method only raises, and in another way where an environment has no metadata
+            inherited = [getattr(getattr(type(owner), "state", None), "__module__", "") for owner in owners]
+            self._has_state &= "pettingzoo.utils.env" not in inherited
         if not self._has_state:
             return None
         try:

@@ -59,19 +59,22 @@ def make(task: str, config: PettingZooConfig, render_mode: str | None = None) ->
     Raises:
         EnvError: it cannot be imported (with the closest name), raises, or returns something else.
     """
-    if ":" in task:
-        attribute = task.partition(":")[2]
-        factory = load_name(task, EnvError)
-    else:
-        path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
-        _require_environment(path, task)
-        module = load_module(path, task, EnvError)
-        attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
-        factory = load_attribute(module, attribute, task, EnvError)
+    task, attribute, factory = find_factory(task)
     env = _call(task, attribute, factory, (), config.keywords(), render_mode)
     if task == "pettingzoo/butterfly.knights_archers_zombies_v11":
         _restart_clock(env.unwrapped)
     return env
+
+
+def find_factory(task: str) -> tuple[str, str, Callable[..., Any]]:
+    """A task's whole name, and the factory of its environment with the name that it has in its module."""
+    if ":" in task:
+        return task, task.partition(":")[2], load_name(task, EnvError)
+    path, task = f"pettingzoo.{task}", f"pettingzoo/{task}"
+    _require_environment(path, task)
+    module = load_module(path, task, EnvError)
+    attribute = "parallel_env" if hasattr(module, "parallel_env") else "env"
+    return task, attribute, load_attribute(module, attribute, task, EnvError)
 
 
 def _restart_clock(env: Any) -> None:
@@ -123,7 +126,7 @@ def _call(
     from pettingzoo import AECEnv, ParallelEnv  # here, so that exported policies act without it
     from pettingzoo.utils.conversions import aec_to_parallel
 
-    if render_mode is not None and _takes(factory, "render_mode"):
+    if render_mode is not None and takes(factory, "render_mode"):
         keywords.setdefault("render_mode", render_mode)
     try:
         env = factory(*given, **keywords)
@@ -183,7 +186,8 @@ def _require_environment(path: str, task: str) -> None:
         raise EnvError(f"{task}: there is no module {path!r} of an environment: {hint}")
 
 
-def _takes(factory: Any, keyword: str) -> bool:
+def takes(factory: Any, keyword: str) -> bool:
+    """Whether a factory takes a keyword argument."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,12 @@ class ObservationReader:
             self.converted_from = str(value.dtype)
         into[:] = value if value.ndim == 1 else value.reshape(-1)
         return None
+
+    def batch_size(self, value: Any) -> int | None:
+        """Size of the leading axis that ``value`` has beyond the space; None if it has none."""
+        if self.masked and isinstance(value, Mapping):
+            value = value.get("observation")
+        return len(value) if np.ndim(value) == len(self.shape) + 1 else None
 
     def inverse(self, row: np.ndarray, mask: np.ndarray) -> Any:
         """The observation whose vector is ``row`` (size,), or the nearest one in the space.

@@ -11,10 +11,11 @@ import torch
 from dima.data import Act
 from dima.envs.vector import VectorEnv
 from dima.experience.episodes import episode_seed, play_measured
+from dima.runtime.cards import card
 from dima.runtime.signals import Stop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Team returns and lengths of evaluation episodes, and metrics of the environment's own, such as success."""
 
@@ -35,6 +36,19 @@ class Evaluation:
     def means(self) -> dict[str, float]:
         """Mean of each metric over episodes."""
         return {name: float(np.mean(values)) for name, values in self.metrics.items()}
+
+    def __repr__(self) -> str:
+        return f"<Evaluation: {self._line}>"
+
+    def _repr_html_(self) -> str:
+        length = f"episodes of {np.mean(self.lengths):,.0f} steps on average"
+        return card(f"team return {self.mean:,.1f} ± {self.std:,.1f}", [self._line, length])
+
+    @property
+    def _line(self) -> str:
+        span = f"lowest {min(self.returns):,.1f}, highest {max(self.returns):,.1f}"
+        own = "".join(f", {name} {value:.3g}" for name, value in self.means.items())
+        return f"mean {self.mean:,.1f}, std {self.std:,.1f} over {len(self.returns)} episodes, {span}{own}"
 
 
 def evaluate(

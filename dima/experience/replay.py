@@ -124,6 +124,10 @@ class Replay:
             replay.add(episode)
         return replay
 
+    def __repr__(self) -> str:
+        filled = f"{self.steps:,} of {self.config.capacity:,} steps"
+        return f"<Replay: {filled} in {len(self.lengths):,} episodes, on {self.device}>"
+
     # -- storing --------------------------------------------------------------------------------------------------
 
     @property

@@ -2,5 +2,6 @@
 
 Read ``device`` (where tensors live, in which precision), ``rng`` (random state), ``fork`` (jobs in child processes,
 with ``failure`` for their exceptions), ``cuda_graph``, then ``signals``, ``progress`` and ``summary`` (what a run
-prints), ``machine`` and ``provenance`` (what a run records about where it was made).
+prints), ``notebook`` and ``cards`` (the same in notebooks), ``machine`` and ``provenance`` (what a run records about
+where it was made).
 """

@@ -35,6 +35,7 @@ class Summary:
         note: a remark on the outcome, printed last.
         wall: seconds of all iterations.
         random_score: measure of a random policy, where the curve's bars start.
+        stopped: which callback stopped the run before its last step, and why.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Summary:
     note: str = ""
     wall: float = 0.0
     random_score: float | None = None
+    stopped: str = ""
 
     def table(self) -> str:
         """Text: verdicts, the curve of returns, the time per phase, the run folder."""
@@ -60,6 +62,7 @@ class Summary:
         lines += [self.conditions] if self.conditions else []
         lines += ["", *self._curve()] if self.evaluations else []
         lines += ["", *self._clock()] if self.seconds else []
+        lines += ["", f"stopped by {self.stopped}"] if self.stopped else []
         lines += ["", f"run folder: {self.folder}"]
         lines += [self.note] if self.note else []
         if not self.finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from dima.envs import make_env
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, DivergenceError
 from dima.experience.episodes import episode_seed, play
+from dima.registry import Named
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.sharing.card import FORMAT, KIND, normalizers, policy_text, run_facts
@@ -81,12 +83,12 @@ class Exported:
 
 
 def export(
-    run: str | Path,
+    run: str | os.PathLike[str],
     out: str | Path | None = None,
     formats: Sequence[Form] = ("safetensors", "torch"),
     *,
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write a run's policy as files that act alone, and compare each with the run's policy.

@@ -18,6 +18,7 @@ Everything logged or written after the last :meth:`RunFolder.save` belongs to it
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +106,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: str | Path, *, write: bool = False) -> RunFolder:
+    def open(cls, path: str | os.PathLike[str], *, write: bool = False) -> RunFolder:
         """Open the folder of an existing run.
 
         Args:

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from dima.algorithms.base import Algorithm, AlgorithmConfig, Metrics
 from dima.config import count
 from dima.data import EnvSpec
-from dima.errors import ConfigError, DivergenceError, RunFolderError
+from dima.envs import make_env
+from dima.envs.base import JointEnv
+from dima.errors import CallbackError, ConfigError, RunFolderError
 from dima.experience.evaluation import Evaluation
+from dima.experience.team import Team
 from dima.runtime.machine import free_memory, keep_freed_memory
 from dima.runtime.pace import Share
 from dima.runtime.progress import Progress
-from dima.runtime.rng import rng_state, set_rng_state
+from dima.runtime.rng import drawn_from, rng_state, set_rng_state
 from dima.runtime.signals import Interrupted, Stop
 from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.budget import TimeBudget
-from dima.storage.memory import INIT_FACTOR, memory_limit, out_of_memory
+from dima.storage.memory import INIT_FACTOR, memory_limit
 from dima.storage.run_folder import TOO_LARGE, RunFolder
+from dima.training.callbacks import Calls, Status
+from dima.training.guards import log_failure, memory_errors, require_finite, to_numbers
 from dima.training.notices import duration_advice, opening, reward_advice
 from dima.training.run_config import RunConfig
 
@@ -50,19 +55,22 @@ class TrainingLoop(ABC):
     algorithm: Algorithm
     spec: EnvSpec
     at_random: Evaluation | None = None
+    lower_is_better = False  # of the scores of evaluations
 
-    def __init__(self, device: torch.device, progress: Progress) -> None:
-        self.device, self.progress = device, progress
+    def __init__(self, device: torch.device, progress: Progress, calls: Calls | None = None) -> None:
+        self.device, self.progress, self.calls = device, progress, Calls() if calls is None else calls
         self.resources = ExitStack()  # closed at the end
         self.iterations = 0
         self.wall = 0.0
         self.evaluations: list[tuple[int, float]] = []
+        self.returns: tuple[float, ...] = ()  # of the episodes of this iteration's evaluation
         self.pending_metrics: list[tuple[int, dict[str, float]]] = []  # of earlier steps, not logged yet
         self.unsaved = 0  # iterations since the last checkpoint
         self.chunks: list[dict[str, Any]] = []  # new replay chunks of these iterations
         self.first_chunk = 0  # the number of the first chunk still needed
         self.warned_of_rewards = False
         self.judged_duration = False
+        self._translator: JointEnv | None = None  # for policies that callbacks act with
 
     # -- defined by each kind of run ------------------------------------------------------------------------------
 
@@ -75,6 +83,11 @@ class TrainingLoop(ABC):
     @abstractmethod
     def target(self) -> int:
         """Steps of the whole run."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step was made, or a callback stopped the run."""
+        return self.step >= self.target or bool(self.calls.stopped)
 
     @abstractmethod
     def learn(self) -> Metrics:
@@ -147,21 +160,26 @@ class TrainingLoop(ABC):
         The first and the last iteration are saved, the others as often as ``checkpoint_budget`` allows, and what was
         collected when a stop was requested.
         """
-        with _log_failure(folder), _memory_errors(folder):
+        with log_failure(folder), memory_errors(folder):
             self._open(stop)
+            if self.calls.failed is not None:  # a callback, before the run was resumed
+                self._call_back(folder, **self.calls.failed)
+                self._save(folder)
             budget, started = TimeBudget(self.config.checkpoint_budget), time.perf_counter()
-            while self.step < self.target and not stop.requested:
+            while not self.over and not stop.requested:
                 began, before = time.perf_counter(), self.step
                 try:
-                    metrics = _to_numbers(self.learn())
+                    metrics = to_numbers(self.learn())
                 except Interrupted:
                     self.wall += time.perf_counter() - began
                     self._save(folder)
                     break
                 self.iterations += 1
-                _require_finite(metrics, self.algorithm, self.step)
+                require_finite(metrics, self.algorithm, self.step)
+                self.returns = ()
                 evaluation = self.evaluate(before)
                 metrics = self._log(folder, metrics, evaluation, began)
+                self._call_back(folder, metrics, list(self.returns), bool(evaluation))
                 if budget.allows:
                     with budget.spending():
                         self._save(folder)
@@ -170,16 +188,17 @@ class TrainingLoop(ABC):
                 self._judge_duration(time.perf_counter() - started)
             if self.unsaved:
                 self._save(folder)
-        finished = self.step >= self.target
-        if not finished:
+        if self.calls.stopped:
+            folder.log({"event": "stopped", "reason": self.calls.stopped})
+        elif not self.over:
             folder.log({"event": "interrupted"})
-        return self.summary(folder.path, finished)
+        return replace(self.summary(folder.path, self.over), stopped=self.calls.stopped)
 
     def _open(self, stop: Stop) -> None:
         """Say what the run is, and start the clocks."""
         with suppress(Interrupted):
             self.at_random = self.evaluate_at_random(stop)
-        if self.step < self.target:
+        if not self.over:
             self.progress.message(opening(self.config, self.spec, self.algorithm, self.device, self.at_random))
         self.progress.lap()  # times before the first iteration are not logged
         self.progress.start(self.step, self.target)
@@ -187,7 +206,7 @@ class TrainingLoop(ABC):
     def _judge_duration(self, spent: float) -> None:
         """Say once that the run is long, as soon as its pace is known; ``spent`` seconds are over."""
         pace = self.progress.pace
-        if self.judged_duration or self.step >= self.target:
+        if self.judged_duration or self.over:
             return
         assert isinstance(self.config.learner, AlgorithmConfig)
         least = self.config.learner.first_steps
@@ -202,7 +221,7 @@ class TrainingLoop(ABC):
         """Log an iteration, and finished background evaluations of earlier ones; returns all metrics."""
         pending, self.pending_metrics = self.pending_metrics, []
         for scores in (evaluation, *(scores for _, scores in pending)):
-            _require_finite(scores, self.algorithm, self.step)
+            require_finite(scores, self.algorithm, self.step)
         for step, scores in pending:
             folder.log({"step": step, "iteration": self.iterations - 1, **scores})
         record = {"step": self.step, "iteration": self.iterations, **self.log_fields, **metrics, **evaluation}
@@ -215,6 +234,48 @@ class TrainingLoop(ABC):
         self.wall += time.perf_counter() - began
         return {name: value for _, scores in pending for name, value in scores.items()} | metrics | evaluation
 
+    def _call_back(self, folder: RunFolder, metrics: dict[str, float], returns: list[float], evaluated: bool) -> None:
+        """Report an iteration to the callbacks; if one of them raises, save it.
+
+        Raises:
+            CallbackError: one of them raised.
+        """
+        if not self.calls:
+            return
+
+        def status(stop: Callable[[str], None]) -> Status:
+            return Status(
+                steps=self.step,
+                target=self.target,
+                iteration=self.iterations,
+                metrics=MappingProxyType(dict(metrics)),
+                score=self.evaluations[-1][1] if self.evaluations else None,
+                lower_is_better=self.lower_is_better,
+                returns=tuple(returns),
+                folder=folder.path,
+                config=self.config,
+                policy=self.algorithm.policy,
+                _make_team=self._team,
+                _stop=stop,
+            )
+
+        facts = {"metrics": metrics, "returns": returns, "evaluated": evaluated}
+        try:
+            with self.progress.phase("callbacks"), drawn_from(self.device, self.config.seed, self.iterations):
+                self.calls.report(facts, status)
+        except CallbackError as error:
+            self._save(folder)
+            raise CallbackError(
+                f"{error}; the run is saved at step {self.step:,}: fix it, then `dima resume {folder.path}`"
+            ) from error.__cause__
+
+    def _team(self) -> Team:
+        """The live policy, and an environment to translate for it."""
+        if self._translator is None:
+            self._translator = make_env(self.config.task, self.config.env)
+            self.resources.callback(self._translator.close)
+        return Team(self.algorithm.policy, self._translator, self.device)
+
     def _save(self, folder: RunFolder) -> None:
         began = time.perf_counter()
         with self.progress.phase("save"):
@@ -223,19 +284,28 @@ class TrainingLoop(ABC):
         self.wall += time.perf_counter() - began
 
     def _tree(self) -> dict[str, Any]:
-        return self.state() | {
-            "algorithm": self.algorithm.checkpoint(),
-            "rng": rng_state(),
-            "iterations": self.iterations,
-            "evaluations": [list(pair) for pair in self.evaluations],
-            "seconds": dict(self.progress.seconds),
-            "wall": self.wall,
-        }
+        return (
+            self.state()
+            | self.calls.checkpoint()
+            | {
+                "algorithm": self.algorithm.checkpoint(),
+                "rng": rng_state(),
+                "iterations": self.iterations,
+                "evaluations": [list(pair) for pair in self.evaluations],
+                "seconds": dict(self.progress.seconds),
+                "wall": self.wall,
+            }
+        )
 
-    def restore(self, folder: RunFolder) -> None:
+    def restore(self, folder: RunFolder, go_on: bool = False) -> None:
         """Continue from the last saved iteration.
 
+        Args:
+            folder: of the run.
+            go_on: also where a callback had stopped the run.
+
         Raises:
+            CallbackError: the run goes on, and its callbacks are not the same.
             RunFolderError: the folder is damaged, its checkpoint is of another config, or is for acting only.
         """
         saved = folder.load()
@@ -253,7 +323,11 @@ class TrainingLoop(ABC):
             self.evaluations = [(count(step), float(score)) for step, score in tree["evaluations"]]
             self.progress.seconds.update({str(name): float(seconds) for name, seconds in tree["seconds"].items()})
             self.wall = float(tree["wall"])
+            called_back = dict(tree.get("callbacks", {}))
             set_rng_state(tree["rng"])
+            if go_on:
+                called_back["stopped"] = ""
+            self.calls.restore(called_back, lambda: not self.over, folder.path)
 
     def close(self) -> None:
         """Close environments and processes."""
@@ -301,50 +375,3 @@ def seeded(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-@contextmanager
-def _memory_errors(folder: RunFolder) -> Iterator[None]:
-    """Turn an out-of-memory error into a ConfigError of one line."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        why = " ".join(str(error).split())[:200]
-        message = f"{folder.path}: out of memory in an iteration of this config: lower its batch sizes"
-        raise ConfigError(f"{message} ({why})") from error
-
-
-@contextmanager
-def _log_failure(folder: RunFolder) -> Iterator[None]:
-    """Log the exception that ends the run; a resume removes records after the last saved iteration."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(RunFolderError):  # the disk may be what failed
-            folder.log({"event": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
-        raise
-
-
-def _to_numbers(metrics: Metrics) -> dict[str, float]:
-    """Copy an iteration's metrics to the host, all tensors at once."""
-    names = [name for name, value in metrics.items() if isinstance(value, Tensor)]
-    numbers = {name: float(value) for name, value in metrics.items() if name not in names}
-    if names:
-        numbers |= zip(names, torch.stack([metrics[n].double() for n in names]).tolist(), strict=True)  # type: ignore[union-attr]
-    return numbers
-
-
-def _require_finite(numbers: dict[str, float], algorithm: Algorithm, step: int) -> None:
-    """Raise DivergenceError if a metric or a weight is not finite; the iteration is then not saved."""
-    bad = [name for name, value in numbers.items() if not math.isfinite(value)]
-    if not bad:
-        weights = [(name, tensor) for name, tensor in algorithm.named_parameters()]
-        finite = torch.stack([tensor.isfinite().all() for _, tensor in weights]).tolist()
-        bad = [name for (name, _), fine in zip(weights, finite, strict=True) if not fine]
-    if bad:
-        raise DivergenceError(
-            f"learning diverged before step {step}: {bad[0]} is not finite; the last checkpoint is kept: "
-            "lower that part's learning rate, or check the task's rewards and observations"
-        )

@@ -15,6 +15,7 @@ from dima.runtime.multi_progress import RunsProgress
 from dima.runtime.progress import Progress
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
+from dima.training.callbacks import load_callbacks
 from dima.training.run_config import TrainConfig
 
 _POLL_SECONDS = 0.2  # between two checks whether a stop was requested
@@ -30,7 +31,12 @@ class Outcome:
 
 
 def train_seeds(
-    config: TrainConfig, seeds: Sequence[int], *, overwrite: bool = False, progress: RunsProgress | None = None
+    config: TrainConfig,
+    seeds: Sequence[int],
+    *,
+    overwrite: bool = False,
+    callbacks: Sequence[str] = (),
+    progress: RunsProgress | None = None,
 ) -> list[Outcome]:
     """Train one run per seed in parallel; each result equals that of the run alone.
 
@@ -40,6 +46,7 @@ def train_seeds(
         config: of the runs, except for the seed; ``-seed<seed>`` is appended to a run folder it names.
         seeds: at least one, all different.
         overwrite: replace earlier runs in the same folders.
+        callbacks: ``package.module:Name`` of each; every run has its own.
         progress: displays the iterations of every run; by default nothing is displayed.
 
     Returns:
@@ -47,14 +54,16 @@ def train_seeds(
 
     Raises:
         ConfigError: the seeds are not usable.
+        CallbackError: a callback is not.
     """
+    load_callbacks(callbacks)  # what is wrong with them is said once
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds = {list(seeds)}: give at least one, each of them once")
     runs, progress = [seed_config(config, seed) for seed in seeds], progress or RunsProgress()
     with graceful_stop() as stop, ExitStack() as cleanup, progress.displaying([_name(seed) for seed in seeds]):
         workers = {}
         for run in runs:
-            connection, process = _start(run, overwrite)
+            connection, process = _start(run, overwrite, callbacks)
             cleanup.callback(process.terminate)  # when this process is stopped at once
             workers[connection] = (run.seed, process)
         outcomes = _watch(workers, stop, progress)
@@ -67,10 +76,10 @@ def seed_config(config: TrainConfig, seed: int) -> TrainConfig:
     return config.override({"seed": seed, "run": None if config.run is None else f"{config.run}-seed{seed}"})
 
 
-def _start(config: TrainConfig, overwrite: bool) -> tuple[Connection, SpawnProcess]:
+def _start(config: TrainConfig, overwrite: bool, callbacks: Sequence[str]) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(config, overwrite, sender), name=_name(config.seed))
+    process = context.Process(target=_work, args=(config, overwrite, callbacks, sender), name=_name(config.seed))
     process.start()
     sender.close()
     return receiver, process
@@ -122,13 +131,14 @@ class _Relay(Progress):
         self._connection.send(("show", done, total, numbers, left))
 
 
-def _work(config: TrainConfig, overwrite: bool, connection: Connection) -> None:
+def _work(config: TrainConfig, overwrite: bool, callbacks: Sequence[str], connection: Connection) -> None:
     """Train one run in a process of its own."""
     from dima.training.online import train
 
     os.setsid()  # a Ctrl-C at the terminal reaches the parent, which passes it on
     try:
-        outcome = Outcome(config.seed, train(config, overwrite=overwrite, progress=_Relay(connection)))
+        calls, relay = load_callbacks(callbacks), _Relay(connection)
+        outcome = Outcome(config.seed, train(config, overwrite=overwrite, progress=relay, callbacks=calls))
     except UserError as error:
         outcome = Outcome(config.seed, error=" ".join(str(error).split()))
     connection.send(outcome)

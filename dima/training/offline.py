@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dima.algorithms import named_algorithm
 from dima.algorithms.base import Metrics
 from dima.algorithms.model_based import ModelBased, ModelBasedConfig
 from dima.config import user_path
@@ -17,14 +18,16 @@ from dima.envs import agreed_task, make_env
 from dima.errors import ConfigError, DatasetError
 from dima.experience.collector import largest_reward
 from dima.presets import default_preset, preset_changes
+from dima.registry import Named
 from dima.runtime.device import pick_device
 from dima.runtime.progress import Progress
 from dima.runtime.signals import graceful_stop
 from dima.runtime.summary import Summary
 from dima.storage.run_folder import RunFolder
+from dima.training.callbacks import Callback, Calls
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.notices import gpu_advice
-from dima.training.run_config import OfflineConfig, offline_config
+from dima.training.run_config import OfflineConfig, changed, offline_config
 from dima.training.validation import HeldOut, state_std
 
 _USED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # settings of a learner with an effect here
@@ -32,11 +35,11 @@ _USED = ("world_model", "replay", "precision", "workers", "cuda_graphs")  # sett
 
 def fit_config(
     dataset: str | Path,
-    algorithm: str = "dima",
+    algorithm: Named = "dima",
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
-    task: str | None = None,
+    task: Named | None = None,
 ) -> OfflineConfig:
     """Build the resolved config of a run that fits a world model to a dataset.
 
@@ -44,16 +47,16 @@ def fit_config(
 
     Args:
         dataset: its folder.
-        algorithm: name of an algorithm that learns a world model.
+        algorithm: name of an algorithm that learns a world model, or the settings class of one of your own.
         preset: name of one of the algorithm's presets; by default ``small``, if it has that.
-        overrides: changes to the preset, nested like the config.
+        overrides: changes to the preset, by dotted names or nested like the config.
         task: the dataset's task, repeated: consent to import it, where it is ``package.module:factory``.
 
     Raises:
         UserError: the dataset cannot be opened, a name or a field does not exist, a value does not fit, or the task is
             code that the user has not agreed to run.
     """
-    data = Dataset.open(dataset)
+    data, algorithm = Dataset.open(dataset), named_algorithm(algorithm)
     name = agreed_task(data.task, data.header.env, (overrides or {}).get("task", task), dataset)
     config = offline_config(str(user_path(dataset).absolute()), name, algorithm)  # a run may be resumed from elsewhere
     if not isinstance(config.learner, ModelBasedConfig):
@@ -63,24 +66,35 @@ def fit_config(
         config = config.override({"learner": changes.get("learner") or {}})
     replay = {"capacity": data.steps, "recent_share": 0.25}
     fixed = {"preset": preset, "env": data.header.env, "learner": {"replay": replay}}
-    return config.override(fixed).override(overrides or {})
+    return changed(config.override(fixed), overrides or {})
 
 
-def fit(config: OfflineConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
+def fit(
+    config: OfflineConfig,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Summary:
     """Fit a world model to a dataset in a new run folder.
 
     Args:
         config: of the run, see :func:`fit_config`.
         overwrite: replace an earlier run in the same folder.
         progress: display of phases and iterations; none by default.
+        callbacks: called after iterations and evaluations.
 
     Raises:
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
             diverged. The last checkpoint is kept.
     """
     _refuse_unused(config)
-    device = pick_device(config.device)
-    with seeded(config, device), graceful_stop() as stop, Fitting(config, device, progress or Progress()) as run:
+    device, calls = pick_device(config.device), Calls(callbacks)
+    with (
+        seeded(config, device),
+        graceful_stop() as stop,
+        Fitting(config, device, progress or Progress(), calls=calls) as run,
+    ):
         if advice := gpu_advice(config, device):
             run.progress.warn(advice)
         folder = RunFolder.create(config.folder, config.to_dict(), overwrite=overwrite, device=str(device))
@@ -94,10 +108,17 @@ class Fitting(TrainingLoop):
     config: OfflineConfig
     algorithm: ModelBased
 
+    lower_is_better = True
+
     def __init__(
-        self, config: OfflineConfig, device: torch.device, progress: Progress, known: int | None = None
+        self,
+        config: OfflineConfig,
+        device: torch.device,
+        progress: Progress,
+        known: int | None = None,
+        calls: Calls | None = None,
     ) -> None:
-        super().__init__(device, progress)
+        super().__init__(device, progress, calls)
         self.config, self.dataset = config, Dataset.open(config.dataset)
         progress.unit = "iteration"
         env = make_env(config.task, config.env)
@@ -184,7 +205,7 @@ class Fitting(TrainingLoop):
             unit="iterations",
             measure=f"{'' if self._tells_state else 'observation '}error after {self.config.evaluation_horizon} steps",
             digits=3,
-            lower_is_better=True,
+            lower_is_better=self.lower_is_better,
             note=f"fitted to {self.dataset.path}; its policy is untrained",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dima.algorithms.base import AlgorithmConfig, Metrics
 from dima.config import count
-from dima.envs import make_env
+from dima.envs import env_maker, make_env
 from dima.envs.base import AdapterConfig
 from dima.envs.check import LEAVING, compare_rewards, foresee_leaving
 from dima.envs.vector import VectorEnv
@@ -22,6 +22,7 @@ from dima.experience.collector import Collector
 from dima.experience.episodes import random_policy
 from dima.experience.evaluation import Evaluation, evaluate
 from dima.policies.base import Policy
+from dima.registry import Named
 from dima.runtime.device import pick_device
 from dima.runtime.fork import in_background
 from dima.runtime.pace import Share
@@ -33,6 +34,7 @@ from dima.runtime.summary import Summary
 from dima.storage.atomic import read_errors
 from dima.storage.dashboards import require_dashboards
 from dima.storage.run_folder import RunFolder
+from dima.training.callbacks import Callback, Calls
 from dima.training.loop import TrainingLoop, build, seeded
 from dima.training.notices import gpu_advice
 from dima.training.offline import Fitting
@@ -41,24 +43,31 @@ from dima.training.run_config import OfflineConfig, RunConfig, TrainConfig
 RANDOM_EPISODES = 5  # at most, of the random policy that a run is compared with
 
 
-def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Summary:
+def train(
+    config: TrainConfig,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Summary:
     """Train an algorithm in the environment, in a new run folder.
 
     Args:
         config: of the run.
         overwrite: replace an earlier run in the same folder.
         progress: display of phases and iterations; none by default.
+        callbacks: called after iterations and evaluations.
 
     Raises:
         UserError: the task, the folder or the device cannot be used, the environment violated the PettingZoo API, or
             learning diverged. The last checkpoint is kept.
     """
-    device = pick_device(config.device)
+    device, calls = pick_device(config.device), Calls(callbacks)
     config = config.override({"env": foresee_leaving(config.task, config.env)})
     with (
         seeded(config, device),
         graceful_stop() as stop,
-        Trainer(config, device, progress or Progress(), stop=stop) as trainer,
+        Trainer(config, device, progress or Progress(), stop=stop, calls=calls) as trainer,
     ):
         if advice := gpu_advice(config, device):
             trainer.progress.warn(advice)
@@ -104,9 +113,10 @@ def resume(
     *,
     steps: int | None = None,
     iterations: int | None = None,
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] | None = None,
 ) -> Summary:
     """Resume a run from its last saved iteration.
 
@@ -117,12 +127,14 @@ def resume(
         task: the run's task, repeated: consent to import it, where it is ``package.module:factory``.
         algorithm: likewise the run's algorithm, where it is ``package.module:Name``.
         progress: display of phases and iterations; none by default.
+        callbacks: those of the run, repeated; an empty list continues without them.
 
     Raises:
         UserError: as :func:`train`; or the folder is missing, damaged, not ours or of another version, the run is past
-            ``steps`` or ``iterations`` already, or its task or algorithm is code that the user has not agreed to
-            run: then nothing in the folder is changed.
+            ``steps`` or ``iterations`` already, its callbacks were not repeated, or its task or algorithm is code that
+            the user has not agreed to run: then what was saved is kept.
     """
+    calls = Calls(callbacks)
     if steps is not None or iterations is not None:
         with RunFolder.open(path) as folder:  # before opening it for writing cleans up
             _refuse_shorter(folder, steps, iterations, algorithm)
@@ -135,15 +147,15 @@ def resume(
         with (
             seeded(config, device),
             graceful_stop() as stop,
-            _build_run(config, device, progress or Progress(), folder.checkpoint_size, stop) as run,
+            _build_run(config, device, progress or Progress(), folder.checkpoint_size, stop, calls) as run,
         ):
             if folder.has_checkpoint:
-                run.restore(folder)
+                run.restore(folder, go_on=steps is not None or iterations is not None)
             else:
                 folder.rewind_to_start()
-            if wanted != kept and run.step < run.target:
+            if wanted != kept and not run.over:
                 folder.replace_config(wanted.to_dict())  # for the next resume
-            if run.step < run.target:
+            if not run.over:
                 before = folder.protocol()
                 folder.record_resume(run.step, str(device))
                 if isinstance(run, Trainer):
@@ -151,7 +163,7 @@ def resume(
             return run.run(folder, stop)
 
 
-def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None, algorithm: str | None) -> None:
+def _refuse_shorter(folder: RunFolder, steps: int | None, iterations: int | None, algorithm: Named | None) -> None:
     """Raise ConfigError if a run is past its new length; its own length is never refused."""
     kept = RunConfig.from_dict(folder.config(), algorithm=algorithm, where=folder.path)
     wanted = _longer(kept, steps, iterations)
@@ -185,12 +197,12 @@ def _longer(config: RunConfig, steps: int | None, iterations: int | None) -> Run
 
 
 def _build_run(
-    config: RunConfig, device: torch.device, progress: Progress, known: int | None, stop: Stop
+    config: RunConfig, device: torch.device, progress: Progress, known: int | None, stop: Stop, calls: Calls
 ) -> TrainingLoop:
     if isinstance(config, OfflineConfig):
-        return Fitting(config, device, progress, known)
+        return Fitting(config, device, progress, known, calls)
     assert isinstance(config, TrainConfig)
-    return Trainer(config, device, progress, known, stop)
+    return Trainer(config, device, progress, known, stop, calls)
 
 
 class Trainer(TrainingLoop):
@@ -205,10 +217,11 @@ class Trainer(TrainingLoop):
         progress: Progress,
         known: int | None = None,
         stop: Stop | None = None,
+        calls: Calls | None = None,
     ) -> None:
-        super().__init__(device, progress)
+        super().__init__(device, progress, calls)
         self.config = config
-        make = partial(make_env, config.task, config.env)
+        make = env_maker(config.task, config.env)
         self.envs = self.resources.enter_context(VectorEnv(make, config.envs, config.env_processes))
         self.test_envs = self.resources.enter_context(VectorEnv(make, config.evaluation_episodes, config.env_processes))
         self.collector = Collector(self.envs, config.seed, device, stop)
@@ -271,7 +284,8 @@ class Trainer(TrainingLoop):
         every = self.config.evaluate_every
         if self.step // every == before // every and self.step < self.target:
             return {}
-        if self.config.evaluate_in_background and self.step < self.target:
+        at_once = self.calls.see_evaluations  # while the policy is the one that was evaluated
+        if self.config.evaluate_in_background and self.step < self.target and not at_once:
             self.evaluation_pending = True
             return {}
         with self.progress.phase("evaluate"):
@@ -298,6 +312,7 @@ class Trainer(TrainingLoop):
     def _record(self, step: int, result: Evaluation) -> dict[str, float]:
         """Record the score of the policy after ``step`` steps; returns its metrics."""
         self.evaluations.append((step, result.mean))
+        self.returns = result.returns
         length = sum(result.lengths) / len(result.lengths)
         numbers = {"return": result.mean, "std": result.std, "length": length} | result.means
         return {f"evaluate/{name}": value for name, value in numbers.items()}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from dima.algorithms import agreed_algorithm, algorithm_config
-from dima.config import Config, Count, Fraction, Range, Whole, shown, user_path
+from dima.algorithms import agreed_algorithm, algorithm_config, named_algorithm
+from dima.config import Config, Count, Fraction, Range, Whole, dotted, nested, shown, user_path
 from dima.envs import agreed_task, suite_config
+from dima.envs.arguments import gather_arguments
+from dima.envs.pettingzoo import PettingZooConfig
 from dima.errors import ConfigError
 from dima.presets import default_preset, preset_changes
-from dima.registry import FromFile
+from dima.registry import FromFile, Named, give, given_object
+from dima.training.factories import Task, named_task
 from dima.training.old_names import modernise
 
 R = TypeVar("R", bound="RunConfig")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunConfig(Config):
     """Settings of every run."""
 
@@ -40,15 +44,23 @@ class RunConfig(Config):
         """The run folder."""
         return user_path(self.run or f"runs/{self.task}/{self.algorithm}-{self.preset}-seed{self.seed}")
 
+    def __repr__(self) -> str:
+        parts = f"preset {self.preset}, seed {self.seed}, {self._length}"
+        return f"<{type(self).__name__}: {self.algorithm} on {self.task}, {parts}, {self.folder}>"
+
+    @property
+    def _length(self) -> str:
+        return ""
+
     @classmethod
     def from_dict(
-        cls, content: Mapping[str, Any], *, algorithm: str | None = None, where: object = "the file"
+        cls, content: Mapping[str, Any], *, algorithm: Named | None = None, where: object = "the file"
     ) -> RunConfig:
         """Inverse of :meth:`to_dict` for both kinds of runs, also of earlier versions; the task is a ``FromFile``.
 
         Args:
             content: of a file.
-            algorithm: the name that the user typed, if any.
+            algorithm: the name that the user typed, or the class that they gave, if any.
             where: the run folder, for messages.
 
         Raises:
@@ -68,11 +80,11 @@ class RunConfig(Config):
             return offline_config(content["dataset"], task, name).override(content)
         return default_config(task, name).override(content)
 
-    def agreed(self: R, task: str | None, where: str | Path) -> R:
+    def agreed(self: R, task: Named | None, where: str | Path) -> R:
         """The same config with a task that may be built, see :func:`dima.envs.agreed_task`.
 
         Args:
-            task: the name that the user typed, if any.
+            task: the name that the user typed, or the class or function that they gave, if any.
             where: the run folder, for messages.
 
         Raises:
@@ -81,7 +93,7 @@ class RunConfig(Config):
         return self.override({"task": agreed_task(self.task, self.env.to_dict(), task, where)})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainConfig(RunConfig):
     """Settings of a run in the environment (`dima train`)."""
 
@@ -93,8 +105,12 @@ class TrainConfig(RunConfig):
     env_processes: bool = False  # a process per environment: for slow simulators and many cores
     keep_policies: Whole = 3  # earlier policies in the checkpoint, evenly spaced over the run, for `dima diagnose`
 
+    @property
+    def _length(self) -> str:
+        return f"{self.steps:,} steps"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class OfflineConfig(RunConfig):
     """Settings of a run that fits a world model to a dataset; the policy stays untrained (`dima fit`)."""
 
@@ -108,6 +124,10 @@ class OfflineConfig(RunConfig):
     @property
     def folder(self) -> Path:
         return user_path(self.run or f"runs/{self.task}/fit-{self.algorithm}-{self.preset}-seed{self.seed}")
+
+    @property
+    def _length(self) -> str:
+        return f"{self.iterations:,} iterations"
 
 
 def default_config(task: str, algorithm: str) -> TrainConfig:
@@ -126,23 +146,60 @@ def offline_config(dataset: str, task: str, algorithm: str) -> OfflineConfig:
 
 
 def build_config(
-    task: str,
-    algorithm: str = "dima",
+    task: Task,
+    algorithm: Named = "dima",
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Build the resolved config of a run in the environment.
 
     Args:
-        task: name of an environment.
-        algorithm: name of an algorithm.
+        task: name of an environment; or its class, or a function or a module of PettingZoo that makes it.
+        algorithm: name of an algorithm, or its settings class.
         preset: name of one of the algorithm's presets; by default ``small``, if it has that.
-        overrides: changes to the preset, nested like the config.
+        overrides: changes to the preset, see :func:`changed`.
 
     Raises:
         ConfigError: a name or a field does not exist, or a value does not fit.
     """
-    config, preset = default_config(task, algorithm), default_preset(algorithm) if preset is None else preset
-    for changes in preset_changes(algorithm, preset, task):
+    algorithm = named_algorithm(algorithm)
+    name, overrides = named_task(task, overrides or {})
+    config, preset = default_config(name, algorithm), default_preset(algorithm) if preset is None else preset
+    for changes in preset_changes(algorithm, preset, name):
         config = config.override(changes)
-    return config.override({"preset": preset} | dict(overrides or {}))
+    config = changed(config.override({"preset": preset}), overrides)
+    if not isinstance(task, str):
+        give(given_object(name), config.env.to_dict()["arguments"])  # consent to these arguments, too
+    return config
+
+
+def changed(config: R, settings: Mapping[str, Any]) -> R:
+    """A config with other settings.
+
+    Args:
+        config: to start from.
+        settings: by dotted names, ``{"learner.ppo.clip": 0.1}``, or nested like the config. Settings of an environment
+            that a factory makes may be arguments of the factory: ``{"env": {"size": 3}}``.
+
+    Raises:
+        ConfigError: a setting does not exist (the nearest right name is suggested), or a value does not fit.
+    """
+    changes, known = nested(settings), config.to_dict()
+    if unknown := [path for path in dotted(changes) if path.partition(".")[0] not in known]:
+        hint = _nearest_setting(unknown[0], [*known, *dotted(known)])
+        raise ConfigError(f"{unknown[0]} is not a field of {type(config).__name__}: {hint}")
+    if isinstance(config.env, PettingZooConfig) and isinstance(env := changes.get("env"), Mapping):
+        changes["env"] = gather_arguments(config.task, config.env, env)
+    return config.override(changes)
+
+
+def _nearest_setting(path: str, known: Sequence[str]) -> str:
+    """Hint at the settings whose names end like a wrong one, or at the nearest."""
+    last = path.rpartition(".")[2]
+    ends: dict[str, list[str]] = {}
+    for name in known:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    close = [name for name in known if name.endswith(f".{path}")] or ends.get(last) or []
+    close = close or difflib.get_close_matches(path, known, n=1)
+    close = close or [name for end in difflib.get_close_matches(last, ends, n=1) for name in ends[end]]
+    return f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else "config.yaml of a run lists all"

@@ -75,6 +75,11 @@ class WorldModel(nn.Module, ABC, Generic[L]):
     capturable: bool = True  # on a GPU, as a CUDA graph: rollouts never wait for the device nor copy from the host
     fits_in_order: bool = False  # a part learns from the parts before it in ``objectives``: no two at the same time
 
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.parameters())
+        parts = ", ".join(name for name, _ in self.named_children())
+        return f"<{type(self).__name__} of {self.spec.n_agents} agents: {weights:,} weights in {parts or 'no parts'}>"
+
     @property
     def predicts_state(self) -> bool:
         """Whether :meth:`observe` tells the global state; where a model predicts observations alone, it is NaN."""

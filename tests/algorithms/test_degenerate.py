@@ -11,7 +11,7 @@ from dima.algorithms import algorithm_config
 from dima.cli.options import flags
 from dima.errors import ConfigError
 from dima.runtime.progress import Progress
-from dima.training.loop import _require_finite, _to_numbers
+from dima.training.guards import require_finite, to_numbers
 from dima.training.online import Trainer
 from dima.training.run_config import build_config
 from tests.conftest import ON_ANY_TASK
@@ -50,8 +50,8 @@ def play(task: str, algorithm: str, learner: dict[str, Any]) -> None:
     torch.manual_seed(0)
     with Trainer(config, torch.device("cpu"), Progress()) as run:
         for _ in range(2):
-            numbers = _to_numbers(run.learn())
-            _require_finite(numbers, run.algorithm, run.step)
+            numbers = to_numbers(run.learn())
+            require_finite(numbers, run.algorithm, run.step)
         assert any(name.startswith("policy/") for name in numbers)
         assert len(run._play(run.algorithm.policy).returns) == 1
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from pettingzoo import ParallelEnv
 
 from dima.envs.base import JointEnv
 from dima.errors import EnvError
@@ -347,3 +349,22 @@ def test_metrics_of_an_episode_are_numbers_at_its_end(puppet, value):
 
     text, _ = message(make)
     assert "step 3 of the episode with seed 5: infos have success = " in text and "one of episode_metrics" in text
+
+
+def test_an_environment_without_state_and_metadata():
+    """PettingZoo's own ``state`` then raises otherwise than it does for others."""
+
+    class Bare(ParallelEnv):
+        possible_agents: ClassVar = ["a"]
+
+        def observation_space(self, agent):
+            return spaces.Box(-1, 1, (2,), np.float32)
+
+        def action_space(self, agent):
+            return spaces.Discrete(2)
+
+        def reset(self, seed=None, options=None):
+            self.agents = ["a"]
+            return {"a": np.zeros(2, np.float32)}, {"a": {}}
+
+    assert JointEnv(Bare(), name="bare").spec.state_dim == 2

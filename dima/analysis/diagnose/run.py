@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from dima.datasets.reader import Dataset, Part
 from dima.envs import make_env
 from dima.errors import ConfigError, UserError
 from dima.experience.episodes import random_policy
+from dima.registry import Named, typed_name
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.storage.atomic import read_errors, require_writable, results_folder
@@ -41,14 +43,14 @@ _PARTS: dict[Part, str] = {"held-out": "held out", "train": "trained on"}  # of 
 
 
 def diagnose(
-    run: str | Path | Agent,
+    run: str | os.PathLike[str] | Agent,
     settings: DiagnosisConfig | None = None,
     *,
-    also: Sequence[str | Path | Agent] = (),
+    also: Sequence[str | os.PathLike[str] | Agent] = (),
     out: str | Path | None = None,
     device: str = "auto",
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Measure the errors of a run's world model, and write ``diagnosis.json`` and ``diagnosis.html``.
@@ -146,11 +148,11 @@ def diagnose_agent(
     )
 
 
-def _load_other(run: str | Path, device: str, task: str | None, algorithm: str | None) -> Agent:
+def _load_other(run: str | os.PathLike[str], device: str, task: Named | None, algorithm: Named | None) -> Agent:
     """Load another run, whose algorithm the user agreed to if it is the one that was typed."""
     with RunFolder.open(run) as folder:
         named = folder.config().get("algorithm")
-    return load(run, device, task=task, algorithm=algorithm if algorithm == named else None)
+    return load(run, device, task=task, algorithm=algorithm if typed_name(algorithm) == named else None)
 
 
 def _policies(agent: Agent, also: Sequence[Agent]) -> Mapping[str, Act]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from dima.envs.render.rendered import RenderedScene
 from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 from dima.experience.episodes import episode_seed
+from dima.registry import Named
 from dima.runtime.progress import Progress
 from dima.runtime.provenance import protocol
 from dima.runtime.summary import settings_line
@@ -33,7 +35,7 @@ _ASPECT = 3 / 4  # height of a picture by its width
 
 
 def imagine(
-    run: str | Path | Agent,
+    run: str | os.PathLike[str] | Agent,
     horizons: Sequence[int] | None = None,
     actions: ActionSource = "recorded",
     *,
@@ -44,8 +46,8 @@ def imagine(
     webp: bool = False,
     out: str | Path | None = None,
     device: str = "auto",
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Imagination:
     """Compare an imagined trajectory with the real one, and write numbers, page, film and filmstrip.
@@ -126,15 +128,15 @@ def imagine_agent(
 
 
 def film(
-    run: str | Path | Agent,
+    run: str | os.PathLike[str] | Agent,
     path: str | Path,
     *,
     seed: int | None = None,
     width: int = WIDTH,
     webp: bool = False,
     device: str = "auto",
-    task: str | None = None,
-    algorithm: str | None = None,
+    task: Named | None = None,
+    algorithm: Named | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Film the first episode that :func:`dima.evaluate` plays under this seed, as an MP4 file.

@@ -28,7 +28,7 @@ _REQUIRED_FIELDS = {
     **dict.fromkeys(("env", "learner"), dict),
 }
 _OWN = {"evaluate/return", "evaluate/std", "evaluate/length"}  # of every evaluation, whatever the environment
-_TEXT_FIELDS = ("event", "error")  # of a record; everything else in it is a number
+_TEXT_FIELDS = ("event", "error", "reason")  # of a record; everything else in it is a number
 _LARGEST = 1e30  # of any number; plots and averages of larger ones overflow
 
 
@@ -65,7 +65,7 @@ class Run:
         protocol: versions, commit and machine at its start.
         status: ``finished``; ``interrupted`` and saved; ``failed`` with an error; ``stopped`` without a record, like a
             run in progress; ``empty`` before its first iteration is finished.
-        error: why it failed.
+        error: why it failed, or which callback stopped it and why.
         metrics: (E,) of each evaluation, by name: the environment's ``episode_metrics``, such as success.
     """
 
@@ -92,7 +92,7 @@ class Run:
     def outcome(self) -> str:
         """The status in words."""
         return {
-            "finished": "finished",
+            "finished": f"finished: stopped by {self.error}" if self.error else "finished",
             "interrupted": "interrupted and saved",
             "failed": f"failed: {self.error}",
             "stopped": "killed, or still running",
@@ -220,6 +220,8 @@ def _status(records: Sequence[Metrics], steps: int, target: int) -> tuple[Status
         return "empty", error
     if last.get("event") in ("interrupted", "failed"):
         return last["event"], error
+    if last.get("event") == "stopped":  # by a callback
+        return "finished", str(last.get("reason", ""))
     return "finished" if steps >= target else "stopped", ""
 
 
