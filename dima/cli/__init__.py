@@ -69,4 +69,3 @@ def _run(args: Sequence[str]) -> int:
     status = getattr(import_module(f"dima.cli.{COMMANDS[name].module}"), name)(rest)
     assert isinstance(status, int)
     return status
-

@@ -87,7 +87,9 @@ def _tasks() -> Iterator[Row]:
     for task in all_tasks():
         yield "@tasks", task.name, _SWITCH, task.note
     for name in TASKS.names():
-        yield from _settings(f"env%{name}", "env.", lambda name=name: suite_config(name if "/" in name else f"{name}/")())
+        yield from _settings(
+            f"env%{name}", "env.", lambda name=name: suite_config(name if "/" in name else f"{name}/")()
+        )
 
 
 def _algorithms() -> Iterator[Row]:

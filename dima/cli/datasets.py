@@ -21,6 +21,7 @@ from dima.errors import ConfigError, nearest
 from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import OfflineConfig, offline_config
 
+
 @dataclass(frozen=True)
 class RecordOptions:
     config: Annotated[RecordConfig, tyro.conf.arg(name="", prefix_name=False)]

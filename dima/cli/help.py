@@ -42,7 +42,7 @@ def help_text(prog: str, options: Any, args: Sequence[str] = SHORT, values: Mapp
     by_group = sorted(chosen, key=lambda option: option.group)
     for (group, about), members in groupby(by_group, key=lambda option: (option.group, option.about)):
         lines += [f"{f'--{group}.*' if group else 'options'}{f': {about}' if about else ''}"]
-        lines += table([_row(o, words, values or {}, limits=ALL in args) for o in members]) + [""]
+        lines += [*table([_row(o, words, values or {}, limits=ALL in args) for o in members]), ""]
     lines += ["examples:" if len(command.examples) > 1 else "example:", *(f"  {one}" for one in command.examples), ""]
     lines += command.notes if ALL not in args else ()
     hidden = len(every) - len(chosen)
