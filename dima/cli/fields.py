@@ -93,7 +93,7 @@ def comments(kind: type) -> dict[str, str]:
     """The comment of each field: behind it in its line, or in the lines above it."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if "__dataclass_fields__" in vars(base):
+        if "__dataclass_fields__" in vars(base) or "_fields" in vars(base):  # or a NamedTuple
             found |= _comments_of(base)
     return found
 

@@ -61,7 +61,8 @@ def algorithms(args: Sequence[str]) -> int:
     from dima.presets import preset_names
 
     found: list[dict[str, Any]] = []
-    for name in algorithm_names():
+    names = algorithm_names()
+    for name in names:
         try:
             found.append({"name": name, "summary": algorithm_summary(name), "presets": preset_names(name)})
         except ConfigError as error:  # of a package whose modules fail
@@ -69,7 +70,7 @@ def algorithms(args: Sequence[str]) -> int:
     if options.json:
         answer({"algorithms": found})
         return 0
-    width = max(len(one["name"]) for one in found)
+    width = max(map(len, names))
     for one in found:
         print(f"{one['name']:<{width}}  {one['summary']}\n{'':<{width}}  presets: {', '.join(one['presets'])}")
     return 0

@@ -23,7 +23,7 @@ _REWRITTEN = {
     r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 = \2 is not a whole number",
     r"Error parsing (\S+): could not convert string to float: (.*)": r"\1 = \2 is not a number",
     r"Error parsing (\S+): Could not find valid parse for arguments: \['(.*)'\].*": r"\1 = \2 does not fit",
-    r"Missing from (.*?): STR (.*) \(required\)": r"`\1` needs a \2",
+    r"Missing from (.*?): (?:STR|\{\S+\}) (.*) \(required\)": r"`\1` needs a \2",
     r"Missing value for argument '(\S+)'.*": r"\1 needs a value",
     r"Invalid choice '(.*)' for argument '(\S+)'. Expected one of \((.*)\)\.?": r"\2 = '\1' is not one of \3",
 }

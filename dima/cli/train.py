@@ -66,9 +66,10 @@ def train(args: Sequence[str]) -> int:
     config = build_config(**choice.names)
     options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
 
-    if options.seeds:
-        if any(arg.startswith("--") and name_of(arg) == "seed" for arg in args):
-            raise ConfigError("--seed and --seeds exclude each other: name all seeds behind --seeds")
+    given = {name_of(arg) for arg in args if arg.startswith("--")}
+    if {"seed", "seeds"} <= given:
+        raise ConfigError("--seed and --seeds exclude each other: name all seeds behind --seeds")
+    if "seeds" in given:
         return _train_seeds(options)
 
     from dima.runtime.progress import choose_progress
