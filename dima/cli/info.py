@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from dima.cli.answer import answer
-from dima.cli.options import parse
+from dima.cli.options import name_of, parse
 from dima.config import Config
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
@@ -88,7 +88,7 @@ def check(args: Sequence[str]) -> int:
     from dima.training.proposal import first_run
 
     report = check_environment(options.task, options.env)
-    command = first_run(report, [arg for arg in choice.rest if arg.startswith("--env.") or not arg.startswith("--")])
+    command = first_run(report, [arg for arg in choice.rest if name_of(arg) != "json"])
     if options.json:
         answer(report.to_dict() | {"train": command})
     else:
