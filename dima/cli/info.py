@@ -36,7 +36,7 @@ class AnswerOptions(Config):
 
 @dataclass(frozen=True)
 class CompletionOptions(Config):
-    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]  # the shell that the script is for
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]  # shell that the script is for
 
 
 def tasks(args: Sequence[str]) -> int:

@@ -12,9 +12,17 @@ from sphinx.util.typing import stringify_annotation
 from dima.cli.fields import comments
 from dima.config import Config
 
+_parse = GoogleDocstring._parse
 
-# napoleon takes what stands before a colon in a property's first line for its type, which it is not here
-GoogleDocstring._parse_attribute_docstring = lambda self: self._dedent(list(self._line_iter))
+
+def _parse_property(self: GoogleDocstring) -> None:
+    """Read a property's docstring as a method's; what stands before a colon in its first line is not its type."""
+    if self._what == "property":
+        self._what = "method"
+    _parse(self)
+
+
+GoogleDocstring._parse = _parse_property
 
 
 def describe(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -28,7 +36,9 @@ def describe(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
         lines += ["", *(f":param {field}: {_escaped(text)}" for field, text in shown.items()), ""]
 
 
-def sign(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returned: str) -> tuple[str, str] | None:
+def sign(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
     """The signature of a settings class with plain types; called by autodoc."""
     if not (what == "class" and dataclasses.is_dataclass(obj) and issubclass(obj, Config)):
         return None

@@ -3,7 +3,7 @@
     python docs/site/stage.py OUT
 
 Pages keep their text; links between them, to pictures and to source files are made to lead to the same things on the
-site. Source files and folders that pages link to become pages of their own.
+site. Source files and folders that pages link to become pages of their own, and so do the settings of each algorithm.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(__file__).resolve().parent
+ROOT = SITE.parents[1]
+sys.path[:0] = [str(ROOT), str(SITE)]
+
+import settings  # noqa: E402
+
+import dima  # noqa: E402
+
 PICTURES = {".png", ".svg", ".webp"}
 CONTENTS = {  # chapters of the table of contents; patterns leave out what is named elsewhere, and may match nothing
     "Start": ["quickstart", "presets", "reports"],
@@ -24,7 +30,8 @@ CONTENTS = {  # chapters of the table of contents; patterns leave out what is na
     "Coming from": ["from-dima-release", "from-harl"],
     "Methods": ["reference/dima", "reference/marie", "reference/mamba", "reference/baselines", "reference/*"],
     "Results": ["baselines", "world-models", "speed", "results/index"],
-    "Python": ["api/python", "api/extending", "api/data", "api/settings"],
+    "Settings": ["settings/runs", "settings/*"],
+    "Python": ["api/python", "api/extending", "api/data"],
     "Project": ["contents", "architecture", "contributing", "changelog"],
 }
 _RENAMED = {
@@ -79,7 +86,9 @@ class Stage:
         for path, page in self.sources.items():
             self._write(page, _source_page(path))
         for path in sorted((SITE / "api").glob("*.rst")):
-            self._write(Path("api", path.name), path.read_text(encoding="utf-8"))
+            self._write(Path("api", path.name), path.read_text(encoding="utf-8") + unnamed(path))
+        for name, text in settings.pages():
+            self._write(Path("settings", f"{name}.md"), text)
         home = (self.out / "index.md").read_text(encoding="utf-8")
         self._write(Path("index.md"), home + "".join(self._contents()))
 
@@ -93,7 +102,7 @@ class Stage:
             target, hash_, anchor = found[2].partition("#")
             goal = (path.parent / target).resolve()
             address = f"{self._relative(goal, path)}{hash_}{anchor}"
-            named = found[1].endswith(".md") and not anchor  # by its file, which the site does not show
+            named = found[1].endswith(".md")  # by its file, which the site does not show
             return f"[{title_of(goal) if named else found[1]}]({address}{found[3]}"
 
         return _LINK.sub(link, text)
@@ -119,7 +128,8 @@ class Stage:
         """The table of contents, hidden at the end of the first page: the side bar of all."""
         named = {name for names in CONTENTS.values() for name in names}
         every = {page.with_suffix("").as_posix() for page in self.pages.values()}
-        every |= {f"api/{path.stem}" for path in (SITE / "api").glob("*.rst")}
+        written = [path.relative_to(self.out) for name in ("api", "settings") for path in (self.out / name).iterdir()]
+        every |= {path.with_suffix("").as_posix() for path in written}
         for chapter, names in CONTENTS.items():
             lines = []
             for name in names:
@@ -143,6 +153,19 @@ class Stage:
 
     def _prepend(self, place: Path, text: str) -> None:
         self._write(place, text + (self.out / place).read_text(encoding="utf-8"))
+
+
+def unnamed(path: Path) -> str:
+    """Further directives for the page of the Python API: public names that it does not have yet."""
+    if path.stem != "python":
+        return ""
+    text = path.read_text(encoding="utf-8")
+    lines = []
+    for name in dima.__all__:
+        if not name.startswith("_") and not re.search(rf":: dima\.{name}$", text, re.MULTILINE):
+            kind = "class" if isinstance(getattr(dima, name), type) else "function"
+            lines.append(f".. auto{kind}:: dima.{name}\n" + "   :members:\n" * (kind == "class"))
+    return "\n".join(["\nMore\n----\n", *lines]) if lines else ""
 
 
 def _source_page(path: Path) -> str:

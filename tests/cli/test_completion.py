@@ -38,7 +38,11 @@ CASES = {
     "dima train toy/walk --device ": ["auto", "cpu", "cuda"],
     "dima train toy/walk --no-t": ["--no-tensorboard"],
     "dima train toy/walk --env.": ["--env.n-agents", "--env.episode-limit"],
-    "dima train toy/walk --algorithm hasac --learner.alpha": ["--learner.alpha", "--learner.alpha-start", "--learner.alpha-lr"],
+    "dima train toy/walk --algorithm hasac --learner.alpha": [
+        "--learner.alpha",
+        "--learner.alpha-start",
+        "--learner.alpha-lr",
+    ],
     "dima fit data --algorithm mamba --learner.policy-a": ["--learner.policy-after"],
     "dima evaluate --vi": ["--video"],
     "dima imagine run --act ": ["recorded", "policy"],
@@ -66,7 +70,7 @@ def need(shell: str) -> str:
 def in_bash(scripts: Path, line: str) -> list[str]:
     words = line.replace("=", " = ").split() + ([""] if line.endswith((" ", "=")) else [])  # as readline splits it
     words = words[:-1] if line.endswith("=") else words
-    command = [need("bash"), "--norc", "-c", BASH, "bash", "bash", *words]
+    command = [need("bash"), "--norc", "-c", BASH, "bash", "./bash", *words]
     done = subprocess.run(command, cwd=scripts, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return done.stdout.split()

@@ -85,7 +85,7 @@ def test_a_wrong_name_beside_help_is_one_line(capsys) -> None:
         assert out == "" and err.count("\n") == 1 and "did you mean 'mappo'?" in err
 
 
-@pytest.mark.parametrize("args", ["", "--help", "tasks", "algorithms", "doctor", "train --help", "fit --help"])
+@pytest.mark.parametrize("args", ["", "--help", "tasks", "algorithms", "doctor", "train --help"])
 def test_pytorch_is_not_imported(args) -> None:
     program = "import sys; from dima.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program, *args.split()], capture_output=True, text=True)

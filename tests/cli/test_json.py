@@ -31,14 +31,15 @@ def asked(capsys):
 def test_runs(asked, tmp_path) -> None:
     run = str(tmp_path / "run")
     found = asked("train", "toy/walk", *SHORT, "--steps", "60", "--run", run)
-    assert found["run"] == run and found["steps"] == 60 and found["finished"] is True
-    assert found["evaluations"][-1][0] == 60 and found["measure"] == "team return"
+    assert found["run"] == run and found["steps"] >= 60 and found["finished"] is True
+    assert found["evaluations"][-1][0] == found["steps"] and found["measure"] == "team return"
     assert found["env"]["episode_limit"] == 30 and isinstance(found["verdicts"], list)
-    assert asked("resume", run, "--steps", "90", "--quiet")["steps"] == 90
-    both = asked("train", "toy/walk", *SHORT, "--steps", "30", "--run", run, "--seeds", "1", "2")
-    assert [one["run"] for one in both["runs"]] == [f"{run}-seed1", f"{run}-seed2"] and both["errors"] == {}
-    again = asked("train", "toy/walk", *SHORT, "--steps", "30", "--run", run, "--seeds", "1", status=2)
-    assert again["runs"] == [] and "already holds a run" in again["errors"]["1"]
+    assert asked("resume", run, "--steps", "300", "--quiet")["steps"] == 300
+    several = ("train", "toy/walk", *SHORT, "--steps", "30", "--run", run, "--seeds")
+    found = asked(*several, "1")
+    assert [one["run"] for one in found["runs"]] == [f"{run}-seed1"] and found["errors"] == {}
+    again = asked(*several, "1", "2", status=2)
+    assert [one["run"] for one in again["runs"]] == [f"{run}-seed2"] and "already holds a run" in again["errors"]["1"]
 
 
 def test_datasets(asked, tmp_path) -> None:

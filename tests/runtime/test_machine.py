@@ -116,7 +116,9 @@ class TestDoctor:
         found = self.found()
         assert found["EGL"].text == f"libEGL.so.1: MUJOCO_GL=egl {said}"
         assert found["EGL"].absent == bool(fault)
-        assert found["OSMesa"].text.startswith("not found (optional: pictures); on Debian and Ubuntu: apt install libosm")
+        assert found["OSMesa"].text.startswith(
+            "not found (optional: pictures); on Debian and Ubuntu: apt install libosm"
+        )
         assert found["GLFW"].text == f"MUJOCO_GL=glfw {said}"
 
     @pytest.mark.parametrize(("fault", "risky"), [("no display", True), ("", False)])
@@ -166,7 +168,9 @@ class TestDoctor:
     def test_a_gpu_that_pytorch_cannot_use(self, monkeypatch):
         monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0")
         found = dima.cli.doctor._device(dima.cli.doctor.probe([]))
-        assert found.risky and "there is an NVIDIA GPU, but PyTorch cannot use it: it is built without CUDA" in found.text
+        assert (
+            found.risky and "there is an NVIDIA GPU, but PyTorch cannot use it: it is built without CUDA" in found.text
+        )
 
     def test_without_ffmpeg(self, monkeypatch):
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
@@ -221,11 +225,14 @@ class TestDoctor:
                 for file in () if name in lost else files:
                     (tmp_path / file).write_text("")
 
+            ours = ("mujoco", "mujoco-core", "mujoco-studio")
+
             def found(name):
+                if name not in ours:
+                    return importlib.metadata.distribution(name)
                 return next(iter(importlib.metadata.distributions(name=name, path=[str(tmp_path)])), None)
 
             real = dima.cli.doctor.package_version
-            ours = ("mujoco", "mujoco-core", "mujoco-studio")
             monkeypatch.setattr(dima.cli.doctor, "distribution", found)
             monkeypatch.setattr(
                 dima.cli.doctor,
