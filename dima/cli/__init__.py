@@ -55,6 +55,8 @@ def _one_line(message: str) -> str:
 
 
 def _run(args: Sequence[str]) -> int:
+    if len(args) > 1 and args[0] == "help":
+        args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help", "--help-all", "help"):
         from dima.cli.overview import overview
 

@@ -23,6 +23,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 root_doc = "index"
+default_role = "code"  # of single backticks in docstrings
 highlight_language = "none"  # indented blocks are formulas
 pygments_style, pygments_dark_style = "friendly", "monokai"
 suppress_warnings = ["myst.header"]

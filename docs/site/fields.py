@@ -36,10 +36,10 @@ def describe(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
         lines += ["", *(f":param {field}: {_escaped(text)}" for field, text in shown.items()), ""]
 
 
-def sign(
-    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
-) -> tuple[str, str] | None:
-    """The signature of a settings class with plain types; called by autodoc."""
+def sign(app: Any, what: str, name: str, obj: Any, options: Any, args: str, returned: str) -> tuple[str, str] | None:
+    """The signature of a settings class with plain types, and none of a protocol; called by autodoc."""
+    if what == "class" and getattr(obj, "_is_protocol", False):
+        return "", ""
     if not (what == "class" and dataclasses.is_dataclass(obj) and issubclass(obj, Config)):
         return None
     hints, shown = get_type_hints(obj), []

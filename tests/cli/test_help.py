@@ -96,6 +96,7 @@ def test_pytorch_is_not_imported(args) -> None:
 def test_overviews_list_every_command(capsys) -> None:
     assert all(f"  {name} " in shown(capsys, "--help") for name in COMMANDS)
     assert all(f"  {name} " in shown(capsys, "dataset") for name in DATASET)
+    assert shown(capsys, "help", "dataset", "info") == shown(capsys, "dataset", "info", "--help")
 
 
 @dataclass(frozen=True)
