@@ -66,7 +66,8 @@ def look(page: Path, scratch: Path, *flags: str, query: str = "") -> Seen:
     """
     program, log = browser(), scratch / "net.json"
     assert program is not None
-    told = (f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", page.resolve().as_uri() + query)
+    address = page.resolve().as_uri() + query
+    told = (f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", address)
     done = subprocess.run([program, *FLAGS, *flags, *told], capture_output=True, text=True, timeout=120, check=True)
     lines = re.split(r"\n(?=\[\d+:\d+:)", done.stderr)
     console = [found[1] for line in lines if (found := _CONSOLE.search(line))]
