@@ -12,7 +12,7 @@ from dima.version import __version__  # noqa: E402
 
 project = "dima"
 author = "the dima authors"
-project_copyright = f"MIT licence, {author}"
+project_copyright = f"{author} (MIT licence)"
 release = version = __version__
 
 extensions = [

@@ -26,7 +26,8 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _runs() -> str:
-    lines = ["# Runs and environments", "", _FORM, "", "## Every run", "", *_table(options_of(TrainConfig))]
+    about = f"{_FORM} Defaults are those of the classes; presets change them."
+    lines = ["# Runs and environments", "", about, "", "## Every run", "", *_table(options_of(TrainConfig))]
     for suite in sorted(TASKS.library):
         config = suite_config(f"{suite}/")()
         lines += ["", f"## Tasks `{suite}/...`", "", *_table(options_of(config, "env."))]
@@ -71,7 +72,8 @@ def _value(option: Option) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital, but where it begins with a value."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
 
 
 def _escaped(text: str) -> str:

@@ -105,7 +105,8 @@ class Stage:
             named = found[1].endswith(".md")  # by its file, which the site does not show
             return f"[{title_of(goal) if named else found[1]}]({address}{found[3]}"
 
-        return _LINK.sub(link, text)
+        text = _LINK.sub(link, text)
+        return re.sub(r"^```sh$", "```text", text, flags=re.MULTILINE)  # single numbers would be coloured
 
     def _relative(self, goal: Path, path: Path) -> str:
         """The address of a file from a page, on the site."""

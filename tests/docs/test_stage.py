@@ -50,7 +50,7 @@ def test_links_lead_to_the_same_things(stage) -> None:
     assert made("[`x.py`](../dima/runtime/verdicts.py)") == "[`x.py`](source/dima.runtime.verdicts.py.md)"
     assert made("![p](imagination.webp)") == "![p](pictures/docs/imagination.webp)"
     assert (stage.out / "pictures" / "docs" / "imagination.webp").is_file()
-    for same in ("`[a](../README.md)`", "```sh\n[a](../README.md)\n```", "[w](https://x.org/a.md)", "[h](#here)"):
+    for same in ("`[a](../README.md)`", "```text\n[a](../README.md)\n```", "[w](https://x.org/a.md)", "[h](#here)"):
         assert made(same) == same
     with pytest.raises(SystemExit, match="which does not exist"):
         made("[gone](gone.md)")
