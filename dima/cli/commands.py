@@ -80,7 +80,7 @@ COMMANDS = {
     "diagnose": Command(
         "inspect",
         "DiagnoseOptions",
-        "evaluate a run's world model: prediction error, calibration, influence; a page and JSON",
+        "evaluate a run's world model: error, calibration, influence; a page and JSON",
         "RUN [options]",
         (f"dima diagnose {_RUN}",),
         common=(
@@ -129,7 +129,7 @@ COMMANDS = {
     "export": Command(
         "share",
         "ExportOptions",
-        "write a run's policy as files that act without simulator: safetensors, torch.export, ONNX",
+        "write a run's policy as files that act alone: safetensors, torch.export, ONNX",
         "RUN [options]",
         (f"dima export {_RUN} --formats safetensors onnx",),
     ),
@@ -164,7 +164,7 @@ COMMANDS = {
     "completion": Command(
         "info",
         "CompletionOptions",
-        "print a script that completes commands, tasks, algorithms, presets and options in a shell",
+        "print a shell's completion script: commands, tasks, algorithms, presets, options",
         "{bash,zsh,fish}",
         (
             "dima completion bash > ~/.local/share/bash-completion/completions/dima",

@@ -15,13 +15,13 @@ _LEFT = 30  # of the column of names, at most
 
 def overview() -> str:
     """The help of ``dima``."""
-    last = "; `dima --version` prints the version."
-    return _list("dima", "multi-agent reinforcement learning with world models", COMMANDS) + last
+    listed = _list("dima", "multi-agent reinforcement learning with world models", COMMANDS)
+    return listed + "\n`dima --version` prints the version."
 
 
 def dataset_overview() -> str:
     """The help of ``dima dataset``."""
-    return _list("dima dataset", COMMANDS["dataset"].about, DATASET) + "."
+    return _list("dima dataset", COMMANDS["dataset"].about, DATASET)
 
 
 def table(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -46,5 +46,5 @@ def sentence(text: str) -> str:
 
 def _list(prog: str, about: str, commands: Mapping[str, Command]) -> str:
     rows = table([(name, command.about) for name, command in commands.items()])
-    more = f"`{prog} COMMAND --help` shows the options that most people use, `--help-all` all of them"
+    more = f"`{prog} COMMAND --help` shows the options that most people use, `--help-all` all of them."
     return "\n".join([f"usage: {prog} COMMAND ...", "", sentence(about), "", *rows, "", more])

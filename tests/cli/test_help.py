@@ -93,7 +93,10 @@ def test_pytorch_is_not_imported(args) -> None:
     assert done.stdout
 
 
-def test_overviews_list_every_command(capsys) -> None:
+def test_overviews_list_every_command(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = shown(capsys).splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
     assert all(f"  {name} " in shown(capsys, "--help") for name in COMMANDS)
     assert all(f"  {name} " in shown(capsys, "dataset") for name in DATASET)
     assert shown(capsys, "help", "dataset", "info") == shown(capsys, "dataset", "info", "--help")
