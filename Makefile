@@ -1,5 +1,6 @@
 # make train   learn to run with two agents on this machine, from nothing to an evaluated policy
 # make test    the test suite with coverage        make lint   format, lint and types
+# make docs    the documentation site, build/docs/html/index.html      make linkcheck  its links to other sites
 # make bench   what a learning iteration costs on this machine, part by part, and what each optimisation is worth
 # make venv    only the virtual environment         make clean  remove caches and build products
 
@@ -14,7 +15,7 @@ bin := .venv/bin
 ready := .venv/ready
 browser := .venv/browser
 
-.PHONY: train test bench lint types format venv clean
+.PHONY: train test docs linkcheck bench lint types format venv clean
 
 train: $(ready)
 	$(bin)/dima train $(TASK) --algorithm dima --preset small --seed $(SEED) --run $(RUN) $(ARGS)
@@ -22,6 +23,13 @@ train: $(ready)
 
 test: $(ready) $(browser)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 8 --cov --cov-fail-under=$(COVERAGE) $(ARGS)
+
+docs: $(ready)
+	$(bin)/python docs/site/stage.py build/docs/source
+	$(bin)/python -m sphinx --fail-on-warning --keep-going -q -c docs/site build/docs/source build/docs/html
+
+linkcheck: docs
+	$(bin)/python -m sphinx -b linkcheck -q -c docs/site build/docs/source build/docs/linkcheck
 
 bench: $(ready)
 	$(bin)/python -m benchmarks.speed $(ARGS)

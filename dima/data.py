@@ -17,14 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # importing PyTorch takes seconds, which `dima tasks` and help texts do without
+    import torch
+    from torch import Tensor
 
 R = TypeVar("R", bound="Record")
-S = TypeVar("S", Tensor, np.ndarray)
+S = TypeVar("S", "Tensor", np.ndarray)
 
 
 def rows_of(store: Tensor, which: Tensor) -> Tensor:
@@ -122,6 +124,8 @@ class Record:
     @classmethod
     def cat(cls: type[R], parts: Sequence[R]) -> R:
         """Concatenate records along their first axis."""
+        import torch
+
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def to(self: R, device: torch.device | str) -> R:
@@ -147,18 +151,18 @@ class View(Record):
     first: Tensor | None = None  # (B,) bool, the first step of a real episode; None where a world model imagines
 
 
-Act = Callable[[View], tuple[Tensor, Tensor]]  # view -> (B, N, A) actions, (B, N) log-probabilities
+Act: TypeAlias = "Callable[[View], tuple[Tensor, Tensor]]"  # view -> (B, N, A) actions, (B, N) log-probabilities
 
 
 def choose(act: Act, view: View, spec: EnvSpec) -> tuple[Tensor, Tensor]:
     """Actions (B, N, A) and log-probabilities (B, N) of a policy, zero for agents that have left."""
     (action, log_prob), alive = act(view), spec.alive(view.state)
-    return blank(action, alive), log_prob if alive is None else torch.where(alive, log_prob, 0.0)
+    return blank(action, alive), log_prob if alive is None else log_prob.where(alive, 0.0)
 
 
 def blank(values: Tensor, alive: Tensor | None) -> Tensor:
     """``values`` (..., N, F), zero for agents that are not ``alive`` (..., N); None: all are."""
-    return values if alive is None else torch.where(alive[..., None], values, 0.0)
+    return values if alive is None else values.where(alive[..., None], 0.0)
 
 
 @dataclass
@@ -188,6 +192,8 @@ def check_episode(episode: Episode, spec: EnvSpec) -> None:
     Raises:
         ValueError: its tensors have other shapes or kinds.
     """
+    import torch
+
     steps, agents = len(episode), spec.n_agents
     shapes = {
         "obs": (steps + 1, agents, spec.obs_dim),

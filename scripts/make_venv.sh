@@ -28,5 +28,5 @@ if [ -n "$installed" ]; then
         .venv/bin/python -m pip uninstall --quiet --yes mujoco mujoco-core mujoco-studio
     fi
 fi
-.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 .venv/bin/dima --version

@@ -55,17 +55,19 @@ def browser() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-def look(page: Path, scratch: Path, *flags: str) -> Seen:
+def look(page: Path, scratch: Path, *flags: str, query: str = "") -> Seen:
     """Open a page from its file.
 
     Args:
         page: the file.
         scratch: an empty folder for what the browser writes.
         flags: further ones of Chromium.
+        query: behind the address, such as ``?q=word``.
     """
     program, log = browser(), scratch / "net.json"
     assert program is not None
-    told = (f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", page.resolve().as_uri())
+    address = page.resolve().as_uri() + query
+    told = (f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", address)
     done = subprocess.run([program, *FLAGS, *flags, *told], capture_output=True, text=True, timeout=120, check=True)
     lines = re.split(r"\n(?=\[\d+:\d+:)", done.stderr)
     console = [found[1] for line in lines if (found := _CONSOLE.search(line))]

@@ -99,7 +99,7 @@ def test_own_code_on_the_command_line(tmp_path, capsys, example):
 def test_own_fields_are_flags(capsys, example, flag, meaning):
     train = ("train", "toy/walk", "--algorithm", OWN[example])
     with pytest.raises(SystemExit):
-        main([*train, "--help"])
+        main([*train, "--help-all"])
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert flag in told and meaning in told
     for wrong, expected in (

@@ -244,7 +244,7 @@ def test_a_package_s_task_and_model_on_the_command_line(lab: Path, capsys) -> No
     for args in (("evaluate", "run", "--episodes", "1"), ("resume", "run", "--quiet"), ("report", "run")):
         assert main([*args]) == 0  # who installed the package needs to repeat nothing
     with pytest.raises(SystemExit):
-        main(["train", "lab/room", "--algorithm", "pair", "--help"])
+        main(["train", "lab/room", "--algorithm", "pair", "--help-all"])
     told = " ".join(capsys.readouterr().out.split())
     assert "robots in the lab" in told and "of the pair" in told
 

@@ -10,8 +10,11 @@ An algorithm of your own is a config class that builds it, registered by :func:`
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dima.config import shown
@@ -125,8 +128,31 @@ def algorithm_config(name: str) -> AlgorithmConfig:
 
 
 def algorithm_summary(name: str) -> str:
-    """One line on an algorithm: the first of its config's docstring."""
-    return (algorithm_class(name).__doc__ or "").strip().partition("\n")[0]
+    """One line on an algorithm: the first of its config's docstring; errors as for :func:`algorithm_class`.
+
+    Of the library's the source is read instead of importing PyTorch, which takes seconds.
+    """
+    text = _docstring(_library()[name]) if in_library(name) else algorithm_class(name).__doc__
+    return (text or "").strip().partition("\n")[0]
+
+
+def in_library(name: str) -> bool:
+    """Whether the library itself has an algorithm or a world model of this name."""
+    return name in _library()
+
+
+def _library() -> dict[str, str]:
+    return ALGORITHMS.library | WORLD_MODELS.library
+
+
+def _docstring(path: str) -> str | None:
+    """The docstring of a class, ``module:Class``, whose module is read but not imported."""
+    module, _, name = path.partition(":")
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    found = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
+    return ast.get_docstring(found)
 
 
 def _checked_class(name: str, found: Any) -> type[AlgorithmConfig] | type[WorldModelConfig]:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
+from dima.cli.answer import answer
+from dima.cli.commands import DATASET
+from dima.cli.help import asks_help, asks_short_help, help_text
 from dima.cli.options import parse
-from dima.cli.positional import EXAMPLE, choose, the_task
+from dima.cli.overview import dataset_overview
+from dima.cli.positional import EXAMPLE, choose, preset_values, the_task
+from dima.cli.train import tell
 from dima.config import Config
 from dima.datasets.minari import ImportConfig, import_config
 from dima.errors import ConfigError, nearest
 from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import OfflineConfig, offline_config
-
-_DATASET = {  # the commands of `dima dataset`
-    "record": "record episodes of policies: dima dataset record TASK --sources random RUN,mode",
-    "info": "describe a dataset after verifying its files",
-    "import": "import a Minari dataset: dima dataset import TASK --minari NAME",
-    "export": "export a dataset to Minari: dima dataset export DATASET NAME",
-}
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,7 @@ class RecordOptions:
     config: Annotated[RecordConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # replace an existing dataset
     quiet: bool = False  # print nothing but warnings and errors
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class InfoOptions(Config):
 class ImportOptions:
     config: Annotated[ImportConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # replace an existing dataset
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class ExportOptions(Config):
     name: tyro.conf.Positional[str]  # name of the new Minari dataset, such as mine/halfcheetah-v0
     form: Literal["agents", "joint"] = "agents"  # dictionaries over agents, or state and joint action as vectors
     task: str | None = None  # the dataset's task, repeated: consent to import it if it is package.module:factory
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,15 @@ class FitOptions:
     config: Annotated[OfflineConfig, tyro.conf.arg(name="", prefix_name=False)]
     overwrite: bool = False  # replace an existing run
     quiet: bool = False  # print nothing but warnings and errors
+    json: bool = False  # print one JSON object
 
 
 def dataset(args: Sequence[str]) -> int:
-    if not args or args[0] in ("-h", "--help"):
-        lines = [f"  {name:<8}{about}" for name, about in _DATASET.items()]
-        print("usage: dima dataset COMMAND ...\n\n" + "\n".join(lines) + "\n")
-        print("`dima dataset COMMAND --help` lists the options of a command.")
+    if not args or args[0] in ("-h", "--help", "--help-all", "help"):
+        print(dataset_overview())
         return 0
-    if args[0] not in _DATASET:
-        raise ConfigError(f"there is no command {args[0]!r} of `dima dataset`: {nearest(args[0], _DATASET)}")
+    if args[0] not in DATASET:
+        raise ConfigError(f"there is no command {args[0]!r} of `dima dataset`: {nearest(args[0], DATASET)}")
     return {"record": _record, "info": _info, "import": _import, "export": _export}[args[0]](args[1:])
 
 
@@ -79,12 +78,15 @@ def _record(args: Sequence[str]) -> int:
     from dima.runtime.progress import choose_progress
 
     done = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
-    if options.quiet:
-        return 0 if done.finished else 130
-    if not done.finished:
+    if options.json and done.finished:
+        return _info([str(done.folder), "--json"])
+    if options.json:
+        answer({"dataset": str(done.folder), "steps": done.steps, "finished": False})
+    elif not options.quiet and done.finished:
+        return _info([str(done.folder)])
+    elif not options.quiet:
         print(f"interrupted after {done.steps:,} steps: the same command continues {done.folder}")
-        return 130
-    return _info([str(done.folder)])
+    return 0 if done.finished else 130
 
 
 def _info(args: Sequence[str]) -> int:
@@ -93,7 +95,10 @@ def _info(args: Sequence[str]) -> int:
     from dima.datasets.reader import Dataset, describe, description_text
 
     facts = describe(Dataset.open(options.dataset))
-    print(json.dumps(facts) if options.json else description_text(facts))
+    if options.json:
+        answer(facts)
+    else:
+        print(description_text(facts))
     return 0
 
 
@@ -104,7 +109,8 @@ def _import(args: Sequence[str]) -> int:
 
     from dima.datasets.minari import import_minari
 
-    return _info([str(import_minari(options.config, overwrite=options.overwrite).path)])
+    imported = import_minari(options.config, overwrite=options.overwrite).path
+    return _info([str(imported), *(["--json"] if options.json else [])])
 
 
 def _export(args: Sequence[str]) -> int:
@@ -114,12 +120,18 @@ def _export(args: Sequence[str]) -> int:
     from dima.datasets.reader import Dataset
 
     where = export_minari(Dataset.open(options.dataset), options.name, options.form, task=options.task)
-    print(f"exported to {where}: open it with minari.load_dataset({options.name!r})")
+    if options.json:
+        answer({"folder": str(where), "name": options.name})
+    else:
+        print(f"exported to {where}: open it with minari.load_dataset({options.name!r})")
     return 0
 
 
 def fit(args: Sequence[str]) -> int:
     choice = choose(args, FitOptions, "dataset", also=("task",))
+    if asks_short_help(args):
+        print(help_text("dima fit", FitOptions, values=preset_values(choice, run=False)))
+        return 0
 
     from dima.runtime.progress import choose_progress
     from dima.training.offline import fit as run
@@ -127,12 +139,10 @@ def fit(args: Sequence[str]) -> int:
 
     if "dataset" in choice.names:
         config = fit_config(**choice.names)
-    elif {"-h", "--help"} & set(args):
+    elif asks_help(args):
         config = offline_config("DATASET", EXAMPLE, choice.names.get("algorithm", OfflineConfig.algorithm))
     else:
         raise ConfigError("no dataset was given: write `dima fit DATASET`, with a folder of `dima dataset record`")
     options = parse(FitOptions, choice.rest, "dima fit DATASET", FitOptions(config))
     summary = run(options.config, overwrite=options.overwrite, progress=choose_progress(options.quiet))
-    if not options.quiet:
-        print(summary.table())
-    return 0 if summary.finished else 130
+    return tell(summary, options.quiet, options.json)

@@ -1,14 +1,16 @@
-"""Commands on the library and the machine: tasks, algorithms, check, doctor."""
+"""Commands on the library and the machine: tasks, algorithms, check, doctor, completion."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import tyro
 
-from dima.cli.options import parse
+from dima.cli.answer import answer
+from dima.cli.options import name_of, parse
 from dima.config import Config
 from dima.envs.base import TaskInfo
 from dima.errors import ConfigError
@@ -17,17 +19,24 @@ from dima.errors import ConfigError
 @dataclass(frozen=True)
 class TasksOptions(Config):
     text: tyro.conf.Positional[str] = ""  # show only names that contain this text
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Config):
     task: str  # task, or package.module:factory of your environment
     env: Config  # settings of the environment
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
-class NoOptions(Config):
-    pass
+class AnswerOptions(Config):
+    json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
+class CompletionOptions(Config):
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]  # shell that the script is for
 
 
 def tasks(args: Sequence[str]) -> int:
@@ -38,25 +47,32 @@ def tasks(args: Sequence[str]) -> int:
     found = [task for task in all_tasks() if options.text in task.name]
     if not found:
         raise ConfigError(f"no task's name contains {options.text!r}: `dima tasks` lists all tasks")
-    print("\n".join(map(_task_line, found)))
+    if options.json:
+        answer({"tasks": [vars(task) for task in found]})
+    else:
+        print("\n".join(map(_task_line, found)))
     return 0
 
 
 def algorithms(args: Sequence[str]) -> int:
-    parse(NoOptions, args, "dima algorithms")
+    options = parse(AnswerOptions, args, "dima algorithms")
 
     from dima.algorithms import algorithm_names, algorithm_summary
     from dima.presets import preset_names
 
+    found: list[dict[str, Any]] = []
     names = algorithm_names()
-    width = max(map(len, names))
     for name in names:
         try:
-            summary, presets = algorithm_summary(name), ", ".join(preset_names(name))
+            found.append({"name": name, "summary": algorithm_summary(name), "presets": preset_names(name)})
         except ConfigError as error:  # of a package whose modules fail
             print(f"dima: {error}", file=sys.stderr)
-        else:
-            print(f"{name:<{width}}  {summary}\n{'':<{width}}  presets: {presets}")
+    if options.json:
+        answer({"algorithms": found})
+        return 0
+    width = max(map(len, names))
+    for one in found:
+        print(f"{one['name']:<{width}}  {one['summary']}\n{'':<{width}}  presets: {', '.join(one['presets'])}")
     return 0
 
 
@@ -72,20 +88,35 @@ def check(args: Sequence[str]) -> int:
     from dima.training.proposal import first_run
 
     report = check_environment(options.task, options.env)
-    print("\n".join(report.lines))
-    if command := first_run(report, choice.rest):
-        print(f"to train in it:\n    {command}")
+    command = first_run(report, [arg for arg in choice.rest if name_of(arg) != "json"])
+    if options.json:
+        answer(report.to_dict() | {"train": command})
+    else:
+        print("\n".join([*report.lines, *([f"to train in it:\n    {command}"] if command else [])]))
     return 0 if report.ok else 2
 
 
 def doctor(args: Sequence[str]) -> int:
-    parse(NoOptions, args, "dima doctor")
+    options = parse(AnswerOptions, args, "dima doctor")
 
     from dima.cli.doctor import examine
 
     findings = examine()
-    print("\n".join(map(str, findings)))
-    return 1 if any(finding.fatal for finding in findings) else 0
+    broken = any(finding.fatal for finding in findings)
+    if options.json:
+        answer({"ok": not broken, "findings": [finding.to_dict() for finding in findings]})
+    else:
+        print("\n".join(map(str, findings)))
+    return 1 if broken else 0
+
+
+def completion(args: Sequence[str]) -> int:
+    options = parse(CompletionOptions, args, "dima completion")
+
+    from dima.cli.completion import script
+
+    print(script(options.shell), end="")
+    return 0
 
 
 def _task_line(task: TaskInfo) -> str:

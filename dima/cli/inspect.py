@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import webbrowser
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dima.analysis.diagnose.config import DiagnosisConfig
+from dima.cli.answer import answer
 from dima.cli.options import parse
 from dima.cli.positional import Device
 from dima.config import Config, Count, Range, Whole, user_path
@@ -29,6 +29,7 @@ class DemoOptions(Config):
     open: bool = True  # open the page in a browser, where there is a screen
     device: Device = "auto"  # device of the world model
     quiet: bool = False  # no progress bars
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def demo(args: Sequence[str]) -> int:
 
     found = run(options.out, device=options.device, progress=choose_progress(options.quiet))
     _tell_missing_pictures(found.imagination)
-    print(found.summary())
+    if options.json:
+        answer(found.to_dict())
+    else:
+        print(found.summary())
     if options.open and _has_screen():
         webbrowser.open(found.page.resolve().as_uri())
     return 0
@@ -154,8 +158,10 @@ def diagnose(args: Sequence[str]) -> int:
 
 def _print(found: Imagination | Diagnosis, page: Path, as_json: bool) -> None:
     """Verdicts, the gravest first, then numbers."""
-    lines = [*map(str, found.verdicts), "", *found.findings, "", f"page: {page}"]
-    print(json.dumps(found.to_dict()) if as_json else "\n".join(lines))
+    if as_json:
+        answer(found.to_dict() | {"page": str(page)})
+    else:
+        print("\n".join([*map(str, found.verdicts), "", *found.findings, "", f"page: {page}"]))
 
 
 def report(args: Sequence[str]) -> int:
@@ -173,5 +179,8 @@ def report(args: Sequence[str]) -> int:
     )
     for problem in done.problems:
         print(f"dima: not in the report: {problem.path} {problem.reason}", file=sys.stderr)
-    print(json.dumps(done.to_dict()) if options.json else done.summary())
+    if options.json:
+        answer(done.to_dict())
+    else:
+        print(done.summary())
     return 0

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from decimal import Decimal
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args
 
 import tyro
 
+from dima.cli.fields import flags
+from dima.cli.help import asks_help, help_text
 from dima.errors import ConfigError
 
 T = TypeVar("T")
 BOOLEANS = {"true": True, "false": False}  # values of a switch on the command line
-_HELP = ("-h", "--help")
 _FRAME = re.compile(r"[\u2500-\u257f]+|-{3,}|^[|+]|[|+]$")
 _REWRITTEN = {
     r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 = \2 is not a whole number",
     r"Error parsing (\S+): could not convert string to float: (.*)": r"\1 = \2 is not a number",
     r"Error parsing (\S+): Could not find valid parse for arguments: \['(.*)'\].*": r"\1 = \2 does not fit",
-    r"Missing from (.*?): STR (.*) \(required\)": r"`\1` needs a \2",
+    r"Missing from (.*?): (?:STR|\{\S+\}) (.*) \(required\)": r"`\1` needs a \2",
     r"Missing value for argument '(\S+)'.*": r"\1 needs a value",
     r"Invalid choice '(.*)' for argument '(\S+)'. Expected one of \((.*)\)\.?": r"\2 = '\1' is not one of \3",
 }
@@ -45,8 +45,9 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     start: dict[str, Any] = {} if default is None else {"default": default}
     known = dict(flags(default or kind))
     args = _plain_numbers(_plain_switches(args, known), known)
-    if any(arg in _HELP for arg in args):
-        tyro.cli(kind, args=["--help"], prog=prog, **start)
+    if asks_help(args):
+        print(help_text(prog, default or kind, args))
+        raise SystemExit(0)
     output = io.StringIO()
     try:
         with redirect_stdout(output), redirect_stderr(output):
@@ -109,23 +110,6 @@ def _close_tails(name: str, flags: Sequence[str]) -> list[str]:
 def name_of(flag: str) -> str:
     """``--learner.cuda_graphs=3`` -> ``learner.cuda-graphs``."""
     return flag.split("=")[0].lstrip("-").replace("_", "-")
-
-
-def flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and type of each flag of a dataclass.
-
-    An instance also has the flags of nested configs that its class leaves open.
-    """
-    hints = get_type_hints(options if isinstance(options, type) else type(options))
-    for field in dataclasses.fields(options):
-        value, name = getattr(options, field.name, None), prefix + field.name.replace("_", "-")
-        nested = value if dataclasses.is_dataclass(value) else hints[field.name]
-        if not dataclasses.is_dataclass(nested):
-            yield name, nested
-        elif field.name == "config":  # its flags have no prefix, see the options of `dima train`
-            yield from flags(nested, prefix)
-        else:
-            yield from flags(nested, f"{name}.")
 
 
 def _plain_numbers(args: Sequence[str], known: dict[str, Any]) -> list[str]:

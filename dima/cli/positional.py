@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 from dima.algorithms import algorithm_config
-from dima.cli.options import BOOLEANS, flags, name_of
+from dima.cli.fields import flags
+from dima.cli.help import asks_help
+from dima.cli.options import BOOLEANS, name_of
 from dima.envs import TASKS, suite_config
 from dima.errors import ConfigError, UserError
+from dima.presets import default_preset, preset_changes
 from dima.training.run_config import RunConfig
 
 EXAMPLE = "mamujoco/halfcheetah-2x3"  # task whose options `dima train --help` shows
@@ -66,16 +69,31 @@ def choose(
 
 def the_task(choice: Choice, args: Sequence[str], command: str) -> str:
     """The task; an example if only help is requested."""
-    if "task" not in choice.names and not {"-h", "--help"} & set(args):
+    if "task" not in choice.names and not asks_help(args):
         raise ConfigError(f"no task was given: write `{command} TASK`, with a task that `dima tasks` lists")
     task: str = choice.names.get("task", EXAMPLE)
     return task
 
 
+def preset_values(choice: Choice, run: bool = True) -> dict[str, Any]:
+    """Defaults of a run's options under the chosen algorithm and preset, for help texts.
+
+    Args:
+        choice: the names that were given.
+        run: with the preset's settings of runs; else those of the algorithm alone would apply.
+    """
+    algorithm = choice.names.get("algorithm", RunConfig.algorithm)
+    preset = choice.names.get("preset") or default_preset(algorithm)
+    values: dict[str, Any] = {"algorithm": algorithm, "preset": preset}
+    for changes in preset_changes(algorithm, preset, choice.names.get("task", EXAMPLE)) if run else ():
+        values |= {name: value for name, value in changes.items() if not isinstance(value, Mapping)}
+    return values
+
+
 def _known(options: type, args: Sequence[str], algorithm: str | None) -> dict[str, Any]:
     """Types of a command's flags by name, with those of every suite."""
     known = dict(flags(options))
-    if algorithm is not None:
+    if algorithm is not None and any(arg.startswith("--learner") for arg in args):  # so is PyTorch
         known |= flags(algorithm_config(algorithm), "learner.")
     if any(arg.startswith("--env.") for arg in args):  # simulators are slow to import
         for name in TASKS.names():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
+from dima.cli.answer import answer
 from dima.cli.options import parse
 from dima.config import Config, NonEmpty
 
@@ -58,7 +58,7 @@ def export(args: Sequence[str]) -> int:
         progress=choose_progress(options.quiet),
     )
     if options.json:
-        print(json.dumps(done.to_dict()))
+        answer(done.to_dict())
         return 0
     for path, equal in done.files.items():
         print(f"{path}: {path.stat().st_size / 1000:,.0f} kB, {equal}")
@@ -72,7 +72,10 @@ def push(args: Sequence[str]) -> int:
     from dima.sharing.hub import push as run
 
     where = run(options.run, options.repo, public=options.public, replay=options.replay)
-    print(json.dumps({"url": where}) if options.json else f"pushed to {where}")
+    if options.json:
+        answer({"url": where})
+    else:
+        print(f"pushed to {where}")
     return 0
 
 
@@ -82,5 +85,8 @@ def pull(args: Sequence[str]) -> int:
     from dima.sharing.hub import pull as run
 
     folder = run(options.repo, options.run, revision=options.revision)
-    print(json.dumps({"run": str(folder)}) if options.json else f"run folder: {folder}")
+    if options.json:
+        answer({"run": str(folder)})
+    else:
+        print(f"run folder: {folder}")
     return 0

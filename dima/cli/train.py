@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dima.cli.options import parse
-from dima.cli.positional import Device, choose, the_task
+from dima.cli.answer import answer
+from dima.cli.help import asks_short_help, help_text
+from dima.cli.options import name_of, parse
+from dima.cli.positional import Device, choose, preset_values, the_task
 from dima.config import Config, Count, Whole
-from dima.runtime.summary import seeds_table, settings_line
+from dima.errors import ConfigError
+from dima.runtime.summary import Summary, seeds_table, settings_line
 from dima.runtime.verdicts import Verdict
 from dima.training.run_config import TrainConfig, build_config
 
@@ -29,6 +31,7 @@ class TrainOptions:
     callbacks: tuple[str, ...] = ()  # of your own, package.module:Name of each, or dima:KeepBest
     overwrite: bool = False  # replace an existing run
     quiet: bool = False  # print nothing but warnings and errors
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class ResumeOptions(Config):
     algorithm: str | None = None  # likewise the run's algorithm, if it is package.module:Name
     callbacks: tuple[str, ...] = ()  # those of the run, repeated; none: continue without them
     quiet: bool = False  # print nothing but warnings and errors
+    json: bool = False  # print one JSON object
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,16 @@ class EvaluateOptions(Config):
 def train(args: Sequence[str]) -> int:
     choice = choose(args, TrainOptions)
     choice.names["task"] = the_task(choice, args, "dima train")
+    if asks_short_help(args):  # without PyTorch
+        print(help_text("dima train", TrainOptions, values=preset_values(choice)))
+        return 0
     config = build_config(**choice.names)
     options = parse(TrainOptions, choice.rest, "dima train TASK", TrainOptions(config))
 
-    if options.seeds:
+    given = {name_of(arg) for arg in args if arg.startswith("--")}
+    if {"seed", "seeds"} <= given:
+        raise ConfigError("--seed and --seeds exclude each other: name all seeds behind --seeds")
+    if "seeds" in given:
         return _train_seeds(options)
 
     from dima.runtime.progress import choose_progress
@@ -75,7 +85,14 @@ def train(args: Sequence[str]) -> int:
         overwrite=options.overwrite,
         progress=choose_progress(options.quiet),
     )
-    if not options.quiet:
+    return tell(summary, options.quiet, options.json)
+
+
+def tell(summary: Summary, quiet: bool, as_json: bool) -> int:
+    """Print how a run ended; the exit status."""
+    if as_json:
+        answer(summary.to_dict())
+    elif not quiet:
         print(summary.table())
     return 0 if summary.finished else 130
 
@@ -88,14 +105,18 @@ def _train_seeds(options: TrainOptions) -> int:
     outcomes = train_seeds(
         options.config, options.seeds, overwrite=options.overwrite, callbacks=options.callbacks, progress=together
     )
-    if not options.quiet:
-        print(seeds_table([outcome.summary for outcome in outcomes if outcome.summary is not None]))
+    summaries = [outcome.summary for outcome in outcomes if outcome.summary is not None]
+    if options.json:
+        errors = {str(outcome.seed): outcome.error for outcome in outcomes if outcome.error}
+        answer({"runs": [summary.to_dict() for summary in summaries], "errors": errors})
+    elif not options.quiet:
+        print(seeds_table(summaries))
     for outcome in outcomes:
         if outcome.error:
             print(f"dima: seed {outcome.seed}: {outcome.error}", file=sys.stderr)
-    if any(outcome.error for outcome in outcomes):
+    if any(outcome.error and not outcome.stopped for outcome in outcomes):
         return 2
-    return 0 if all(outcome.summary.finished for outcome in outcomes if outcome.summary) else 130
+    return 0 if all(outcome.summary is not None and outcome.summary.finished for outcome in outcomes) else 130
 
 
 def resume(args: Sequence[str]) -> int:
@@ -117,9 +138,7 @@ def resume(args: Sequence[str]) -> int:
         callbacks=callbacks if options.callbacks else None,
         progress=progress,
     )
-    if not options.quiet:
-        print(summary.table())
-    return 0 if summary.finished else 130
+    return tell(summary, options.quiet, options.json)
 
 
 def evaluate(args: Sequence[str]) -> int:
@@ -142,7 +161,7 @@ def evaluate(args: Sequence[str]) -> int:
         try:
             facts |= {} if path is None else {"video": str(_film(agent, path, options))}
         finally:
-            print(json.dumps(facts))
+            answer(facts)
     else:
         print("".join(f"{verdict}\n" for verdict in verdicts), end="")
         conditions = ", ".join(filter(None, (settings_line(config.env.to_dict()), agent.simulator)))

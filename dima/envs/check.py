@@ -64,6 +64,16 @@ class CheckReport:
         """No check failed (notes are advice)."""
         return all(finding.verdict != "wrong" for finding in self.findings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data for JSON."""
+        return {
+            "task": self.task,
+            "ok": self.ok,
+            "findings": [vars(finding) for finding in self.findings],
+            "spec": None if self.spec is None else self.spec.to_dict(),
+            "lengths": list(self.lengths),
+        }
+
     @property
     def lines(self) -> list[str]:
         """The findings, one line each, and a conclusion."""

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dima.algorithms import algorithm_class
+from dima.algorithms import algorithm_class, in_library
 from dima.config import read_yaml
 from dima.errors import ConfigError, nearest
-from dima.world_models.base import WorldModelConfig
+from dima.world_models import WORLD_MODELS
 
 PUBLISHED, SMALL, QUICK = "published", "small", "quick"
 GPU_SIZED = (PUBLISHED, "sharp", "lean")  # presets that take days without one
@@ -85,9 +85,18 @@ def read_preset(algorithm: str, preset: str, extending: tuple[str, ...] = ()) ->
 
 def _folders(algorithm: str) -> list[str]:
     own = [] if ":" in algorithm else [algorithm]  # files are for names
-    return [MODEL_BASED, *own] if issubclass(algorithm_class(algorithm), WorldModelConfig) else own
+    return [MODEL_BASED, *own] if _is_world_model(algorithm) else own
+
+
+def _is_world_model(algorithm: str) -> bool:
+    """Whether a name is that of a world model; the library's are known without importing them."""
+    if in_library(algorithm):
+        return algorithm in WORLD_MODELS.library
+    from dima.world_models.base import WorldModelConfig
+
+    return issubclass(algorithm_class(algorithm), WorldModelConfig)
 
 
 def _own(algorithm: str) -> Mapping[str, Mapping[str, Any]]:
-    """The presets that the config class brings itself."""
-    return getattr(algorithm_class(algorithm), "presets", {})
+    """The presets that the config class brings itself; the library's are files."""
+    return {} if in_library(algorithm) else getattr(algorithm_class(algorithm), "presets", {})

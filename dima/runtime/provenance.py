@@ -11,8 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dima.runtime import machine
 from dima.version import __version__
 
@@ -40,6 +38,8 @@ def package_version(name: str) -> str | None:
 
 def protocol(device: str) -> dict[str, Any]:
     """Versions, commit and machine: everything outside the config that a result depends on."""
+    import torch  # the versions alone, as in `dima doctor`, do without
+
     return {
         "dima": __version__,
         "python": platform.python_version(),

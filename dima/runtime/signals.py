@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+announces = True  # whether this process says that it stops
+
 
 class Interrupted(Exception):
     """A stop was requested while experience was collected."""
@@ -51,11 +53,12 @@ def graceful_stop() -> Iterator[Stop]:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = True
-        print(
-            "stopping as soon as the work is saved (a second signal stops at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        if announces:
+            print(
+                "stopping as soon as the work is saved (a second signal stops at once)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,17 @@ class Summary:
         if not self.finished:
             lines.append(f"interrupted and saved; continue with `dima resume {self.folder}`")
         return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data for JSON."""
+        facts = {"run" if f.name == "folder" else f.name: getattr(self, f.name) for f in fields(self)}
+        return facts | {
+            "run": str(self.folder),
+            "env": dict(self.env),
+            "evaluations": [[step, value] for step, value in self.evaluations],
+            "seconds": dict(self.seconds),
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+        }
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import NoReturn
 
 from dima.errors import ConfigError, UserError
 from dima.runtime.multi_progress import RunsProgress
@@ -19,6 +23,9 @@ from dima.training.callbacks import load_callbacks
 from dima.training.run_config import TrainConfig
 
 _POLL_SECONDS = 0.2  # between two checks whether a stop was requested
+_UNWIND_SECONDS = 3.0  # in which processes that are stopped at once may end their own children
+_STOPS = {signal.SIGINT, signal.SIGTERM}
+NOT_BEGUN = "stopped before it began"
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Outcome:
     seed: int
     summary: Summary | None = None
     error: str = ""  # why there is no summary
+    stopped: bool = False  # a stop was requested before the run began
 
 
 def train_seeds(
@@ -61,10 +69,10 @@ def train_seeds(
         raise ConfigError(f"seeds = {list(seeds)}: give at least one, each of them once")
     runs, progress = [seed_config(config, seed) for seed in seeds], progress or RunsProgress()
     with graceful_stop() as stop, ExitStack() as cleanup, progress.displaying([_name(seed) for seed in seeds]):
-        workers = {}
+        workers: dict[Connection, tuple[int, SpawnProcess]] = {}
+        cleanup.callback(_end, workers)  # when this process is stopped at once
         for run in runs:
             connection, process = _start(run, overwrite, callbacks)
-            cleanup.callback(process.terminate)  # when this process is stopped at once
             workers[connection] = (run.seed, process)
         outcomes = _watch(workers, stop, progress)
         cleanup.pop_all()
@@ -80,7 +88,8 @@ def _start(config: TrainConfig, overwrite: bool, callbacks: Sequence[str]) -> tu
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(config, overwrite, callbacks, sender), name=_name(config.seed))
-    process.start()
+    with _no_stops():  # the process inherits this until it can handle them
+        process.start()
     sender.close()
     return receiver, process
 
@@ -133,15 +142,59 @@ class _Relay(Progress):
 
 def _work(config: TrainConfig, overwrite: bool, callbacks: Sequence[str], connection: Connection) -> None:
     """Train one run in a process of its own."""
+    from dima.runtime import signals
     from dima.training.online import train
 
+    signals.announces = False  # the parent says it, once
     os.setsid()  # a Ctrl-C at the terminal reaches the parent, which passes it on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)  # until training handles it
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         calls, relay = load_callbacks(callbacks), _Relay(connection)
         outcome = Outcome(config.seed, train(config, overwrite=overwrite, progress=relay, callbacks=calls))
     except UserError as error:
         outcome = Outcome(config.seed, error=" ".join(str(error).split()))
+    except _NotBegun:
+        outcome = Outcome(config.seed, error=NOT_BEGUN, stopped=True)
+    except (KeyboardInterrupt, BrokenPipeError):  # a second signal; or the parent is gone
+        raise SystemExit(128 + signal.SIGTERM) from None
     connection.send(outcome)
+
+
+class _NotBegun(BaseException):
+    """A stop was requested before training could handle it."""
+
+
+def _stop(*_: object) -> NoReturn:
+    raise _NotBegun
+
+
+@contextmanager
+def _no_stops() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back while the block runs."""
+    resource_tracker.ensure_running()  # which lets them through when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(workers: dict[Connection, tuple[int, SpawnProcess]]) -> None:
+    """Stop processes at once; kill those that do not follow."""
+    processes = [process for _, process in workers.values()]
+    try:
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + _UNWIND_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:  # also after yet another signal
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
 def _name(seed: int) -> str:

@@ -28,9 +28,9 @@ class RunConfig(Config):
 
     task: str  # name of the task, such as mamujoco/halfcheetah-2x3 (see `dima tasks`)
     algorithm: str = "dima"  # name of the algorithm (see `dima algorithms`)
-    preset: str = "published"  # differences from the defaults that this config was built with
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of all random numbers
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # of all tensors; auto: a CUDA GPU if there is one
+    preset: str = "published"  # named settings that the config was built from (see `dima algorithms`)
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # seed of all random numbers
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # device of all tensors; auto: a CUDA GPU if there is one
     run: str | None = None  # run folder; default runs/<task>/<algorithm>-<preset>-seed<seed>
     threads: Annotated[int, Range(0, 1024)] = 0  # CPU threads of PyTorch; 0: its own choice
     checkpoint_budget: Fraction = 0.02  # share of the run's time for writing checkpoints; 1: after every iteration

@@ -1,14 +1,20 @@
 """Cores and memory, also in containers; provenance; the doctor's findings on a broken installation."""
 
 import importlib.metadata
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import dima.cli.doctor
 from dima.cli.doctor import examine
+from dima.cli.probe import Probe, probe
 from dima.runtime import machine, provenance
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_containers_limit_counts(monkeypatch):
@@ -86,8 +92,11 @@ def test_without_git(monkeypatch):
 
 class TestDoctor:
     @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch):
-        monkeypatch.setattr(dima.cli.doctor, "import_module", lambda name: sys.modules.get(name))
+    def probed(self, monkeypatch):
+        """What importing the packages would show: by default all is well."""
+        probed = {"faults": {}, "torch": {"cuda": None, "gpu": None, "memory": 0}}
+        monkeypatch.setattr(dima.cli.doctor, "probe", lambda modules: Probe(**probed))
+        return probed
 
     def found(self):
         return {finding.name: finding for finding in examine()}
@@ -96,7 +105,9 @@ class TestDoctor:
         found = self.found()
         assert not any(finding.fatal for finding in found.values())
         assert "GiB free of" in found["memory"].text
-        assert {"device", "cores", "disk", "EGL", "OSMesa", "python"} <= set(found)
+        assert {"device", "cores", "disk", "EGL", "OSMesa", "GLFW", "pictures", "ffmpeg", "python"} <= set(found)
+        assert found["ffmpeg"].text.endswith(": films can be written")
+        assert json.loads(json.dumps(found["torch"].to_dict()))["status"] == "ok"
 
     @pytest.mark.parametrize(("fault", "said"), [("", "can render"), ("no driver", "cannot render: no driver")])
     def test_a_library_is_tried_before_it_can_render(self, monkeypatch, fault, said):
@@ -104,48 +115,67 @@ class TestDoctor:
         monkeypatch.setattr("dima.envs.render.headless.error_of", lambda name: fault)
         found = self.found()
         assert found["EGL"].text == f"libEGL.so.1: MUJOCO_GL=egl {said}"
-        assert found["OSMesa"].text == "not found (optional: pictures)"
+        assert found["EGL"].absent == bool(fault)
+        assert found["OSMesa"].text.startswith(
+            "not found (optional: pictures); on Debian and Ubuntu: apt install libosm"
+        )
+        assert found["GLFW"].text == f"MUJOCO_GL=glfw {said}"
 
     @pytest.mark.parametrize(("fault", "risky"), [("no display", True), ("", False)])
     def test_a_backend_that_was_asked_for_is_tried(self, monkeypatch, fault, risky):
         monkeypatch.setenv("MUJOCO_GL", "glfw")
         monkeypatch.setattr("dima.envs.render.headless.error_of", lambda name: fault if name == "glfw" else "")
-        found = self.found().get("pictures")
-        assert (found is not None) == risky
-        if found is not None:
-            assert found.risky
-            assert "MUJOCO_GL = 'glfw' cannot draw here (no display): unset it" in found.text
+        found = self.found()["pictures"]
+        assert found.risky == risky
+        expected = "MUJOCO_GL = 'glfw' cannot draw here (no display): unset it" if risky else "drawn by glfw"
+        assert expected in found.text
 
     def test_a_missing_package(self, monkeypatch):
         real = dima.cli.doctor.package_version
-        monkeypatch.setattr(dima.cli.doctor, "package_version", lambda name: None if name == "mujoco" else real(name))
+        lacking = ("mujoco", "wandb")
+        monkeypatch.setattr(dima.cli.doctor, "package_version", lambda name: None if name in lacking else real(name))
         found = self.found()
         assert str(found["mujoco"]).startswith("BROKEN")
-        assert not found["wandb"].fatal
+        assert "not installed; do: pip install mujoco" in found["mujoco"].text
+        assert found["[wandb]"].absent and not found["[wandb]"].fatal
+        assert found["[wandb]"].text == "not installed; optional: pip install 'dima-marl[wandb]'"
 
-    def test_a_package_that_cannot_be_imported(self, monkeypatch):
-        def broken(name):
-            if name == "pettingzoo":
-                raise OSError("libSDL.so:\ncannot open")
+    def test_packages_and_extras_are_those_of_the_project(self):
+        tomllib = pytest.importorskip("tomllib")  # Python 3.11
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        names = [re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]]
+        assert sorted(names) == sorted(dima.cli.doctor.PACKAGES)
+        extras = {name.strip("[]") for name in self.found() if name.startswith("[")}
+        assert extras <= project["optional-dependencies"].keys() - {"dev", "docs"}
 
-        monkeypatch.setattr(dima.cli.doctor, "import_module", broken)
+    def test_a_package_that_cannot_be_imported(self, probed):
+        probed["faults"] = {"pettingzoo": "libSDL.so: cannot open"}
         found = self.found()
         assert found["pettingzoo"].fatal
         assert "cannot be imported: libSDL.so: cannot open" in found["pettingzoo"].text
 
-    def test_without_torch(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torch", None)
-        assert dima.cli.doctor._device().fatal
+    def test_without_torch(self, probed):
+        probed["torch"] = None
+        assert self.found()["device"].fatal
 
-    def test_a_gpu_and_little_memory(self, monkeypatch):
-        import torch
-
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X")
+    def test_a_gpu_and_little_memory(self, probed, monkeypatch):
+        probed["torch"] = {"cuda": "12.8", "gpu": "NVIDIA X", "memory": 80 * 2**30}
         monkeypatch.setattr(machine, "free_memory", lambda: 2**30)
         found = self.found()
-        assert found["device"].text == "cuda: NVIDIA X"
+        assert found["device"].text == "cuda: NVIDIA X, 80 GiB, CUDA 12.8"
         assert "needs 4 GiB" in found["memory"].text
+
+    def test_a_gpu_that_pytorch_cannot_use(self, monkeypatch):
+        monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0")
+        found = dima.cli.doctor._device(dima.cli.doctor.probe([]))
+        assert (
+            found.risky and "there is an NVIDIA GPU, but PyTorch cannot use it: it is built without CUDA" in found.text
+        )
+
+    def test_without_ffmpeg(self, monkeypatch):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+        found = self.found()["ffmpeg"]
+        assert found.risky and "there are no films" in found.text
 
     def test_the_faulty_mujoco(self, mujoco):
         mujoco({"mujoco": "4.0.0", "mujoco-core": "4.0.0", "mujoco-studio": "4.0.0"})
@@ -195,11 +225,14 @@ class TestDoctor:
                 for file in () if name in lost else files:
                     (tmp_path / file).write_text("")
 
+            ours = ("mujoco", "mujoco-core", "mujoco-studio")
+
             def found(name):
+                if name not in ours:
+                    return importlib.metadata.distribution(name)
                 return next(iter(importlib.metadata.distributions(name=name, path=[str(tmp_path)])), None)
 
             real = dima.cli.doctor.package_version
-            ours = ("mujoco", "mujoco-core", "mujoco-studio")
             monkeypatch.setattr(dima.cli.doctor, "distribution", found)
             monkeypatch.setattr(
                 dima.cli.doctor,
@@ -208,6 +241,21 @@ class TestDoctor:
             )
 
         return install
+
+
+def test_a_package_that_ends_the_process_is_named_and_the_others_are_tried(tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os, signal\nprint('hello')\nos.kill(os.getpid(), signal.SIGILL)\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = probe(["json", "deadly", "leaving", "nowhere_to_be_found", "colorsys"])
+    assert found.torch is None
+    assert found.faults == {
+        "json": "",
+        "deadly": "it ends Python by SIGILL",
+        "leaving": "3",
+        "nowhere_to_be_found": "No module named 'nowhere_to_be_found'",
+        "colorsys": "",
+    }
 
 
 FAULTS = """

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,21 +83,14 @@ def test_the_command_prints_every_run(tmp_path, capsys) -> None:
     assert "dima: seed 0: " in err and "already holds a run" in err and "run-seed2" in out
 
 
-def test_all_stop_together_and_save(tmp_path) -> None:
-    args = [
-        "--algorithm",
-        "mappo",
-        "--preset",
-        "debug",
-        "--steps",
-        "1000000",
-        "--run",
-        str(tmp_path / "run"),
-        "--checkpoint-budget",
-        "0",
-    ]
-    command = [sys.executable, "-m", "dima", "train", "toy/walk", "--seeds", "0", "1", *args]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Two runs that would take hours, in a process group of their own, as a terminal starts them."""
+    args = ["--algorithm", "mappo", "--preset", "debug", "--steps", "1000000", "--checkpoint-budget", "0"]
+    command = [sys.executable, "-m", "dima", "train", "toy/walk", "--seeds", "0", "1", *args, "--run", str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_until_both_learn(run: subprocess.Popen[str]) -> None:
     assert run.stderr is not None
     begun: set[str] = set()
     while begun != {"seed 0", "seed 1"}:
@@ -104,13 +98,46 @@ def test_all_stop_together_and_save(tmp_path) -> None:
         assert line, "the runs ended by themselves"
         name, _, text = line.partition(": ")
         begun |= {name} if text.startswith("step ") else set()
+
+
+def test_all_stop_together_and_save(tmp_path) -> None:
+    run = start(tmp_path / "run")
+    wait_until_both_learn(run)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    out, _ = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=120)
     assert run.returncode == 130
     assert out.count("interrupted and saved") == 2
+    assert err.count("stopping as soon as") == 1  # the parent alone says it
     for seed in (0, 1):
         folder = RunFolder.open(tmp_path / f"run-seed{seed}")
         assert folder.load().tree["iterations"] == max(record.get("iteration", 0) for record in folder.records()) >= 1
+
+
+def test_a_second_signal_stops_at_once_without_tracebacks(tmp_path) -> None:
+    run = start(tmp_path / "run")
+    wait_until_both_learn(run)
+    assert run.stderr is not None
+    for send, number in ((os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)):
+        send(run.pid, number)
+        while (line := run.stderr.readline()) and not line.startswith(("stopping as soon", "dima: ")):
+            pass
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert line == "dima: stopped immediately; the last saved state is kept\n"
+    assert "Traceback" not in err and "KeyboardInterrupt" not in err
+    assert all(one.startswith("seed ") for one in err.splitlines())
+    assert RunFolder.open(tmp_path / "run-seed0").records()
+
+
+def test_a_stop_before_the_runs_began_is_no_error(tiny, tmp_path, monkeypatch) -> None:
+    class Impatient(RunsProgress):
+        @contextmanager
+        def displaying(self, names):
+            os.kill(os.getpid(), signal.SIGTERM)  # before the processes are started
+            yield
+
+    outcomes = train_seeds(tiny(algorithm="mappo", steps=10**6), [0, 1], progress=Impatient())
+    assert all(one.stopped or (one.summary is not None and not one.summary.finished) for one in outcomes)
 
 
 def test_views() -> None:

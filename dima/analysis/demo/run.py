@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dima.agent import Agent, load
 from dima.analysis.imagine.page import PAGE
@@ -34,6 +35,10 @@ class Demo:
     agent: Agent
     imagination: Imagination
     page: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain data for JSON, with folder and page."""
+        return self.imagination.to_dict() | {"folder": str(self.agent.folder), "page": str(self.page)}
 
     def summary(self) -> str:
         """Three lines: who, what, where."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def test_the_demo_writes_its_page_and_says_so_in_three_lines(tmp_path: Path, qui
     assert where == f"page: {out / 'imagination' / 'imagination.html'}"
     assert (out / "imagination" / "imagination.html").stat().st_size > 10_000
     assert contents(TEAM).items() <= contents(out).items()
-    assert main(["demo", "--out", str(out), "--no-open", "--quiet"]) == 0, "the copy is used again"
+    assert main(["demo", "--out", str(out), "--no-open", "--quiet", "--json"]) == 0, "the copy is used again"
+    told = json.loads(capsys.readouterr().out)
+    assert (told["folder"], told["page"]) == (str(out), where.removeprefix("page: ")) and told["horizons"]
     assert main(["evaluate", str(out), "--episodes", "1"]) == 0
 
 
@@ -126,7 +129,7 @@ def test_a_team_is_made_from_a_run_without_what_only_learning_needs(tmp_path: Pa
         make_team(mappo, tmp_path / "none")
 
 
-def test_the_wheel_holds_the_team(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_team_and_other_files(tmp_path: Path) -> None:
     """Files that the build would pack, from a copy of the source without version control."""
     pytest.importorskip("setuptools", "77")
     root = Path(module.__file__).parents[3]
@@ -141,4 +144,7 @@ def test_the_wheel_holds_the_team(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "built" / "dima" / "analysis" / "demo" / "team") == contents(TEAM)
+    built = tmp_path / "built" / "dima"
+    assert contents(built / "analysis" / "demo" / "team") == contents(TEAM)
+    scripts = {path.name for path in (built / "cli" / "completions").iterdir()}
+    assert {"candidates.awk", "dima.bash", "dima.zsh", "dima.fish"} <= scripts

@@ -100,7 +100,9 @@ def test_the_command_writes_the_library_s_numbers(trained, command, tmp_path: Pa
     status, out, _ = command("imagine", run, "--out", tmp_path / "out", "--json", "--quiet", *args)
     found = imagine_agent(dima.load(run, "cpu"), [5], act, seed=7, start=1, width=64)
     assert status == 0
-    assert json.loads(out) == json.loads(json.dumps(found.to_dict()))
+    told = json.loads(out)
+    assert told.pop("page") == str(tmp_path / "out" / "imagination.html")
+    assert told == json.loads(json.dumps(found.to_dict()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
     real, imagined = found.pictures[0]
     assert real.shape == imagined.shape == (48, 64, 3)

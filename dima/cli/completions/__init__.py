@@ -1,0 +1,1 @@
+"""Parts of the completion scripts, which ``dima.cli.completion`` fills in."""
