@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dima.sharing.hub import push as push
     from dima.sharing.policy import ExportedPolicy as ExportedPolicy
     from dima.sharing.policy import load_policy as load_policy
+    from dima.sweeps.run import sweep as sweep
     from dima.training.offline import fit as fit
     from dima.training.offline import fit_config as fit_config
     from dima.training.online import resume as resume
@@ -78,6 +79,7 @@ _HOME = {
     "register_world_model": "dima.world_models",
     "report": "dima.analysis.report.build",
     "resume": "dima.training.online",
+    "sweep": "dima.sweeps.run",
     "train": "dima.training.online",
 }
 __all__ = ["__version__", *_HOME]

@@ -1,7 +1,7 @@
 """Command line: one function per command, one line per error.
 
 Read this file first (dispatch, errors), then ``options`` (flags from dataclasses), ``positional`` (task, algorithm and
-preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``inspect`` (demo, imagine,
+preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``sweep``, ``inspect`` (demo, imagine,
 diagnose, report), ``datasets`` (dataset, fit), ``share`` (export, push, pull), ``info`` (tasks, algorithms, check,
 doctor) with ``doctor``.
 
@@ -24,6 +24,9 @@ MODULES = {  # module of this package -> its commands and their help
         "train": "train a team on a task: dima train TASK --algorithm dima",
         "resume": "continue an interrupted run, or extend a finished one",
         "evaluate": "evaluate a run's policy over episodes",
+    },
+    "sweep": {
+        "sweep": "carry out tasks x algorithms x seeds x settings from a file, or search settings",
     },
     "inspect": {
         "demo": "show a trained team and its imagination, in the browser, from a run that comes along",

@@ -11,8 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from dima.errors import ConfigError, UserError
-from dima.runtime.multi_progress import RunsProgress
-from dima.runtime.progress import Progress
+from dima.runtime.multi_progress import Relay, RunsProgress
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.training.run_config import TrainConfig
@@ -105,30 +104,13 @@ def _watch(
     return outcomes
 
 
-class _Relay(Progress):
-    """Sends what it would display to another process: a method of ``RunsProgress`` and its arguments."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def message(self, text: str) -> None:
-        self._connection.send(("message", text))
-
-    def warn(self, text: str) -> None:
-        self._connection.send(("warn", text))
-
-    def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        self._connection.send(("show", done, total, numbers, left))
-
-
 def _work(config: TrainConfig, overwrite: bool, connection: Connection) -> None:
     """Train one run in a process of its own."""
     from dima.training.online import train
 
     os.setsid()  # a Ctrl-C at the terminal reaches the parent, which passes it on
     try:
-        outcome = Outcome(config.seed, train(config, overwrite=overwrite, progress=_Relay(connection)))
+        outcome = Outcome(config.seed, train(config, overwrite=overwrite, progress=Relay(connection.send)))
     except UserError as error:
         outcome = Outcome(config.seed, error=" ".join(str(error).split()))
     connection.send(outcome)
