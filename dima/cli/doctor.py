@@ -33,7 +33,7 @@ _MODULES = {
     "rich": "rich",
     "tensorboard": "tensorboard",
 }
-_EXTRAS = {"wandb": "wandb"}
+_EXTRAS = {"ray": "ray", "wandb": "wandb"}
 _MUJOCO = ("mujoco", "mujoco-core", "mujoco-studio")  # one package up to version 3, three with a common folder since 4
 _MUJOCO_FAULTS = {"4.0.0": "its sparse Cholesky factorisation gives wrong accelerations"}
 _MUJOCO_REPAIR = f"pip uninstall --yes {' '.join(_MUJOCO)} && pip install 'mujoco!=4.0.0'"

@@ -79,7 +79,7 @@ class Agenda:
             self._progress.begin(name)
         elif kind == "retry":
             why, left = rest
-            self._progress.warn(name, f"{why}; it goes on from its last checkpoint ({left} more retries)")
+            self._progress.warn(name, f"{why}; it goes on from its last checkpoint (retries left: {left})")
         elif kind == "show":
             self._progress.show(name, *rest)
             done, _, numbers, _ = rest

@@ -71,6 +71,7 @@ class RunProcess:
     def __init__(self, job: Job) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
+        self._log = Path(job.log)
         self._connection, theirs = context.Pipe()
         self._process: ForkServerProcess = context.Process(target=_work, args=(job, theirs), name=job.name)
         self._process.start()
@@ -109,6 +110,9 @@ class RunProcess:
         self._process.kill()
         self._process.join()
         self._connection.close()
+        with suppress(OSError):
+            if not self._log.stat().st_size:
+                self._log.unlink()
 
 
 def _death(code: int | None) -> str:

@@ -132,7 +132,14 @@ class UnitTrial(tune.Trainable):
         self._work = UnitWork([Job(**job) for job in unit["jobs"]], unit["retries"])
 
 
-class _Units(Searcher):
+class _Unsaved:
+    """An object whose state stays here where Ray Tune saves its own: a sweep goes on from its run folders."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Units(_Unsaved, Searcher):
     """Gives Ray Tune the units of an agenda."""
 
     def __init__(self, agenda: Agenda, retries: int, files: Path) -> None:
@@ -152,13 +159,13 @@ class _Units(Searcher):
         """Nothing: the agenda was told by the events."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep goes on from its run folders."""
+        """Nothing, see :class:`_Unsaved`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: likewise."""
+        """Nothing, likewise."""
 
 
-class _Events(tune.Callback):
+class _Events(_Unsaved, tune.Callback):
     """Passes the events of trials on to an agenda, and requests to stop back."""
 
     def __init__(self, agenda: Agenda, files: Path) -> None:
@@ -184,8 +191,9 @@ class _Events(tune.Callback):
 def _why(trial: Any) -> str:
     """Why a trial's worker is lost, in a line."""
     with suppress(Exception):  # whatever cannot be unpickled here
-        error = trial.get_pickled_error() or trial.get_error()
-        return one_line(error)[:200] if not isinstance(error, ray.exceptions.RayActorError) else "its worker died"
+        error = trial.get_pickled_error()
+        if error is not None and not isinstance(error, ray.exceptions.RayActorError):
+            return one_line(error)[:200]
     return "its worker died"
 
 

@@ -68,8 +68,11 @@ class SweepResult:
         return 0
 
     def summary(self) -> str:
-        """The report's result, the best trials and the runs that failed, as a few lines of text."""
-        lines = [self.report.summary(), ""] if self.report else []
+        """The report's result, or the best trials of a search, as a few lines of text."""
+        lines = []
+        if self.report is not None:  # with a search it compares settings, too many to print
+            lines = [f"page: {self.report.page}"] if self.best else self.report.summary().splitlines()
+            lines.append("")
         for point, best in self.best.items():
             settings = ", ".join(f"{name} = {_shown(value)}" for name, value in best.settings.items())
             lines.append(f"best of {point}: {best.value:,.1f} with {settings} (trial {best.number}: {best.runs[0]})")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dima.storage.lock import FolderLock
 from dima.sweeps.agenda import Agenda
 from dima.sweeps.existing import state_of
 from dima.sweeps.plan import Plan, make_plan
+from dima.sweeps.process import LOGS
 from dima.sweeps.progress import SweepProgress
 from dima.sweeps.results import SweepResult
 from dima.sweeps.search import Search, require_optuna
@@ -23,7 +25,8 @@ from dima.sweeps.serial import carry_out_serially
 from dima.sweeps.spec import Backend, Sweep, read_sweep
 
 COPY = "sweep.yaml"  # of the file, in the sweep's folder
-NO_RAY = "Ray is not installed, so the runs follow one another (side by side: pip install 'dima-marl[ray]')"
+_INSTALL = "pip install 'dima-marl[ray]'"
+NO_RAY = f"dima: Ray is not installed, so the runs follow one another (side by side: {_INSTALL})"
 
 
 def sweep(
@@ -55,20 +58,19 @@ def sweep(
     if read.where is None:
         allow = [*allow, *read.tasks, *read.algorithms]
     plan = make_plan(read, allow)
-    parallel = _choose_backend(read, progress)
+    on_ray = _choose_backend(read, progress)
     searches = open_searches(plan)
     with _opened(read), graceful_stop() as stop:
         agenda = Agenda(plan, searches, progress, stop)
         with progress.displaying(plan.total, len(agenda.outcomes)):
-            if parallel:
-                from dima.sweeps.ray_tune import carry_out_on_ray
-
-                carry_out_on_ray(agenda, plan, progress)
+            if on_ray is not None:
+                on_ray(agenda, plan, progress)
             else:
                 carry_out_serially(agenda, read.spec.retries)
         runs = list(agenda.outcomes.values())
         best = {search.point.name: found for search in searches if (found := search.best) is not None}
-        written = _report([run.folder for run in runs], read.out)
+        whole = [run for run in runs if run.status != "pruned"]  # others would lower the steps to compare at
+        written = _report([run.folder for run in whole], read.out)
         return SweepResult(read.out, runs, plan.total, best, written, interrupted=stop.requested)
 
 
@@ -87,19 +89,21 @@ def open_searches(plan: Plan) -> list[Search]:
     return searches
 
 
-def _choose_backend(sweep: Sweep, progress: SweepProgress) -> bool:
-    """Whether runs are carried out with Ray."""
+def _choose_backend(sweep: Sweep, progress: SweepProgress) -> Callable[[Agenda, Plan, SweepProgress], None] | None:
+    """What carries the sweep out on Ray; None for one run after another."""
     backend, address = sweep.spec.backend, sweep.spec.address
     if backend == "serial":
         if address is not None:
             raise ConfigError(f"address = {address} is of a Ray cluster, but backend = serial uses none: leave one away")
-        return False
-    if find_spec("ray") is not None:
-        return True
-    if backend == "ray" or address is not None:
-        raise ConfigError("Ray is not installed: pip install 'dima-marl[ray]', or take --serial")
-    progress.message(NO_RAY)
-    return False
+        return None
+    if find_spec("ray") is None and backend == "auto" and address is None:
+        progress.message(NO_RAY)
+        return None
+    try:
+        from dima.sweeps.ray_tune import carry_out_on_ray
+    except ImportError as error:
+        raise ConfigError(f"Ray Tune cannot be used ({error}): {_INSTALL}, or take --serial") from None
+    return carry_out_on_ray
 
 
 @contextmanager
@@ -114,7 +118,15 @@ def _opened(sweep: Sweep) -> Iterator[None]:
                 write_text(sweep.out / COPY, sweep.where.read_text(encoding="utf-8"))
         yield
     finally:
+        _remove_empty(sweep.out / LOGS)
         lock.close()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove folders in which no run printed anything."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.rmdir(place)
 
 
 def _report(folders: Sequence[Path], out: Path) -> Report | None:

@@ -8,7 +8,6 @@ equals another that was interrupted.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dima.config import read_text, shown
+import numpy as np
+
 from dima.errors import ConfigError
-from dima.storage.atomic import read_errors, write_errors, write_text
 from dima.storage.run_folder import RunFolder
 from dima.sweeps.plan import PlannedRun, Point
 from dima.sweeps.spec import SearchSpec
+from dima.sweeps.trials import read_trials, write_trials
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 TrialState = Literal["running", "complete", "pruned", "failed"]
-_KIND, _FORMAT = "dima search", 1
-_MAX_BYTES = 1 << 25  # typically 500 a trial
 _GRACE_SHARE = 0.1  # of a run, before which no trial is stopped
 _INSTALL = "a search needs the package optuna: pip install 'dima-marl[ray]'"
 
@@ -69,7 +67,7 @@ class Search:
         self.path = point.sweep.out / f"{point.name}-search.json"
         self._distributions = {name: drawn.distribution() for name, drawn in self.space.items()}
         self._trials: dict[int, Trial] = {}  # at work, or to be gone on with
-        known = self._read()
+        known = read_trials(self.path, point.sweep)
         self.numbers = range(len(known))  # of the trials that an earlier call began
         config = point.runs({name: drawn.samples[0] for name, drawn in self.space.items()}, 0)[0].config
         self._steps, self._every = config.steps, config.evaluate_every
@@ -170,35 +168,7 @@ class Search:
     # -- the file -----------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        space = {name: drawn.to_dict() for name, drawn in self.space.items()}
-        content = {"kind": _KIND, "format": _FORMAT, "objective": self.spec.objective, "space": space}
-        content["trials"] = [_record(trial) for trial in self._study.trials]
-        with write_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, json.dumps(content, indent=1) + "\n")
-
-    def _read(self) -> list[dict[str, Any]]:
-        """The trials so far."""
-        if not self.path.exists():
-            return []
-        with read_errors(self.path):
-            content = json.loads(read_text(self.path, _MAX_BYTES))
-            if content.get("kind") != _KIND or content.get("format") != _FORMAT:
-                raise ValueError("it is no search of this version")
-            space = {name: drawn.to_dict() for name, drawn in self.space.items()}
-            for name, before, now in (
-                ("objective", content["objective"], self.spec.objective),
-                *((f"fields.{n}", content["space"].get(n), space.get(n)) for n in {**content["space"], **space}),
-            ):
-                if before != now:
-                    raise ConfigError(
-                        f"{self.path} is of a search with {name} = {shown(before)}, this sweep says {shown(now)}: "
-                        "choose another out, or remove that folder"
-                    )
-            trials: list[dict[str, Any]] = content["trials"]
-            for facts in trials:
-                _check(facts, self.point)
-            return trials
+        write_trials(self.path, self.point.sweep, [_record(trial) for trial in self._study.trials])
 
     def _restore(self, number: int, facts: Mapping[str, Any]) -> None:
         """Tell a new study of a trial; one that was interrupted or failed is gone on with."""
@@ -258,7 +228,8 @@ def _sampler(spec: SearchSpec, number: int) -> Any:
     """Draws of one trial: what is drawn does not depend on how many were drawn since the command began."""
     from optuna.samplers import TPESampler
 
-    return TPESampler(n_startup_trials=spec.startup, seed=(spec.seed * 1_000_003 + number) % 2**32)
+    seed = int(np.random.SeedSequence((spec.seed, number)).generate_state(1)[0])
+    return TPESampler(n_startup_trials=spec.startup, seed=seed)
 
 
 def _record(trial: FrozenTrial) -> dict[str, Any]:
@@ -272,17 +243,3 @@ def _record(trial: FrozenTrial) -> dict[str, Any]:
         "evaluations": {str(step): value for step, value in trial.intermediate_values.items()},
         "rungs": rungs,
     }
-
-
-def _check(facts: Mapping[str, Any], point: Point) -> None:
-    """Raise ValueError if a trial's record is not what this module writes."""
-    space, params = point.sweep.space, facts["params"]
-    if params.keys() != space.keys() or not all(space[name].holds(value) for name, value in params.items()):
-        raise ValueError(f"the trial {shown(facts.get('number'))} has other fields or values out of range")
-    if facts["state"] not in ("running", "complete", "pruned", "failed"):
-        raise ValueError(f"state = {shown(facts['state'])}")
-    numbers = [*facts["evaluations"].values(), *facts["rungs"].values(), *([facts["value"]] * (facts["state"] == "complete"))]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-        raise ValueError("a value is no number")
-    if not all(str(step).isdigit() for step in facts["evaluations"]):
-        raise ValueError("a step is no number")
