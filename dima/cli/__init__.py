@@ -1,9 +1,9 @@
 """Command line: one function per command, one line per error.
 
 Read this file first (dispatch, errors), then ``options`` (flags from dataclasses), ``positional`` (task, algorithm and
-preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``sweep``, ``inspect`` (demo, imagine,
-diagnose, report), ``datasets`` (dataset, fit), ``share`` (export, push, pull), ``info`` (tasks, algorithms, check,
-doctor) with ``doctor``.
+preset before the other flags), and the commands: ``train`` (train, resume, evaluate), ``sweep``, ``inspect`` (demo,
+imagine, diagnose, report), ``datasets`` (dataset, fit), ``share`` (export, push, pull), ``info`` (tasks, algorithms,
+check, doctor) with ``doctor``.
 
 Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
 """

@@ -68,7 +68,9 @@ class Point:
         config = build_config(self.task, self.algorithm, self.preset, changes)
         names = {seed: f"{stem}-seed{seed}" for seed in self.sweep.spec.seeds}
         out = self.sweep.out
-        return [PlannedRun(name, config.override({"seed": seed, "run": str(out / name)})) for seed, name in names.items()]
+        return [
+            PlannedRun(name, config.override({"seed": seed, "run": str(out / name)})) for seed, name in names.items()
+        ]
 
     @property
     def folder(self) -> str:
@@ -203,7 +205,9 @@ def _require_different(runs: Sequence[PlannedRun]) -> None:
     contents: list[tuple[dict[str, Any], PlannedRun]] = []
     for run in runs:
         if run.name.lower() in folders:  # some file systems do not tell cases apart
-            raise ConfigError(f"two runs would share the folder {run.name}: give settings as lists, so that it names them")
+            raise ConfigError(
+                f"two runs would share the folder {run.name}: give settings as lists, so that it names them"
+            )
         folders[run.name.lower()] = run
         content = run.config.to_dict() | {"run": None}
         contents.append((content, run))

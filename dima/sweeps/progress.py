@@ -132,9 +132,7 @@ class SweepBars(SweepLines):
             redraw = (now := time.monotonic()) - self._drawn > _REDRAW_SECONDS
             self._drawn = now if redraw else self._drawn
             latest = iteration_line(done, total, numbers, left)
-            self._bars.update(
-                self._tasks[name], completed=min(done, total), total=total, latest=latest, refresh=redraw
-            )
+            self._bars.update(self._tasks[name], completed=min(done, total), total=total, latest=latest, refresh=redraw)
 
     def end(self, run: RunOutcome) -> None:
         super().end(run)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ from dima.sweeps.unit import UnitWork
 FILES = ".ray"  # Ray's own files, and requests to stop
 _STOP_ALL = "stop"
 _POLL_SECONDS = 1.0  # between two results of a trial, unless there is something to decide
+_ANSWER_SECONDS = 10.0  # of a cluster
 _OBJECT_STORE_BYTES = 100 << 20  # nothing but settings and metrics passes through it
 _PENDING = {False: "16", True: "1"}  # trials that wait for a place; those of a search are drawn as late as possible
 _ENVIRONMENT = {
@@ -176,7 +178,9 @@ class _Events(_Unsaved, tune.Callback):
         if self._agenda.stopping:
             (self._files / _STOP_ALL).touch()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         for event in json.loads(result["events"]):
             if self._agenda.take(trial.config["name"], tuple(event)):
                 (self._files / str(trial.trial_id)).touch()
@@ -227,6 +231,7 @@ def _connected(sweep: Sweep) -> Iterator[None]:
     folder = None
     try:
         if address is not None:
+            _require_answer(address)
             ray.init(address=address, **common)
         else:
             folder = tempfile.mkdtemp(prefix="dima-ray-")  # paths of sockets must be short: not in the sweep's folder
@@ -242,11 +247,19 @@ def _connected(sweep: Sweep) -> Iterator[None]:
     except (ConnectionError, ValueError) as error:
         if ray.is_initialized():
             raise
-        raise ConfigError(f"Ray cannot be started or reached (address = {address}): {one_line(error)[:300]}") from error
+        place = "started" if address is None else f"reached at {address}"
+        raise ConfigError(f"Ray cannot be {place}: {one_line(error)[:300]}") from error
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_answer(address: str) -> None:
+    """Raise ConnectionError if nobody answers at ``host:port``, for which Ray would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
 
 
 def _gpu_share(plan: Plan, resources: Resources) -> float:

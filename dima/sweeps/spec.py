@@ -1,10 +1,10 @@
 """What a sweep's file may say, checked field by field.
 
-    tasks: [toy/walk]                     # or a mapping: task -> settings of its own
-    algorithms: {mappo: {learner.ppo.clip: [0.1, 0.2]}, happo: {}}    # likewise, or a list
-    seeds: [0, 1, 2]
-    settings: {steps: 2000}               # dotted fields of the run's config; a list is tried value by value
-    search: {trials: 20, fields: {learner.ppo.actor_lr: {log: [1e-5, 1e-2]}}}
+tasks: [toy/walk]                     # or a mapping: task -> settings of its own
+algorithms: {mappo: {learner.ppo.clip: [0.1, 0.2]}, happo: {}}    # likewise, or a list
+seeds: [0, 1, 2]
+settings: {steps: 2000}               # dotted fields of the run's config; a list is tried value by value
+search: {trials: 20, fields: {learner.ppo.actor_lr: {log: [1e-5, 1e-2]}}}
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Resources(Config):
     """What a run holds while it works, where several run side by side."""
 
     cpus: Count = 1  # cores of a run, which are also its threads of PyTorch unless `threads` is set
-    gpus: Annotated[float, Range(0, 16)] | None = None  # share of a GPU; default: 1 if there are any and `device` allows
+    gpus: Annotated[float, Range(0, 16)] | None = (
+        None  # share of a GPU; default: 1 if there are any and `device` allows
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,9 @@ def _names(name: str, value: object) -> dict[str, Settings]:
 def _settings(where: str, value: object) -> dict[str, Grid]:
     """Settings by dotted field, each with its values."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} = {shown(value)} does not fit: expected fields and their values, as in {{steps: 2000}}")
+        raise ConfigError(
+            f"{where} = {shown(value)} does not fit: expected fields and their values, as in {{steps: 2000}}"
+        )
     found: dict[str, Grid] = {}
     for given, values in value.items():
         name = setting_name(where, given)

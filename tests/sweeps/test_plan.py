@@ -62,7 +62,9 @@ def test_values_become_portable_names() -> None:
     def name(value: object) -> str:
         return folder_name("a.b:C", "small", {"x": value}, {"x": "x"})
 
-    assert name(True) == "a.b.C-small-x=true" and name([64, 64]) == "a.b.C-small-x=64x64" and name(1e-5).endswith("1e-05")
+    assert (
+        name(True) == "a.b.C-small-x=true" and name([64, 64]) == "a.b.C-small-x=64x64" and name(1e-5).endswith("1e-05")
+    )
     assert name("é/:") != name("è/:") and re.fullmatch(r"[\w.=-]+", name("é/:"))
     assert name(0.1234567890123) != name(0.1234567890124)
     assert len(name("y" * 500)) < 60 and name("y" * 500) != name("y" * 501)

@@ -1,0 +1,89 @@
+"""A sweep on a local Ray: kills lose nothing, and only our own lines are seen."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+import dima
+from dima.errors import ConfigError
+from dima.sweeps.plan import make_plan
+from dima.sweeps.spec import read_sweep
+from tests.sweeps.conftest import at_work, numbers
+
+pytest.importorskip("ray.tune")
+
+
+def test_kills_of_workers_and_of_the_command_lose_nothing(content, tmp_path, started) -> None:
+    """Two algorithms, three seeds, two runs at a time: a run, a worker of Ray, and the command are killed."""
+    swept = content({"steps": 600, "evaluate_every": 300}, algorithms=["mappo", "happo"], seeds=[0, 1, 2])
+    dima.sweep(swept | {"out": str(tmp_path / "whole")})
+    runs = [run.name for run in make_plan(read_sweep(swept)).runs]
+    swept |= {"backend": "ray"}
+    command = started(swept)
+    told: list[str] = []
+
+    def read_until(text: str) -> None:
+        while not told or text not in told[-1]:
+            assert (line := command.stderr.readline()), told
+            told.append(line)
+
+    first = at_work(tmp_path / "out")
+    os.kill(first, signal.SIGKILL)
+    read_until("its process was killed by SIGKILL")
+    os.kill(owner(at_work(tmp_path / "out", but=first)), signal.SIGKILL)
+    read_until("its worker died; it is started again")
+    at_work(tmp_path / "out", but=first)
+    command.kill()
+    command.wait()
+
+    again = started(swept)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "6 of 6 runs finished" in out
+    assert not [line for line in [*told, *err.splitlines()] if not line.startswith("toy/walk/")]
+    for name in runs:
+        assert numbers(tmp_path / "out" / name) == numbers(tmp_path / "whole" / name)
+    names = {"logs", "report.html", "report.csv", "run.lock", "sweep.yaml", "toy"}
+    assert {child.name for child in (tmp_path / "out").iterdir()} <= names
+
+
+def owner(run: int) -> int:
+    """The worker of Ray that a run belongs to: the parent of the server that it was forked from."""
+    return psutil.Process(run).parent().parent().pid  # type: ignore[union-attr]
+
+
+def test_what_a_machine_can_never_hold_is_refused(monkeypatch) -> None:
+    from dima.sweeps import ray_tune
+    from dima.sweeps.progress import SweepProgress
+
+    told: list[str] = []
+    monkeypatch.setattr(ray_tune.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}}])
+    monkeypatch.setattr(SweepProgress, "message", lambda self, text: told.append(text))
+    ray_tune._require_room({"cpu": 2, "gpu": 0.25}, False, SweepProgress())
+    with pytest.raises(ConfigError, match=r"resources\.cpus = 8 is more than the 2 of this machine"):
+        ray_tune._require_room({"cpu": 8, "gpu": 0}, False, SweepProgress())
+    ray_tune._require_room({"cpu": 1, "gpu": 4}, True, SweepProgress())
+    assert "resources.gpus = 4 is more than the 1 of any machine of the cluster" in told[0]
+
+
+def test_a_run_gets_a_gpu_where_there_is_one_and_it_may_use_it(monkeypatch, content) -> None:
+    from dima.sweeps import ray_tune
+
+    def share(resources: dict[str, float], device: str, gpus: int) -> float:
+        monkeypatch.setattr(ray_tune.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": float(gpus)})
+        read = read_sweep(content({"device": device}, resources=resources))
+        return ray_tune._gpu_share(make_plan(read), read.spec.resources)
+
+    assert share({}, "cpu", 1) == 0 and share({}, "auto", 1) == 1 and share({}, "auto", 0) == 0
+    assert share({"gpus": 0.25}, "auto", 1) == 0.25 and share({"gpus": 0}, "auto", 1) == 0
+
+
+def test_a_cluster_that_is_not_there_is_one_line(content, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Ray cannot be reached at 127\.0\.0\.1:1: "):
+        dima.sweep(content(backend="ray", address="127.0.0.1:1"))
+    assert not (tmp_path / "out" / ".ray").exists()
