@@ -1,9 +1,9 @@
 """A search of settings with Optuna, continued from a file after any interruption.
 
-Its file, ``<point>-search.json``, holds the ranges and every trial, and is replaced whenever one begins, is evaluated or
-ends: a search that is killed knows which trials were at work, and goes on with them. What a trial draws depends on
-the search's seed, the trial's number and what was known when it began, so that a search whose trials follow one another
-equals another that was interrupted.
+Its file, ``<point>-search.json``, holds the ranges and every trial, and is replaced whenever one begins, is evaluated
+or ends: a search that is killed knows which trials were at work, and goes on with them. What a trial draws depends on
+the search's seed, the trial's number and what was known when it began, so that a search whose trials follow one
+another equals another that was interrupted.
 """
 
 from __future__ import annotations

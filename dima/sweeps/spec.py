@@ -44,9 +44,7 @@ class Resources(Config):
     """What a run holds while it works, where several run side by side."""
 
     cpus: Count = 1  # cores of a run, which are also its threads of PyTorch unless `threads` is set
-    gpus: Annotated[float, Range(0, 16)] | None = (
-        None  # share of a GPU; default: 1 if there are any and `device` allows
-    )
+    gpus: Annotated[float, Range(0, 16)] | None = None  # share of a GPU; default: 1 if `device` and the machine allow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ def _names(name: str, value: object) -> dict[str, Settings]:
     if not value:
         raise ConfigError(f"{name} = {shown(value)} is empty: name at least one, such as {_EXAMPLES[name]}")
     _distinct(name, value)
-    own = value if isinstance(value, Mapping) else dict.fromkeys(value, {})
+    own = value if isinstance(value, Mapping) else {one: None for one in value}
     return {one: _settings(f"{name}.{one}", own[one] or {}) for one in value}
 
 

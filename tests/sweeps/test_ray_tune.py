@@ -29,8 +29,8 @@ def test_kills_of_workers_and_of_the_command_lose_nothing(content, tmp_path, sta
 
     def read_until(text: str) -> None:
         while not told or text not in told[-1]:
-            assert (line := command.stderr.readline()), told
-            told.append(line)
+            told.append(command.stderr.readline())
+            assert told[-1], told
 
     first = at_work(tmp_path / "out")
     os.kill(first, signal.SIGKILL)
