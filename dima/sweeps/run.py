@@ -94,9 +94,7 @@ def _choose_backend(sweep: Sweep, progress: SweepProgress) -> Callable[[Agenda, 
     backend, address = sweep.spec.backend, sweep.spec.address
     if backend == "serial":
         if address is not None:
-            raise ConfigError(
-                f"address = {address} is of a Ray cluster, but backend = serial uses none: leave one away"
-            )
+            raise ConfigError(f"address = {address} is of a Ray cluster, which backend = serial does not use")
         return None
     if find_spec("ray") is None and backend == "auto" and address is None:
         progress.message(NO_RAY)

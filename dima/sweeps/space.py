@@ -52,9 +52,10 @@ class Range:
 
         if self.kind == "choice":
             return CategoricalDistribution(tuple(range(len(self.values))))
+        low, high = self.values
         if self.kind == "int":
-            return IntDistribution(*self.values)
-        return FloatDistribution(*self.values, log=self.kind == "log")
+            return IntDistribution(low, high)
+        return FloatDistribution(low, high, log=self.kind == "log")
 
     def value(self, drawn: Any) -> Any:
         """The field's value of what Optuna drew."""

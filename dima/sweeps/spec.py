@@ -157,7 +157,7 @@ def _names(name: str, value: object) -> dict[str, Settings]:
     if not value:
         raise ConfigError(f"{name} = {shown(value)} is empty: name at least one, such as {_EXAMPLES[name]}")
     _distinct(name, value)
-    own = value if isinstance(value, Mapping) else {one: None for one in value}
+    own = value if isinstance(value, Mapping) else dict.fromkeys(value)
     return {one: _settings(f"{name}.{one}", own[one] or {}) for one in value}
 
 

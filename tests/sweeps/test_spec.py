@@ -97,7 +97,7 @@ def test_wrong_flags(tmp_path, capsys, content) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(content()), encoding="utf-8")
     assert main(["sweep", str(path), "--serial", "--address", "auto"]) == 2
-    assert "leave one away" in capsys.readouterr().err
+    assert "which backend = serial does not use" in capsys.readouterr().err
     assert main(["sweep", str(path), "--serail"]) == 2
     assert "did you mean --serial?" in capsys.readouterr().err
 
