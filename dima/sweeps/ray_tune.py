@@ -149,10 +149,11 @@ class _Units(_Unsaved, Searcher):
         self._agenda, self._retries, self._files = agenda, retries, files
         self.units: dict[str, Unit] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         unit = self._agenda.next()
         if unit is None:
-            return Searcher.FINISHED
+            nothing_left: Any = Searcher.FINISHED
+            return nothing_left
         jobs = [job.to_dict() for job in unit.jobs]
         content = {"files": str(self._files), "jobs": jobs, "retries": self._retries}
         return {"key": trial_id, "unit": json.dumps(content), "name": unit.key}
@@ -227,7 +228,7 @@ def _quiet(search: bool) -> Iterator[None]:
 def _connected(sweep: Sweep) -> Iterator[None]:
     """A connection to the cluster, or a Ray of this machine that ends with the sweep."""
     address = sweep.spec.address
-    common = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     folder = None
     try:
         if address is not None:

@@ -157,12 +157,12 @@ class Search:
     @property
     def best(self) -> Best | None:
         """The best complete trial."""
-        done = [one for one in self._study.trials if one.value is not None and one.state.name == "COMPLETE"]
+        trials = [one for one in self._study.trials if one.state.name == "COMPLETE"]
+        done = [(one.value, -one.number) for one in trials if one.value is not None]
         if not done:
             return None
-        best = max(done, key=lambda one: one.value)
-        runs = [run.name for run in self.runs(best.number)]
-        return Best(best.number, float(best.value or 0.0), self.settings(best.number), runs)
+        value, number = max(done)
+        return Best(-number, value, self.settings(-number), [run.name for run in self.runs(-number)])
 
     # -- the file -----------------------------------------------------------------------------------------------------
 
