@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -34,12 +35,14 @@ from dima.sweeps.unit import UnitWork
 
 FILES = ".ray"  # Ray's own files, and requests to stop
 _STOP_ALL = "stop"
+_TOKEN = secrets.token_hex(32)  # of a Ray of this machine
 _POLL_SECONDS = 1.0  # between two results of a trial, unless there is something to decide
 _ANSWER_SECONDS = 10.0  # of a cluster
 _OBJECT_STORE_BYTES = 100 << 20  # nothing but settings and metrics passes through it
 _PENDING = {False: "16", True: "1"}  # trials that wait for a place; those of a search are drawn as late as possible
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a run without a share of a GPU sees none
@@ -209,7 +212,7 @@ def _why(trial: Any) -> str:
 def _quiet(search: bool) -> Iterator[None]:
     """No statistics of usage, no files of Ray's loggers, no lines but our own."""
     changes = _ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": _PENDING[search]}
-    before = {name: os.environ.get(name) for name in changes}
+    before = {name: os.environ.get(name) for name in (*changes, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")}
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train")]
     levels = [logger.level for logger in loggers]
     os.environ.update(changes)
@@ -221,7 +224,7 @@ def _quiet(search: bool) -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 @contextmanager
@@ -235,6 +238,8 @@ def _connected(sweep: Sweep) -> Iterator[None]:
             _require_answer(address)
             ray.init(address=address, **common)
         else:
+            # others on this machine cannot use it; without a token given, Ray would write one to the home folder
+            os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
             folder = tempfile.mkdtemp(prefix="dima-ray-")  # paths of sockets must be short: not in the sweep's folder
             ray.init(
                 address="local",
@@ -248,7 +253,7 @@ def _connected(sweep: Sweep) -> Iterator[None]:
     except (ConnectionError, ValueError) as error:
         if ray.is_initialized():
             raise
-        place = "started" if address is None else f"reached at {address}"
+        place = "started" if address is None else f"reached at {address} (with a token? see RAY_AUTH_MODE)"
         raise ConfigError(f"Ray cannot be {place}: {one_line(error)[:300]}") from error
     finally:
         ray.shutdown()

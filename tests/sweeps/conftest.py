@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -46,7 +47,9 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         path = tmp_path / "sweep.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "dima", "sweep", str(path), *args]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"HOME": str(home)}}
         running.append(subprocess.Popen(command, text=True, start_new_session=True, **pipes))  # type: ignore[call-overload]
         return running[-1]
 

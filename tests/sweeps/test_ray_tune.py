@@ -48,6 +48,7 @@ def test_kills_of_workers_and_of_the_command_lose_nothing(content, tmp_path, sta
     assert not [line for line in [*told, *err.splitlines()] if not line.startswith("toy/walk/")]
     for name in runs:
         assert numbers(tmp_path / "out" / name) == numbers(tmp_path / "whole" / name)
+    assert not {".ray", "ray_results"} & {child.name for child in (tmp_path / "home").iterdir()}
     names = {"logs", "report.html", "report.csv", "run.lock", "sweep.yaml", "toy"}
     assert {child.name for child in (tmp_path / "out").iterdir()} <= names
 
@@ -84,6 +85,6 @@ def test_a_run_gets_a_gpu_where_there_is_one_and_it_may_use_it(monkeypatch, cont
 
 
 def test_a_cluster_that_is_not_there_is_one_line(content, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Ray cannot be reached at 127\.0\.0\.1:1: "):
+    with pytest.raises(ConfigError, match=r"Ray cannot be reached at 127\.0\.0\.1:1 .*refused"):
         dima.sweep(content(backend="ray", address="127.0.0.1:1"))
     assert not (tmp_path / "out" / ".ray").exists()
