@@ -46,7 +46,8 @@ class Agenda:
         self._plan, self._searches, self._progress, self._stop = plan, searches, progress, stop
         self._home = os.getcwd()
         self._units = self._hand_out()
-        self._at_work: dict[str, Unit] = {}
+        self._handed_out: dict[str, Unit] = {}
+        self._at_work: set[str] = set()  # names of runs
         self.outcomes: dict[str, RunOutcome] = {
             run.name: RunOutcome(run.name, run.config.folder, "finished", earlier=True)
             for run in plan.runs
@@ -58,11 +59,16 @@ class Agenda:
         """Whether nothing new is to begin."""
         return self._stop.requested
 
+    @property
+    def busy(self) -> bool:
+        """Whether a run is at work."""
+        return bool(self._at_work)
+
     def next(self) -> Unit | None:
         """The next unit, or None: there is none left, or the user wants to stop."""
         if self.stopping or (unit := next(self._units, None)) is None:
             return None
-        self._at_work[unit.key] = unit
+        self._handed_out[unit.key] = unit
         return unit
 
     def take(self, key: str, event: Event) -> bool:
@@ -71,11 +77,12 @@ class Agenda:
         Returns:
             Whether the unit is to be stopped: its trial is poorer than others.
         """
-        unit, (kind, name, *rest) = self._at_work[key], event
+        unit, (kind, name, *rest) = self._handed_out[key], event
         if kind == "outcome":
             self._end(unit, name, *rest)
             return False
         if kind == "begin":
+            self._at_work.add(name)
             self._progress.begin(name)
         elif kind == "retry":
             why, left = rest
@@ -95,9 +102,9 @@ class Agenda:
 
     def lose(self, key: str, why: str) -> None:
         """Take in that a unit is lost for good, such as with its machine."""
-        for job in self._at_work[key].jobs:
+        for job in self._handed_out[key].jobs:
             if self._unfinished(job.name):
-                self._end(self._at_work[key], job.name, "failed", why)
+                self._end(self._handed_out[key], job.name, "failed", why)
                 return
 
     def _unfinished(self, name: str) -> bool:
@@ -108,6 +115,7 @@ class Agenda:
         if pruned and status in ("interrupted", "finished"):
             status = "pruned"
         folder = self._plan.sweep.out / name
+        self._at_work.discard(name)
         self.outcomes[name] = RunOutcome(name, folder, status, error)  # type: ignore[arg-type]
         if unit.search is not None:
             last = name == unit.jobs[-1].name

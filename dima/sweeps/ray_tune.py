@@ -12,8 +12,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +44,6 @@ _OBJECT_STORE_BYTES = 100 << 20  # nothing but settings and metrics passes throu
 _PENDING = {False: "16", True: "1"}  # trials that wait for a place; those of a search are drawn as late as possible
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a run without a share of a GPU sees none
@@ -93,6 +94,7 @@ def _tune(agenda: Agenda, sweep: Sweep, files: Path, needs: dict[str, float]) ->
             name="tune",
             storage_path=str(files),
             callbacks=[callback],
+            stop=_Stopped(agenda),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=sweep.spec.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -196,6 +198,19 @@ class _Events(_Unsaved, tune.Callback):
         self._agenda.lose(trial.config["name"], _why(trial))
 
 
+class _Stopped(_Unsaved, tune.Stopper):
+    """Ends Ray Tune once the user wants to stop and no run is at work, even if trials still wait for a place."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        self._agenda = agenda
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._agenda.stopping and not self._agenda.busy
+
+
 def _why(trial: Any) -> str:
     """Why a trial's worker is lost, in a line."""
     with suppress(Exception):  # whatever cannot be unpickled here
@@ -233,6 +248,7 @@ def _connected(sweep: Sweep) -> Iterator[None]:
     address = sweep.spec.address
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     folder = None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address is not None:
             _require_answer(address)
@@ -249,6 +265,9 @@ def _connected(sweep: Sweep) -> Iterator[None]:
                 _temp_dir=folder,
                 **common,
             )
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray's own would end the command at once
+                signal.signal(number, handler)
         yield
     except (ConnectionError, ValueError) as error:
         if ray.is_initialized():

@@ -58,6 +58,15 @@ def owner(run: int) -> int:
     return psutil.Process(run).parent().parent().pid  # type: ignore[union-attr]
 
 
+def test_trials_that_wait_for_a_place_do_not_keep_a_stopped_sweep() -> None:
+    from types import SimpleNamespace
+
+    from dima.sweeps.ray_tune import _Stopped
+
+    for stopping, busy, ends in ((False, False, False), (True, True, False), (True, False, True)):
+        assert _Stopped(SimpleNamespace(stopping=stopping, busy=busy)).stop_all() is ends  # type: ignore[arg-type]
+
+
 def test_what_a_machine_can_never_hold_is_refused(monkeypatch) -> None:
     from dima.sweeps import ray_tune
     from dima.sweeps.progress import SweepProgress
