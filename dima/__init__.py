@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dima.sharing.hub import push as push
     from dima.sharing.policy import ExportedPolicy as ExportedPolicy
     from dima.sharing.policy import load_policy as load_policy
+    from dima.sweeps.run import sweep as sweep
     from dima.training.api import fit as fit
     from dima.training.api import resume as resume
     from dima.training.api import train as train
@@ -91,6 +92,7 @@ _HOME = {
     "register_world_model": "dima.world_models",
     "report": "dima.analysis.report.build",
     "resume": "dima.training.api",
+    "sweep": "dima.sweeps.run",
     "train": "dima.training.api",
 }
 __all__ = ["__version__", *_HOME]

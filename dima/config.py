@@ -195,7 +195,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that reads ``1e-4`` as a number and limits the expansion of aliases."""
+    """YAML loader that reads ``1e-4`` as a number, refuses repeated fields and limits the expansion of aliases."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -211,6 +211,14 @@ class _Loader(yaml.SafeLoader):
             if size > _MAX_YAML_NODES:
                 raise yaml.composer.ComposerError(problem="its aliases expand to too many values")
             self._sizes[id(node)] = size
+        return node
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):  # PyYAML would keep the last
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.composer.ComposerError(problem=f"{shown(twice)} stands twice")
         return node
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import dima
 from dima.algorithms import ALGORITHMS
 from dima.cli import main
-from dima.config import read_yaml
+from dima.config import read_yaml, write_yaml
 from dima.world_models import WORLD_MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -199,3 +201,33 @@ def metrics(run: Path) -> list[dict[str, Any]]:
         for line in lines
         if "event" not in line
     ]
+
+
+# -- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("example", "told"), [("sweep", "9 runs in runs/sweep"), ("search", "0 of 12 trials begun")])
+def test_sweeps(tmp_path, capsys, monkeypatch, example, told):
+    """As they stand they pass every check; shortened, they are carried out."""
+    if example == "search":
+        pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    file = EXAMPLES / f"{example}.yaml"
+    assert main(["sweep", str(file), "--dry-run"]) == 0
+    assert told in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    content = read_yaml(file)
+    content["settings"] |= {"steps": 100, "evaluate_every": 100, "threads": 1, "tensorboard": False}
+    content |= {"presets": ["debug"], "seeds": [0]}
+    if example == "search":
+        content["search"]["trials"] = 2
+    write_yaml(tmp_path / "short.yaml", content)
+    assert main(["sweep", "short.yaml", "--serial", "--quiet"]) == 0, capsys.readouterr()
+    assert (tmp_path / "runs" / example / "report.html").exists()
+
+
+def test_the_docs_show_the_sweeps_as_they_are():
+    blocks = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "docs" / "sweeps.md").read_text(), re.DOTALL)
+    sweep, search = (read_yaml(EXAMPLES / f"{name}.yaml") for name in ("sweep", "search"))
+    assert yaml.safe_load(blocks[0]) == sweep
+    assert yaml.safe_load(blocks[-1])["search"].items() <= search["search"].items()

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "dima"
 ROOMS = (
     *("errors", "version", "config", "registry", "data", "runtime", "nn", "envs", "policies", "experience"),
     *("world_models", "algorithms", "presets", "storage", "datasets", "training", "agent", "sharing", "recording"),
-    *("analysis", "__init__", "cli", "__main__"),
+    *("analysis", "sweeps", "__init__", "cli", "__main__"),
 )
 
 

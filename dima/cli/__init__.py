@@ -2,9 +2,9 @@
 
 Read this file first (dispatch, errors), then ``commands`` (what there is), ``fields`` and ``options`` (flags from
 dataclasses), ``positional`` (task, algorithm and preset before the other flags), ``overview`` and ``help``, and the
-commands: ``train`` (train, resume, evaluate), ``inspect`` (demo, imagine, diagnose, report), ``datasets`` (dataset,
-fit), ``share`` (export, push, pull), ``info`` (tasks, algorithms, check, doctor, completion) with ``doctor`` and
-``completion``.
+commands: ``train`` (train, resume, evaluate), ``sweep``, ``inspect`` (demo, imagine, diagnose, report), ``datasets``
+(dataset, fit), ``share`` (export, push, pull), ``info`` (tasks, algorithms, check, doctor, completion) with ``doctor``
+and ``completion``.
 
 Exit status: 0 done, 2 bad input, 130 interrupted and saved, 1 anything else.
 """

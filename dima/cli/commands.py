@@ -63,6 +63,13 @@ COMMANDS = {
         "RUN [options]",
         (f"dima evaluate {_RUN} --episodes 20 --video",),
     ),
+    "sweep": Command(
+        "sweep",
+        "SweepOptions",
+        "train tasks x algorithms x seeds x settings from a file, or search settings",
+        "FILE [options]",
+        ("dima sweep sweep.yaml --dry-run", "dima sweep sweep.yaml --address auto"),
+    ),
     "demo": Command(
         "inspect",
         "DemoOptions",

@@ -121,7 +121,13 @@ def make_parallel_env(task: str, config: Config | None = None, *, render_mode: s
     return suite.make(agreed_name if ":" in task else name, config, render_mode)
 
 
-def agreed_task(task: str, env: Mapping[str, object], typed: Named | None = None, where: object = "the file") -> str:
+def agreed_task(
+    task: str,
+    env: Mapping[str, object],
+    typed: Named | None = None,
+    where: object = "the file",
+    repeat: str | None = None,
+) -> str:
     """The name of a task whose environment may be built, see :func:`dima.registry.agreed`.
 
     Args:
@@ -129,13 +135,14 @@ def agreed_task(task: str, env: Mapping[str, object], typed: Named | None = None
         env: settings of its environment, out of the same file.
         typed: the name that the user typed, or the object that they gave, beside the file, if any.
         where: what the name stands in, for messages.
+        repeat: how the user repeats the name, for messages.
 
     Raises:
         ConfigError: the user has not agreed to it. Nothing was imported.
     """
     passes_arguments = ":" in task or task.startswith("pettingzoo/")
     arguments = str(env.get("arguments", "{}")) if passes_arguments else "{}"
-    return agreed("task", task, typed_name(typed), where, arguments)
+    return agreed("task", task, typed_name(typed), where, arguments, repeat)
 
 
 def make_scene(task: str, env: JointEnv, width: int = 320, height: int = 240) -> Scene[Any]:

@@ -8,6 +8,7 @@ Python has such a name, too (``given``). Names in a file are data; names that th
 gives are consent (``consent``).
 """
 
+from dima.registry.consent import Allowed as Allowed
 from dima.registry.consent import FromFile as FromFile
 from dima.registry.consent import agreed as agreed
 from dima.registry.given import Named as Named

@@ -46,7 +46,14 @@ class AllowedByPattern(Allowed):
     """A name from a file that matches a pattern of the user's own configuration; its module must define it."""
 
 
-def agreed(kind: Kind, name: str, typed: str | None = None, where: object = "the file", arguments: str = "{}") -> str:
+def agreed(
+    kind: Kind,
+    name: str,
+    typed: str | None = None,
+    where: object = "the file",
+    arguments: str = "{}",
+    repeat: str | None = None,
+) -> str:
     """A name that may be imported, as a plain string; nothing is imported here.
 
     Args:
@@ -55,6 +62,7 @@ def agreed(kind: Kind, name: str, typed: str | None = None, where: object = "the
         typed: the name that the user typed beside the file, if any; it replaces a name that was local to a process.
         where: what the name stands in, for messages.
         arguments: JSON from the same file, which code unknown to this library would be called with.
+        repeat: how the user repeats the name, for messages; by default ``--task NAME``, ``--algorithm NAME``.
 
     Raises:
         ConfigError: consent is missing, or was given for another name; or a name with a colon is not of the form
@@ -79,9 +87,10 @@ def agreed(kind: Kind, name: str, typed: str | None = None, where: object = "the
     if arguments == "{}" and any(fnmatchcase(name, entry) for entry in allowed):
         return AllowedByPattern(name)
     called_with = "" if arguments == "{}" else f" with the arguments {shown(arguments)}"
+    repeat = repeat or f"--{kind} {name} (in Python {kind}={str(name)!r})"
     raise ConfigError(
         f"{where} names the {kind} {name}, which would run code of that name{called_with}: if you trust it, repeat it, "
-        f"--{kind} {name} (in Python {kind}={str(name)!r}), or list it under {_ALLOWED[kind]} in {_path()}"
+        f"{repeat}, or list it under {_ALLOWED[kind]} in {_path()}"
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from dima.runtime.progress import iteration_line
+from dima.runtime.progress import Progress, iteration_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -87,6 +87,27 @@ class RunsBars(RunsProgress):
     def message(self, name: str, text: str) -> None:
         assert self._bars is not None
         self._bars.console.print(_labelled(name, text), highlight=False, markup=False, soft_wrap=True)
+
+
+class Relay(Progress):
+    """Sends what it would display to another process: the name of a method of ``RunsProgress`` and its arguments.
+
+    Args:
+        send: gets each of these tuples.
+    """
+
+    def __init__(self, send: Callable[[tuple[Any, ...]], object]) -> None:
+        super().__init__()
+        self._send = send
+
+    def message(self, text: str) -> None:
+        self._send(("message", text))
+
+    def warn(self, text: str) -> None:
+        self._send(("warn", text))
+
+    def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
+        self._send(("show", done, total, numbers, left))
 
 
 def choose_runs_progress(quiet: bool = False, stream: TextIO | None = None) -> RunsProgress:

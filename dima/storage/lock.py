@@ -12,13 +12,18 @@ from dima.storage.atomic import write_errors
 NAME = "run.lock"
 
 
+class FolderInUse(RunFolderError):
+    """Another process writes the folder."""
+
+
 class FolderLock:
     """Exclusive lock on a folder until closed or until the process ends.
 
     Forked children do not hold it.
 
     Raises:
-        RunFolderError: another process holds the lock, or the folder cannot be written.
+        FolderInUse: another process holds the lock.
+        RunFolderError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +35,7 @@ class FolderLock:
         except OSError:
             holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
             self._drop()
-            raise RunFolderError(
+            raise FolderInUse(
                 f"{folder} is being written by another process (id {holder}): wait for it, or choose another folder"
             ) from None
         with write_errors(path):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dima.config import count
+from dima.config import count, read_text
 from dima.errors import RunFolderError
 from dima.storage.atomic import read_errors
-from dima.storage.checkpoint import TENSORS, current_checkpoint, load_tree, read_manifest
+from dima.storage.checkpoint import TENSORS, TREE, current_checkpoint, load_tree, read_manifest
 from dima.storage.chunks import check_listing
-from dima.storage.manifest import digest
+from dima.storage.manifest import JSON_BYTES, digest
 from dima.storage.serialization import Tree
 
 _READ_ATTEMPTS = 5  # a reader may find a checkpoint that is being replaced
@@ -58,6 +59,19 @@ def read_checkpoint(path: Path, written_by: str = "") -> tuple[Tree, str, int] |
 def tensor_bytes(manifest: Mapping[str, Any]) -> int:
     """Bytes of a checkpoint's tensors, from its manifest."""
     return int(manifest["files"][TENSORS]["size"])
+
+
+def saved_metrics_bytes(path: Path) -> int | None:
+    """Length of the metrics that a checkpoint holds, without reading tensors; None if there is no checkpoint.
+
+    Raises:
+        RunFolderError: the checkpoint is damaged.
+    """
+    folder = current_checkpoint(path)
+    if folder is None:
+        return None
+    with read_errors(folder):
+        return count(json.loads(read_text(folder / TREE, JSON_BYTES))["metrics_bytes"])
 
 
 def _inode(folder: Path) -> int | None:

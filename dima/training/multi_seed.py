@@ -15,8 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import NoReturn
 
 from dima.errors import ConfigError, UserError
-from dima.runtime.multi_progress import RunsProgress
-from dima.runtime.progress import Progress
+from dima.runtime.multi_progress import Relay, RunsProgress
 from dima.runtime.signals import Stop, graceful_stop
 from dima.runtime.summary import Summary
 from dima.training.callbacks import load_callbacks
@@ -123,23 +122,6 @@ def _watch(
     return outcomes
 
 
-class _Relay(Progress):
-    """Sends what it would display to another process: a method of ``RunsProgress`` and its arguments."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def message(self, text: str) -> None:
-        self._connection.send(("message", text))
-
-    def warn(self, text: str) -> None:
-        self._connection.send(("warn", text))
-
-    def _show_iteration(self, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
-        self._connection.send(("show", done, total, numbers, left))
-
-
 def _work(config: TrainConfig, overwrite: bool, callbacks: Sequence[str], connection: Connection) -> None:
     """Train one run in a process of its own."""
     from dima.runtime import signals
@@ -151,7 +133,7 @@ def _work(config: TrainConfig, overwrite: bool, callbacks: Sequence[str], connec
     signal.signal(signal.SIGTERM, _stop)  # until training handles it
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-        calls, relay = load_callbacks(callbacks), _Relay(connection)
+        calls, relay = load_callbacks(callbacks), Relay(connection.send)
         outcome = Outcome(config.seed, train(config, overwrite=overwrite, progress=relay, callbacks=calls))
     except UserError as error:
         outcome = Outcome(config.seed, error=" ".join(str(error).split()))
