@@ -76,11 +76,11 @@ def test_python_example(tmp_path, monkeypatch, capsys):
 
 
 def test_python_page(tmp_path, monkeypatch, capsys):
-    """Its examples in their order, as in one session."""
+    """Its examples in their order, as in one process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(given, "_GIVEN", {})
     monkeypatch.setattr(given, "_ARGUMENTS", {})
-    namespace: dict[str, Any] = {"__name__": "session"}
+    namespace: dict[str, Any] = {"__name__": "page"}
     for number, block in enumerate(blocks("docs/python.md", "python")):
         exec(compile(block, f"docs/python.md, block {number}", "exec"), namespace)
     assert namespace["run"].stopped == "Diary: seen enough" and namespace["best"].steps > 0
