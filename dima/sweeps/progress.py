@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from dima.runtime.progress import iteration_line
+from dima.runtime.progress import duration, iteration_line
 from dima.sweeps.results import RunOutcome
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class SweepBars(SweepLines):
 
     def begin(self, name: str) -> None:
         if self._bars is not None:
-            self._tasks[name] = self._bars.add_task(name, total=None, latest="starting")
+            self._tasks[name] = self._bars.add_task(name.rpartition("/")[2], total=None, latest="starting")
             self._bars.refresh()
 
     def show(self, name: str, done: int, total: int, numbers: dict[str, float], left: float | None) -> None:
@@ -131,7 +131,8 @@ class SweepBars(SweepLines):
         if self._bars is not None and name in self._tasks:
             redraw = (now := time.monotonic()) - self._drawn > _REDRAW_SECONDS
             self._drawn = now if redraw else self._drawn
-            latest = iteration_line(done, total, numbers, left)
+            score = [f"return {self._returns[name]:,.4g}"] if name in self._returns else []
+            latest = "  ".join([f"{done:,} of {total:,}", *score, *([f"{duration(left)} left"] if left else [])])
             self._bars.update(self._tasks[name], completed=min(done, total), total=total, latest=latest, refresh=redraw)
 
     def end(self, run: RunOutcome) -> None:

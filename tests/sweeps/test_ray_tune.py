@@ -27,9 +27,11 @@ def test_kills_of_workers_and_of_the_command_lose_nothing(content, tmp_path, sta
     told: list[str] = []
 
     def read_until(text: str) -> None:
-        while not told or text not in told[-1]:
-            told.append(command.stderr.readline())
-            assert told[-1], told
+        line = ""
+        while text not in line:
+            line = command.stderr.readline()
+            assert line, told
+            told.append(line)
 
     command = started(swept)
     first = at_work(tmp_path / "out")
@@ -42,7 +44,6 @@ def test_kills_of_workers_and_of_the_command_lose_nothing(content, tmp_path, sta
     command.wait()
 
     command = started(swept)
-    told.append("")
     read_until("begins")
     command.terminate()
     _, err = command.communicate(timeout=300)
