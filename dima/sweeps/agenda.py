@@ -53,6 +53,8 @@ class Agenda:
             for run in plan.runs
             if run.state == "finished"
         }
+        for run, status in (one for search in searches for one in search.ended()):
+            self.outcomes[run.name] = RunOutcome(run.name, run.config.folder, status, earlier=True)
 
     @property
     def stopping(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -141,6 +141,13 @@ class Search:
             self._study.tell(trial, state=Optunas.FAIL)
         del self._trials[number]
         self._write()
+
+    def ended(self) -> Iterator[tuple[PlannedRun, Literal["finished", "pruned"]]]:
+        """Runs of trials that are complete or were stopped early, with how they ended."""
+        words: dict[str, Literal["finished", "pruned"]] = {"COMPLETE": "finished", "PRUNED": "pruned"}
+        for trial in (one for one in self._study.trials if one.state.name in words):
+            runs = (run for run in self.runs(trial.number) if run.config.folder.is_dir())
+            yield from ((run, words[trial.state.name]) for run in runs)
 
     def is_pruned(self, number: int) -> bool:
         """Whether a trial was stopped early."""

@@ -123,6 +123,9 @@ def test_a_search_ends_with_its_best_settings(content, tmp_path, capsys) -> None
     assert (
         "best of toy/walk/mappo-debug: -" in out and "with learner.ppo.lr = " in out and "2 of 2 runs finished" in out
     )
+    assert main(["sweep", str(path)]) == 0
+    again = capsys.readouterr()
+    assert again.out == out and not again.err
     assert main(["sweep", str(path), "--dry-run"]) == 0
     assert "2 of 2 trials begun" in capsys.readouterr().out
 
