@@ -37,6 +37,8 @@ def train(
 ) -> Run:
     """Train an algorithm in an environment, in a new run folder.
 
+    ::
+
         dima.train("toy/walk", algorithm="mappo", seed=1, **{"learner.ppo.clip": 0.3})
         dima.train(MyParallelEnv, env={"size": 5}, steps=20_000)
 
