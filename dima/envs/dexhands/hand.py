@@ -6,7 +6,7 @@ the fingers' last joints disabled. Both its hands are right hands; :func:`hand` 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ COUPLINGS = ("T_FFJ1c", "T_MFJ1c", "T_RFJ1c", "T_LFJ1c")
 MOUNT, FOREARM, PALM = "mount", "forearm", "palm"
 DRAG = 100.0  # 1/s: force and torque against motion, over mass and inertia
 _PALM_POINT, _TIP_POINT = (0.0, -0.02, 0.08), (0.0, 0.0, 0.02)  # that rewards look at
+MUJOCO = "3.3.6"  # the first version tried whose specifications can be edited as here
+_OLD = re.compile(r'<size [^>]*></size>| user="[^"]*"')  # of the files: sizes and user data of an old format
 _FILES = ("shared.xml", "shared_asset.xml", "robot.xml")
 _WORLD = """<mujoco model="hand">
   <compiler angle="radian" meshdir="{meshes}"/>
@@ -57,12 +59,14 @@ def hand(mirrored: bool = False, visual: bool = False) -> Any:
         visual: with the meshes that are only looked at.
 
     Raises:
-        EnvError: the package with its files is missing.
+        EnvError: the package with its files is missing, or MuJoCo is too old.
     """
     folder = assets()
     files = {name: (folder / "hand" / name).read_text(encoding="utf-8") for name in _FILES}
     files["robot.xml"] = files["robot.xml"].replace("robot0:hand mount", MOUNT)
-    texts = {name: text.replace("robot0:", "").encode() for name, text in files.items()}
+    texts = {name: _OLD.sub("", text.replace("robot0:", "")).encode() for name, text in files.items()}
+    if not hasattr(mujoco.MjSpec, "delete"):
+        raise EnvError(f"dexhands needs MuJoCo {MUJOCO} or newer, not {mujoco.__version__}: pip install -U mujoco")
     spec = mujoco.MjSpec.from_string(_WORLD.format(meshes=folder / "stls" / "hand"), include=texts)
     _strip(spec, visual)
     for body in spec.bodies[1:]:
@@ -86,7 +90,7 @@ def free_base(spec: Any, position: Any, quat: np.ndarray) -> None:
         position: (3,) of the mount.
         quat: (4,) rotation applied after the mount's own.
     """
-    mass, centre, inertia = _mass_of_hand()
+    mass, centre, inertia = _mass_of(spec)
     mount = spec.body(MOUNT)
     turned = np.zeros(4)
     mujoco.mju_mulQuat(turned, quat, _as_quaternion(spec, mount))
@@ -95,12 +99,11 @@ def free_base(spec: Any, position: Any, quat: np.ndarray) -> None:
     axes = np.zeros(9)
     mujoco.mju_quat2Mat(axes, turned)
     for name, axis in zip("xyz", axes.reshape(3, 3), strict=True):  # row i: world axis i in the mount's frame
-        slide = mount.add_joint(name=f"base_{name}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis)
-        slide.damping[0] = DRAG * mass
-    ball = mount.add_joint(name="base_rotation", type=mujoco.mjtJoint.mjJNT_BALL, pos=centre)
-    ball.damping[0] = DRAG * inertia.min()
+        mount.add_joint(name=f"base_{name}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, damping=DRAG * mass)
+    least = DRAG * inertia.min()
+    mount.add_joint(name="base_rotation", type=mujoco.mjtJoint.mjJNT_BALL, pos=centre, damping=least)
     for i, name in enumerate("xyz"):
-        if (more := DRAG * (inertia[i] - inertia.min())) > 0:
+        if (more := DRAG * inertia[i] - least) > 0:
             drag = spec.add_actuator(name=f"drag_{name}", target="base_rotation")
             drag.trntype = mujoco.mjtTrn.mjTRN_JOINT
             drag.gaintype, drag.biastype = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE
@@ -114,10 +117,9 @@ class _Mass(NamedTuple):
     inertia: np.ndarray  # (3,) about the centre and the mount's axes
 
 
-@lru_cache
-def _mass_of_hand() -> _Mass:
-    """Mass properties of a right hand with straight fingers; the mirrored one's differ by 2 mm in the centre."""
-    model = hand().compile()
+def _mass_of(spec: Any) -> _Mass:
+    """Mass properties of a hand with straight fingers."""
+    model = spec.copy().compile()
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     rotation = data.xmat[1].reshape(3, 3)
@@ -145,11 +147,6 @@ def _strip(spec: Any, visual: bool) -> None:
         spec.delete(material)
     for texture in list(spec.textures):
         spec.delete(texture)
-    for part in ("jnt", "site", "tendon", "sensor", "actuator"):
-        setattr(spec, f"nuser_{part}", -1)
-    for part in (*spec.joints, *spec.tendons, *spec.actuators):
-        part.userdata = []
-    spec.njmax = spec.nconmax = spec.nstack = -1  # sizes that the old format states
 
 
 def _mirror(spec: Any) -> None:

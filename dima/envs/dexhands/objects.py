@@ -123,9 +123,9 @@ class DoubleDoor:
             _box(door, f"strip_{z}", (0, 0, z * self.strip[1]), self.strip[0], contacts, "table")
         for name, (x, y), side in zip(("right", "left"), self.hinges, (1, -1), strict=True):
             leaf = _body(door, f"{name}_leaf", (x, y, 0))
-            hinge = leaf.add_joint(name=f"{name}_hinge", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, -side))
+            kind, axis = mujoco.mjtJoint.mjJNT_HINGE, (0, 0, -side)
+            hinge = leaf.add_joint(name=f"{name}_hinge", type=kind, axis=axis, damping=damping, stiffness=spring)
             hinge.range, hinge.limited = (0, self.opening), 1
-            hinge.damping[0], hinge.stiffness[0] = damping, spring
             thick, wide, _ = self.leaf
             middle = side * (wide / 2) - y  # it reaches from the door's middle to beyond the hinge
             _box(leaf, f"{name}_leaf", (self.leaf_front - thick / 2, middle, 0), self.leaf, contacts, "body")
@@ -213,10 +213,10 @@ def _weight(body: Any, mass: float, centre: Any, radius: float) -> None:
     body.inertia = (0.4 * mass * radius**2,) * 3
 
 
-def _slide(body: Any, name: str, axis: Any, length: float, damping: float, **more: float) -> None:
-    joint = body.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, armature=_SLIDE_ARMATURE, **more)
+def _slide(body: Any, name: str, axis: Any, length: float, damping: float, frictionloss: float = 0.0) -> None:
+    resistance = {"damping": damping, "frictionloss": frictionloss, "armature": _SLIDE_ARMATURE}
+    joint = body.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, **resistance)
     joint.range, joint.limited = (0, length), 1
-    joint.damping[0] = damping
 
 
 def _box(body: Any, name: str, at: Any, size: Any, contacts: Contacts, color: str, mass: float | None = None) -> None:

@@ -64,11 +64,12 @@ def _add_hand(spec: Any, side: str, start: Start, mirrored: bool, visual: bool) 
 
 def _set_collisions(spec: Any, contacts: Contacts, hands_touch: bool) -> None:
     """Say what touches what, and how; a hand touches itself in the pairs that its file lists."""
+    bits = {"right": (RIGHT, LEFT), "left": (LEFT, RIGHT)}
     for geom in spec.geoms:
-        geom.solref = contacts.solref
-        geom.condim = 4
-        own, other = (RIGHT, LEFT) if geom.name.startswith("right_C_") else (LEFT, RIGHT)
-        if geom.name.startswith(("right_C_", "left_C_")):
+        geom.solref, geom.condim = contacts.solref, 4
+        side, is_collider, _ = geom.name.partition("_C_")  # the hands' collision shapes are named so
+        if is_collider:
+            own, other = bits[side]
             geom.contype, geom.conaffinity = own, THINGS | TABLES | (other if hands_touch else 0)
         if geom.name.endswith("_C_forearm"):
             geom.margin = _FOREARM_MARGIN
@@ -81,8 +82,10 @@ def _set_collisions(spec: Any, contacts: Contacts, hands_touch: bool) -> None:
 def _set_looks(spec: Any) -> None:
     """A bright sky and two lights."""
     sky = mujoco.mjtTexture.mjTEXTURE_SKYBOX
-    flat = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
-    spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=(0.95, 0.96, 0.97), rgb2=_GROUND, width=64, height=384)
+    gradient = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    spec.add_texture(
+        name="sky", type=sky, builtin=gradient, rgb1=(0.95, 0.96, 0.97), rgb2=_GROUND, width=64, height=384
+    )
     spec.visual.headlight.ambient, spec.visual.headlight.diffuse = (0.35,) * 3, (0.35,) * 3
     spec.visual.headlight.specular = (0.05,) * 3
     directional = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL

@@ -40,6 +40,12 @@ def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
         assets()
 
 
+def test_an_old_mujoco_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mujoco, "MjSpec", object)
+    with pytest.raises(EnvError, match=r"dexhands needs MuJoCo 3\.3\.6 or newer, not .*: pip install -U mujoco"):
+        hand()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_joints_actuators_couplings_and_masses(task: str) -> None:
     model = model_of(task)
