@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from dima.algorithms import algorithm_names
+from dima.algorithms import ALGORITHMS, algorithm_names
 from dima.recording.config import RecordConfig, record_config
 from dima.training.run_config import TrainConfig, build_config
+from dima.world_models import WORLD_MODELS
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 ON_ANY_TASK = sorted(set(algorithm_names()) - {"oracle"})  # that one needs a simulator whose state can be set
 
 
@@ -26,6 +29,18 @@ def tiny(tmp_path: Path) -> Callable[..., TrainConfig]:
         return build_config(task, algorithm, "debug", fixed | overrides)
 
     return build
+
+
+@pytest.fixture
+def on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The examples can be imported; afterwards nobody knows of them."""
+    before = [(registry, dict(registry._registered)) for registry in (ALGORITHMS, WORLD_MODELS)]
+    monkeypatch.syspath_prepend(EXAMPLES)
+    yield
+    for registry, names in before:
+        registry._registered = names
+    for path in EXAMPLES.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture

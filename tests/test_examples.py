@@ -8,7 +8,6 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ import pytest
 import yaml
 
 import dima
-from dima.algorithms import ALGORITHMS
 from dima.cli import main
 from dima.config import read_yaml, write_yaml
-from dima.world_models import WORLD_MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXAMPLE = EXAMPLES / "train_in_imagination.py"
@@ -32,18 +29,6 @@ SHORT = {
     "own_algorithm": (*FIXED, "--preset", "small", "--learner.population", "2", "--evaluate-every", "60"),
 }
 FEW = ("--episodes", "2", "--segments", "4", "--horizon", "3", "--samples", "3", "--starts", "2")
-
-
-@pytest.fixture
-def on_the_path(monkeypatch) -> Iterator[None]:
-    """The examples can be imported; afterwards nobody knows of them."""
-    before = [(registry, dict(registry._registered)) for registry in (ALGORITHMS, WORLD_MODELS)]
-    monkeypatch.syspath_prepend(EXAMPLES)
-    yield
-    for registry, names in before:
-        registry._registered = names
-    for name in (*OWN, "own_everything"):
-        sys.modules.pop(name, None)
 
 
 @pytest.mark.usefixtures("one_thread")

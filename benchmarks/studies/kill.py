@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -33,21 +34,42 @@ from dima.storage.run_folder import RunFolder
 from dima.storage.serialization import encode
 from dima.training.run_config import RunConfig, build_config
 
-# task, changes, and about how many environment steps an iteration takes; mappo stops inside episodes of up to 30 steps
-RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "dima": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
-    "mamba": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
-    "marie": ("toy/switches", {"envs": 2, "learner": {"replay": {"capacity": 700}}}, 80),
-    "mappo": ("toy/switches", {"envs": 3, "learner": {"rollout": 35}}, 105),
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run that is killed."""
+
+    algorithm: str
+    steps: int  # environment steps of an iteration, about
+    changes: dict[str, Any]  # of the config
+    preset: str = "debug"
+    task: str = "toy/switches"
+    per_kill: int = 2  # iterations; where these take milliseconds, many: a run must outlast its kills
+
+
+_SMALL_REPLAY = {"envs": 2, "learner": {"replay": {"capacity": 700}}}
+RUNS = {
+    "dima": Kind("dima", 80, _SMALL_REPLAY),
+    "mamba": Kind("mamba", 80, _SMALL_REPLAY),
+    "marie": Kind("marie", 80, _SMALL_REPLAY),
+    "mappo": Kind("mappo", 105, {"envs": 3, "learner": {"rollout": 35}}, per_kill=25),  # stops inside episodes of 30
+    "ensemble": Kind("ensemble", 80, _SMALL_REPLAY),
+    "happo": Kind("happo", 105, {"envs": 3, "learner": {"rollout": 35}}, per_kill=25),
+    "hasac": Kind("hasac", 100, {"envs": 2, "learner": {"interval": 100}}, per_kill=10),
+    "dima, quick": Kind("dima", 400, {"learner": {"imaginations": 1}}, preset="quick", task="toy/walk", per_kill=1),
+    "mappo, small": Kind(
+        "mappo", 200, {"envs": 2, "learner": {"rollout": 100}}, preset="small", task="toy/walk", per_kill=5
+    ),
 }
-# iterations; those of mappo take milliseconds, and a run must outlast its kills
-PER_KILL = {"dima": 2, "mamba": 2, "marie": 2, "mappo": 25}
 _PRELOAD = [
     "dima.training.online",
     "dima.algorithms.model_based",
     "dima.algorithms.mamba",
     "dima.algorithms.marie",
     "dima.algorithms.mappo",
+    "dima.algorithms.happo",
+    "dima.algorithms.hasac",
+    "dima.world_models.ensemble",
     "dima.envs.toy",
     "torch._dynamo",
 ]
@@ -55,12 +77,12 @@ _PATIENCE = 600  # seconds after which an attempt counts as hung
 _CLOCKS = "time/"
 
 
-def small_run(algorithm: str, folder: Path, iterations: int, budget: float = 1.0) -> RunConfig:
-    """Config of the run that is killed: its number of iterations, folder and checkpoint budget."""
-    task, overrides, steps = RUNS[algorithm]
-    fixed = {"run": str(folder), "device": "cpu", "threads": 1, "tensorboard": False, "evaluate_every": 4 * steps}
-    fixed |= {"checkpoint_budget": budget}
-    return build_config(task, algorithm, "debug", fixed | overrides | {"steps": steps * iterations})
+def small_run(name: str, folder: Path, iterations: int, budget: float = 1.0) -> RunConfig:
+    """Config of the run that is killed: its name in ``RUNS``, number of iterations, folder and checkpoint budget."""
+    kind = RUNS[name]
+    fixed = {"run": str(folder), "device": "cpu", "threads": 1, "tensorboard": False, "evaluate_every": 4 * kind.steps}
+    fixed |= {"checkpoint_budget": budget, "evaluation_episodes": 2, "steps": kind.steps * iterations}
+    return build_config(kind.task, kind.algorithm, kind.preset, fixed | kind.changes)
 
 
 def work(content: dict[str, Any], ready: Event) -> None:
@@ -182,12 +204,12 @@ def _bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().numpy().tobytes()
 
 
-def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float = 1.0) -> dict[str, Any]:
+def measure(name: str, kills: int, seed: int, folder: Path, budget: float = 1.0) -> dict[str, Any]:
     """Run once undisturbed and once with kills, and compare.
 
     Args:
-        algorithm: a key of ``RUNS``.
-        kills: how many; the run has ``PER_KILL`` times as many iterations.
+        name: of ``RUNS``.
+        kills: how many; the run has ``per_kill`` times as many iterations.
         seed: of the moments.
         folder: for both runs.
         budget: of the killed run's checkpoints; the other one saves every iteration.
@@ -195,9 +217,9 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float =
     Returns:
         What happened, ready for JSON; ``differences`` is empty when all is well.
     """
-    length = PER_KILL[algorithm] * kills
-    whole = small_run(algorithm, folder / f"{algorithm}-whole", length)
-    broken = small_run(algorithm, folder / f"{algorithm}-killed", length, budget)
+    length = RUNS[name].per_kill * kills
+    whole = small_run(name, folder / "whole" / name, length)
+    broken = small_run(name, folder / "killed" / name, length, budget)
     seconds = finish(whole)
     count = iterations(whole.folder)
     moments = random.Random(seed)  # any time within start-up and the next iteration or two
@@ -206,7 +228,7 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float =
     finish(broken)
     expected, got = contents(whole.folder), contents(broken.folder)
     return {
-        "algorithm": algorithm,
+        "run": name,
         "task": whole.task,
         "steps": whole.steps,
         "iterations": count,
@@ -221,13 +243,13 @@ def measure(algorithm: str, kills: int, seed: int, folder: Path, budget: float =
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs for each algorithm")
+    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--budget", type=float, default=1.0, help="share of the time for the killed run's checkpoints")
     parser.add_argument("--out", type=Path, default=Path("results/kill"), help="folder for what was found")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = [measure(algorithm, args.kills, args.seed, Path(folder), args.budget) for algorithm in RUNS]
+        found = [measure(name, args.kills, args.seed, Path(folder), args.budget) for name in RUNS]
     result = {"torch": torch.__version__, "cores": cores(), "seed": args.seed, "runs": found}
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
@@ -237,7 +259,7 @@ def main() -> int:
     for run in found:
         verdict = "differs in " + ", ".join(run["differences"]) if run["differences"] else "equal, bit for bit"
         summary = f"{len(run['kills'])} kills, {run['iterations']} iterations, {run['lost_iterations']} repeated"
-        print(f"{run['algorithm']:<6} {summary}: {verdict}")
+        print(f"{run['run']:<12} {summary}: {verdict}")
     return 1 if any(run["differences"] for run in found) else 0
 
 

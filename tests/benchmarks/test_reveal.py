@@ -52,5 +52,5 @@ class Stopped:
 def test_bad_input_is_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
     assert study(monkeypatch, tmp_path, "--settings", "lerner.horizon=3") == 2
     assert capsys.readouterr().err.splitlines() == [
-        "reveal: lerner is not a field of TrainConfig: did you mean 'learner'?"
+        "reveal: lerner.horizon is not a field of TrainConfig: did you mean 'learner.horizon'?"
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.kill import RUNS, contents, differences, iterations, measure, small_run
+from benchmarks.studies.kill import contents, differences, iterations, measure, small_run
 from dima.cli import main
 from dima.envs.vector import VectorEnv
 from dima.errors import RunFolderError
@@ -23,6 +23,7 @@ from dima.training.online import Trainer, resume, train
 from dima.training.run_config import RunConfig
 
 ITERATIONS = 8
+KINDS = ("dima", "mamba", "marie", "mappo")  # of run
 PHASES = {
     "dima": ("collect", "decoder", "denoiser", "reward", "imagine and update", "save", "evaluate"),
     "hasac": ("collect", "update", "save", "evaluate"),
@@ -57,7 +58,7 @@ def pull_plug() -> None:
     raise Power
 
 
-@pytest.fixture(scope="module", params=list(RUNS))
+@pytest.fixture(scope="module", params=KINDS)
 def whole(request, tmp_path_factory) -> RunConfig:
     """The config of an uninterrupted run, finished in its folder."""
     config = small_run(request.param, tmp_path_factory.mktemp("whole"), ITERATIONS)
@@ -111,7 +112,7 @@ def test_a_run_killed_while_saving_equals_an_uninterrupted_one(whole: RunConfig,
     assert_equal_runs(whole, again)
 
 
-@pytest.mark.parametrize("algorithm", RUNS)
+@pytest.mark.parametrize("algorithm", KINDS)
 def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Path, algorithm: str) -> None:
     """SIGKILL, in processes of their own; ``benchmarks/studies/kill.py`` does it twenty times."""
     result = measure(algorithm, kills=3, seed=1, folder=tmp_path)

@@ -248,8 +248,8 @@ def test_only_rounding_may_differ(form, discrete: bool, different: int, largest:
 # -- what cannot be exported ------------------------------------------------------------------------------------------
 
 
-def test_a_policy_class_of_the_user_s_own_leaves_as_a_graph(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+@pytest.mark.usefixtures("on_the_path")
+def test_a_policy_class_of_the_user_s_own_leaves_as_a_graph(tmp_path: Path) -> None:
     fixed = {"run": str(tmp_path / "run"), "device": "cpu", "threads": 1, "tensorboard": False, "steps": 1_500}
     run = train(dima.build_config("toy/walk", "own_algorithm:CemConfig", "small", fixed)).folder
     own = {"algorithm": "own_algorithm:CemConfig"}

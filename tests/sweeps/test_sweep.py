@@ -41,7 +41,7 @@ def test_a_sweep_is_its_runs_and_a_report_and_goes_on_where_it_was(content, tmp_
     assert "mappo (lr 0.01)" in (tmp_path / "out" / "report.html").read_text()
     config = dima.build_config("toy/walk", "mappo", "debug")
     alone = config.override({**{k: v for k, v in swept["settings"].items() if "." not in k}, "run": "alone"})
-    dima.train(alone.override({"learner": {"ppo": {"lr": 1e-2}}}))
+    dima.train(alone.override({"learner": {"ppo": {"lr": 1e-2}}}), quiet=True)
     assert numbers(tmp_path / "alone") == numbers(tmp_path / "out/toy/walk/mappo-debug-lr=0.01-seed0")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "toy").rglob("*")}
     assert main(["sweep", str(path), "--quiet"]) == 0
