@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import tyro
 
+from dima.cli.commands import command_of
 from dima.cli.fields import flags
 from dima.cli.help import asks_help, help_text
 from dima.errors import ConfigError
@@ -91,7 +92,7 @@ def _not_a_switch(value: str, args: Sequence[str], known: dict[str, Any]) -> str
 
 
 def _unknown(token: str, flags: Sequence[str], prog: str) -> str:
-    help_command = f"see `{' '.join(prog.split()[:2])} --help`"
+    help_command = f"see `{command_of(prog)[0]} --help`"
     if not token.startswith("-"):
         return f"unexpected argument {token!r}: {help_command}"
     flag = token.split("=")[0]

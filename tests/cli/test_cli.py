@@ -358,6 +358,7 @@ class TestOthers:
         ("tasks nonsense", "no task's name contains 'nonsense'"),
         ("check toy/wlak", "did you mean 'walk'?"),
         ("doctor --all", "there is no option --all: see `dima doctor --help`"),
+        ("dataset record toy/walk --zzz 1", "there is no option --zzz: see `dima dataset record --help`"),
     ],
 )
 def test_every_error_is_one_line(command, args, message, tmp_path, monkeypatch):
