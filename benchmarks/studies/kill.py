@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import random
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -48,6 +47,10 @@ class Kind:
 
 
 _SMALL_REPLAY = {"envs": 2, "learner": {"replay": {"capacity": 700}}}
+_FEW_UPDATES = {
+    "imaginations": 1,
+    "world_model": {f"{part}_fit": {"updates": 20} for part in ("denoiser", "decoder", "reward")},
+}
 RUNS = {
     "dima": Kind("dima", 80, _SMALL_REPLAY),
     "mamba": Kind("mamba", 80, _SMALL_REPLAY),
@@ -56,7 +59,7 @@ RUNS = {
     "ensemble": Kind("ensemble", 80, _SMALL_REPLAY),
     "happo": Kind("happo", 105, {"envs": 3, "learner": {"rollout": 35}}, per_kill=25),
     "hasac": Kind("hasac", 100, {"envs": 2, "learner": {"interval": 100}}, per_kill=10),
-    "dima, quick": Kind("dima", 400, {"learner": {"imaginations": 1}}, preset="quick", task="toy/walk", per_kill=1),
+    "dima, quick": Kind("dima", 400, {"learner": _FEW_UPDATES}, preset="quick", task="toy/walk", per_kill=1),
     "mappo, small": Kind(
         "mappo", 200, {"envs": 2, "learner": {"rollout": 100}}, preset="small", task="toy/walk", per_kill=5
     ),
@@ -243,24 +246,30 @@ def measure(name: str, kills: int, seed: int, folder: Path, budget: float = 1.0)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="of them all")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--budget", type=float, default=1.0, help="share of the time for the killed run's checkpoints")
     parser.add_argument("--out", type=Path, default=Path("results/kill"), help="folder for what was found")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = [measure(name, args.kills, args.seed, Path(folder), args.budget) for name in RUNS]
-    result = {"torch": torch.__version__, "cores": cores(), "seed": args.seed, "runs": found}
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
-    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    args.out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "benchmarks.studies.kill", *sys.argv[1:]])
     (args.out / "command.txt").write_text(command + "\n", encoding="utf-8")
-    for run in found:
-        verdict = "differs in " + ", ".join(run["differences"]) if run["differences"] else "equal, bit for bit"
-        summary = f"{len(run['kills'])} kills, {run['iterations']} iterations, {run['lost_iterations']} repeated"
-        print(f"{run['run']:<12} {summary}: {verdict}")
+    found: list[dict[str, Any]] = []
+    for name in args.runs:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(measure(name, args.kills, args.seed, Path(folder), args.budget))
+        result = {"torch": torch.__version__, "cores": cores(), "seed": args.seed, "runs": found}
+        (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        tell(found[-1])
     return 1 if any(run["differences"] for run in found) else 0
+
+
+def tell(run: dict[str, Any]) -> None:
+    """Print what was found of a run."""
+    verdict = "differs in " + ", ".join(run["differences"]) if run["differences"] else "equal, bit for bit"
+    summary = f"{len(run['kills'])} kills, {run['iterations']} iterations, {run['lost_iterations']} repeated"
+    print(f"{run['run']:<12} {summary}: {verdict}", flush=True)
 
 
 if __name__ == "__main__":
