@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -47,3 +48,15 @@ def test_thresholds_are_found_from_few_examples_where_a_plain_network_blurs_them
     assert probability[~ends].mean() < 0.004
     assert 0.8 < probability.sum() / ends.sum() < 1.25
     assert probability[ends].mean() > plain[ends].mean() + 0.05
+
+
+@pytest.mark.parametrize("features", [17, 420])
+def test_a_gradient_step_moves_the_sum_as_much_for_many_features(features: int) -> None:
+    spec = EnvSpec(agents=("a",), state_dim=features, obs_sizes=(1,), action_sizes=(1,), discrete=False)
+    torch.manual_seed(0)
+    head, states = AdditiveTermination(spec), torch.randn(512, features)
+    before = head(states).detach()
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+    head(states).sum().backward()
+    optimizer.step()
+    assert 10 < (head(states) - before).abs().mean() < 100
