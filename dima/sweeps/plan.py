@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dima.algorithms import algorithm_config
-from dima.config import shown
+from dima.config import nested, shown
 from dima.envs import agreed_task, make_env, suite_config
+from dima.envs.arguments import split_arguments
 from dima.errors import ConfigError, UserError
 from dima.presets import default_preset
 from dima.registry import FromFile, agreed
@@ -139,26 +141,6 @@ def make_plan(sweep: Sweep, allow: Sequence[str] = ()) -> Plan:
     return Plan(sweep, points, [replace(run, state=state_of(run.config)) for run in runs], tuple(allow))
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted fields as nested mappings: ``{"a.b": 1}`` -> ``{"a": {"b": 1}}``.
-
-    Raises:
-        ConfigError: one field lies within another.
-    """
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *path, last = name.split(".")
-        place = tree
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{name}: {part} is a setting itself: give one of them")
-        if last in place:
-            raise ConfigError(f"{name} is a setting and holds others: give one of them")
-        place[last] = value
-    return tree
-
-
 def _points(sweep: Sweep, allow: frozenset[str]) -> Iterator[Point]:
     """Every combination but for the seeds."""
     for given_task, given_algorithm in itertools.product(sweep.tasks, sweep.algorithms):
@@ -191,8 +173,12 @@ def _agreed_algorithm(sweep: Sweep, name: str, allow: frozenset[str]) -> str:
 def _agreed_task(sweep: Sweep, name: str, settings: Mapping[str, Any], allow: frozenset[str]) -> str:
     if sweep.where is None:
         return name
-    env = {field.removeprefix("env."): value for field, value in settings.items() if field.startswith("env.")}
-    return agreed_task(FromFile(name), env, name if name in allow else None, "it", _repeat(name))
+    ranges = {name: drawn.to_dict() for name, drawn in sweep.space.items()}
+    env = nested({**settings, **ranges}).get("env")
+    kept, arguments = split_arguments(env if isinstance(env, Mapping) else {})
+    if arguments:  # as good as in `env.arguments`
+        kept["arguments"] = json.dumps(arguments, default=str)
+    return agreed_task(FromFile(name), kept, name if name in allow else None, "it", _repeat(name))
 
 
 def _repeat(name: str) -> str:
