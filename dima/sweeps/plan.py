@@ -18,7 +18,7 @@ from dima.presets import default_preset
 from dima.registry import FromFile, agreed
 from dima.sweeps.existing import State, state_of
 from dima.sweeps.names import folder_name, portable, short_names
-from dima.sweeps.spec import Grid, Settings, Sweep
+from dima.sweeps.spec import Settings, Sweep
 from dima.training.run_config import TrainConfig, build_config
 
 
@@ -157,10 +157,7 @@ def _points(sweep: Sweep, allow: frozenset[str]) -> Iterator[Point]:
 
 
 def _grid(grids: Settings) -> Iterator[dict[str, Any]]:
-    def values(grid: Grid) -> Sequence[Any]:
-        return grid.values
-
-    for combination in itertools.product(*map(values, grids.values())):
+    for combination in itertools.product(*(grid.values for grid in grids.values())):
         yield dict(zip(grids, combination, strict=True))
 
 
@@ -187,30 +184,24 @@ def _repeat(name: str) -> str:
 
 def _require_different(runs: Sequence[PlannedRun]) -> None:
     """Raise ConfigError if two runs are the same, or would share a folder."""
-    folders: dict[str, PlannedRun] = {}
-    contents: list[tuple[dict[str, Any], PlannedRun]] = []
+    folders: set[str] = set()
+    seen: dict[str, PlannedRun] = {}
     for run in runs:
-        if run.name.lower() in folders:  # some file systems do not tell cases apart
+        if (folder := run.name.lower()) in folders:  # some file systems do not tell cases apart
             raise ConfigError(
                 f"two runs would share the folder {run.name}: give settings as lists, so that it names them"
             )
-        folders[run.name.lower()] = run
-        content = run.config.to_dict() | {"run": None}
-        contents.append((content, run))
-    seen: dict[str, PlannedRun] = {}
-    for content, run in contents:
-        if (other := seen.setdefault(repr(content), run)) is not run:
+        folders.add(folder)
+        if (other := seen.setdefault(repr(run.config.to_dict() | {"run": None}), run)) is not run:
             raise ConfigError(f"{other.name} and {run.name} are the same run: give each value once")
 
 
 def _try_range_ends(point: Point) -> None:
     """Check the ranges of a search against the fields' types and limits, one field at a time."""
-    space = point.sweep.space
-    first = {name: drawn.samples[0] for name, drawn in space.items()}
-    for name, drawn in space.items():
+    for name, drawn in point.sweep.space.items():
         for value in drawn.samples:
             try:
-                point.runs(first | {name: value})
+                point.runs(point.sweep.any_values | {name: value})
             except ConfigError as error:
                 raise ConfigError(f"search.fields.{name} with the value {shown(value)}: {error}") from None
 
