@@ -125,7 +125,12 @@ class Agent(Team):
         Args:
             episodes: number of episodes.
             seed: of the episodes; by default :attr:`evaluation_seed`.
+
+        Raises:
+            ConfigError: there are to be no episodes.
         """
+        if episodes < 1:
+            raise ConfigError(f"episodes = {episodes} is out of range: expected at least 1")
         make = partial(make_env, self.config.task, self.config.env)
         with VectorEnv(make, min(episodes, 20)) as envs:
             act, seed = partial(self.algorithm.act, mode=True), self.evaluation_seed if seed is None else seed

@@ -136,6 +136,13 @@ def test_cuda_where_there_is_none_is_one_clear_line(walker: Path) -> None:
         dima.load(walker, device="cuda")
 
 
+def test_arguments_that_do_not_fit_are_one_clear_line(walker: Path) -> None:
+    with pytest.raises(ConfigError, match="device = 'gpu' is not one of auto, cpu, cuda"):
+        dima.load(walker, device="gpu")
+    with pytest.raises(ConfigError, match="episodes = 0 is out of range: expected at least 1"):
+        dima.evaluate(walker, episodes=0)
+
+
 def test_objects_describe_themselves_in_a_line(tiny, recording) -> None:
     config = tiny(steps=120)
     run = dima.train(config, quiet=True)

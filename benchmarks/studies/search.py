@@ -49,10 +49,7 @@ def main() -> int:
         if searched.status:
             raise RuntimeError("the search failed or was interrupted")
         ((point, best),) = searched.best.items()
-        found = {
-            "default": {field: args.default},
-            "best": dict(best.settings),
-        }
+        found = {"default": {field: args.default}, "best": dict(best.settings)}
         compared = {
             name: {"settings": settings, "returns": returns(spec, settings, args.seeds, Path(folder, name))}
             for name, settings in found.items()

@@ -115,6 +115,8 @@ def main() -> int:
         whole, broken, path = Path(temporary, "whole"), Path(temporary, "killed"), Path(temporary, "sweep.yaml")
         write_yaml(path, sweep_file(broken, args.steps))
         undisturbed = dima.sweep(sweep_file(whole, args.steps), progress=choose_sweep_progress())
+        if undisturbed.status:
+            raise RuntimeError(f"the undisturbed sweep ended with status {undisturbed.status}")
         killed = disturbed(broken, path, args.kills, random.Random(args.seed))
         runs = {
             run.name: {

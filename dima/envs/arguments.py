@@ -28,17 +28,15 @@ def gather_arguments(task: str, config: PettingZooConfig, settings: Mapping[str,
             config.yaml can keep.
         EnvError: the factory cannot be imported.
     """
-    fields = {field.name for field in dataclasses.fields(config)}
-    own = {name: value for name, value in settings.items() if name not in fields}
-    kept = {name: value for name, value in settings.items() if name in fields}
-    if isinstance(kept.get("arguments"), Mapping):
-        own = {**kept.pop("arguments"), **own}
+    kept, own = split_arguments(settings, type(config))
     if not own:
         return kept
-    _, attribute, factory = find_factory(task.removeprefix("pettingzoo/"))
+    # a name with a colon as it is: it may remember that it must not be looked up in the working directory
+    _, attribute, factory = find_factory(task if ":" in task else task.removeprefix("pettingzoo/"))
     for name, value in own.items():
         if not takes(factory, name):
-            hint = nearest(name, {*_parameters(factory), *fields} - {"arguments", "render_mode"})
+            known = {*_parameters(factory), *(field.name for field in dataclasses.fields(config))}
+            hint = nearest(name, known - {"arguments", "render_mode"})
             raise ConfigError(f"env.{name} is neither an argument of {attribute} nor a setting of its adapter: {hint}")
         if not is_json(value):
             raise ConfigError(
@@ -47,6 +45,23 @@ def gather_arguments(task: str, config: PettingZooConfig, settings: Mapping[str,
             )
     earlier = PettingZooConfig(arguments=kept["arguments"]) if isinstance(kept.get("arguments"), str) else config
     return kept | {"arguments": json.dumps(earlier.keywords() | own, default=_plain)}
+
+
+def split_arguments(
+    settings: Mapping[str, Any], config: type[PettingZooConfig] = PettingZooConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of an adapter, and what is none of them: arguments of the factory.
+
+    Args:
+        settings: by name; a mapping of ``arguments`` belongs to the second.
+        config: of the adapter.
+    """
+    fields = {field.name for field in dataclasses.fields(config)}
+    kept = {name: value for name, value in settings.items() if name in fields}
+    own = {name: value for name, value in settings.items() if name not in fields}
+    if isinstance(kept.get("arguments"), Mapping):
+        own = {**kept.pop("arguments"), **own}
+    return kept, own
 
 
 def is_json(value: Any) -> bool:

@@ -46,7 +46,7 @@ class Team:
             return
         begun = torch.as_tensor(np.asarray(which, dtype=bool), device=self.device)
         if begun.shape != self._first.shape:
-            raise EnvError(f"reset({list(which)}) does not fit: the team acts in {len(self._first)} environments")
+            raise EnvError(f"reset({begun.tolist()}) does not fit: the team acts in {len(self._first)} environments")
         self._first |= begun
         self._previous = torch.where(begun[:, None, None], 0.0, self._previous)
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from dima.config import shown
 from dima.errors import ConfigError
 from dima.runtime.machine import free_memory
 
@@ -16,7 +17,7 @@ def pick_device(name: str) -> torch.device:
     """Resolve a device name; ``auto`` is a CUDA GPU if there is one.
 
     Raises:
-        ConfigError: ``cuda`` was asked for and is not there.
+        ConfigError: there is no such device, or ``cuda`` was asked for and is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,7 +25,10 @@ def pick_device(name: str) -> torch.device:
         built = torch.version.cuda is not None
         why = "no CUDA GPU was found" if built else "this PyTorch was built without CUDA"
         raise ConfigError(f"device = cuda cannot be used: {why}; use --device cpu or auto")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device = {shown(name)} is not one of auto, cpu, cuda") from None
 
 
 Precision = Literal["float32", "bf16"]

@@ -12,7 +12,7 @@ from dima.sweeps.plan import Plan, PlannedRun
 from dima.sweeps.process import LOGS, Event, Job
 from dima.sweeps.progress import SweepProgress
 from dima.sweeps.results import RunOutcome
-from dima.sweeps.search import Search, TrialState
+from dima.sweeps.search import Search
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,10 @@ class Agenda:
         self._at_work.discard(name)
         self.outcomes[name] = RunOutcome(name, folder, status, error)  # type: ignore[arg-type]
         if unit.search is not None:
-            last = name == unit.jobs[-1].name
-            states: dict[str, TrialState] = {"failed": "failed", "invalid": "failed"}
-            if status == "finished" and last:
+            if status == "finished" and name == unit.jobs[-1].name:
                 unit.search.finish(unit.trial, "complete")
-            elif status in states:
-                unit.search.finish(unit.trial, states[status])
+            elif status in ("failed", "invalid"):  # one that was interrupted is gone on with the next time
+                unit.search.finish(unit.trial, "failed")
         self._progress.end(self.outcomes[name])
 
     def _hand_out(self) -> Iterator[Unit]:

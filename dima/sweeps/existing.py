@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from dima.config import shown
+from dima.config import dotted, shown
 from dima.errors import ConfigError
 from dima.registry import Allowed
 from dima.storage.layout import CHECKPOINT, CONFIG, METRICS, check_available
@@ -39,11 +38,6 @@ def state_of(config: TrainConfig) -> State:
     return "finished" if whole else "unfinished"  # its last iteration was logged, but not saved
 
 
-def typed_name(name: str) -> str | None:
-    """A name as the user typed it, to be repeated beside a file; None if their own configuration allows it."""
-    return None if isinstance(name, Allowed) else str(name)
-
-
 def _require_same(config: TrainConfig, folder: RunFolder) -> None:
     kept = folder.config()
     for name in ("task", "algorithm"):  # before anything that the folder names is looked up
@@ -51,11 +45,14 @@ def _require_same(config: TrainConfig, folder: RunFolder) -> None:
             raise _conflict(folder, name, kept.get(name), getattr(config, name))
     if "dataset" in kept:
         raise ConfigError(f"{folder.path} holds a run of `dima fit`: choose another out")
-    found = RunConfig.from_dict(kept, algorithm=typed_name(config.algorithm), where=folder.path)
-    for name, before, now in _differences(found.to_dict(), config.to_dict()):
-        if name == "run" or (name == "env.agents_leave" and before):  # `dima train` switches that on by itself
-            continue
-        raise _conflict(folder, name, before, now)
+    # as if the user had typed it, unless their own configuration allows it
+    algorithm = None if isinstance(config.algorithm, Allowed) else str(config.algorithm)
+    before = dotted(RunConfig.from_dict(kept, algorithm=algorithm, where=folder.path).to_dict())
+    now = dotted(config.to_dict())
+    for name in {**before, **now}:
+        switched_on = name == "env.agents_leave" and before.get(name)  # `dima train` does so by itself
+        if name != "run" and not switched_on and before.get(name) != now.get(name):
+            raise _conflict(folder, name, before.get(name), now.get(name))
 
 
 def _conflict(folder: RunFolder, name: str, before: object, now: object) -> ConfigError:
@@ -64,13 +61,3 @@ def _conflict(folder: RunFolder, name: str, before: object, now: object) -> Conf
         f"{folder.path} holds a run with {name} = {shown(before)}, this sweep says {shown(now)}: "
         f"choose another out, or remove that folder{longer}"
     )
-
-
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted fields whose values differ, with both values."""
-    for name in (*one, *(name for name in other if name not in one)):
-        before, now = one.get(name), other.get(name)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            yield from _differences(before, now, f"{prefix}{name}.")
-        elif before != now:
-            yield f"{prefix}{name}", before, now

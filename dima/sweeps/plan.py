@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dima.algorithms import algorithm_config
-from dima.config import shown
+from dima.config import nested, shown
 from dima.envs import agreed_task, make_env, suite_config
+from dima.envs.arguments import split_arguments
 from dima.errors import ConfigError, UserError
 from dima.presets import default_preset
 from dima.registry import FromFile, agreed
 from dima.sweeps.existing import State, state_of
 from dima.sweeps.names import folder_name, portable, short_names
-from dima.sweeps.spec import Grid, Settings, Sweep
+from dima.sweeps.spec import Settings, Sweep
 from dima.training.run_config import TrainConfig, build_config
 
 
@@ -139,26 +141,6 @@ def make_plan(sweep: Sweep, allow: Sequence[str] = ()) -> Plan:
     return Plan(sweep, points, [replace(run, state=state_of(run.config)) for run in runs], tuple(allow))
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted fields as nested mappings: ``{"a.b": 1}`` -> ``{"a": {"b": 1}}``.
-
-    Raises:
-        ConfigError: one field lies within another.
-    """
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *path, last = name.split(".")
-        place = tree
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{name}: {part} is a setting itself: give one of them")
-        if last in place:
-            raise ConfigError(f"{name} is a setting and holds others: give one of them")
-        place[last] = value
-    return tree
-
-
 def _points(sweep: Sweep, allow: frozenset[str]) -> Iterator[Point]:
     """Every combination but for the seeds."""
     for given_task, given_algorithm in itertools.product(sweep.tasks, sweep.algorithms):
@@ -175,10 +157,7 @@ def _points(sweep: Sweep, allow: frozenset[str]) -> Iterator[Point]:
 
 
 def _grid(grids: Settings) -> Iterator[dict[str, Any]]:
-    def values(grid: Grid) -> Sequence[Any]:
-        return grid.values
-
-    for combination in itertools.product(*map(values, grids.values())):
+    for combination in itertools.product(*(grid.values for grid in grids.values())):
         yield dict(zip(grids, combination, strict=True))
 
 
@@ -191,8 +170,12 @@ def _agreed_algorithm(sweep: Sweep, name: str, allow: frozenset[str]) -> str:
 def _agreed_task(sweep: Sweep, name: str, settings: Mapping[str, Any], allow: frozenset[str]) -> str:
     if sweep.where is None:
         return name
-    env = {field.removeprefix("env."): value for field, value in settings.items() if field.startswith("env.")}
-    return agreed_task(FromFile(name), env, name if name in allow else None, "it", _repeat(name))
+    ranges = {name: drawn.to_dict() for name, drawn in sweep.space.items()}
+    env = nested({**settings, **ranges}).get("env")
+    kept, arguments = split_arguments(env if isinstance(env, Mapping) else {})
+    if arguments:  # as good as in `env.arguments`
+        kept["arguments"] = json.dumps(arguments, default=str)
+    return agreed_task(FromFile(name), kept, name if name in allow else None, "it", _repeat(name))
 
 
 def _repeat(name: str) -> str:
@@ -201,30 +184,24 @@ def _repeat(name: str) -> str:
 
 def _require_different(runs: Sequence[PlannedRun]) -> None:
     """Raise ConfigError if two runs are the same, or would share a folder."""
-    folders: dict[str, PlannedRun] = {}
-    contents: list[tuple[dict[str, Any], PlannedRun]] = []
+    folders: set[str] = set()
+    seen: dict[str, PlannedRun] = {}
     for run in runs:
-        if run.name.lower() in folders:  # some file systems do not tell cases apart
+        if (folder := run.name.lower()) in folders:  # some file systems do not tell cases apart
             raise ConfigError(
                 f"two runs would share the folder {run.name}: give settings as lists, so that it names them"
             )
-        folders[run.name.lower()] = run
-        content = run.config.to_dict() | {"run": None}
-        contents.append((content, run))
-    seen: dict[str, PlannedRun] = {}
-    for content, run in contents:
-        if (other := seen.setdefault(repr(content), run)) is not run:
+        folders.add(folder)
+        if (other := seen.setdefault(repr(run.config.to_dict() | {"run": None}), run)) is not run:
             raise ConfigError(f"{other.name} and {run.name} are the same run: give each value once")
 
 
 def _try_range_ends(point: Point) -> None:
     """Check the ranges of a search against the fields' types and limits, one field at a time."""
-    space = point.sweep.space
-    first = {name: drawn.samples[0] for name, drawn in space.items()}
-    for name, drawn in space.items():
+    for name, drawn in point.sweep.space.items():
         for value in drawn.samples:
             try:
-                point.runs(first | {name: value})
+                point.runs(point.sweep.any_values | {name: value})
             except ConfigError as error:
                 raise ConfigError(f"search.fields.{name} with the value {shown(value)}: {error}") from None
 

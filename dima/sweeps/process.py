@@ -138,13 +138,8 @@ def _work(job: Job, connection: Connection) -> None:
         _redirect_output(Path(job.log))
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        send(
-            (
-                "outcome",
-                "invalid",
-                f"{job.home} cannot be used here ({why}): runs of a cluster need a shared file system",
-            )
-        )
+        text = f"{job.home} cannot be used here ({why}): runs of a cluster need a shared file system"
+        send(("outcome", "invalid", text))
         return
     try:
         from dima.runtime.multi_progress import Relay

@@ -106,13 +106,9 @@ def gpu_share(plan: Plan, resources: Resources) -> float:
     """The share of a GPU that each run gets."""
     if resources.gpus is not None:
         return resources.gpus
-    configs = [run.config for point in plan.points for run in point.runs(_any_values(plan.sweep))]
+    configs = [run.config for point in plan.points for run in point.runs(plan.sweep.any_values)]
     may_use_one = any(config.device != "cpu" for config in configs)
     return 1.0 if may_use_one and ray.cluster_resources().get("GPU", 0) else 0.0
-
-
-def _any_values(sweep: Sweep) -> dict[str, Any]:
-    return {name: drawn.samples[0] for name, drawn in sweep.space.items()}
 
 
 def require_room(needs: dict[str, float], cluster: bool, progress: SweepProgress) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial
 
-TrialState = Literal["running", "complete", "pruned", "failed"]
+TrialEnd = Literal["complete", "pruned", "failed"]
 _GRACE_SHARE = 0.1  # of a run, before which no trial is stopped
 _INSTALL = "a search needs the package optuna: pip install 'dima-marl[ray]'"
 
@@ -68,7 +68,7 @@ class Search:
         self._trials: dict[int, Trial] = {}  # at work, or to be gone on with
         known = read_trials(self.path, point.sweep)
         self.numbers = range(len(known))  # of the trials that an earlier call began
-        config = point.runs({name: drawn.samples[0] for name, drawn in self.space.items()}, 0)[0].config
+        config = point.runs(point.sweep.any_values, 0)[0].config
         self._steps, self._every = config.steps, config.evaluate_every
         self._study = _new_study(self.spec, config.steps)
         for number, facts in enumerate(known):
@@ -110,15 +110,14 @@ class Search:
         """
         if self.spec.prune == "none" or step >= self._steps:
             return False
-        names = [one.name for one in self.runs(number)]
-        before = names.index(run)
-        finished = [self.objective(one) for one in self.runs(number)[:before]]
+        if (trial := self._trials.get(number)) is None:  # pruned: the run is about to end
+            return True
+        runs = self.runs(number)
+        before = [one.name for one in runs].index(run)
         # as multiples of the steps between evaluations, since episodes of different trials end at different steps
         at = before * self._steps + step // self._every * self._every
-        if number not in self._trials:  # pruned: the run is about to end
-            return True
-        trial = self._trials[number]
         if at not in self._study.trials[number].intermediate_values:  # it is, where an iteration is repeated
+            finished = [self.objective(one) for one in runs[:before]]
             trial.report(statistics.fmean([*finished, value]), at)
         stop: bool = trial.should_prune()
         if stop:
@@ -126,19 +125,17 @@ class Search:
         self._write()
         return stop
 
-    def finish(self, number: int, state: TrialState) -> None:
+    def finish(self, number: int, state: TrialEnd) -> None:
         """Record how a trial ended; a complete one has evaluations in its run folders."""
-        from optuna.trial import TrialState as Optunas
+        from optuna.trial import TrialState
 
         trial = self._trials.get(number)
-        if trial is None or state == "running":  # pruned before, or interrupted: it is gone on with the next time
+        if trial is None:  # pruned before
             return
         if state == "complete":
             self._study.tell(trial, statistics.fmean(self.objective(run) for run in self.runs(number)))
-        elif state == "pruned":
-            self._study.tell(trial, state=Optunas.PRUNED)
         else:
-            self._study.tell(trial, state=Optunas.FAIL)
+            self._study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
         del self._trials[number]
         self._write()
 
@@ -178,8 +175,7 @@ class Search:
 
     def _restore(self, number: int, facts: Mapping[str, Any]) -> None:
         """Tell a new study of a trial; one that was interrupted or failed is gone on with."""
-        from optuna.trial import TrialState as Optunas
-        from optuna.trial import create_trial
+        from optuna.trial import TrialState, create_trial
 
         values = {int(step): value for step, value in facts["evaluations"].items()}
         if facts["state"] in ("running", "failed"):
@@ -192,7 +188,7 @@ class Search:
             return
         self._study.add_trial(
             create_trial(
-                state=Optunas.COMPLETE if facts["state"] == "complete" else Optunas.PRUNED,
+                state=TrialState.COMPLETE if facts["state"] == "complete" else TrialState.PRUNED,
                 value=facts["value"],
                 params=dict(facts["params"]),
                 distributions=dict(self._distributions),

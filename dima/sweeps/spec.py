@@ -20,7 +20,6 @@ from dima.sweeps.space import Space, read_space
 
 Backend = Literal["auto", "ray", "serial"]
 _OWN_PLACE = {"task": "tasks", "algorithm": "algorithms", "preset": "presets", "seed": "seeds", "run": "out"}
-_HELD_BY_SEARCH = ("trials", "fields", "objective", "prune", "grace", "seed", "startup")
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,11 @@ class Sweep:
         """The folder of all runs."""
         default = "runs/sweep" if self.where is None else f"runs/{self.where.stem}"
         return user_path(self.spec.out or default)
+
+    @property
+    def any_values(self) -> dict[str, Any]:
+        """A value of each searched setting, where it does not matter which."""
+        return {name: drawn.samples[0] for name, drawn in self.space.items()}
 
 
 def read_sweep(source: str | Path | Mapping[str, Any], **changes: Any) -> Sweep:
@@ -203,9 +207,10 @@ def _search(value: object) -> tuple[SearchSpec, Space]:
     for name in ("trials", "fields"):
         if name not in value:
             raise ConfigError(f"search.{name} is missing: {_SEARCH_HINTS[name]}")
+    known = {"fields", *(one.name for one in fields(SearchSpec))}
     for name in value:
-        if name not in _HELD_BY_SEARCH:
-            raise ConfigError(f"search.{name} is not a field of a search: {nearest(str(name), _HELD_BY_SEARCH)}")
+        if name not in known:
+            raise ConfigError(f"search.{name} is not a field of a search: {nearest(str(name), known)}")
     plain = {name: one for name, one in value.items() if name != "fields"}
     search = _nested(SearchSpec(trials=1), "search", plain)
     return search, read_space({setting_name("search.fields", name): one for name, one in _pairs(value["fields"])})

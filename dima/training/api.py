@@ -147,6 +147,8 @@ def fit(
         UserError: the dataset is of another task or damaged, the folder or the device cannot be used, or learning
             diverged. The last checkpoint is kept.
     """
+    if not isinstance(config, OfflineConfig):
+        raise ConfigError(f"config is of type {type(config).__name__}: give what dima.fit_config(dataset) returns")
     with _displayed(progress, quiet) as display:
         return Run.of(offline.fit(config, overwrite=overwrite, progress=display, callbacks=callbacks))
 

@@ -100,8 +100,8 @@ def _measure(config: dict[str, Any], rows: list[Metrics]) -> tuple[str, dict[str
     horizon = config.get("evaluation_horizon")
     columns = [f"held_out/{told}_{horizon}" for told in ("state", "obs")]
     column = next((name for name in columns if any(name in row for row in rows)), columns[0])
-    named = {"unit": "iterations", "measure": f"error after {horizon} steps", "digits": 3, "lower_is_better": True}
-    return column, named
+    measure = f"{'observation ' if column == columns[1] else ''}error after {horizon} steps"
+    return column, {"unit": "iterations", "measure": measure, "digits": 3, "lower_is_better": True}
 
 
 def _seconds(rows: list[Metrics]) -> dict[str, float]:

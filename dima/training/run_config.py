@@ -164,10 +164,11 @@ def build_config(
     """
     algorithm = named_algorithm(algorithm)
     name, overrides = named_task(task, overrides or {})
-    config, preset = default_config(name, algorithm), default_preset(algorithm) if preset is None else preset
+    preset = default_preset(algorithm) if preset is None else preset
+    config = default_config(name, algorithm).override({"preset": preset})
     for changes in preset_changes(algorithm, preset, name):
         config = config.override(changes)
-    config = changed(config.override({"preset": preset}), overrides)
+    config = changed(config, overrides)
     if not isinstance(task, str):
         give(given_object(name), config.env.to_dict()["arguments"])  # consent to these arguments, too
     return config

@@ -107,3 +107,4 @@ def test_a_dataset_is_fitted_and_measured_by_what_is_predicted(recording, tmp_pa
     assert f"held_out/{measure}_3" in lines
     assert ("held_out/state_3" in lines) == ("held_out/persistence_3" in lines) == (measure == "state")
     assert ("held_out/obs_persistence_3" in lines) == (measure == "obs")
+    assert dima.open_run(summary.folder).measure == summary.measure

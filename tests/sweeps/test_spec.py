@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 import dima
 from dima.cli import main
-from dima.errors import ConfigError
+from dima.errors import ConfigError, EnvError
 from dima.sweeps.plan import make_plan
 from dima.sweeps.spec import Grid, read_sweep
 
@@ -123,6 +124,45 @@ def test_names_in_a_file_need_consent(tmp_path, capsys, monkeypatch, content) ->
     (tmp_path / "home" / "dima" / "config.yaml").write_text("allow_algorithms: ['strange:*']", encoding="utf-8")
     assert main(["sweep", str(path), "--dry-run"]) == 2  # it is not defined in that module: a pattern is not enough
     assert "list the name itself" in capsys.readouterr().err
+
+
+def allow_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """Write a configuration of the user's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "dima").mkdir(parents=True)
+    (tmp_path / "home" / "dima" / "config.yaml").write_text(line, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        ({"env.max_cycles": 9}, None),
+        ({"env.arguments": '{"max_cycles": 9}'}, None),
+        ({"env.arguments.max_cycles": [8, 9]}, None),
+        ({}, {"env.max_cycles": {"int": [8, 9]}}),
+        ({}, {"env.arguments": {"choice": ["{}", '{"max_cycles": 9}']}}),
+    ],
+)
+def test_arguments_in_a_file_need_consent(tmp_path, monkeypatch, content, settings, fields) -> None:
+    """Those of PettingZoo's own factories, too, however they are written; what is allowed for good gets none."""
+    allow_for_good(tmp_path, monkeypatch, "allow_tasks: ['strange:*']")
+    search = {"search": {"trials": 1, "fields": fields}} if fields else {}
+    path = tmp_path / "sweep.yaml"
+    for task in ("pettingzoo/sisl.pursuit_v5", "strange:make"):
+        path.write_text(yaml.safe_dump(content(settings, tasks=[task], **search)), encoding="utf-8")
+        with pytest.raises(ConfigError, match=f"names the task {task}.* with the arguments .*max_cycles"):
+            make_plan(read_sweep(path))
+
+
+def test_an_allowed_task_with_arguments_is_not_taken_from_the_working_directory(tmp_path, monkeypatch, content) -> None:
+    allow_for_good(tmp_path, monkeypatch, "allow_tasks: ['unheard_of:make']")
+    (tmp_path / "unheard_of.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content({"env.size": 9}, tasks=["unheard_of:make"])), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    with pytest.raises(EnvError, match="there is no module 'unheard_of'"):
+        make_plan(read_sweep(path))
 
 
 def test_lists_are_grids_and_other_values_are_fixed(content) -> None:

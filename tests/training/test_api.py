@@ -142,6 +142,10 @@ def test_what_is_no_task_or_algorithm_is_refused(
 def test_names_beside_a_config_are_refused(tiny) -> None:
     with pytest.raises(ConfigError, match="algorithm = 'happo' is a part of the config"):
         dima.train(tiny(), "happo")
+    with pytest.raises(ConfigError, match=r"config is of type TrainConfig: give what dima\.fit_config"):
+        dima.fit(tiny())
+    with pytest.raises(ConfigError, match="preset = 3 does not fit: expected a value of type str"):
+        dima.train("toy/walk", "mappo", 3)  # type: ignore[arg-type]
 
 
 def test_a_class_of_a_module_is_recorded_by_its_name(tmp_path: Path) -> None:
