@@ -64,8 +64,7 @@ class Point:
             ConfigError: a field does not exist or a value does not fit.
         """
         stem = f"{self.folder}/{self._stem(drawn or {}, trial)}"
-        changes = nested({**self.settings, **(drawn or {})})
-        config = build_config(self.task, self.algorithm, self.preset, changes)
+        config = build_config(self.task, self.algorithm, self.preset, {**self.settings, **(drawn or {})})
         names = {seed: f"{stem}-seed{seed}" for seed in self.sweep.spec.seeds}
         out = self.sweep.out
         return [
@@ -137,26 +136,6 @@ def make_plan(sweep: Sweep, allow: Sequence[str] = ()) -> Plan:
     if sweep.search is not None:
         return Plan(sweep, points, [], tuple(allow))
     return Plan(sweep, points, [replace(run, state=state_of(run.config)) for run in runs], tuple(allow))
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted fields as nested mappings: ``{"a.b": 1}`` -> ``{"a": {"b": 1}}``.
-
-    Raises:
-        ConfigError: one field lies within another.
-    """
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *path, last = name.split(".")
-        place = tree
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{name}: {part} is a setting itself: give one of them")
-        if last in place:
-            raise ConfigError(f"{name} is a setting and holds others: give one of them")
-        place[last] = value
-    return tree
 
 
 def _points(sweep: Sweep, allow: frozenset[str]) -> Iterator[Point]:
