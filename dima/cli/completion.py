@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from dima.cli.commands import COMMANDS, DATASET, Command, every_command
-from dima.cli.fields import Option, options_of
+from dima.cli.fields import Option, negated, options_of
 from dima.cli.help import ALL
 from dima.errors import UserError
 
@@ -25,7 +25,8 @@ _VALUES = {  # of options by name
     **dict.fromkeys(("run", "out", "also", "dataset", "runs"), _FOLDER),
     "reference": _FILE,
 }
-_ARGUMENTS = {"TASK": "@tasks", "[TEXT]": "@tasks", "RUN": _FOLDER, "RUN...": _FOLDER, "DATASET": _FOLDER}
+_ARGUMENTS = {"TASK": "@tasks", "[TEXT]": "@tasks", "FILE": _FILE}
+_ARGUMENTS |= dict.fromkeys(("RUN", "RUN...", "DATASET"), _FOLDER)
 _DESCRIPTION = 70  # characters
 
 
@@ -75,8 +76,7 @@ def _option(scope: str, option: Option) -> Iterator[Row]:
     if not option.metavar:
         yield scope, f"--{option.name}", _SWITCH, about
         if option.default:
-            head, dot, tail = option.name.rpartition(".")
-            yield scope, f"--{head}{dot}no-{tail}", _SWITCH, f"not: {about}"
+            yield scope, negated(option.name), _SWITCH, f"not: {about}"
     else:
         yield scope, f"--{option.name}", " ".join(option.choices) or _VALUES.get(option.name, ""), about
 

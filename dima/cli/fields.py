@@ -88,6 +88,12 @@ def flags(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield option.name, option.kind
 
 
+def negated(switch: str, mark: str = "no-") -> str:
+    """The flag that turns a switch off: ``learner.compile`` -> ``--learner.no-compile``."""
+    head, dot, tail = switch.rpartition(".")
+    return f"--{head}{dot}{mark}{tail}"
+
+
 @cache
 def comments(kind: type) -> dict[str, str]:
     """The comment of each field: behind it in its line, or in the lines above it."""

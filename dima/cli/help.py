@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from dima.cli.commands import command_of
-from dima.cli.fields import Option, options_of
+from dima.cli.fields import Option, negated, options_of
 from dima.cli.overview import sentence, table
 
 SHORT, ALL = ("-h", "--help"), "--help-all"
@@ -74,20 +74,14 @@ def _row(option: Option, usage: Sequence[str], values: Mapping[str, Any], limits
     """Name and help of an option; one that the usage names stands there as an argument."""
     if option.positional or option.name.upper() in usage:
         return option.name.upper() + (" ..." if option.metavar.endswith("...") else ""), option.help
-    name = _negatable(option.name) if option.default is True else option.name
-    return f"--{name} {option.metavar}".rstrip(), _right(option, values, limits)
-
-
-def _negatable(name: str) -> str:
-    head, dot, tail = name.rpartition(".")
-    return f"{head}{dot}[no-]{tail}"
+    flag = negated(option.name, "[no-]") if option.default is True else f"--{option.name}"
+    return f"{flag} {option.metavar}".rstrip(), _right(option, values, limits)
 
 
 def _right(option: Option, values: Mapping[str, Any], limits: bool) -> str:
     value = values.get(option.name.replace("-", "_"), option.default)
     facts = [option.limits] if limits and option.limits else []
-    if value is not None and value not in ((), ""):
-        shown = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-        shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
-        facts += [] if shown == "off" else [f"default: {shown}"]
+    if value is not None and value is not False and value not in ((), ""):
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else "on" if value is True else value
+        facts.append(f"default: {shown}")
     return f"{option.help} ({'; '.join(facts)})" if facts else option.help

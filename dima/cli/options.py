@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 
 from dima.cli.commands import command_of
-from dima.cli.fields import flags
+from dima.cli.fields import flags, negated
 from dima.cli.help import asks_help, help_text
 from dima.errors import ConfigError
 
@@ -86,7 +86,7 @@ def _not_a_switch(value: str, args: Sequence[str], known: dict[str, Any]) -> str
         switch = _switch(flag, known)
         if switch and value == (flag.partition("=")[2] if "=" in flag else word):
             return (
-                f"--{switch} = {value!r} is neither true nor false: --{switch} alone is true, {_negated(switch)} false"
+                f"--{switch} = {value!r} is neither true nor false: --{switch} alone is true, {negated(switch)} false"
             )
     return ""
 
@@ -148,7 +148,7 @@ def _plain_switches(args: Sequence[str], known: dict[str, Any]) -> list[str]:
                 value = remaining.pop(0)
             if value.lower() in BOOLEANS:
                 negative = name_of(arg) != switch
-                arg = f"--{switch}" if BOOLEANS[value.lower()] != negative else _negated(switch)
+                arg = f"--{switch}" if BOOLEANS[value.lower()] != negative else negated(switch)
         plain.append(arg)
     return plain
 
@@ -160,8 +160,3 @@ def _switch(arg: str, known: dict[str, Any]) -> str:
     positive = f"{head}{dot}{tail.removeprefix('no-')}"
     found = next((known_name for known_name in (name, positive) if known.get(known_name) is bool), "")
     return found if arg.startswith("--") else ""
-
-
-def _negated(switch: str) -> str:
-    head, dot, tail = switch.rpartition(".")
-    return f"--{head}{dot}no-{tail}"

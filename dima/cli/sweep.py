@@ -15,7 +15,7 @@ from dima.config import Config
 
 @dataclass(frozen=True)
 class SweepOptions(Config):
-    spec: tyro.conf.Positional[str]  # YAML file of tasks, algorithms, seeds, settings; see docs/sweeps.md
+    file: tyro.conf.Positional[str]  # YAML file of tasks, algorithms, seeds, settings; see docs/sweeps.md
     out: str | None = None  # folder of all runs; default: that of the file, or runs/<name of the file>
     address: str | None = None  # of a Ray cluster, such as auto or 10.0.0.1:6379; default: this machine
     serial: bool = False  # one run after another, without Ray
@@ -34,7 +34,7 @@ def sweep(args: Sequence[str]) -> int:
     if options.dry_run:
         return _list(options)
     result = run(
-        options.spec,
+        options.file,
         out=options.out,
         backend="serial" if options.serial else None,
         address=options.address,
@@ -59,10 +59,16 @@ def _list(options: SweepOptions) -> int:
     from dima.sweeps.run import open_searches
     from dima.sweeps.spec import read_sweep
 
-    plan = make_plan(read_sweep(options.spec, out=options.out, address=options.address), options.allow)
+    plan = make_plan(read_sweep(options.file, out=options.out, address=options.address), options.allow)
+    searches = open_searches(plan)
+    if options.json:
+        runs = [{"name": run.name, "folder": str(run.config.folder), "state": run.state} for run in plan.runs]
+        begun = [{"file": str(one.path), "begun": len(one.numbers), "trials": one.spec.trials} for one in searches]
+        answer({"out": str(plan.sweep.out), "total": plan.total, "runs": runs, "searches": begun})
+        return 0
     for planned in plan.runs:
         print(f"{planned.state:<12}{planned.config.folder}")
-    for search in open_searches(plan):
+    for search in searches:
         print(f"{len(search.numbers)} of {search.spec.trials} trials begun: {search.path}")
     print(f"{plan.total} runs in {plan.sweep.out}")
     return 0

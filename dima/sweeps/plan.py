@@ -66,8 +66,7 @@ class Point:
             ConfigError: a field does not exist or a value does not fit.
         """
         stem = f"{self.folder}/{self._stem(drawn or {}, trial)}"
-        changes = nested({**self.settings, **(drawn or {})})
-        config = build_config(self.task, self.algorithm, self.preset, changes)
+        config = build_config(self.task, self.algorithm, self.preset, {**self.settings, **(drawn or {})})
         names = {seed: f"{stem}-seed{seed}" for seed in self.sweep.spec.seeds}
         out = self.sweep.out
         return [

@@ -48,6 +48,7 @@ CASES = {
     "dima imagine run --act ": ["recorded", "policy"],
     "dima completion ": ["bash", "zsh", "fish"],
     "dima evaluate sub": ["subfolder"],
+    "dima sweep ba": ["bash"],  # a file
     "dima train toy/walk --run sub": ["subfolder"],
     "dima train toy/walk --steps ": [],
     "dima nothing --": [],

@@ -50,6 +50,11 @@ def test_a_sweep_is_its_runs_and_a_report_and_goes_on_where_it_was(content, tmp_
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "toy").rglob("*")} == before
     assert main(["sweep", str(path), "--dry-run"]) == 0
     assert capsys.readouterr().out.count("finished    ") == 2
+    assert main(["sweep", str(path), "--dry-run", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [run["state"] for run in listed["runs"]] == ["finished"] * 2
+    assert all(run["folder"] == f"{listed['out']}/{run['name']}" for run in listed["runs"])
+    assert listed["total"] == 2 and listed["searches"] == []
 
 
 def test_one_error_stops_no_other_and_is_told_at_the_end(content, tmp_path, capsys) -> None:
@@ -129,6 +134,9 @@ def test_a_search_ends_with_its_best_settings(content, tmp_path, capsys) -> None
     assert again.out == out and not again.err
     assert main(["sweep", str(path), "--dry-run"]) == 0
     assert "2 of 2 trials begun" in capsys.readouterr().out
+    assert main(["sweep", str(path), "--dry-run", "--json"]) == 0
+    (search,) = json.loads(capsys.readouterr().out)["searches"]
+    assert (search["begun"], search["trials"]) == (2, 2)
 
 
 def test_without_ray_it_says_so_and_goes_on(content, monkeypatch, capsys) -> None:

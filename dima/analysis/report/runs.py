@@ -12,7 +12,7 @@ import numpy as np
 
 from dima.algorithms import algorithm_config
 from dima.analysis.report.statistics import Array
-from dima.config import shown, user_path
+from dima.config import dotted, shown, user_path
 from dima.errors import ConfigError, UserError
 from dima.registry import FromFile
 from dima.storage.layout import METRICS, PROTOCOL
@@ -160,7 +160,7 @@ def read_run(path: Path) -> Run:
     evaluations = [record for record in iterations if record.get("evaluate/return") is not None]
     steps = iterations[-1]["step"] if iterations else 0
     status, error = _status(records, steps, config["steps"])
-    settings = _defaults(config["algorithm"]) | _flat(config["learner"])
+    settings = _defaults(config["algorithm"]) | dotted(config["learner"])
     settings = {name: value for name, value in settings.items() if name not in _SPEED_SETTINGS}
     settings["envs"] = config["envs"]
     return Run(
@@ -237,16 +237,9 @@ def _phases(iterations: Sequence[Metrics]) -> dict[str, Phase]:
 
 def _defaults(algorithm: str) -> dict[str, Any]:
     try:
-        return _flat(algorithm_config(FromFile(algorithm)).to_dict())
+        return dotted(algorithm_config(FromFile(algorithm)).to_dict())
     except ConfigError:  # code of somebody's own that is not here, or that nobody agreed to
         return {}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _without_path(message: str, path: Path) -> str:
