@@ -24,10 +24,10 @@ import torch
 
 from benchmarks.speed.plain.dexhands import PlainHands
 from benchmarks.speed.timing import CLOCKS, Timing, ratio
+from benchmarks.studies.hands import task_names
 from dima.envs import make_env
 from dima.envs.dexhands.env import AGENTS, DexHandsEnv
 from dima.envs.dexhands.settings import DexHandsConfig
-from dima.envs.dexhands.tasks import TASKS
 from dima.runtime.provenance import protocol
 
 LONG = DexHandsConfig(episode_limit=100_000)
@@ -84,7 +84,7 @@ def measure(task: str, steps: int, seed: int, timing: Timing) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=[f"dexhands/{task}" for task in TASKS])
+    parser.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="default: all")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
@@ -93,8 +93,8 @@ def main() -> None:
     args = parser.parse_args()
     timing = Timing(torch.device("cpu"), repeats=args.repeats, clock=args.clock)
     results = []
-    for task in args.tasks:
-        result = measure(task.removeprefix("dexhands/"), args.steps, args.seed, timing)
+    for task in task_names(args.tasks, parser):
+        result = measure(task, args.steps, args.seed, timing)
         results.append(result)
         rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["steps_per_second"].items())
         print(f"{task}: steps a second: {rates}; {result['times_as_fast_as_plain']['step']:.2f} times the plain step")

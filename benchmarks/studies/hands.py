@@ -12,14 +12,14 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dima.envs.dexhands.env import AGENTS, DexHandsEnv
-from dima.envs.dexhands.scripted import SCRIPTS, act
+from dima.envs.dexhands.scripted import act_both
 from dima.envs.dexhands.tasks import TASKS
 from dima.experience.episodes import episode_seed
 from dima.runtime.provenance import protocol
@@ -36,9 +36,7 @@ def players(env: DexHandsEnv, task: str, seed: int) -> dict[str, Act]:
         "nothing": lambda step, obs: nothing,
         "still": lambda step, obs: still,
         "random": lambda step, obs: rng.uniform(-1, 1, (2, 26)),
-        "scripted": lambda step, obs: np.stack(
-            [act(*pair) for pair in zip(SCRIPTS[task], (step, step), obs, strict=True)]
-        ),
+        "scripted": lambda step, obs: act_both(task, step, obs),
     }
 
 
@@ -73,6 +71,14 @@ def measure(task: str, episodes: int, seed: int) -> dict[str, Any]:
     return result
 
 
+def task_names(given: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Names in ``TASKS`` of tasks given with or without their suite, or all; a wrong one ends the program."""
+    tasks = [task.removeprefix("dexhands/") for task in given] or list(TASKS)
+    if unknown := [task for task in tasks if task not in TASKS]:
+        parser.error(f"no task {unknown[0]!r}: give some of {', '.join(TASKS)}")
+    return tasks
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)}; default: all")
@@ -80,9 +86,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for a JSON file per task")
     args = parser.parse_args()
-    tasks = [task.removeprefix("dexhands/") for task in args.tasks] or list(TASKS)
-    if unknown := [task for task in tasks if task not in TASKS]:
-        parser.error(f"no task {unknown[0]!r}: give some of {', '.join(TASKS)}")
+    tasks = task_names(args.tasks, parser)
     made = protocol("cpu")  # before results make the working tree dirty
     print("| task | policy | return | success | steps |\n|---|---|---|---|---|")
     for task in tasks:

@@ -12,7 +12,7 @@ import imageio.v3 as imageio
 import numpy as np
 
 from dima.envs.dexhands.env import AGENTS, DexHandsEnv, scene
-from dima.envs.dexhands.scripted import SCRIPTS, act
+from dima.envs.dexhands.scripted import act_both
 from dima.envs.dexhands.tasks import TASKS
 
 MOMENTS = {  # steps of the episode
@@ -32,7 +32,7 @@ def row(task: str, width: int, height: int) -> np.ndarray:
     for step in range(max(MOMENTS[task]) + 1):
         if step in MOMENTS[task]:
             pictures.append(drawing.draw(drawing.now()))
-        actions = [act(script, step, observations[agent]) for agent, script in zip(AGENTS, SCRIPTS[task], strict=True)]
+        actions = act_both(task, step, observations.values())
         observations, *_ = env.step(dict(zip(AGENTS, actions, strict=True)))
     drawing.close()
     return np.concatenate(pictures, axis=1)

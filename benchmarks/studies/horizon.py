@@ -63,7 +63,10 @@ def main() -> int:
     parser.add_argument("studies", type=Path, nargs="+", help="folders that `benchmarks.studies.accuracy` wrote")
     parser.add_argument("--out", type=Path, required=True, help="a PNG file")
     args = parser.parse_args()
-    args.out.write_bytes(as_png(draw({path.name: read(path) for path in args.studies})))
+    tasks = {path.name: read(path) for path in args.studies}
+    if empty := [name for name, results in tasks.items() if not results]:
+        parser.error(f"{empty[0]} holds no results of benchmarks.studies.accuracy")
+    args.out.write_bytes(as_png(draw(tasks)))
     print(args.out)
     return 0
 

@@ -24,13 +24,15 @@ from dima.analysis.report.runs import read_run
 from dima.errors import UserError
 from dima.runtime.progress import choose_progress
 from dima.runtime.provenance import protocol
+from dima.storage.run_folder import RunFolder
 from dima.training.online import resume, train
-from dima.training.run_config import TrainConfig, build_config
+from dima.training.run_config import RunConfig, TrainConfig, build_config
 
 FORMS: dict[str, dict[str, Any]] = {
     "sequential": {},
     "joint": {"learner": {"world_model": {"denoiser": {"reveal": "all"}}}},
 }
+ELSEWHERE = ("steps", "run", "device", "threads")  # settings that a resumed run may have otherwise
 BUDGETS = [100_000, 150_000, 200_000, 250_000, 300_000]
 
 
@@ -51,9 +53,10 @@ def make_run(config: TrainConfig) -> bool:
     progress = choose_progress(quiet=False)
     if not config.folder.exists():
         return train(config, progress=progress).finished
+    kept = RunConfig.from_dict(RunFolder.open(config.folder).config(), where=config.folder).to_dict()
+    if any(kept.get(name) != value for name, value in config.to_dict().items() if name not in ELSEWHERE):
+        raise UserError(f"{config.folder} holds a run with other settings: choose other --runs")
     run = read_run(config.folder)
-    if (run.task, run.seed, run.preset) != (config.task, config.seed, config.preset):
-        raise UserError(f"{config.folder} holds another run: choose other --runs")
     if run.status == "finished" and run.steps >= config.steps:
         return True
     return resume(config.folder, steps=config.steps, progress=progress).finished

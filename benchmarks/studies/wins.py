@@ -2,7 +2,7 @@
 
 python -m benchmarks.studies.wins runs/smax/3m/* --episodes 100 --out wins.json
 
-The policy's mode plays battles whose seeds training does not use. A battle that is won returns 2, any other at most 1.
+The policy's mode plays battles whose seeds training does not use.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError
 from dima.experience.evaluation import evaluate
 
-_WON = 1.5
-
 
 def win_rates(run: Path, episodes: int) -> dict[str, Any]:
     """Win rate, mean return and length by environment steps.
@@ -37,9 +35,8 @@ def win_rates(run: Path, episodes: int) -> dict[str, Any]:
     with VectorEnv(partial(make_env, agent.config.task, agent.config.env), min(episodes, 20)) as envs:
         for steps, act in sorted(policies.items()):
             played = evaluate(envs, partial(act, mode=True), episodes, agent.evaluation_seed)
-            won = sum(value > _WON for value in played.returns)
             length = sum(played.lengths) / episodes
-            rows.append({"steps": steps, "won": won / episodes, "return": played.mean, "length": length})
+            rows.append({"steps": steps, "won": played.means["success"], "return": played.mean, "length": length})
     return {"run": run.name, "task": agent.config.task, "algorithm": agent.config.algorithm, "policies": rows}
 
 

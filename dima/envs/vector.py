@@ -43,7 +43,7 @@ class VectorEnv:
     def __init__(self, make: Callable[[], JointEnv], n: int, processes: bool = False) -> None:
         self.n, self.processes = n, processes
         probe = make()
-        self.spec, self.forkable = probe.spec, processes or probe.forkable
+        self.spec, self.forkable = probe.spec, probe.forkable
         if processes and not probe.forkable:
             probe.close()
             raise EnvError(f"{probe.name} cannot be forked into a process per environment: leave env_processes off")

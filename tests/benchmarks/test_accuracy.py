@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies import accuracy
-from dima.data import View
 from dima.datasets.reader import Dataset
-from dima.experience.replay import Replay, Rows
+from dima.experience.replay import Replay
 from dima.recording.config import record_config
 from dima.recording.record import record
-from dima.world_models.base import Step, WorldModel
+from dima.world_models.base import Step
+from tests.analysis.diagnose.worlds import StateLatentModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,26 +43,11 @@ def test_every_form_is_fitted_and_judged(dataset: Path, tmp_path: Path, form: st
     assert path.read_bytes() == before
 
 
-class Persistence(WorldModel[Tensor]):
+class Persistence(StateLatentModel):
     """Predicts that nothing changes, a reward of 7 and no end."""
 
-    context = 2
-
-    def __init__(self, dataset: Dataset) -> None:
-        super().__init__()
-        self.spec = dataset.spec
-
-    def update_statistics(self, episodes) -> None: ...
-
-    def objectives(self):
-        return {}
-
-    def start(self, rows: Rows) -> Tensor:
-        return rows.state[:, -1]
-
-    def observe(self, latent: Tensor) -> View:
-        team = latent.new_zeros(len(latent), self.spec.n_agents, self.spec.action_dim)
-        return View(latent.new_zeros(len(latent), self.spec.n_agents, self.spec.obs_dim), latent, team.bool(), team)
+    def see(self, state: Tensor) -> Tensor:
+        return state.new_zeros(len(state), self.spec.n_agents, self.spec.obs_dim)
 
     def step(self, latent: Tensor, action: Tensor) -> Step[Tensor]:
         return Step(latent, latent.new_full((len(latent),), 7.0), latent.new_ones(len(latent)))
@@ -73,7 +58,7 @@ def test_errors_of_a_known_prediction(dataset: Path) -> None:
     episodes = data.episodes("held-out")
     held_out = Replay.of(episodes, data.spec, "cpu")
     std = held_out.store["state"].std(0)
-    found = accuracy.judge(Persistence(data), held_out, std)
+    found = accuracy.judge(Persistence(data.spec), held_out, std)
     for steps in (1, 5, 15):
         moved = torch.cat([(e.state[steps:] - e.state[:-steps]).abs() / std for e in episodes]).mean()
         assert found["error"][str(steps)] == pytest.approx(float(moved), rel=0.25)

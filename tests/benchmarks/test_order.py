@@ -7,33 +7,25 @@ import torch
 from torch import Tensor
 
 from benchmarks.studies.order import order_change
-from dima.data import EnvSpec, View
+from dima.data import EnvSpec
 from dima.experience.replay import Rows
 from dima.world_models.base import Step, WorldModel
+from tests.analysis.diagnose.worlds import StateLatentModel
 
 SPEC = EnvSpec(agents=("a", "b"), state_dim=1, obs_sizes=(1, 1), action_sizes=(1, 1), discrete=False)
 
 
-class Sum(WorldModel[Tensor]):
+class Sum(StateLatentModel):
     """The next state is a weighted sum of the agents' actions, and noise."""
 
-    context, spec = 1, SPEC
+    context = 1
 
     def __init__(self, weights: list[float], noise: float) -> None:
-        super().__init__()
+        super().__init__(SPEC)
         self.weights, self.noise = torch.tensor(weights), noise
 
-    def update_statistics(self, episodes) -> None: ...
-
-    def objectives(self):
-        return {}
-
-    def start(self, rows: Rows) -> Tensor:
-        return rows.state[:, -1]
-
-    def observe(self, latent: Tensor) -> View:
-        team = latent.new_zeros(len(latent), 2, 1)
-        return View(team, latent, team.bool(), team)
+    def see(self, state: Tensor) -> Tensor:
+        return state.new_zeros(len(state), 2, 1)
 
     def step(self, latent: Tensor, action: Tensor) -> Step[Tensor]:
         state = (action[..., 0] * self.weights).sum(-1, keepdim=True) + self.noise * torch.randn(len(latent), 1)

@@ -43,6 +43,9 @@ def test_both_forms_are_trained_once_compared_and_resumed(tmp_path: Path, monkey
     assert lines[2] in capsys.readouterr().out and not resumed
     assert study(monkeypatch, tmp_path, *settings, "--budgets", "900") == 130  # a larger budget: it goes on
     assert resumed == [900]
+    capsys.readouterr()
+    assert study(monkeypatch, tmp_path, "--settings", "evaluate_every=50") == 2
+    assert "holds a run with other settings: choose other --runs" in capsys.readouterr().err
 
 
 class Stopped:

@@ -1,4 +1,4 @@
-"""A scripted PettingZoo environment."""
+"""A scripted PettingZoo environment, and whether MuJoCo can draw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+
+from dima.envs.render import headless
+from dima.errors import EnvError
 
 
 class Puppet(ParallelEnv):
@@ -81,3 +84,12 @@ class Puppet(ParallelEnv):
 @pytest.fixture
 def puppet():
     return Puppet
+
+
+@pytest.fixture
+def drawing() -> None:
+    """Skips where MuJoCo has nothing to draw with."""
+    try:
+        headless.backend()
+    except EnvError as error:
+        pytest.skip(str(error))

@@ -90,7 +90,7 @@ class Recovery:
             length = np.linalg.norm(pose[3:])
             qpos[at : at + 3] = pose[:3]
             qpos[at + 3 : at + 7] = pose[3:][_WXYZ] / length if length > 1e-9 else (1, 0, 0, 0)
-        for name, value in thing.joints(points, pose).items():
+        for name, value in thing.joints(points).items():
             joint = model.joint(name)
             qpos[joint.qposadr[0]] = np.clip(value, *joint.range)
 

@@ -11,6 +11,7 @@ from pettingzoo import ParallelEnv
 
 from dima.envs.base import TaskInfo
 from dima.envs.dexhands.hand import ACTUATED, FOREARM
+from dima.envs.dexhands.noise import add_noise
 from dima.envs.dexhands.objects import DoubleDoor
 from dima.envs.dexhands.observation import ACTION, CLIP, Observer
 from dima.envs.dexhands.rewards import Outcome
@@ -66,7 +67,7 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self.data = mujoco.MjData(self.model)
         self.observer = Observer(self.model, self.task)
         self.np_random = np.random.default_rng()
-        self._renderer: Any = None
+        self._renderer: DexHandsScene | None = None
         self._find_parts()
         self.state_space = spaces.Box(-CLIP, CLIP, (self.observer.size,), np.float32)
         sizes = [len(part) for part in self.observer.of_hands(np.zeros(self.observer.size))]
@@ -167,8 +168,7 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             return None
         if self._renderer is None:
             self._renderer = scene(self, 320, 240)
-        picture: np.ndarray = self._renderer.draw(self._renderer.now())
-        return picture
+        return self._renderer.draw(self._renderer.now())
 
     def close(self) -> None:
         """Free the renderer."""
@@ -188,12 +188,11 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def place(self) -> None:
         """Put hands and object where an episode starts, before its first step."""
-        data, random = self.data, self.np_random
+        data = self.data
         mujoco.mj_resetData(self.model, data)
         data.qpos[:] = self._start
         data.ctrl[self.motors] = self._start_targets
-        if self.config.reset_joint_noise or self.config.reset_position_noise or self.config.reset_rotation_noise:
-            self._add_noise(random)
+        add_noise(data.qpos, self.model, self.task, self.config, self.observer, self.np_random)
         mujoco.mj_step1(self.model, data)
 
     def _simulate(self, action: np.ndarray) -> None:
@@ -207,23 +206,6 @@ class DexHandsEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         mujoco.mj_rnePostConstraint(model, data)
         self.observer.read_forces(data)
         mujoco.mj_step1(model, data)
-
-    def _add_noise(self, random: np.random.Generator) -> None:
-        """Move the start pose by the noise that the settings ask for."""
-        model, qpos, config = self.model, self.data.qpos, self.config
-        joints = self.observer.joint_qpos
-        low, high = model.jnt_range[model.dof_jntid[self.observer.joint_dofs]].T
-        shift = config.reset_joint_noise * random.uniform(-1, 1, joints.size) * (high - low)
-        qpos[joints] = np.clip(qpos[joints] + shift, low, high)
-        poses = [model.joint(f"{side}_base_{name}").qposadr[0] for side in SIDES for name in ("x", "rotation")]
-        if self.task.thing.free:
-            first = model.joint(self.task.thing.ROOT).qposadr[0]
-            poses += [first, first + 3]
-        for position, rotation in zip(poses[::2], poses[1::2], strict=True):
-            qpos[position : position + 3] += random.uniform(-1, 1, 3) * config.reset_position_noise
-            axis = random.normal(size=3)
-            turn = axis / np.linalg.norm(axis) * random.uniform(0, config.reset_rotation_noise)
-            mujoco.mju_quatIntegrate(qpos[rotation : rotation + 4], turn, 1.0)
 
     def _observe(self) -> tuple[dict[str, np.ndarray], Outcome]:
         """Observations, and what the task makes of the state."""

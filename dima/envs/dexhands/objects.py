@@ -18,6 +18,7 @@ Vector = tuple[float, float, float]
 THINGS, TABLES, RIGHT, LEFT = 4, 8, 1, 2  # bits of what collides
 HARD = (0.95, 0.9999, 0.001, 0.5, 2.0)  # impedance of limits
 DENSITY = 500.0  # kg/m^3
+_CYLINDER, _CAPSULE = mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
 _COLORS = {"body": (0.55, 0.68, 0.85, 1), "part": (0.93, 0.62, 0.25, 1), "table": (0.80, 0.76, 0.70, 1)}
 _SLIDE_ARMATURE = 0.2  # kg; without it a hand's pull breaks the slide's limit, as a cap weighs next to nothing
 
@@ -65,7 +66,7 @@ class Bottle:
         bottle = _body(spec.worldbody, "bottle", self.position, quaternion(self.euler))
         bottle.add_freejoint(name="bottle")
         for number, section in enumerate(self.sections):
-            _cylinder(bottle, f"bottle_{number}", section, contacts, "body")
+            _rod(bottle, _CYLINDER, f"bottle_{number}", section, contacts, "body")
         _point(bottle, "bottle", (0, 0, 0))
         _point(bottle, "cap", self.cap_point)
         slider = _body(bottle, "cap_slider")
@@ -74,10 +75,10 @@ class Bottle:
         _point(slider, "cap link", self.cap_link)
         cap = _body(slider, "cap")
         cap.add_joint(name="cap_turn", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, 1), damping=1e-3, armature=1e-5)
-        _cylinder(cap, "cap", self.cap, contacts, "part", mass=0.8 * self.cap_mass)
+        _rod(cap, _CYLINDER, "cap", self.cap, contacts, "part", mass=0.8 * self.cap_mass)
 
-    def joints(self, points: np.ndarray, pose: np.ndarray) -> dict[str, float]:
-        """The joints that follow from the points (3, 3) and the pose (7,)."""
+    def joints(self, points: np.ndarray) -> dict[str, float]:
+        """The joints that follow from the points (3, 3)."""
         bottle, cap, link = points
         along = (cap - bottle) / np.linalg.norm(cap - bottle)
         return {"cap_lift": float((link - bottle) @ along)}
@@ -134,8 +135,8 @@ class DoubleDoor:
             point = (-self.point_x if self.inward else self.point_x, side * self.point_across, self.point_z)
             _point(spec.body(f"{name}_leaf"), f"{name} handle", point)
 
-    def joints(self, points: np.ndarray, pose: np.ndarray) -> dict[str, float]:
-        """The joints that follow from the points (2, 3) and the pose (7,)."""
+    def joints(self, points: np.ndarray) -> dict[str, float]:
+        """The joints that follow from the points (2, 3)."""
         angles = {}
         for name, point, (x, y), side in zip(("left", "right"), points, reversed(self.hinges), (1, -1), strict=True):
             flip = -1 if self.inward else 1  # a half turn about y
@@ -185,16 +186,16 @@ class Pen:
         _table(spec, self.table)
         pen = _body(spec.worldbody, "pen", self.position, quaternion(self.euler))
         pen.add_freejoint(name="pen")
-        _capsule(pen, "barrel", self.barrel, contacts, "body", 0.9 * self.barrel_mass)
-        _capsule(pen, "inner", self.inner, contacts, "body", 0.1 * self.barrel_mass)
+        _rod(pen, _CAPSULE, "barrel", self.barrel, contacts, "body", 0.9 * self.barrel_mass)
+        _rod(pen, _CAPSULE, "inner", self.inner, contacts, "body", 0.1 * self.barrel_mass)
         cap = _body(pen, "cap")
         _slide(cap, "cap_slide", (0, 0, -1), self.slide, damping=0.5)
-        _capsule(cap, "cap", self.cap, contacts, "part", self.cap_mass)
+        _rod(cap, _CAPSULE, "cap", self.cap, contacts, "part", self.cap_mass)
         _point(cap, "cap", self.cap_point)
         _point(pen, "body", self.body_point)
 
-    def joints(self, points: np.ndarray, pose: np.ndarray) -> dict[str, float]:
-        """The joints that follow from the points (2, 3) and the pose (7,)."""
+    def joints(self, points: np.ndarray) -> dict[str, float]:
+        """The joints that follow from the points (2, 3)."""
         shut = self.body_point[2] - self.cap_point[2]
         return {"cap_slide": float(np.linalg.norm(points[0] - points[1])) - shut}
 
@@ -224,16 +225,12 @@ def _box(body: Any, name: str, at: Any, size: Any, contacts: Contacts, color: st
     _shape(body, name, mujoco.mjtGeom.mjGEOM_BOX, half, at, contacts, color, mass)
 
 
-def _cylinder(body: Any, name: str, size: Vector, contacts: Contacts, color: str, mass: float | None = None) -> None:
+def _rod(
+    body: Any, kind: Any, name: str, size: Vector, contacts: Contacts, color: str, mass: float | None = None
+) -> None:
     radius, low, high = size
-    half = (radius, (high - low) / 2, 0)
-    _shape(body, name, mujoco.mjtGeom.mjGEOM_CYLINDER, half, (0, 0, (low + high) / 2), contacts, color, mass)
-
-
-def _capsule(body: Any, name: str, size: Vector, contacts: Contacts, color: str, mass: float) -> None:
-    radius, low, high = size
-    half = (radius, (high - low) / 2 - radius, 0)
-    _shape(body, name, mujoco.mjtGeom.mjGEOM_CAPSULE, half, (0, 0, (low + high) / 2), contacts, color, mass)
+    half = (radius, (high - low) / 2 - (radius if kind == _CAPSULE else 0), 0)
+    _shape(body, name, kind, half, (0, 0, (low + high) / 2), contacts, color, mass)
 
 
 def _shape(

@@ -6,15 +6,14 @@ force in proportion to the distance, and sets the fingers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dima.envs.dexhands.hand import ACTUATED, DIGITS
+from dima.envs.dexhands.objects import Vector
 from dima.envs.dexhands.observation import ACTION, HAND, HAND_SIZE, OBJECT_SIZE
-
-Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,11 @@ SCRIPTS: dict[str, Scripts] = {
     "door-open-outward": _door(inward=False),
     "pen": _pen(),
 }
+
+
+def act_both(task: str, step: int, observations: Iterable[np.ndarray]) -> np.ndarray:
+    """Both hands' actions (2, 26) on a task, at a step of the episode, of their observations."""
+    return np.stack([act(script, step, obs) for script, obs in zip(SCRIPTS[task], observations, strict=True)])
 
 
 def act(script: Script, step: int, obs: np.ndarray) -> np.ndarray:

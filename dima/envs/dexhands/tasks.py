@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dima.envs.dexhands import rewards
-from dima.envs.dexhands.objects import Bottle, DoubleDoor, Pen
-
-Vector = tuple[float, float, float]
+from dima.envs.dexhands.objects import Bottle, DoubleDoor, Pen, Vector
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ import pytest
 from dima.envs import make_env, make_scene
 from dima.envs.dexhands.coordinates import Recovery, closest_rotation
 from dima.envs.dexhands.env import AGENTS, DexHandsEnv
-from dima.envs.dexhands.scripted import SCRIPTS, act
+from dima.envs.dexhands.scripted import act_both
 from dima.envs.dexhands.settings import DexHandsConfig
 from dima.envs.dexhands.tasks import TASKS
-from dima.envs.render import headless
-from dima.errors import EnvError
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -22,7 +20,7 @@ def test_coordinates_are_found_again_in_states(task: str) -> None:
     observations, _ = env.reset(seed=0)
     states, true = [env.state()], [env.data.qpos.copy()]
     for step in range(100):
-        hands = [act(script, step, observations[agent]) for agent, script in zip(AGENTS, SCRIPTS[task], strict=True)]
+        hands = act_both(task, step, observations.values())
         observations, *_ = env.step(dict(zip(AGENTS, hands, strict=True)))
         states.append(env.state())
         true.append(env.data.qpos.copy())
@@ -49,15 +47,6 @@ def test_the_closest_rotation_is_found_among_noise() -> None:
     np.testing.assert_allclose(closest_rotation(points, points @ turn.T), turn, atol=1e-12)
     noisy = closest_rotation(points, points @ turn.T + 0.01 * rng.normal(size=(6, 3)))
     assert np.linalg.det(noisy) == pytest.approx(1) and np.abs(noisy - turn).max() < 0.05
-
-
-@pytest.fixture
-def drawing() -> None:
-    """Skips where MuJoCo has nothing to draw with."""
-    try:
-        headless.backend()
-    except EnvError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.usefixtures("drawing")

@@ -11,7 +11,6 @@ from dima.envs import make_env, make_scene
 from dima.envs.check import random_action
 from dima.envs.mpe import MODULES, MpeConfig
 from dima.envs.mujoco.env import MamujocoConfig
-from dima.envs.render import headless
 from dima.envs.render.colors import PALETTE, SHARED, rgb
 from dima.envs.render.mpe import Plane
 from dima.envs.render.mujoco import owners_of_bodies
@@ -20,15 +19,6 @@ from dima.envs.render.scene import Scene
 from dima.errors import EnvError
 
 WIDTH, HEIGHT = 64, 48
-
-
-@pytest.fixture
-def drawing() -> None:
-    """Skips where MuJoCo has nothing to draw with."""
-    try:
-        headless.backend()
-    except EnvError as error:
-        pytest.skip(str(error))
 
 
 def walk(env, scene, steps: int = 8):
