@@ -37,6 +37,18 @@ class Perception(nn.Module, ABC):
 
     recurrent: bool = False  # it depends on earlier views of the episode
 
+    def initial_memory(self, rows: int) -> Any:
+        """The memory before an episode's first view; a policy with a memory needs it to be exported.
+
+        Args:
+            rows: number B of episodes.
+
+        Returns:
+            A NamedTuple of zeros (B, ...) in float32, as :meth:`forward` takes and returns it; None: there is none, or
+            it is of another kind.
+        """
+        return None
+
     @abstractmethod
     def forward(self, view: View, memory: Any, mode: bool) -> tuple[View, Any]:
         """Turn a real view into one as the policy was trained on.
@@ -65,7 +77,12 @@ class PerceivingPolicy(Policy):
         self.recurrent = perception.recurrent
         self.memory: Any = None
 
-    @torch.no_grad()
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        perceived, self.memory = self.perception(view, self.memory, mode)
-        return self.policy.act(perceived, mode)
+        action, log_prob, self.memory = self.step(view, self.memory, mode)
+        return action, log_prob
+
+    @torch.no_grad()
+    def step(self, view: View, memory: Any, mode: bool = False) -> tuple[Tensor, Tensor, Any]:
+        """Likewise, with the memory of the time step before given and that of this one returned."""
+        perceived, memory = self.perception(view, memory, mode)
+        return *self.policy.act(perceived, mode), memory

@@ -9,7 +9,7 @@ from dima.nn.normalizer import Normalizer
 from dima.policies.base import Policy
 from dima.runtime.summary import settings_line
 
-KIND, FORMAT = "dima policy", 1  # raised with every change of what a loader reads
+KIND, FORMAT = "dima policy", 2  # raised with every change of what a loader reads
 _FRONT = "---\nlibrary_name: dima\npipeline_tag: reinforcement-learning\ntags:\n"
 
 
@@ -38,7 +38,7 @@ def run_facts(
 def normalizers(policy: Policy) -> list[dict[str, Any]]:
     """The running normalisers of a policy, whose statistics are among its tensors."""
     return [
-        {"name": name, "shape": list(part.shape), "samples": int(part.count)}
+        {"name": name, "shape": list(part.shape), "samples": int(part.count.max())}
         for name, part in policy.named_modules()
         if isinstance(part, Normalizer)
     ]
