@@ -15,12 +15,13 @@ class Policy(nn.Module, ABC):
     """A team's policy; its weights and buffers are all it needs to act."""
 
     recurrent: bool = False  # what it does depends on earlier views of the episode
+    memory: Any = None  # of the time step before
 
     @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Choose a joint action, without gradients.
 
-        A policy with a memory keeps it from call to call, in an attribute that no checkpoint holds, and forgets it in
+        A policy with a memory keeps it from call to call, as ``memory``, which no checkpoint holds, and forgets it in
         the rows where ``view.first`` says that an episode begins. A shallow copy has a memory of its own.
 
         Args:
@@ -75,7 +76,6 @@ class PerceivingPolicy(Policy):
         super().__init__()
         self.perception, self.policy = perception, policy
         self.recurrent = perception.recurrent
-        self.memory: Any = None
 
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         action, log_prob, self.memory = self.step(view, self.memory, mode)

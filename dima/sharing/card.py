@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dima.nn.normalizer import Normalizer
@@ -56,7 +56,7 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
         (f"`{one['name']}`", _space(one["observation"]), _space(one["action"]), one.get("action_mask", ""))
         for one in card["agents"]
     ]
-    first = next(iter(files))
+    first, memory = next(iter(files)), card["memory"]
     return "\n".join(
         [
             *_head(card, f"A policy for {card['task']}"),
@@ -66,11 +66,13 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
             "import dima",
             "",
             f"policy = dima.load_policy({first!r}{', trust=True' if first.endswith('.pt2') else ''})",
+            *(["policy.reset()  # where an episode begins: it remembers the one before"] if memory else []),
             "actions = policy.act(observations, infos)  # by agent, as in PettingZoo",
             "```",
             "",
             "It needs neither simulator nor replay.",
             "",
+            *(_fed_back(memory, files, card["agents_leave"]) if memory else []),
             *_table(("agent", "observes", "acts in", "action mask in its"), rows),
             f"Observations are standardised within the policy: {'; '.join(scales)}."
             if scales
@@ -80,6 +82,34 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
             *_origin(card, f"Exported by dima {card['dima']} from the checkpoint {card['checkpoint'][:12]}."),
         ]
     )
+
+
+def _fed_back(memory: Mapping[str, Any], files: Iterable[str], agents_leave: bool) -> list[str]:
+    """How programs without dima keep the memory of a graph, if there is one among the files."""
+    name = next((name for name in files if name.endswith((".onnx", ".pt2"))), "")
+    if not name:
+        return []
+    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in memory.items())
+    gone = " An agent that has left observes zeros and is allowed everything; set its previous action to zero, too."
+    onnx = [
+        f"shapes = {dict(memory)!r}",
+        'memory = {f"previous_{name}": np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}',
+        'outputs = session.run(list(shapes), {"obs": obs, "action_mask": action_mask, **memory})  # the action first',
+        "memory = dict(zip(memory, outputs))",
+    ]
+    pt2 = [
+        f"memory = [torch.zeros(1, *shape) for shape in {list(memory.values())!r}]",
+        "memory = graph(obs, action_mask, *memory)  # the action is memory[0]",
+    ]
+    return [
+        f"A graph has its memory among inputs and outputs: {shapes}. Each output is an input of the next step, in ONNX",
+        f"`previous_...`; all are zeros where an episode begins.{gone if agents_leave else ''} With `{name}`:",
+        "",
+        "```python",
+        *(onnx if name.endswith(".onnx") else pt2),
+        "```",
+        "",
+    ]
 
 
 def run_text(facts: Mapping[str, Any], repo: str) -> str:

@@ -139,9 +139,9 @@ def _program(policy: JointPolicy) -> torch.export.ExportedProgram:
     obs = torch.zeros(_EXAMPLE_ROWS, spec.n_agents, spec.obs_dim)
     mask = torch.from_numpy(spec.action_valid).expand(_EXAMPLE_ROWS, -1, -1).clone()
     memory = tuple(torch.zeros(_EXAMPLE_ROWS, *shape) for shape in policy.memory.values())
-    shapes = {"obs": {0: batch}, "action_mask": {0: batch}} | (
-        {"memory": ({0: batch},) * len(memory)} if memory else {}
-    )
+    shapes: dict[str, Any] = {"obs": {0: batch}, "action_mask": {0: batch}}
+    if memory:
+        shapes["memory"] = tuple({0: batch} for _ in memory)
     return torch.export.export(policy, (obs, mask, *memory), dynamic_shapes=shapes)
 
 

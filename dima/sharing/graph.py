@@ -39,7 +39,6 @@ class GraphPolicy(Policy):
             raise ValueError("its memory is too large")
         self.recurrent = bool(shapes)
         self._graph, self._shapes = graph, shapes[1:]  # the action is in the view
-        self._memory: Sequence[Tensor] = []
 
     @torch.no_grad()
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
@@ -47,16 +46,16 @@ class GraphPolicy(Policy):
         if not mode:
             raise ConfigError("a graph holds the policy's mode only: load the safetensors file to sample actions")
         before = [view.previous_action, *self._before(view)] if self.recurrent else []
-        action, *self._memory = self._graph(view.obs, view.action_mask, *before)
+        action, *self.memory = self._graph(view.obs, view.action_mask, *before)
         return action, action.new_full(action.shape[:-1], torch.nan)
 
     def _before(self, view: View) -> list[Tensor]:
         """The memory of the step before, zero where an episode begins."""
         rows = len(view.obs)
-        memory = [one if len(one) == rows else one.new_zeros(rows, *one.shape[1:]) for one in self._memory]
-        memory = memory or [torch.zeros(rows, *shape) for shape in self._shapes]
+        memory: list[Tensor] = list(self.memory or ())
+        if not memory or len(memory[0]) != rows:
+            memory = [torch.zeros(rows, *shape) for shape in self._shapes]
         if [one.shape[1:] for one in memory] != self._shapes:
             raise ValueError("its memory is not of the sizes that its card says")
-        if view.first is None:
-            return memory
+        assert view.first is not None
         return [one.masked_fill(view.first.view(-1, *[1] * (one.dim() - 1)), 0.0) for one in memory]

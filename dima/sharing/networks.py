@@ -71,13 +71,13 @@ class JointPolicy(nn.Module):
 
 def _initial_memory(policy: Policy) -> Any:
     """A memory of one row before an episode's first view, a NamedTuple."""
-    initial = policy.perception.initial_memory(1) if isinstance(policy, PerceivingPolicy) else None
+    initial: Any = policy.perception.initial_memory(1) if isinstance(policy, PerceivingPolicy) else None
     named = isinstance(initial, tuple) and "action" not in getattr(initial, "_fields", ["action"])
     if named and all(isinstance(one, Tensor) and one.dtype == torch.float32 and not one.any() for one in initial):
         return initial
     raise ConfigError(
-        f"its policy {class_of(policy)} has a memory of the episode of an unknown kind: declare it by initial_memory of "
-        "a dima.policies.base.Perception, or act with dima.load(run)"
+        f"its policy {class_of(policy)} has a memory of the episode of an unknown kind: declare it by initial_memory "
+        "of a dima.policies.base.Perception, or act with dima.load(run)"
     )
 
 
