@@ -84,31 +84,34 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
     )
 
 
-def _fed_back(memory: Mapping[str, Any], files: Iterable[str], agents_leave: bool) -> list[str]:
-    """How programs without dima keep the memory of a graph, if there is one among the files."""
-    name = next((name for name in files if name.endswith((".onnx", ".pt2"))), "")
-    if not name:
+def _fed_back(memory: Mapping[str, Sequence[int]], files: Iterable[str], agents_leave: bool) -> list[str]:
+    """How programs without dima keep the memory of graphs, where there are any among the files."""
+    shapes = dict(memory)
+    code = {
+        ".pt2": lambda name: [
+            f"graph = torch.export.load({name!r}).module()",
+            f"memory = [torch.zeros(1, *shape) for shape in {list(shapes.values())!r}]  # an episode begins",
+            "memory = graph(obs, action_mask, *memory)  # at each step; the action is memory[0]",
+        ],
+        ".onnx": lambda name: [
+            f"session, shapes = onnxruntime.InferenceSession({name!r}), {shapes!r}",
+            "memory = [np.zeros((1, *shape), np.float32) for shape in shapes.values()]  # an episode begins",
+            'given = {f"previous_{name}": values for name, values in zip(shapes, memory)}',
+            'given |= {"obs": obs, "action_mask": action_mask}',
+            "memory = session.run(list(shapes), given)  # these three at each step; the action is memory[0]",
+        ],
+    }
+    graphs = {name: code[suffix](name) for name in files for suffix in code if name.endswith(suffix)}
+    if not graphs:
         return []
-    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in memory.items())
-    gone = " An agent that has left observes zeros and is allowed everything; set its previous action to zero, too."
-    onnx = [
-        f"shapes = {dict(memory)!r}",
-        'memory = {f"previous_{name}": np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}',
-        'outputs = session.run(list(shapes), {"obs": obs, "action_mask": action_mask, **memory})  # the action first',
-        "memory = dict(zip(memory, outputs))",
-    ]
-    pt2 = [
-        f"memory = [torch.zeros(1, *shape) for shape in {list(memory.values())!r}]",
-        "memory = graph(obs, action_mask, *memory)  # the action is memory[0]",
-    ]
+    gone = (
+        " An agent that has left observes zeros, is allowed everything, and has zeros in the action that enters again."
+    )
     return [
-        f"A graph has its memory among inputs and outputs: {shapes}. Each output is an input of the next step, in ONNX",
-        f"`previous_...`; all are zeros where an episode begins.{gone if agents_leave else ''} With `{name}`:",
+        "A graph takes its memory as inputs and returns it: zeros where an episode begins, then what the step before"
+        f" returned.{gone if agents_leave else ''}",
         "",
-        "```python",
-        *(onnx if name.endswith(".onnx") else pt2),
-        "```",
-        "",
+        *(line for lines in graphs.values() for line in ("```python", *lines, "```", "")),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,21 +151,27 @@ def test_a_flip_of_rounding_changes_one_step(walker: Path, monkeypatch) -> None:
     assert re.fullmatch(r"2 of 500 actions differ by up to \S+, the others not, on 250 observations", str(equal))
 
 
-def test_the_card_says_how_to_keep_the_memory(walker: Path) -> None:
+def test_the_card_says_how_to_keep_the_memory(walker: Path, monkeypatch) -> None:
     done = export(walker)
     sizes = dima.load(walker, "cpu").algorithm.config.world_model
     widths = {"action": 1, "stochastic": sizes.stochastic, "deterministic": sizes.deterministic}
     assert done.card["memory"] == {name: [2, width] for name, width in widths.items()}
     text = (done.folder / "README.md").read_text()
-    assert "policy.reset()  # where an episode begins" in text
-    assert f"stochastic (2, {sizes.stochastic})" in text
-    graph = torch.export.load(done.folder / "policy.pt2").module()
-    lines = [line for line in text.splitlines() if line.startswith("memory = ")]
-    policy = dima.load_policy(done.folder / "policy.safetensors")
-    held: dict[str, Any] = {"torch": torch, "graph": graph, "obs": torch.ones(1, 2, policy.spec.obs_dim)}
-    held["action_mask"] = torch.ones(1, 2, 1, dtype=torch.bool)
-    exec("\n".join(lines), held)
-    assert np.array_equal(held["memory"][0].numpy(), policy.act_batch(held["obs"].numpy()))
+    acting, graph = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "policy.reset()  # where an episode begins" in acting
+    monkeypatch.chdir(done.folder)
+    policy = dima.load_policy("policy.safetensors")
+    obs, mask = np.ones((1, 2, policy.spec.obs_dim), np.float32), np.ones((1, 2, 1), np.bool_)
+    held: dict[str, Any] = {"torch": torch, "obs": torch.from_numpy(obs), "action_mask": torch.from_numpy(mask)}
+    exec(graph, held)
+    assert np.array_equal(held["memory"][0].numpy(), policy.act_batch(obs))
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra dima-marl[onnx]")
+    text = (export(walker, formats=["onnx"]).folder / "README.md").read_text()
+    held = {"np": np, "onnxruntime": import_module("onnxruntime"), "obs": obs, "action_mask": mask}
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1], held)
+    policy.reset()
+    assert held["memory"][0] == pytest.approx(policy.act_batch(obs), abs=1e-6)
 
 
 # -- memories of others -----------------------------------------------------------------------------------------------
