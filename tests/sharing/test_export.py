@@ -114,7 +114,7 @@ def steps_of(policy: Any, spec: Any, obs: np.ndarray, mask: np.ndarray) -> list[
     return actions
 
 
-ONNX = ["mappo-beta", "mappo-sizes", "happo-sizes", "hasac-sizes", "hasac-masks"]
+ONNX = ["dima-continuous", "mappo-beta", "mappo-sizes", "happo-sizes", "hasac-sizes", "hasac-masks"]
 
 
 @pytest.mark.parametrize("name", [*ONNX, "marie-masks", "marie-sizes", "mamba-masks", "mamba-sizes", "mamba-leaving"])

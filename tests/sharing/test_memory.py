@@ -32,7 +32,7 @@ STEPS = 4
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch) -> None:
-    """A quarter of the observations show as much here."""
+    """A quarter of the observations shows as much here."""
     monkeypatch.setattr(export_module, "OBSERVATIONS", 250)
 
 
