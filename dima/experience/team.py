@@ -50,6 +50,11 @@ class Team:
         self._first |= begun
         self._previous = torch.where(begun[:, None, None], 0.0, self._previous)
 
+    def follow(self, other: Team) -> None:
+        """Take over what another team of the same policy remembers, in as many environments."""
+        self._previous, self._first = other._previous.clone(), other._first.clone()
+        self._policy.memory = other._policy.memory
+
     def act(self, observations: Any, infos: Any = None, mode: bool = True) -> Any:
         """Choose an action for every agent, in the PettingZoo environment's spaces.
 
@@ -84,26 +89,32 @@ class Team:
 
     def _act(self, observations: Sequence[Any], infos: Sequence[Any], mode: bool) -> list[dict[Any, Any]]:
         """Actions in each of B environments."""
-        env, spec, size = self.env, self.env.spec, len(observations)
-        if size != len(self._first):  # another number of environments
-            self._start(size)
+        env = self.env
         joints: list[tuple[Joint, np.ndarray]] = []
         for one, info in zip(observations, infos, strict=True):
             joints.append((env.encode(one, info), env.alive))
         obs, masks = (np.stack([joint[name] for joint, _ in joints]) for name in ("obs", "action_mask"))
-        alive = torch.from_numpy(np.stack([there for _, there in joints])).to(self.device)
+        chosen = self._choose(obs, masks, np.stack([there for _, there in joints]), mode)
+        return [env.decode(row, mask, there) for row, mask, (_, there) in zip(chosen, masks, joints, strict=True)]
+
+    def _choose(self, obs: np.ndarray, action_mask: np.ndarray, alive: np.ndarray, mode: bool) -> np.ndarray:
+        """Joint actions (B, N, A), continuous ones unbounded, zero for agents that are not ``alive`` (B, N)."""
+        spec, size = self.env.spec, len(obs)
+        if size != len(self._first):  # another number of environments
+            self._start(size)
         view = View(
             obs=torch.from_numpy(obs).to(self.device),
             state=torch.zeros(size, spec.state_dim, device=self.device),  # policies act on observations alone
-            action_mask=torch.from_numpy(masks).to(self.device),
+            action_mask=torch.from_numpy(action_mask).to(self.device),
             previous_action=self._previous,
             first=self._first,
         )
         action, _ = self._policy.act(view, mode)
-        self._previous = blank(action, alive if spec.agents_leave else None)  # who has left acts none
+        there = torch.from_numpy(alive).to(self.device) if spec.agents_leave else None
+        self._previous = blank(action, there)  # who has left acts none
         self._first = torch.zeros_like(self._first)
-        chosen = action.cpu().numpy()
-        return [env.decode(row, mask, there) for row, mask, (_, there) in zip(chosen, masks, joints, strict=True)]
+        chosen: np.ndarray = self._previous.cpu().numpy()
+        return chosen
 
     def _start(self, size: int) -> None:
         """Begin an episode in each of ``size`` environments."""

@@ -15,12 +15,13 @@ class Policy(nn.Module, ABC):
     """A team's policy; its weights and buffers are all it needs to act."""
 
     recurrent: bool = False  # what it does depends on earlier views of the episode
+    memory: Any = None  # of the time step before
 
     @abstractmethod
     def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
         """Choose a joint action, without gradients.
 
-        A policy with a memory keeps it from call to call, in an attribute that no checkpoint holds, and forgets it in
+        A policy with a memory keeps it from call to call, as ``memory``, which no checkpoint holds, and forgets it in
         the rows where ``view.first`` says that an episode begins. A shallow copy has a memory of its own.
 
         Args:
@@ -36,6 +37,18 @@ class Perception(nn.Module, ABC):
     """What a policy makes of a real view before it acts, such as features of a world model."""
 
     recurrent: bool = False  # it depends on earlier views of the episode
+
+    def initial_memory(self, rows: int) -> Any:
+        """The memory before an episode's first view; a policy with a memory needs it to be exported.
+
+        Args:
+            rows: number B of episodes.
+
+        Returns:
+            A NamedTuple of zeros (B, ...) in float32, as :meth:`forward` takes and returns it; None: there is none, or
+            it is of another kind.
+        """
+        return None
 
     @abstractmethod
     def forward(self, view: View, memory: Any, mode: bool) -> tuple[View, Any]:
@@ -63,9 +76,13 @@ class PerceivingPolicy(Policy):
         super().__init__()
         self.perception, self.policy = perception, policy
         self.recurrent = perception.recurrent
-        self.memory: Any = None
+
+    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
+        action, log_prob, self.memory = self.step(view, self.memory, mode)
+        return action, log_prob
 
     @torch.no_grad()
-    def act(self, view: View, mode: bool = False) -> tuple[Tensor, Tensor]:
-        perceived, self.memory = self.perception(view, self.memory, mode)
-        return self.policy.act(perceived, mode)
+    def step(self, view: View, memory: Any, mode: bool = False) -> tuple[Tensor, Tensor, Any]:
+        """Likewise, with the memory of the time step before given and that of this one returned."""
+        perceived, memory = self.perception(view, memory, mode)
+        return *self.policy.act(perceived, mode), memory

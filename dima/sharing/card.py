@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dima.nn.normalizer import Normalizer
 from dima.policies.base import Policy
 from dima.runtime.summary import settings_line
 
-KIND, FORMAT = "dima policy", 1  # raised with every change of what a loader reads
+KIND, FORMAT = "dima policy", 2  # raised with every change of what a loader reads
 _FRONT = "---\nlibrary_name: dima\npipeline_tag: reinforcement-learning\ntags:\n"
 
 
@@ -38,7 +38,7 @@ def run_facts(
 def normalizers(policy: Policy) -> list[dict[str, Any]]:
     """The running normalisers of a policy, whose statistics are among its tensors."""
     return [
-        {"name": name, "shape": list(part.shape), "samples": int(part.count)}
+        {"name": name, "shape": list(part.shape), "samples": int(part.count.max())}
         for name, part in policy.named_modules()
         if isinstance(part, Normalizer)
     ]
@@ -56,7 +56,7 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
         (f"`{one['name']}`", _space(one["observation"]), _space(one["action"]), one.get("action_mask", ""))
         for one in card["agents"]
     ]
-    first = next(iter(files))
+    first, memory = next(iter(files)), card["memory"]
     return "\n".join(
         [
             *_head(card, f"A policy for {card['task']}"),
@@ -66,11 +66,13 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
             "import dima",
             "",
             f"policy = dima.load_policy({first!r}{', trust=True' if first.endswith('.pt2') else ''})",
+            *(["policy.reset()  # where an episode begins: it remembers the one before"] if memory else []),
             "actions = policy.act(observations, infos)  # by agent, as in PettingZoo",
             "```",
             "",
             "It needs neither simulator nor replay.",
             "",
+            *(_fed_back(memory, files, card["agents_leave"]) if memory else []),
             *_table(("agent", "observes", "acts in", "action mask in its"), rows),
             f"Observations are standardised within the policy: {'; '.join(scales)}."
             if scales
@@ -80,6 +82,37 @@ def policy_text(card: Mapping[str, Any], files: Mapping[str, str]) -> str:
             *_origin(card, f"Exported by dima {card['dima']} from the checkpoint {card['checkpoint'][:12]}."),
         ]
     )
+
+
+def _fed_back(memory: Mapping[str, Sequence[int]], files: Iterable[str], agents_leave: bool) -> list[str]:
+    """How programs without dima keep the memory of graphs, where there are any among the files."""
+    shapes = dict(memory)
+    code = {
+        ".pt2": lambda name: [
+            f"graph = torch.export.load({name!r}).module()",
+            f"memory = [torch.zeros(1, *shape) for shape in {list(shapes.values())!r}]  # an episode begins",
+            "memory = graph(obs, action_mask, *memory)  # at each step; the action is memory[0]",
+        ],
+        ".onnx": lambda name: [
+            f"session, shapes = onnxruntime.InferenceSession({name!r}), {shapes!r}",
+            "memory = [np.zeros((1, *shape), np.float32) for shape in shapes.values()]  # an episode begins",
+            'given = {f"previous_{name}": values for name, values in zip(shapes, memory)}',
+            'given |= {"obs": obs, "action_mask": action_mask}',
+            "memory = session.run(list(shapes), given)  # these three at each step; the action is memory[0]",
+        ],
+    }
+    graphs = {name: code[suffix](name) for name in files for suffix in code if name.endswith(suffix)}
+    if not graphs:
+        return []
+    gone = (
+        " An agent that has left observes zeros, is allowed everything, and has zeros in the action that enters again."
+    )
+    return [
+        "A graph takes its memory as inputs and returns it: zeros where an episode begins, then what the step before"
+        f" returned.{gone if agents_leave else ''}",
+        "",
+        *(line for lines in graphs.values() for line in ("```python", *lines, "```", "")),
+    ]
 
 
 def run_text(facts: Mapping[str, Any], repo: str) -> str:

@@ -14,17 +14,18 @@ import torch
 
 from dima.agent import Agent, load
 from dima.config import user_path
-from dima.data import Episode
 from dima.envs import make_env
+from dima.envs.base import JointEnv
 from dima.envs.vector import VectorEnv
 from dima.errors import ConfigError, DivergenceError
 from dima.experience.episodes import episode_seed, play
+from dima.policies.base import PerceivingPolicy
 from dima.registry import Named
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
 from dima.sharing.card import FORMAT, KIND, normalizers, policy_text, run_facts
 from dima.sharing.files import SUFFIXES, Form, encode
-from dima.sharing.networks import JointPolicy, describe_network
+from dima.sharing.networks import JointPolicy, class_of, describe_network
 from dima.sharing.policy import ExportedPolicy, load_policy
 from dima.sharing.spaces import describe_agents
 from dima.storage.atomic import require_writable, results_folder, write_bytes, write_errors, write_text
@@ -33,9 +34,10 @@ from dima.version import __version__
 
 FOLDER, CARD = "export", "README.md"
 OBSERVATIONS = 1_000  # joint observations on which each file is compared with the run's policy
-# largest difference of actions in [-1, 1], and share of differing choices: a runtime may round otherwise
+# a runtime may round otherwise: largest difference of actions in [-1, 1], and share of actions that may differ by more,
+# where they are choices or follow from choices within the policy
 TOLERANCE: dict[Form, tuple[float, float]] = {"safetensors": (0, 0), "torch": (1e-5, 0.005), "onnx": (1e-4, 0.005)}
-Observed = list[tuple[dict[Any, Any], dict[Any, Any]]]  # observations and infos of a team
+Observed = list[list[tuple[dict[Any, Any], dict[Any, Any]]]]  # observations and infos of a team, by episode
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Equality:
     actions: int  # one for each agent and observation
     discrete: bool
     different: int  # of the actions
+    apart: int  # of them, by more than rounding
     largest: float  # difference of continuous actions, which lie in [-1, 1]; 1 where a choice differs
+    jumps: bool  # rounding may change a choice: an action is one, or follows from codes or latents that are
 
     def __str__(self) -> str:
         on = f"on {self.observations:,} observations"
@@ -54,12 +58,15 @@ class Equality:
             return f"equal {on}"
         if self.discrete:
             return f"{self.different:,} of {self.actions:,} choices differ {on}"
+        if self.apart:
+            others = "by rounding" if self.different > self.apart else "not"
+            some = f"{self.apart:,} of {self.actions:,} actions"
+            return f"{some} differ by up to {self.largest:.1e}, the others {others}, {on}"
         return f"equal up to {self.largest:.1e}, actions being in [-1, 1], {on}"
 
     def within(self, form: Form) -> bool:
         """Whether the difference is one of rounding."""
-        largest, share = TOLERANCE[form]
-        return self.different <= share * self.actions if self.discrete else self.largest <= largest
+        return self.apart <= (TOLERANCE[form][1] * self.actions if self.jumps else 0)
 
 
 @dataclass(frozen=True)
@@ -112,21 +119,16 @@ def export(
     agent = load(run, "cpu", task=task, algorithm=algorithm)
     if not agent.trained:
         raise ConfigError(f"{run}: `dima fit` trains a world model only: there is no policy to export")
-    if agent.algorithm.policy.recurrent:
-        raise ConfigError(
-            f"{run}: the policy of {agent.config.algorithm} has a memory of the episode, which exported files lack: "
-            "act with dima.load(run)"
-        )
     folder = user_path(out) if out is not None else results_folder(agent.folder, FOLDER)
     require_writable(folder)
-    card, policy = _card(agent), JointPolicy(agent.algorithm.policy, agent.env.spec).eval()
+    policy = JointPolicy(agent.algorithm.policy, agent.env.spec).eval()
+    card = _card(agent, policy)
     contents: dict[Form, bytes] = {}
     for form in dict.fromkeys(formats):
         with progress.phase(form):
             contents[form] = encode(form, policy, card)
     with progress.phase("play"):
         observed = _observations(agent)
-        expected = [agent.act(*one) for one in observed]
     files = {}
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,7 @@ def export(
         with progress.phase(f"compare {form}"):
             with write_errors(path):
                 write_bytes(path, content)
-            files[path] = equal = _compare(agent, load_policy(path, trust=True), observed, expected)
+            files[path] = equal = _compare(agent, load_policy(path, trust=True), observed, form)
         if not equal.within(form):
             path.unlink()
             raise DivergenceError(f"{path} does not act like the run's policy ({equal}): it was removed")
@@ -144,7 +146,7 @@ def export(
     return Exported(folder, files, card)
 
 
-def _card(agent: Agent) -> dict[str, Any]:
+def _card(agent: Agent, joint: JointPolicy) -> dict[str, Any]:
     with RunFolder.open(agent.folder) as folder:
         kept = [one for one in folder.records() if one.get("step", 0) <= agent.steps]
     policy = agent.algorithm.policy
@@ -158,7 +160,9 @@ def _card(agent: Agent) -> dict[str, Any]:
         "checkpoint": agent.digest,
         "agents": describe_agents(agent.env),
         "obs_has_id": agent.env.spec.obs_has_id,
-        "class": type(policy).__name__,
+        "agents_leave": agent.env.spec.agents_leave,
+        "memory": {name: list(shape) for name, shape in joint.memory.items()},
+        "class": class_of(policy),
         "network": describe_network(policy),
         "normalizers": normalizers(policy),
     }
@@ -166,25 +170,44 @@ def _card(agent: Agent) -> dict[str, Any]:
 
 def _observations(agent: Agent) -> Observed:
     """What agents observe while the policy plays, sampling its actions."""
-    spec, seed = agent.env.spec, agent.evaluation_seed
-    episodes: list[Episode] = []
+    spec, seed, missing = agent.env.spec, agent.evaluation_seed, OBSERVATIONS
+    observed: Observed = []
     with VectorEnv(partial(make_env, agent.config.task, agent.config.env), 1) as envs, drawn_from("cpu", seed):
-        while sum(len(episode.obs) for episode in episodes) < OBSERVATIONS:
-            seeds = [episode_seed(seed, len(episodes), "evaluation")]
-            episodes += play(envs, agent.algorithm.act, seeds, limit=OBSERVATIONS)
-    obs = torch.cat([episode.obs for episode in episodes])[:OBSERVATIONS]
-    masks = torch.cat([episode.action_mask for episode in episodes])[:OBSERVATIONS]
-    assert obs.shape == (OBSERVATIONS, spec.n_agents, spec.obs_dim)
-    rows = zip(obs.double().numpy(), masks.numpy(), strict=True)
-    return [agent.env.decode_observations(*row) for row in rows]
+        while missing:
+            seeds = [episode_seed(seed, len(observed), "evaluation")]
+            (episode,) = play(envs, agent.algorithm.act, seeds, limit=missing)
+            alive = spec.alive(episode.state)
+            there = np.ones((len(episode), spec.n_agents), np.bool_) if alive is None else alive.numpy()
+            rows = zip(episode.obs.double().numpy(), episode.action_mask.numpy(), there[: len(episode)], strict=False)
+            observed.append([_of_those_there(agent.env, *row) for row in rows])  # but the last, on which nobody acts
+            missing -= len(episode)
+    return observed
 
 
-def _compare(agent: Agent, policy: ExportedPolicy, observed: Observed, expected: Sequence[dict[Any, Any]]) -> Equality:
-    different, largest = 0, 0.0
-    for one, own in zip(observed, expected, strict=True):
-        found = policy.act(*one)
-        different += sum(not np.array_equal(found[name], own[name]) for name in own)
-        gap = agent.env.encode_actions(found) - agent.env.encode_actions(own)
-        largest = max(largest, float(np.abs(gap).max()))
-    spec = agent.env.spec
-    return Equality(len(observed), len(observed) * spec.n_agents, spec.discrete, different, largest)
+def _of_those_there(
+    env: JointEnv, obs: np.ndarray, mask: np.ndarray, there: np.ndarray
+) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    observations, infos = env.decode_observations(obs, mask)
+    gone = [agent for agent, alive in zip(observations, there, strict=True) if not alive]
+    for agent in gone:
+        observations.pop(agent)
+        infos.pop(agent, None)
+    return observations, infos
+
+
+def _compare(agent: Agent, policy: ExportedPolicy, observed: Observed, form: Form) -> Equality:
+    """The modes' actions on every observation, their memories following the episodes."""
+    env, actions, different, apart, largest = agent.env, 0, 0, 0, 0.0
+    for episode in observed:
+        agent.reset()
+        policy.reset()
+        for one in episode:
+            own, found = agent.act(*one), policy.act(*one)
+            gap = np.abs(env.encode_actions(found, own) - env.encode_actions(own, own)).max(-1)
+            beyond = int((gap > TOLERANCE[form][0]).sum())
+            if beyond:  # a choice within that rounding changed is to change one step, not the rest of the episode
+                policy.follow(agent)
+            actions, apart, largest = actions + len(own), apart + beyond, max(largest, float(gap.max()))
+            different += sum(not np.array_equal(found[name], own[name]) for name in own)
+    discrete, perceives = env.spec.discrete, isinstance(agent.algorithm.policy, PerceivingPolicy)
+    return Equality(sum(map(len, observed)), actions, discrete, different, apart, largest, jumps=discrete or perceives)

@@ -10,13 +10,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file, save
@@ -24,7 +23,8 @@ from torch import Tensor
 
 from dima.data import EnvSpec
 from dima.errors import ConfigError, one_line
-from dima.runtime.device import pick_device
+from dima.policies.base import Policy
+from dima.sharing.graph import Graph, GraphPolicy
 from dima.sharing.networks import JointPolicy, build_network
 from dima.storage.manifest import JSON_BYTES
 from dima.storage.memory import INIT_FACTOR, memory_limit
@@ -32,7 +32,7 @@ from dima.storage.memory import INIT_FACTOR, memory_limit
 Form = Literal["safetensors", "torch", "onnx"]
 SUFFIXES: dict[Form, str] = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 Card = Mapping[str, Any]
-Act = Callable[[Tensor, Tensor, bool], Tensor]  # observations (B, N, O), masks (B, N, A), mode -> (B, N, A)
+Build = Callable[[EnvSpec, torch.device], Policy]  # a team's sizes, where it acts -> what acts
 _KEY, _MEMBER = "dima", "dima.json"  # where the card is in a file
 _EXAMPLE_ROWS = 2  # of the batch that a graph is traced with
 
@@ -63,50 +63,58 @@ def encode(form: Form, policy: JointPolicy, card: Card) -> bytes:
         raise ConfigError(f"its policy {card['class']} cannot be traced as a graph ({why})") from error
 
 
-def decode_safetensors(path: Path) -> tuple[Card, Callable[[EnvSpec, str], Act]]:
+def decode_safetensors(path: Path) -> tuple[Card, Build]:
     """The card of a file, and how to build what acts."""
     with safetensors.safe_open(path, framework="pt") as file:
         card = _parsed((file.metadata() or {})[_KEY])
 
-    def build(spec: EnvSpec, device: str) -> Act:
-        limit, where = INIT_FACTOR * path.stat().st_size, pick_device(device)
+    def build(spec: EnvSpec, device: torch.device) -> Policy:
+        limit = INIT_FACTOR * path.stat().st_size
         with memory_limit(limit, "its card describes more than it holds"), torch.random.fork_rng([]):
-            network = build_network(card["network"], spec)
-            network.load_state_dict(load_file(path))
-            policy = JointPolicy(network, spec).to(where).eval()
-
-        def act(obs: Tensor, mask: Tensor, mode: bool) -> Tensor:
-            rows = obs.to(where), mask.to(where)
-            chosen: Tensor = policy(*rows) if mode else policy.sample(*rows)
-            return chosen
-
-        return act
+            policy = build_network(card["network"], spec)
+            policy.load_state_dict(load_file(path))
+            return policy.to(device).eval()
 
     return card, build
 
 
-def decode_torch(path: Path) -> tuple[Card, Callable[[EnvSpec, str], Act]]:
+def decode_torch(path: Path) -> tuple[Card, Build]:
     """Likewise, of a file that the user trusts."""
     held = {_MEMBER: ""}
     with _silence():
-        program = torch.export.load(path, extra_files=held)
-    module = program.module()
-    return _parsed(held[_MEMBER]), lambda spec, device: _mode_only(lambda obs, mask: module(obs, mask), device)
+        module = torch.export.load(path, extra_files=held).module()
+
+    def graph(*given: Tensor) -> tuple[Tensor, ...]:
+        found = module(*given)
+        return (found,) if isinstance(found, Tensor) else found
+
+    card = _parsed(held[_MEMBER])
+    return card, _build_graph(card, graph)
 
 
-def decode_onnx(path: Path) -> tuple[Card, Callable[[EnvSpec, str], Act]]:
+def decode_onnx(path: Path) -> tuple[Card, Build]:
     """Likewise; raises ConfigError where ONNX Runtime is not installed."""
     runtime = _onnx_package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # networks are small, and waking threads costs more than they save
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     card = _parsed(session.get_modelmeta().custom_metadata_map[_KEY])
+    inputs, outputs = graph_names(card.get("memory", {}))
 
-    def run(obs: Tensor, mask: Tensor) -> Tensor:
-        values: np.ndarray = session.run(["action"], {"obs": obs.numpy(), "action_mask": mask.numpy()})[0]
-        return torch.from_numpy(values)
+    def graph(*given: Tensor) -> list[Tensor]:
+        named = {name: values.numpy() for name, values in zip(inputs, given, strict=True)}
+        return [torch.from_numpy(values) for values in session.run(outputs, named)]
 
-    return card, lambda spec, device: _mode_only(run, device)
+    return card, _build_graph(card, graph)
+
+
+def graph_names(memory: Collection[str]) -> tuple[list[str], list[str]]:
+    """Names of an ONNX graph's inputs and outputs, in order, by those of its memory."""
+    return ["obs", "action_mask", *(f"previous_{name}" for name in memory)], list(memory) or ["action"]
+
+
+def _build_graph(card: Card, graph: Graph) -> Build:
+    return lambda spec, device: GraphPolicy(graph, card.get("memory", {}), spec)
 
 
 def _torch_file(policy: JointPolicy, card: str) -> bytes:
@@ -116,7 +124,8 @@ def _torch_file(policy: JointPolicy, card: str) -> bytes:
 
 
 def _onnx_file(policy: JointPolicy, card: str) -> bytes:
-    names = {"input_names": ["obs", "action_mask"], "output_names": ["action"]}
+    inputs, outputs = graph_names(policy.memory)
+    names = {"input_names": inputs, "output_names": outputs}
     made = torch.onnx.export(_program(policy), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
     assert made is not None
     made.model.metadata_props[_KEY] = card
@@ -129,20 +138,11 @@ def _program(policy: JointPolicy) -> torch.export.ExportedProgram:
     spec, batch = policy.spec, torch.export.Dim("batch")
     obs = torch.zeros(_EXAMPLE_ROWS, spec.n_agents, spec.obs_dim)
     mask = torch.from_numpy(spec.action_valid).expand(_EXAMPLE_ROWS, -1, -1).clone()
-    return torch.export.export(policy, (obs, mask), dynamic_shapes={"obs": {0: batch}, "action_mask": {0: batch}})
-
-
-def _mode_only(run: Callable[[Tensor, Tensor], Tensor], device: str) -> Act:
-    """A graph as what acts; it holds the policy's mode and runs on the CPU."""
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"device = {device} cannot be used: graphs act on the CPU, the safetensors file anywhere")
-
-    def act(obs: Tensor, mask: Tensor, mode: bool) -> Tensor:
-        if not mode:
-            raise ConfigError("a graph holds the policy's mode only: load the safetensors file to sample actions")
-        return run(obs, mask)
-
-    return act
+    memory = tuple(torch.zeros(_EXAMPLE_ROWS, *shape) for shape in policy.memory.values())
+    shapes: dict[str, Any] = {"obs": {0: batch}, "action_mask": {0: batch}}
+    if memory:
+        shapes["memory"] = tuple({0: batch} for _ in memory)
+    return torch.export.export(policy, (obs, mask, *memory), dynamic_shapes=shapes)
 
 
 def _parsed(text: str | bytes) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dima.config import user_path
+from dima.data import EnvSpec
 from dima.envs.base import JointEnv
 from dima.errors import ConfigError, EnvError, RunFolderError, nearest
+from dima.experience.team import Team
+from dima.policies.base import Policy
+from dima.runtime.device import pick_device
 from dima.sharing.card import FORMAT, KIND
-from dima.sharing.files import SUFFIXES, Act, Card, decode_onnx, decode_safetensors, decode_torch
+from dima.sharing.files import SUFFIXES, Card, decode_onnx, decode_safetensors, decode_torch
 from dima.sharing.spaces import team_of
 from dima.storage.atomic import read_errors
 from dima.storage.manifest import check_format
@@ -21,45 +23,44 @@ from dima.storage.manifest import check_format
 _DECODE = {".safetensors": decode_safetensors, ".pt2": decode_torch, ".onnx": decode_onnx}
 
 
-class ExportedPolicy:
-    """A team's policy.
+class ExportedPolicy(Team):
+    """A team's policy from a file; it acts as :class:`dima.Agent` does, with the same memory.
 
     Attributes:
         card: task, spaces, normalisers, returns and versions, as JSON data.
-        spec: agents and sizes.
+        env: translates observations and actions; it cannot be stepped.
     """
 
-    def __init__(self, card: Card, team: JointEnv, act: Act) -> None:
-        self.card, self.spec = card, team.spec
-        self._team, self._act = team, act
+    def __init__(self, card: Card, policy: Policy, env: JointEnv, device: torch.device) -> None:
+        super().__init__(policy, env, device)
+        self.card = card
 
     def __repr__(self) -> str:
         card, agents = self.card, len(self.spec.agents)
         return f"<policy of {card['algorithm']} for {card['task']}, {agents} agent{'s' * (agents != 1)}>"
 
-    def act(
-        self, observations: dict[Any, Any], infos: dict[Any, Any] | None = None, mode: bool = True
-    ) -> dict[Any, Any]:
-        """Choose an action for every agent, in the PettingZoo environment's spaces.
+    @property
+    def spec(self) -> EnvSpec:
+        """Agents and sizes."""
+        return self.env.spec
 
-        Args:
-            observations: as returned by ``reset`` or ``step``.
-            infos: likewise; needed where they hold the action masks.
-            mode: take the most probable action instead of sampling one, which only a safetensors file can.
-
-        Raises:
-            EnvError: an agent is missing, or its observation does not fit its space.
-        """
-        joint = self._team.encode(observations, infos)
-        return self._team.decode(self.act_batch(joint["obs"][None], joint["action_mask"][None], mode)[0])
-
-    def act_batch(self, obs: np.ndarray, action_mask: np.ndarray | None = None, mode: bool = True) -> np.ndarray:
+    def act_batch(
+        self,
+        obs: np.ndarray,
+        action_mask: np.ndarray | None = None,
+        mode: bool = True,
+        alive: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Choose joint actions for many joint observations, as padded arrays.
+
+        A policy with a memory takes row b for the next step of the episode in row b of the call before, until
+        :meth:`reset`; another number of rows begins an episode in each.
 
         Args:
             obs: (B, N, O), each agent's features first and zeros behind.
             action_mask: (B, N, A) bool, allowed choices; None allows all.
-            mode: as for :meth:`act`.
+            mode: take the most probable action instead of sampling one, which only a safetensors file can.
+            alive: (B, N) bool, who is there where agents may leave; the others observe zeros and act zeros. None: all.
 
         Returns:
             (B, N, A), continuous ones in [-1, 1], which stand for the bounds of the agent's Box; choices one-hot.
@@ -67,20 +68,33 @@ class ExportedPolicy:
         Raises:
             EnvError: an array has another shape.
         """
-        spec = self.spec
+        spec, rows = self.spec, len(obs)
         if action_mask is None:
-            action_mask = np.repeat(spec.action_valid[None], len(obs), axis=0)
-        rows = _tensor("obs", np.asarray(obs, np.float32), (len(obs), spec.n_agents, spec.obs_dim))
-        masks = _tensor("action_mask", np.asarray(action_mask, np.bool_), (len(obs), spec.n_agents, spec.action_dim))
-        with torch.no_grad():
-            chosen: np.ndarray = self._act(rows, masks, mode).cpu().numpy()
-        return chosen
+            action_mask = np.repeat(spec.action_valid[None], rows, axis=0)
+        if alive is None:
+            alive = np.ones((rows, spec.n_agents), np.bool_)
+        chosen = self._choose(
+            _array("obs", obs, np.float32, (rows, spec.n_agents, spec.obs_dim)),
+            _array("action_mask", action_mask, np.bool_, (rows, spec.n_agents, spec.action_dim)),
+            _array("alive", alive, np.bool_, (rows, spec.n_agents)),
+            mode,
+        )
+        return chosen.copy() if spec.discrete else chosen.clip(-1, 1)
 
 
-def _tensor(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+def _array(name: str, values: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    values = np.ascontiguousarray(values, dtype)
     if values.shape != shape:
         raise EnvError(f"{name} has shape {values.shape}: expected {shape}")
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return values
+
+
+def _device(name: str, suffix: str) -> torch.device:
+    if suffix == ".safetensors":
+        return pick_device(name)
+    if name not in ("auto", "cpu"):
+        raise ConfigError(f"device = {name} cannot be used: graphs act on the CPU, the safetensors file anywhere")
+    return torch.device("cpu")
 
 
 def load_policy(file: str | Path, device: str = "cpu", *, trust: bool = False) -> ExportedPolicy:
@@ -112,12 +126,17 @@ def load_policy(file: str | Path, device: str = "cpu", *, trust: bool = False) -
             card, build = _DECODE[path.suffix](path)
             if card["kind"] != KIND:
                 raise ValueError("its card is of another kind")
-            check_format(path, card, FORMAT)
-            team = team_of(str(card["task"]), card["agents"], bool(card["obs_has_id"]))
-            policy = ExportedPolicy(card, team, build(team.spec, device))
+            if card["format"] != 1:  # which knows neither a memory nor agents that leave
+                check_format(path, card, FORMAT)
+            leave = bool(card.get("agents_leave", False))
+            team = team_of(str(card["task"]), card["agents"], bool(card["obs_has_id"]), leave)
+            where = _device(device, path.suffix)
+            policy = ExportedPolicy(card, build(team.spec, where), team, where)
             spec = policy.spec
-            if policy.act_batch(np.zeros((1, spec.n_agents, spec.obs_dim))).shape[1:] != spec.action_valid.shape:
-                raise ValueError("its actions are not of the sizes that its card says")
+            for _ in range(2):  # from a memory of zeros, and from one that the policy made
+                if policy.act_batch(np.zeros((1, spec.n_agents, spec.obs_dim))).shape[1:] != spec.action_valid.shape:
+                    raise ValueError("its actions are not of the sizes that its card says")
+            policy.reset()
     except (ConfigError, EnvError) as error:  # of the spaces, the network, a package, the device
         raise type(error)(f"{path}: {error}") from error
     return policy

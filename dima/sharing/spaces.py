@@ -16,7 +16,7 @@ from dima.errors import ConfigError
 _INTEGERS = (f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 _DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 _MAX_AGENTS = 1 << 12
-_MAX_ENTRIES = 1 << 24  # of a team's padded arrays; a card of little text could ask for any amount of memory
+MAX_ENTRIES = 1 << 24  # of a team's padded arrays; a card of little text could ask for any amount of memory
 Observations = dict[Any, Any]
 
 
@@ -47,13 +47,14 @@ def describe_agents(env: JointEnv) -> list[dict[str, Any]]:
     return described
 
 
-def team_of(name: str, agents: Sequence[Mapping[str, Any]], obs_has_id: bool) -> JointEnv:
+def team_of(name: str, agents: Sequence[Mapping[str, Any]], obs_has_id: bool, agents_leave: bool = False) -> JointEnv:
     """The adapter of a task with these agents, for converting observations and actions; it cannot be stepped.
 
     Args:
         name: of the task, in messages.
         agents: of :func:`describe_agents`, from an untrusted file.
         obs_has_id: whether observations identify the agent.
+        agents_leave: whether agents may leave before the others.
 
     Raises:
         Exception: of any kind, where they are not of the form that is written.
@@ -63,14 +64,14 @@ def team_of(name: str, agents: Sequence[Mapping[str, Any]], obs_has_id: bool) ->
     observed = {own["name"]: _build(own["observation"]) for own in agents}
     acted = {own["name"]: _build(own["action"]) for own in agents}
     for all_spaces in (observed, acted):
-        if len(agents) * max(map(_size, all_spaces.values())) > _MAX_ENTRIES:
+        if len(agents) * max(map(_size, all_spaces.values())) > MAX_ENTRIES:
             raise ValueError(f"its {len(agents)} agents have spaces that are too large")
     for own in agents:
         if own.get("action_mask") == "observation":
             mask = spaces.Box(0, 1, (_size(acted[own["name"]]),), np.int8)
             observed[own["name"]] = spaces.Dict({"observation": observed[own["name"]], "action_mask": mask})
     masked = {own["name"] for own in agents if own.get("action_mask") == "info"}
-    return JointEnv(_Spaces(observed, acted, masked, obs_has_id), name=name)
+    return JointEnv(_Spaces(observed, acted, masked, obs_has_id, agents_leave), name=name)
 
 
 class _Spaces:
@@ -82,8 +83,10 @@ class _Spaces:
         acted: dict[Any, spaces.Space[Any]],
         masked: set[Any],
         has_id: bool,
+        agents_leave: bool,
     ) -> None:
-        self.observed, self.acted, self.masked, self.obs_has_id = observed, acted, masked, has_id
+        self.observed, self.acted, self.masked = observed, acted, masked
+        self.obs_has_id, self.agents_leave = has_id, agents_leave
         self.possible_agents = self.agents = list(observed)
 
     def observation_space(self, agent: Any) -> spaces.Space[Any]:
@@ -133,13 +136,13 @@ def _bound(values: np.ndarray) -> Any:
 
 def _build(described: Mapping[str, Any]) -> spaces.Space[Any]:
     if described["kind"] == "discrete":
-        if not 0 < count(described["n"]) <= _MAX_ENTRIES:
+        if not 0 < count(described["n"]) <= MAX_ENTRIES:
             raise ValueError(f"a space has {shown(described['n'])} choices")
         return spaces.Discrete(described["n"], start=int(described["start"]))
     shape, dtype = tuple(map(count, described["shape"])), described["dtype"]
     if described["kind"] != "box" or dtype not in _DTYPES:
         raise ValueError(f"there is no space {shown(described['kind'])} of {shown(dtype)}")
-    if math.prod(shape) > _MAX_ENTRIES:
+    if math.prod(shape) > MAX_ENTRIES:
         raise ValueError(f"a space has the shape {shown(shape)}")
     return spaces.Box(_array(described["low"], shape, dtype), _array(described["high"], shape, dtype), dtype=dtype)
 

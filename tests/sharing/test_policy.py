@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from safetensors.torch import load_file, safe_open, save_file
 
 import dima
 from dima.envs.base import JointEnv
@@ -27,14 +26,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def file(walker: Path) -> Path:
     return next(iter(export(walker, formats=["safetensors"]).files))
-
-
-def change(file: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Rewrite a file with another card."""
-    with safe_open(file, "pt") as held:
-        card = json.loads(held.metadata()["dima"])
-    edit(card)
-    save_file(load_file(file), file, {"dima": json.dumps(card)})
 
 
 class Spaces:
@@ -173,12 +164,24 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("trick", HOSTILE)
-def test_a_card_of_a_stranger_is_one_line(file: Path, trick: str) -> None:
+def test_a_card_of_a_stranger_is_one_line(file: Path, change, trick: str) -> None:
     change(file, HOSTILE[trick])
     with pytest.raises(UserError) as caught:
         dima.load_policy(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_the_format_before_act_on(file: Path, change) -> None:
+    obs = np.ones((2, 2, dima.load_policy(file).spec.obs_dim))
+    expected = dima.load_policy(file).act_batch(obs)
+
+    def before(card: dict[str, Any]) -> None:
+        card["format"] = 1
+        del card["memory"], card["agents_leave"]
+
+    change(file, before)
+    assert np.array_equal(dima.load_policy(file).act_batch(obs), expected)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from dataclasses import dataclass
 from typing import Annotated
 
-from dima.config import Count, Range, SmallCount
+from dima.config import Config, Count, Range, SmallCount
 from dima.errors import ConfigError
-from dima.world_models.base import WorldModelConfig
 
 
 @dataclass(frozen=True)
-class NetworkConfig(WorldModelConfig, ABC):
+class NetworkConfig(Config):
     """Sizes of the networks."""
 
     hidden: Count = 256  # width of every network

@@ -16,18 +16,27 @@ from dima.errors import ConfigError
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import UNSCALED, Normalizer
 from dima.nn.optim import FitConfig
-from dima.world_models.base import Loss, Objective, Step, WorldModel, clip_action, mask_from_logits, replace_rows
+from dima.world_models.base import (
+    Loss,
+    Objective,
+    Step,
+    WorldModel,
+    WorldModelConfig,
+    clip_action,
+    mask_from_logits,
+    replace_rows,
+)
 from dima.world_models.mamba.config import NetworkConfig
 from dima.world_models.mamba.latent import Latent, balanced_kl, features, sample
 from dima.world_models.mamba.losses import information_loss, masked_mean, reconstruction_loss
 from dima.world_models.mamba.networks import Dynamics
-from dima.world_models.mamba.perception import LatentPerception, encoder_input, feature_view
+from dima.world_models.mamba.perception import LatentPerception, encoder_input, feature_spec, feature_view
 from dima.world_models.mamba.reward_scale import RewardScale
 from dima.world_models.state_readout import StateReadout
 
 
 @dataclass(frozen=True)
-class MambaModelConfig(NetworkConfig):
+class MambaModelConfig(NetworkConfig, WorldModelConfig):
     """A recurrent state-space model for each agent, joined by attention in the transition (arXiv 2205.15023)."""
 
     kl_balance: Fraction = 0.8  # share of the KL loss's gradient that trains the prior
@@ -252,10 +261,7 @@ class MambaWorldModel(WorldModel[Latent]):
 
     @property
     def policy_spec(self) -> EnvSpec:
-        agents, width = self.spec.n_agents, self.config.features
-        return replace(
-            self.spec, obs_sizes=(width,) * agents, state_dim=agents * width, obs_has_id=True, agents_leave=False
-        )
+        return feature_spec(self.config, self.spec)
 
     @property
     def perception(self) -> LatentPerception:

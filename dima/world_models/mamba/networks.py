@@ -45,7 +45,7 @@ class Filter(nn.Module):
     def __init__(self, config: NetworkConfig, spec: EnvSpec) -> None:
         super().__init__()
         width = config.hidden
-        self.shape = (config.categoricals, config.classes)
+        self.config, self.shape = config, (config.categoricals, config.classes)
         self.encoder = mlp((spec.obs_dim, width, width, width, width), relu)
         self.transition = Transition(config, spec)
         self.posterior = mlp((config.deterministic + width, width, config.stochastic), relu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from dima.data import EnvSpec, View, blank
 from dima.nn.normalizer import Normalizer
 from dima.policies.base import Perception
 from dima.world_models.base import clip_action, select_rows
+from dima.world_models.mamba.config import NetworkConfig
 from dima.world_models.mamba.latent import features, mode, sample
 from dima.world_models.mamba.networks import Filter
 
@@ -26,6 +28,12 @@ def feature_view(stochastic: Tensor, deterministic: Tensor, action_mask: Tensor,
     """A view whose observations are each agent's features, and whose state is those of all agents."""
     seen = features(stochastic, deterministic)
     return View(seen, seen.flatten(-2), action_mask, previous_action)
+
+
+def feature_spec(config: NetworkConfig, spec: EnvSpec) -> EnvSpec:
+    """Sizes of such views."""
+    agents, width = spec.n_agents, config.features
+    return replace(spec, obs_sizes=(width,) * agents, state_dim=agents * width, obs_has_id=True, agents_leave=False)
 
 
 def encoder_input(obs: Tensor, scale: Normalizer | None, spec: EnvSpec) -> Tensor:
@@ -49,6 +57,11 @@ class LatentPerception(Perception):
         super().__init__()
         self.filter, self.obs_scale, self.spec = filter, obs_scale, spec
 
+    def initial_memory(self, rows: int) -> Memory:
+        weight, agents = self.filter.transition.memory.weight_hh, self.spec.n_agents
+        widths = self.filter.shape[0] * self.filter.shape[1], self.filter.transition.memory.hidden_size
+        return Memory(*(weight.new_zeros(rows, agents, width) for width in widths))
+
     def forward(self, view: View, memory: Memory | None, most_probable: bool) -> tuple[View, Memory]:
         obs = encoder_input(view.obs, self.obs_scale, self.spec)
         before = self._before(view, memory)
@@ -61,14 +74,9 @@ class LatentPerception(Perception):
 
     def _before(self, view: View, memory: Memory | None) -> Memory:
         """The latents before, zero where an episode begins."""
-        networks, lead = self.filter, view.obs.shape[:2]
-        zero = Memory(
-            view.obs.new_zeros(*lead, networks.shape[0] * networks.shape[1]),
-            view.obs.new_zeros(*lead, networks.transition.memory.hidden_size),
-        )
-        if memory is None or len(memory.stochastic) != len(view.obs):  # another number of environments plays
+        rows = view.obs.shape[0]  # not its len(), which a trace would take for a constant
+        zero = self.initial_memory(rows)
+        if memory is None or memory.stochastic.shape[0] != rows:  # another number of environments plays
             return zero
-        first = (
-            torch.ones(len(view.obs), dtype=torch.bool, device=view.obs.device) if view.first is None else view.first
-        )
+        first = torch.ones(rows, dtype=torch.bool, device=view.obs.device) if view.first is None else view.first
         return Memory(*(select_rows(first, new, old) for new, old in zip(zero, memory, strict=True)))
