@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from dima.data import EnvSpec
 from dima.nn.mlp import mlp
-from dima.world_models.dima.reward_termination import Memory, Prediction, RewardTermination, RewardTerminationConfig
+from dima.world_models.dima.reward_termination import (
+    Memory,
+    Prediction,
+    RewardTermination,
+    RewardTerminationConfig,
+    Segments,
+)
 
 
 class RewardMLP(RewardTermination):
@@ -22,6 +28,13 @@ class RewardMLP(RewardTermination):
     def features(self, state: Tensor, action: Tensor, episode: Tensor, next_state: Tensor) -> Tensor:
         features: Tensor = self.trunk(torch.cat([state, action.flatten(-2), next_state], dim=-1))
         return features
+
+    def loss(self, batch: Segments) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = super().loss(batch)
+        if self.config.input_lasso:  # the weights of an input that says nothing go to zero, all of them together
+            first = next(self.trunk.parameters())  # (hidden, inputs)
+            loss = loss + self.config.input_lasso * first.norm(dim=0).sum()
+        return loss, parts
 
     def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         now, reached = state[:, :-1], state[:, 1:]

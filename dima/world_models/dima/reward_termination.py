@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, NonEmpty, Range, SmallCount
+from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Range, SmallCount
 from dima.data import EnvSpec, blank
 from dima.errors import ConfigError
 from dima.nn.attention import KeysValues
 from dima.nn.mlp import ToFloat32
 from dima.nn.normalizer import TINY, Normalizer
-from dima.world_models.dima.additive_termination import AdditiveTermination
+from dima.world_models.dima.additive_termination import PRIOR, AdditiveTermination
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class RewardTerminationConfig(Config):
     hidden: Annotated[tuple[Count, ...], NonEmpty()] = (256, 256)  # mlp: widths of the hidden layers
     next_state: bool = False  # transformer: predictions may also depend on the state that is reached
     normalize_reward: bool = False  # predict rewards in units of their running mean and deviation
-    # how continuation is predicted: from the features of the reward, or from thresholds on the reached state's features
-    termination: Literal["shared", "additive"] = "shared"
+    input_lasso: NonNegative = 0.0  # mlp: weight of the group lasso over input features (arXiv 1711.07592); 0: none
+    # how continuation is predicted: from the reward's features, which it trains too (shared) or takes as they are
+    # (readout), or from thresholds on the reached state's features (additive)
+    termination: Literal["shared", "readout", "additive"] = "shared"
     terminal_share: Annotated[float, Range(0, 0.9)] = 0.0  # mlp: share of a batch drawn among terminal steps
 
     def __post_init__(self) -> None:
@@ -110,7 +112,7 @@ class RewardTermination(nn.Module, ABC):
         """Heads that read features of width ``dim``."""
         spec = self.spec
         self.reward_head = _head(dim, 1)
-        self.continuation_head = _head(dim, 1) if self.config.termination == "shared" else AdditiveTermination(spec)
+        self.continuation_head = _continuation_head(self.config.termination, dim, spec)
         masked = spec.discrete and spec.masks_actions
         self.mask_head = _head(dim, spec.n_agents * spec.action_dim) if masked else None
 
@@ -154,6 +156,8 @@ class RewardTermination(nn.Module, ABC):
         """(B, T) log-odds of the episode going on."""
         if isinstance(self.continuation_head, AdditiveTermination):
             return -self.continuation_head(next_state)
+        if self.config.termination == "readout":
+            features = features.detach()
         logit: Tensor = self.continuation_head(features)[..., 0]
         return logit
 
@@ -188,3 +192,14 @@ class RewardTermination(nn.Module, ABC):
 
 def _head(dim: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out), ToFloat32())
+
+
+def _continuation_head(termination: str, dim: int, spec: EnvSpec) -> nn.Module:
+    if termination == "additive":
+        return AdditiveTermination(spec)
+    if termination == "shared":
+        return _head(dim, 1)
+    readout = nn.Linear(dim, 1)
+    nn.init.zeros_(readout.weight)
+    nn.init.constant_(readout.bias, PRIOR)
+    return nn.Sequential(readout, ToFloat32())
