@@ -256,7 +256,7 @@ def test_predictions_can_depend_on_the_reached_state(spec: EnvSpec, alive, actio
 # -- the MLP of a transition ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("termination", ["shared", "additive"])
+@pytest.mark.parametrize("termination", ["shared", "readout", "additive"])
 def test_the_mlp_predicts_alike_in_whole_rollouts_and_step_by_step(any_spec, termination, alive, actions) -> None:
     model = alive(build_mlp(any_spec, termination=termination, normalize_reward=True))
     state, action = torch.randn(3, 9, any_spec.state_dim), actions(any_spec, 3, 8)
@@ -290,3 +290,44 @@ def test_rows_weigh_in_every_loss(any_spec, alive, actions) -> None:
     weighted = replace(batch, weight=batch.weight * torch.tensor([3.0, 1, 1, 1])[:, None])
     for one, two in zip(model.loss(weighted)[1].values(), model.loss(tripled)[1].values(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("termination", ["shared", "readout"])
+def test_a_readout_leaves_the_features_to_the_reward(spec: EnvSpec, termination, alive, actions) -> None:
+    model, batch = alive(build_mlp(spec, termination=termination)), segments(spec, actions)
+    features = model.features(batch.state, batch.action, batch.episode, batch.next_state)
+    model.continuation_logit(features, batch.next_state).sum().backward()
+    assert (next(model.trunk.parameters()).grad is None) == (termination == "readout")
+    assert all(weights.grad is not None for weights in model.continuation_head.parameters())
+
+
+def test_a_readout_learns_terminations_that_depend_on_what_rewards_do(spec: EnvSpec, actions) -> None:
+    model = build_mlp(spec, termination="readout", hidden=[32, 32])
+    fitter = Fitter(model, FitConfig(lr=3e-3))
+    for _ in range(400):
+        batch = segments(spec, actions, 64)
+        batch.reward = (batch.next_state[..., :2] - batch.state[..., :2]).norm(dim=-1)
+        batch.terminated = batch.reward > 2.0
+        fitter.step(model.loss(batch)[0])
+    predicted = 1 - model(batch.state, batch.action, batch.episode, batch.next_state).continuation
+    assert predicted[batch.terminated].mean() > 0.7 > 0.3 > predicted[~batch.terminated].mean()
+
+
+def test_the_lasso_silences_inputs_that_say_nothing(spec: EnvSpec, actions) -> None:
+    """Two of 126 inputs matter, examples are few: held-out predictions are better for it."""
+    wide = replace(spec, state_dim=60)
+    torch.manual_seed(0)
+    train, held_out = segments(wide, actions, 40), segments(wide, actions, 200)
+    for batch in (train, held_out):
+        batch.reward = batch.next_state[..., 0] + batch.next_state[..., 1].abs()
+    errors, weights = {}, {}
+    for lasso in (0.0, 3e-3):
+        model = build_mlp(wide, input_lasso=lasso, hidden=[32, 32])
+        fitter = Fitter(model, FitConfig(lr=3e-3))
+        for _ in range(400):
+            fitter.step(model.loss(train)[0])
+        errors[lasso] = model.loss(held_out)[1]["reward_model/reward"]
+        weights[lasso] = next(model.trunk.parameters()).norm(dim=0)
+    assert errors[3e-3] < 0.3 * errors[0.0]
+    before = wide.state_dim + wide.n_agents * wide.action_dim
+    assert sorted(weights[3e-3].topk(2).indices.tolist()) == [before, before + 1]
