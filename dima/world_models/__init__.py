@@ -3,8 +3,8 @@
 Read ``base`` (the interface: ``start``, ``observe``, ``step``, ``objectives``), ``rollout`` (a policy in a model),
 ``fitting`` (gradient steps), then ``dima`` (the paper), ``ensemble`` (the plain alternative) or ``oracle`` (the
 simulator itself, as a yardstick); ``marie`` and ``mamba`` model each agent's observations. ``state_based`` and
-``observation_decoder`` are shared by models of the global state, ``state_readout`` by those of observations;
-``imagined`` and ``env`` make a model an environment.
+``observation_decoder`` are shared by models of the global state; ``feature_copies`` finds what state and observations
+have in common; ``imagined`` and ``env`` make a model an environment.
 
 A model of your own is a config class that builds it, registered by :func:`register_world_model` or by an entry point
 ``dima.world_models``; its name is then an algorithm, MAPPO in its rollouts.

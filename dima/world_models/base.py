@@ -32,6 +32,7 @@ class Objective(NamedTuple):
     loss: Callable[[Rows], Loss]
     fit: FitConfig
     after: int = 0  # first iterations in which this part is not fitted
+    needed: Callable[[], bool] = lambda: True  # asked in every iteration: whether there is something to fit
 
 
 class Step(NamedTuple, Generic[L]):

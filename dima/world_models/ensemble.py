@@ -136,7 +136,7 @@ class EnsembleWorldModel(StateModel[Latent]):
     def objectives(self) -> dict[str, Objective]:
         return {
             "dynamics": Objective(self.dynamics_rows, self.dynamics_loss, self.config.dynamics_fit),
-            "decoder": Objective(self.decoder_rows, self.decoder_loss, self.config.decoder_fit),
+            "decoder": self.decoder_objective(self.config.decoder_fit),
         }
 
     def dynamics_rows(self, replay: Replay) -> Rows:

@@ -61,7 +61,8 @@ class WorldModelFitter:
             progress: told of each part.
             iteration: its number, from 1 on: parts that wait for later ones are left out; None: none is.
         """
-        due = [name for name, one in self.objectives.items() if iteration is None or iteration > one.after]
+        parts = {name: one for name, one in self.objectives.items() if one.needed()}
+        due = [name for name, one in parts.items() if iteration is None or iteration > one.after]
         seeds = torch.randint(2**62, (len(due),)).tolist()
         jobs = [
             partial(self._fit_part, name, self._gradient_of(name, replay), seed, replay, progress)

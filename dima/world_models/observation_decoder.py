@@ -16,6 +16,7 @@ from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Range
 from dima.data import EnvSpec, blank
 from dima.nn.mlp import mlp
 from dima.nn.quantizer import FiniteScalarQuantizer, VectorQuantizer
+from dima.world_models.feature_copies import ObservationReadout
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ObservationDecoderConfig(Config):
     decay: Fraction = 0.8  # of the codebook's moving averages
     dead_below: NonNegative = 0.0  # revive entries that are used less often per batch; 0 leaves them
     commitment: NonNegative = 10.0  # weight of the commitment loss
+    copy: bool = False  # read features that equal one of the state in all data from it, decode only the others
     # levels per coordinate of an fsq token
     fsq_levels: Annotated[tuple[Annotated[int, Range(2)], ...], NonEmpty()] = (8, 6, 5)
 
@@ -44,6 +46,7 @@ class ObservationDecoder(nn.Module):
         super().__init__()
         self.config, self.spec = config, spec
         self.register_buffer("valid", torch.from_numpy(spec.obs_valid).float(), persistent=False)
+        self.readout = ObservationReadout(spec) if config.copy else None
         out = spec.n_agents * spec.obs_dim
         if config.bottleneck == "none":
             self.encoder: nn.Module = nn.Identity()
@@ -72,13 +75,19 @@ class ObservationDecoder(nn.Module):
             alive: (B, N) bool, whose observations count; None: everybody's.
         """
         predicted, commitment = self._decode(state)
-        error = (predicted - obs).abs() * self.valid
+        decoded = self.valid if self.readout is None else self.valid * ~self.readout.known
+        error = (predicted - obs).abs() * decoded
         if alive is None:
-            error = error.sum() / (self.valid.sum() * len(state))
+            error = error.sum() / (decoded.sum() * len(state)).clamp(min=1)
         else:
-            error = blank(error, alive).sum() / (alive[..., None] * self.valid).sum().clamp(min=1)
+            error = blank(error, alive).sum() / (alive[..., None] * decoded).sum().clamp(min=1)
         loss = error + self.config.commitment * commitment
         return loss, {"decoder/error": error.detach(), "decoder/commitment": commitment.detach()}
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether some feature has no copy in the state, so that there is something to fit."""
+        return self.readout is None or not bool((self.readout.known | (self.valid == 0)).all())
 
     def _decode(self, state: Tensor) -> tuple[Tensor, Tensor]:
         code, commitment = self.encoder(state).float(), state.new_zeros(())

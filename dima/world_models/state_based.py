@@ -11,7 +11,8 @@ from torch import Tensor
 from dima.data import EnvSpec, Episode, View, blank
 from dima.experience.replay import Replay, Rows
 from dima.nn.normalizer import Normalizer
-from dima.world_models.base import Loss, WorldModel, replace_rows
+from dima.nn.optim import FitConfig
+from dima.world_models.base import Loss, Objective, WorldModel, replace_rows
 from dima.world_models.observation_decoder import ObservationDecoder
 
 L = TypeVar("L")
@@ -39,7 +40,14 @@ class StateModel(WorldModel[L]):
             state = episode.state.to(device)
             self.state_scale.update(state)
             self.change_scale.update(state.diff(dim=0))
-            self.obs_scale.update(episode.obs.to(device), self.spec.alive(state))
+            obs = episode.obs.to(device)
+            self.obs_scale.update(obs, self.spec.alive(state))
+            if self.decoder.readout is not None:
+                self.decoder.readout.update(state, obs)
+
+    def decoder_objective(self, fit: FitConfig) -> Objective:
+        """The decoder's, where it has something to learn."""
+        return Objective(self.decoder_rows, self.decoder_loss, fit, needed=lambda: self.decoder.is_learnt)
 
     def decoder_rows(self, replay: Replay) -> Rows:
         """(B, 1) the least visited rows."""
@@ -53,7 +61,10 @@ class StateModel(WorldModel[L]):
 
     def decode(self, state: Tensor) -> Tensor:
         """Normalised states (..., S) -> every agent's observation (..., N, O) in the environment's units."""
-        return self.obs_scale.denormalize(self.decoder(state)) * self.decoder.valid
+        obs = self.obs_scale.denormalize(self.decoder(state)) * self.decoder.valid
+        if self.decoder.readout is not None:
+            obs = self.decoder.readout.read(self.state_scale.denormalize(state), obs)
+        return obs
 
     def view(self, state: Tensor, action_mask: Tensor, previous_action: Tensor) -> View:
         """The team's view of states (B, S) in the environment's units."""

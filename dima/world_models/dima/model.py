@@ -119,7 +119,7 @@ class DimaWorldModel(StateModel[Latent]):
         return {
             "denoiser": Objective(self.denoiser_rows, self.denoiser_loss, config.denoiser_fit),
             "reward": Objective(self.reward_rows, self.reward_loss, config.reward_fit),
-            "decoder": Objective(self.decoder_rows, self.decoder_loss, config.decoder_fit),
+            "decoder": self.decoder_objective(config.decoder_fit),
         }
 
     def denoiser_rows(self, replay: Replay) -> Rows:

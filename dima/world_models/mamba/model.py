@@ -26,13 +26,13 @@ from dima.world_models.base import (
     mask_from_logits,
     replace_rows,
 )
+from dima.world_models.feature_copies import StateReadout
 from dima.world_models.mamba.config import NetworkConfig
 from dima.world_models.mamba.latent import Latent, balanced_kl, features, sample
 from dima.world_models.mamba.losses import information_loss, masked_mean, reconstruction_loss
 from dima.world_models.mamba.networks import Dynamics
 from dima.world_models.mamba.perception import LatentPerception, encoder_input, feature_spec, feature_view
 from dima.world_models.mamba.reward_scale import RewardScale
-from dima.world_models.state_readout import StateReadout
 
 
 @dataclass(frozen=True)

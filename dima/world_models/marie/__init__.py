@@ -30,6 +30,6 @@ vector that a Perceiver makes of all agents' tokens: local dynamics are learnt b
    the real environment each agent needs its own observation, the tokenizer and the actor: nobody communicates. The
    critic attends over the agents and values each (``dima.policies.attention_critic``, ``dima.algorithms.marie``).
 
-The model knows no global state. Where observations hold it, ``dima.world_models.state_readout`` reads it from them.
+The model knows no global state. Where observations hold it, ``dima.world_models.feature_copies`` reads it from them.
 docs/reference/marie.md has every size, every trap and its decision.
 """

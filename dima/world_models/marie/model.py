@@ -24,10 +24,10 @@ from dima.world_models.base import (
     mask_from_logits,
     select_rows,
 )
+from dima.world_models.feature_copies import StateReadout
 from dima.world_models.marie.losses import mask_loss, mean_where, token_weight
 from dima.world_models.marie.tokenizer import ActionTokens, Reconstruction, Tokenizer, TokenizerConfig
 from dima.world_models.marie.transformer import Cache, TransformerConfig, WorldTransformer
-from dima.world_models.state_readout import StateReadout
 
 
 @dataclass(frozen=True)
