@@ -28,6 +28,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -130,12 +131,12 @@ def build(form: str, changes: dict[str, Any], task: str, preset: str, spec: EnvS
     return PlainModel(config, spec) if form.startswith("plain mlp") else config.build(spec)
 
 
-def fit(model: WorldModel[Any], train: Replay, seconds: float) -> dict[str, int]:
+def fit(model: WorldModel[Any], train: Replay, seconds: float, shares: Mapping[str, float] = SHARES) -> dict[str, int]:
     """Fit each part for its processor time; returns the gradient steps it took."""
     updates = {}
     for name, objective in model.objectives().items():
         fitter, began, part = Fitter(model.get_submodule(name), objective.fit), time.process_time(), 0
-        share = 1 + SHARES["reward"] if isinstance(model, MambaWorldModel) else SHARES.get(name, 0.0)
+        share = 1 + SHARES["reward"] if isinstance(model, MambaWorldModel) else shares.get(name, 0.0)
         budget = share * seconds
         model.get_submodule(name).train()
         with fitter.fitting():
