@@ -12,6 +12,7 @@ from dima.analysis.diagnose.calibration import Calibration, TerminationError
 from dima.analysis.diagnose.error import (
     MODEL,
     PERSISTENCE,
+    RECONSTRUCTION,
     HorizonError,
     ReturnRanking,
     RewardError,
@@ -71,6 +72,10 @@ def _error(error: HorizonError, target: str, near: int) -> Iterator[Verdict]:
     close = [a and b for a, b in zip(better, near_reality, strict=True)]
     if close[0] or not worse:
         yield following(topic, close)
+    if (decoding := error.standardised[target].get(RECONSTRUCTION)) is not None:
+        lost = decoding.step.mean[0]
+        if lost is not None and lost > FOLLOWS:
+            yield Verdict("grave", f"{topic}: decoding true states errs by {lost:.2f} standard deviations")
 
 
 def _worse_parts(error: HorizonError, target: str, near: int) -> list[str]:

@@ -11,6 +11,7 @@ from dima.analysis.diagnose.calibration import Calibration, TerminationError
 from dima.analysis.diagnose.error import (
     MODEL,
     PERSISTENCE,
+    RECONSTRUCTION,
     ErrorCurves,
     HorizonError,
     ReturnRanking,
@@ -104,6 +105,18 @@ def test_worse_than_the_last_state_is_grave_in_the_near_future() -> None:
     assert judged(error=errors(flat(0.1), patchy)) == [
         Verdict("grave", f"State: worse than {LAST_STATE} at steps 1, 3 to 5")
     ]
+
+
+def test_a_decoder_that_loses_what_states_hold_is_grave() -> None:
+    found = errors(flat(0.1), flat(0.5, 0.1))
+    for lost, verdicts in (
+        (0.4, []),
+        (0.82, [Verdict("grave", "Observations: decoding true states errs by 0.82 standard deviations")]),
+    ):
+        table = found.standardised | {
+            OBSERVATIONS: found.standardised[OBSERVATIONS] | {RECONSTRUCTION: ErrorCurves(flat(lost), flat(lost))}
+        }
+        assert judged(error=replace(found, standardised=table)) == verdicts
 
 
 def test_worse_kinds_of_features_are_named() -> None:
