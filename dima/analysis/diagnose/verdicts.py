@@ -74,8 +74,9 @@ def _error(error: HorizonError, target: str, near: int) -> Iterator[Verdict]:
         yield following(topic, close)
     if (decoding := error.standardised[target].get(RECONSTRUCTION)) is not None:
         lost = decoding.step.mean[0]
-        if lost is not None and lost > FOLLOWS:
-            yield Verdict("grave", f"{topic}: decoding true states errs by {lost:.2f} standard deviations")
+        if lost is not None and lost > FOLLOWS / 2:
+            severity = "grave" if lost > FOLLOWS else "warning"
+            yield Verdict(severity, f"{topic}: decoding true states errs by {lost:.2f} standard deviations")
 
 
 def _worse_parts(error: HorizonError, target: str, near: int) -> list[str]:
