@@ -56,7 +56,7 @@ SHARES = {"denoiser": 1.0, "reward": 0.25, "decoder": 0.25}  # of --seconds
 BEFORE: dict[str, Any] = {
     "denoiser": {"width": 192, "log_sigma_mean": -0.4, "log_sigma_std": 1.2},
     "sampler": {"sigma_min": 0.002},
-    "decoder": {"copy": False},
+    "decoder": {"copy": False, "bottleneck": "vq", "hidden": [256, 256]},
     "reward": {"termination": "additive", "input_lasso": 0.0},
 }
 JOINT = {"reveal": "all"}
@@ -80,7 +80,7 @@ class Scripted:
 
     def __call__(self, view: View) -> tuple[Tensor, Tensor]:
         assert view.first is not None
-        self.step = np.where(view.first.numpy(), 0, self.step[: len(view.first)] + 1)
+        self.step = np.where(view.first.numpy(), 0, self.step + 1)
         each = zip(self.step.tolist(), view.obs.double().numpy(), strict=True)
         actions = np.stack([act_both(self.task, step, obs) for step, obs in each])
         return torch.from_numpy(actions).float(), torch.zeros(actions.shape[:2])

@@ -50,8 +50,8 @@ class Team:
         self._first |= begun
         self._previous = torch.where(begun[:, None, None], 0.0, self._previous)
 
-    def follow(self, other: Team) -> None:
-        """Take over what another team of the same policy remembers, in as many environments."""
+    def copy_memory(self, other: Team) -> None:
+        """Remember what another team of the same policy remembers, in as many environments."""
         self._previous, self._first = other._previous.clone(), other._first.clone()
         self._policy.memory = other._policy.memory
 

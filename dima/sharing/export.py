@@ -206,7 +206,7 @@ def _compare(agent: Agent, policy: ExportedPolicy, observed: Observed, form: For
             gap = np.abs(env.encode_actions(found, own) - env.encode_actions(own, own)).max(-1)
             beyond = int((gap > TOLERANCE[form][0]).sum())
             if beyond:  # a choice within that rounding changed is to change one step, not the rest of the episode
-                policy.follow(agent)
+                policy.copy_memory(agent)
             actions, apart, largest = actions + len(own), apart + beyond, max(largest, float(gap.max()))
             different += sum(not np.array_equal(found[name], own[name]) for name in own)
     discrete, perceives = env.spec.discrete, isinstance(agent.algorithm.policy, PerceivingPolicy)

@@ -75,12 +75,12 @@ class ObservationDecoder(nn.Module):
             alive: (B, N) bool, whose observations count; None: everybody's.
         """
         predicted, commitment = self._decode(state)
-        decoded = self.valid if self.readout is None else self.valid * ~self.readout.known
-        error = (predicted - obs).abs() * decoded
+        learnt = self.valid if self.readout is None else self.valid * ~self.readout.known
+        error = (predicted - obs).abs() * learnt
         if alive is None:
-            error = error.sum() / (decoded.sum() * len(state)).clamp(min=1)
+            error = error.sum() / (learnt.sum() * len(state)).clamp(min=1)
         else:
-            error = blank(error, alive).sum() / (alive[..., None] * decoded).sum().clamp(min=1)
+            error = blank(error, alive).sum() / (alive[..., None] * learnt).sum().clamp(min=1)
         loss = error + self.config.commitment * commitment
         return loss, {"decoder/error": error.detach(), "decoder/commitment": commitment.detach()}
 
