@@ -14,7 +14,9 @@ reward model and its decoder for a quarter of that each. Finished results are ke
 - ``reward``, ``ends``: explained variance of rewards, expected over real number of failures, at true states.
 
 ``sequential`` is ``small``, ``joint`` shows every level the whole team. ``before`` are both as ``small`` is elsewhere:
-a nearly noiseless last level, a vector-quantised decoder, an additive termination head. ``plain mlp`` is least squares.
+a nearly noiseless last level, a vector-quantised decoder, an additive termination head. Three forms undo one choice of
+``small``: the noise of the levels, noise on samples, windows of one target with less weight decay. ``plain mlp`` is
+least squares.
 """
 
 from __future__ import annotations
@@ -54,18 +56,23 @@ from dima.world_models.rollout import forecast
 
 SHARES = {"denoiser": 1.0, "reward": 0.25, "decoder": 0.25}  # of --seconds
 BEFORE: dict[str, Any] = {
-    "denoiser": {"width": 192, "log_sigma_mean": -0.4, "log_sigma_std": 1.2},
-    "sampler": {"sigma_min": 0.002},
+    "denoiser": {"width": 192, "log_sigma_mean": -0.4, "log_sigma_std": 1.2, "rollout": 1, "residual_noise": True},
+    "denoiser_fit": {"weight_decay": 0.01},
+    "sampler": {"sigma_min": 0.002, "sigma_max": 5.0},
     "decoder": {"copy": False, "bottleneck": "vq", "hidden": [256, 256]},
     "reward": {"termination": "additive", "input_lasso": 0.0},
 }
 JOINT = {"reveal": "all"}
+LESS = {"log_sigma_mean": 1.0, "log_sigma_std": 0.6}
 FORMS: dict[str, dict[str, Any]] = {
     "sequential": {},
     "joint": {"denoiser": JOINT},
     "sequential, before": BEFORE,
     "joint, before": BEFORE | {"denoiser": BEFORE["denoiser"] | JOINT},
-    "plain mlp": {"denoiser": {"residual_noise": False}},
+    "sequential, less noise": {"sampler": {"sigma_min": 2.0, "sigma_max": 5.0}, "denoiser": LESS},
+    "sequential, residual noise": {"denoiser": {"residual_noise": True}},
+    "sequential, one target": {"denoiser": {"rollout": 1}, "denoiser_fit": {"weight_decay": 0.01}},
+    "plain mlp": {},
 }
 NOISE, CORRELATION = 0.3, 0.9  # of the scripts' actions
 ENVS, LEAST = 4, 1e-3  # standard deviation of a feature that varies
