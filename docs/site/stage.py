@@ -42,7 +42,7 @@ _RENAMED = {
     "results/README.md": "results/index.md",
 }
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(r"\[((?:`[^`]*`|[^\]])*)\]\(([^)\s]+)([^)]*\))")
+_LINK = re.compile(r"\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)([^)]*\))")
 
 
 def pages() -> dict[Path, Path]:
