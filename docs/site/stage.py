@@ -41,7 +41,7 @@ _RENAMED = {
     "docs/index.md": "contents.md",
     "results/README.md": "results/index.md",
 }
-_CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"^```.*?^```|`(?:[^`\n]|\n(?!\n))*`", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)([^)]*\))")
 
 

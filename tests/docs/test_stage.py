@@ -48,6 +48,9 @@ def test_links_lead_to_the_same_things(stage) -> None:
     assert made("[c](../CONTRIBUTING.md#the-rooms) [d](../README.md)") == "[c](contributing.md#the-rooms) [d](index.md)"
     assert made("[presets.md](presets.md)") == "[Presets](presets.md)"
     assert made("[`x.py`](../dima/runtime/verdicts.py)") == "[`x.py`](source/dima.runtime.verdicts.py.md)"
+    # code spans over two lines hide no link beside them
+    lone = "[`x`] reads. `dima\nimagine` films [c]({0}), `dima\ndiagnose` tells [d]({0})"
+    assert made(lone.format("../README.md")) == lone.format("index.md")
     assert made("![p](imagination.webp)") == "![p](pictures/docs/imagination.webp)"
     assert (stage.out / "pictures" / "docs" / "imagination.webp").is_file()
     for same in ("`[a](../README.md)`", "```text\n[a](../README.md)\n```", "[w](https://x.org/a.md)", "[h](#here)"):
