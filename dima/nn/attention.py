@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dima.nn.blocked_attention import BlockedAttention
+from dima.nn.dropout import Dropout
+
 KeysValues = tuple[Tensor, Tensor]  # (..., heads, M, head_dim) each
 
 
@@ -14,15 +17,15 @@ class GegluFeedForward(nn.Module):
 
     def __init__(self, dim: int, expansion: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = dropout
         self.norm = nn.LayerNorm(dim)
         self.lift = nn.Linear(dim, 2 * expansion * dim)
         self.lower = nn.Linear(expansion * dim, dim)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.lift(self.norm(x)).chunk(2, dim=-1)
-        change = self.lower(value * F.gelu(gate))
-        return x + (F.dropout(change, self.dropout, self.training) if self.dropout else change)
+        change: Tensor = self.dropout(self.lower(value * F.gelu(gate)))
+        return x + change
 
 
 class Attention(nn.Module):
@@ -78,9 +81,8 @@ class Attention(nn.Module):
 
     def mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention before its output projection, (..., L, heads * head_dim)."""
-        dropout = self.dropout if self.training else 0.0
         query = self.split(self.query(query)).expand(*keys.shape[:-2], -1, -1)
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+        mixed = softmax_attention(query, keys, values, mask, self.dropout if self.training else 0.0)
         return mixed.transpose(-3, -2).flatten(-2)
 
     def split(self, x: Tensor) -> Tensor:
@@ -102,9 +104,9 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attention = Attention(dim, heads, dim // heads, dropout=dropout, bias=bias)
         self.feed = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), Dropout(dropout)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within ``x`` (..., L, D); ``mask`` as for :class:`Attention`."""
@@ -127,3 +129,20 @@ class TransformerBlock(nn.Module):
             keys, values = torch.cat([past[0], keys], dim=-2), torch.cat([past[1], values], dim=-2)
         x = x + self.dropout(self.attention.attend(query, keys, values, mask))
         return x + self.feed(x), (keys, values)
+
+
+def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention of queries (..., L, E) to keys and values (..., M, E), by the fastest way.
+
+    Args:
+        query: of each head.
+        keys: of each head.
+        values: of each head.
+        mask: boolean, broadcast to (..., L, M), True where attention is allowed; each query sees something.
+        dropout: probability of dropping an attention weight.
+    """
+    unfused = dropout and query.dim() == 4 and query.device.type == "cpu" and query.dtype == torch.float32
+    if unfused and not torch.compiler.is_compiling():
+        mixed: Tensor = BlockedAttention.apply(query, keys, values, mask, dropout)  # type: ignore[no-untyped-call]
+        return mixed
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)

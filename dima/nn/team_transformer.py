@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dima.nn.attention import softmax_attention
+from dima.nn.dropout import dropout
 
 
 def sinusoids(rows: int, dim: int) -> Tensor:
@@ -35,14 +37,14 @@ class PostNormLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within ``x``; ``mask`` (N, N) bool is True where a row may attend to a column."""
-        dropout = self.dropout if self.training else 0.0
+        drop = self.dropout if self.training else 0.0
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in self.query_key_value(x).chunk(3, dim=-1)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        x = self.norms[0](x + F.dropout(self.out(mixed.transpose(-3, -2).flatten(-2)), dropout))
-        hidden = F.dropout(self.lift(x).relu(), dropout)
-        normed: Tensor = self.norms[1](x + F.dropout(self.lower(hidden), dropout))
+        mixed = softmax_attention(query, key, value, mask, drop)
+        x = self.norms[0](x + dropout(self.out(mixed.transpose(-3, -2).flatten(-2)), drop))
+        hidden = dropout(self.lift(x).relu(), drop)
+        normed: Tensor = self.norms[1](x + dropout(self.lower(hidden), drop))
         return normed
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dima.data import EnvSpec
 from dima.nn.attention import Attention, GegluFeedForward, TransformerBlock
+from dima.nn.dropout import Dropout
 from dima.world_models.dima.reward_termination import Memory, Prediction, RewardTermination, RewardTerminationConfig
 
 
@@ -42,7 +43,7 @@ class RewardTransformer(RewardTermination):
         )
         self.pool = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.position = nn.Parameter(0.02 * torch.randn(2 * config.segment, dim))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
         self.build_heads(dim)

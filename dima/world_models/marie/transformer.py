@@ -16,6 +16,7 @@ from dima.config import Config, Count, Fraction, NonNegative, Positive, Range, S
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import TransformerBlock
+from dima.nn.dropout import Dropout
 from dima.nn.hl_gauss import HLGauss, symexp, symlog
 from dima.nn.mlp import mlp
 from dima.world_models.marie.aggregator import Aggregator, AggregatorConfig
@@ -93,7 +94,7 @@ class WorldTransformer(nn.Module):
         self.embed_action = nn.Parameter(torch.empty(action_vocabulary, dim))
         self.position = nn.Parameter(torch.empty(config.steps * self.block_size, dim))
         self.aggregator = Aggregator(config.aggregator, spec.n_agents, obs_tokens + action_tokens, dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, config.heads, config.dropout, bias=True) for _ in range(config.layers)
         )
