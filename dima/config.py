@@ -63,6 +63,7 @@ Whole = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+DropoutRate = Annotated[float, Range(0, 0.9)]  # a tenth at least is kept
 
 
 @dataclass(frozen=True)

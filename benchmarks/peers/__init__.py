@@ -1,1 +1,1 @@
-"""Other implementations in our environments: ``harl`` (returns), ``harl_speed`` (time of an iteration)."""
+"""Other implementations: ``harl`` (returns in our environments), ``*_speed`` (time of an iteration beside ours)."""

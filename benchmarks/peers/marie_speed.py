@@ -1,12 +1,11 @@
-"""Time and operations of a round's calls at the published sizes, ours beside those of MARIE's authors, in turn.
+"""Time and operations of an iteration at the published sizes, ours beside that of MARIE's authors, in turn.
 
     OMP_NUM_THREADS=2 python -m benchmarks.peers.marie_speed --marie MARIE --agents 2 --obs 19 --actions 3 --out FILE
 
 MARIE is a clone of https://github.com/breez3young/MARIE; what its files import besides PyTorch, NumPy and einops is
-replaced by empty modules. Both sides do what a round does on a batch of the same shape: a gradient of the world model,
-the authors' mask of their buffer included, and a rollout of given actions. Networks and numbers are equal
-(``tests/parity/test_marie.py``). Sides take turns, a call each; ``cpu`` counts processor seconds, which waiting for
-other programs does not lengthen, and ``operations`` is PyTorch's count of those of matrix products, in units of 1e9.
+replaced by empty modules. Both sides do what an iteration does on batches of the same shape: a gradient of the world
+model, the authors' mask of their buffer included, and a rollout of given actions. Networks and numbers are equal
+(``tests/parity/test_marie.py``). The tokenizer's updates and PPO's, a hundredth of an iteration, are left out.
 """
 
 from __future__ import annotations
@@ -14,10 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,32 +21,16 @@ from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peers.turns import measure, report, rows
 from dima.data import EnvSpec
 from dima.experience.replay import Rows
-from dima.runtime.provenance import protocol
 from dima.world_models.marie.model import MarieModelConfig
 
 UNUSED = ("ipdb", "wandb", "gym", "torchvision", "environments", "matplotlib", "matplotlib.pyplot")
 UNUSED += ("matplotlib.colors", "tqdm", "PIL")
 LENGTH, HORIZON = 15, 14  # steps of a window, and of a rollout
-
-
-def rows(spec: EnvSpec, batch: int, length: int) -> Rows:
-    """Random rows of one long episode."""
-    agents = spec.n_agents
-    return Rows(
-        state=torch.randn(batch, length, spec.state_dim),
-        obs=torch.randn(batch, length, agents, spec.obs_dim),
-        action_mask=torch.ones(batch, length, agents, spec.action_dim, dtype=torch.bool),
-        action=2 * torch.rand(batch, length, agents, spec.action_dim) - 1,
-        reward=torch.randn(batch, length),
-        terminated=torch.zeros(batch, length, dtype=torch.bool),
-        episode=torch.zeros(batch, length, dtype=torch.long),
-        valid=torch.ones(batch, length, dtype=torch.bool),
-        acted=torch.ones(batch, length, dtype=torch.bool),
-    )
+OFTEN = {"update": 200, "imagination": 5}  # in an iteration
 
 
 def ours(spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, Callable[[], None]]:
@@ -134,29 +114,6 @@ def _method(file: Path, name: str, scope: dict[str, Any]) -> Any:
     return scope[name]
 
 
-def measure(sides: dict[str, dict[str, Callable[[], None]]], turns: int) -> dict[str, Any]:
-    """Medians over the turns of every call, and ratios of theirs to ours."""
-    found: dict[str, Any] = {}
-    for name in ("update", "imagination"):
-        calls: dict[str, Any] = {side: {"wall": [], "cpu": []} for side in sides}
-        for side, parts in sides.items():  # warms up, too
-            with FlopCounterMode(display=False) as counter:
-                parts[name]()
-            calls[side]["operations"] = counter.get_total_flops() / 1e9
-        for _ in range(turns):
-            for side, parts in sides.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                parts[name]()
-                calls[side]["wall"].append(time.perf_counter() - wall)
-                calls[side]["cpu"].append(time.process_time() - cpu)
-        medians = {
-            side: {key: statistics.median(v) if isinstance(v, list) else v for key, v in call.items()}
-            for side, call in calls.items()
-        }
-        found[name] = medians | {"ratio": {k: medians["theirs"][k] / v for k, v in medians["ours"].items()}}
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--marie", required=True, type=Path)
@@ -171,11 +128,7 @@ def main() -> None:
     action = rows(spec, args.starts, HORIZON).action
     sides = {"ours": ours(spec, window, start, action), "theirs": theirs(args.marie, spec, window, start, action)}
     settings = {key: value for key, value in vars(args).items() if key not in ("marie", "out")}
-    result = {"settings": settings, **measure(sides, args.turns), "protocol": protocol("cpu")}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    report(settings | {"often": OFTEN}, measure(sides, OFTEN, args.turns), args.out)
 
 
 if __name__ == "__main__":

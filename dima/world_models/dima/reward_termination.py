@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, NonEmpty, NonNegative, Range, SmallCount
+from dima.config import Config, Count, DropoutRate, NonEmpty, NonNegative, Range, SmallCount
 from dima.data import EnvSpec, blank
 from dima.errors import ConfigError
 from dima.nn.attention import KeysValues
@@ -31,7 +31,7 @@ class RewardTerminationConfig(Config):
     dim: Count = 256  # transformer: width of a token
     layers: SmallCount = 6  # transformer: blocks
     heads: Count = 4  # transformer: heads of a block
-    dropout: Fraction = 0.1  # transformer: while training
+    dropout: DropoutRate = 0.1  # transformer: while training
     segment: Count = 15  # transformer: steps of a training segment, and of the memory in a rollout
     # transformer: self-attention layers over the agents' actions
     action_layers: Annotated[int, Range(0, 1000)] = 3

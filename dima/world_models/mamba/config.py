@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from dima.config import Config, Count, Range, SmallCount
+from dima.config import Config, Count, DropoutRate, Range, SmallCount
 from dima.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ class NetworkConfig(Config):
     classes: Annotated[int, Range(2)] = 32  # classes of each
     layers: SmallCount = 3  # of the attention over agents
     heads: Count = 8  # of a layer; they divide its width
-    dropout: Annotated[float, Range(0, 0.9)] = 0.1  # in the attention, while the model is fitted
+    dropout: DropoutRate = 0.1  # in the attention, while the model is fitted
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, SmallCount, Whole
+from dima.config import Config, Count, DropoutRate, SmallCount, Whole
 from dima.nn.attention import Attention, GegluFeedForward
 from dima.nn.team_transformer import sinusoids
 
@@ -19,7 +19,7 @@ class AggregatorConfig(Config):
     depth: Whole = 2  # self-attention blocks between the agents' latents, after the cross-attention
     heads: SmallCount = 8
     head_dim: Count = 64  # width of a head
-    dropout: Fraction = 0.1  # of attention weights and feed-forward residuals
+    dropout: DropoutRate = 0.1  # of attention weights and feed-forward residuals
     slots: bool = False  # add a learnt vector of each token's place; published without: an agent's tokens are a set
 
 

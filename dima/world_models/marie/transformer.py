@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.config import Config, Count, Fraction, NonNegative, Positive, Range, SmallCount
+from dima.config import Config, Count, DropoutRate, NonNegative, Positive, Range, SmallCount
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.nn.attention import TransformerBlock
@@ -31,7 +31,7 @@ class TransformerConfig(Config):
     dim: Count = 256  # width of a token
     layers: SmallCount = 10
     heads: SmallCount = 4
-    dropout: Fraction = 0.1  # of embeddings, attention weights and residuals
+    dropout: DropoutRate = 0.1  # of embeddings, attention weights and residuals
     steps: Annotated[int, Range(2, 1000)] = 15  # of a training window, and longest memory of a rollout
     reward: Literal["hl_gauss", "smooth_l1"] = "hl_gauss"  # histogram of symlog(reward), or a number
     reward_support: Positive = 3.0  # histograms reach from minus this to this, in symlog units: 3 is a reward of 19
