@@ -113,7 +113,7 @@ def test_features_and_losses_of_a_window_with_an_end_inside(monkeypatch: pytest.
         acted=torch.ones_like(ends),
     )
     bins = ours.action_tokens(action)
-    features = ours.transformer(tokens, bins, rows.episode)
+    features = ours.transformer(tokens, bins, rows.episode, ours.tokenizer.codes)
     expected = torch.tensor(found["features"]).view(2, 3, 4, 6, -1)
     torch.testing.assert_close(features, expected, atol=2e-5, rtol=2e-5)
     decoded = ours.transformer.reward(ours.transformer.predict(features[..., -1, :]).reward)

@@ -93,6 +93,7 @@ class MarieWorldModel(WorldModel[Latent]):
             spec,
             config.tokenizer.tokens,
             config.tokenizer.vocabulary,
+            config.tokenizer.code_dim,
             self.action_tokens.count,
             self.action_tokens.vocabulary,
         )
@@ -147,7 +148,8 @@ class MarieWorldModel(WorldModel[Latent]):
         """Cross entropy of the next tokens, and the losses of reward, continuation and next masks."""
         net, first = self.transformer, self.transformer.obs_tokens - 1
         tokens = self.perception.encode(rows.obs)  # (B, L, N, K)
-        features = net(tokens, self.action_tokens(clip_action(rows.action, self.spec)), rows.episode)
+        action = self.action_tokens(clip_action(rows.action, self.spec))
+        features = net(tokens, action, rows.episode, self.tokenizer.codes)
         predicted = net.predict(features[..., -1, :].transpose(1, 2))  # (B, L, N, ...)
         reward = rows.reward if self.reward_scale is None else self.reward_scale.normalize(rows.reward)
         reward_loss = net.reward_loss(predicted.reward, reward[..., None].expand_as(predicted.continuation))
@@ -189,7 +191,7 @@ class MarieWorldModel(WorldModel[Latent]):
         """Put all present tokens but the last into the cache."""
         if self.transformer.obs_tokens == 1:
             return
-        present = F.embedding(latent.tokens.flatten(0, 1)[:, :-1], self.transformer.embed_obs)
+        present = self.transformer.embed_tokens(latent.tokens.flatten(0, 1)[:, :-1], self.tokenizer.codes)
         self._extend(latent, present, latent.block * self.transformer.block_size)
 
     @property
@@ -211,7 +213,8 @@ class MarieWorldModel(WorldModel[Latent]):
         if latent.block == net.config.steps - 1:  # positions are used up: remember the present only
             latent = self._start(latent.tokens, latent.action_mask, latent.previous_action)
         size, at = net.block_size, latent.block * net.block_size + net.obs_tokens - 1
-        blocks = net.embed(latent.tokens, self.action_tokens(action)).flatten(0, 1)  # (B * N, T, D)
+        codes = self.tokenizer.codes
+        blocks = net.embed(latent.tokens, self.action_tokens(action), codes).flatten(0, 1)  # (B * N, T, D)
         last = self._extend(latent, blocks[:, net.obs_tokens - 1 :], at)[:, -1]
         predicted = net.predict(last.unflatten(0, latent.tokens.shape[:2]))
         reward, mask = net.reward(predicted.reward).mean(-1), latent.action_mask
@@ -219,7 +222,7 @@ class MarieWorldModel(WorldModel[Latent]):
             mask = mask_from_logits(predicted.mask, self.action_valid)
         tokens = [_sample(net.obs_head(last))]
         for place in range((latent.block + 1) * size, (latent.block + 1) * size + net.obs_tokens - 1):
-            newest = F.embedding(tokens[-1], net.embed_obs)[:, None]
+            newest = net.embed_tokens(tokens[-1], codes)[:, None]
             tokens.append(_sample(net.obs_head(self._extend(latent, newest, place)[:, 0])))
         after = replace(
             latent,

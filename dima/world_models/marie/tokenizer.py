@@ -38,8 +38,13 @@ class TokenizerConfig(Config):
 
     @property
     def vocabulary(self) -> int:
-        """Number of different tokens."""
+        """Number V of different tokens."""
         return self.codebook if self.bottleneck == "vq" else math.prod(self.fsq_levels)
+
+    @property
+    def code_dim(self) -> int:
+        """Width E of a codebook entry."""
+        return self.token_dim if self.bottleneck == "vq" else len(self.fsq_levels)
 
 
 class Tokenizer(nn.Module):
@@ -50,16 +55,20 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig, spec: EnvSpec) -> None:
         super().__init__()
         self.config = config
-        vq = config.bottleneck == "vq"
-        dim = config.token_dim if vq else len(config.fsq_levels)
+        dim = config.code_dim
         self.register_buffer("valid", torch.from_numpy(spec.obs_valid).float(), persistent=False)
         self.encoder = mlp((spec.obs_dim, *config.hidden, config.tokens * dim), nn.GELU)
         self.quantizer: VectorQuantizer | FiniteScalarQuantizer = (
             VectorQuantizer(config.codebook, dim, config.decay, config.dead_below, config.usage)
-            if vq
+            if config.bottleneck == "vq"
             else FiniteScalarQuantizer(config.fsq_levels)
         )
         self.decoder = mlp((config.tokens * dim, *config.hidden, spec.obs_dim), nn.GELU)
+
+    @property
+    def codes(self) -> Tensor:
+        """Entries (V, E) of all tokens."""
+        return self.quantizer.entries(torch.arange(self.config.vocabulary, device=self.valid.device))
 
     @torch.no_grad()
     def encode(self, obs: Tensor) -> Tensor:

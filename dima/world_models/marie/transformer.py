@@ -19,6 +19,7 @@ from dima.nn.attention import TransformerBlock
 from dima.nn.dropout import Dropout
 from dima.nn.hl_gauss import HLGauss, symexp, symlog
 from dima.nn.mlp import mlp
+from dima.nn.normalizer import TINY
 from dima.world_models.marie.aggregator import Aggregator, AggregatorConfig
 
 TABLE_STD = 0.1  # of embeddings and positions where weights start by the width of their layer
@@ -38,6 +39,8 @@ class TransformerConfig(Config):
     reward_bins: Count = 128
     # of weights and embeddings at the start; 0: by the width of each layer, which learns several times as fast
     init_std: NonNegative = 0.02
+    # add to a token's embedding a linear map of its codebook entry: what is learnt of a code holds for those near it
+    embed_codes: bool = False
     aggregator: AggregatorConfig = AggregatorConfig()
 
     def __post_init__(self) -> None:
@@ -72,7 +75,8 @@ class WorldTransformer(nn.Module):
         config: sizes.
         spec: of the environment.
         obs_tokens: K, of an observation.
-        vocabulary: of these.
+        vocabulary: V, of these.
+        code_dim: E, of a codebook entry.
         action_tokens: M, of an action.
         action_vocabulary: of these.
     """
@@ -83,6 +87,7 @@ class WorldTransformer(nn.Module):
         spec: EnvSpec,
         obs_tokens: int,
         vocabulary: int,
+        code_dim: int,
         action_tokens: int,
         action_vocabulary: int,
     ) -> None:
@@ -91,6 +96,7 @@ class WorldTransformer(nn.Module):
         self.config, self.obs_tokens = config, obs_tokens
         self.block_size = obs_tokens + action_tokens + 1  # T tokens of a step
         self.embed_obs = nn.Parameter(torch.empty(vocabulary, dim))
+        self.embed_code = nn.Linear(code_dim, dim) if config.embed_codes else None
         self.embed_action = nn.Parameter(torch.empty(action_vocabulary, dim))
         self.position = nn.Parameter(torch.empty(config.steps * self.block_size, dim))
         self.aggregator = Aggregator(config.aggregator, spec.n_agents, obs_tokens + action_tokens, dim)
@@ -117,25 +123,33 @@ class WorldTransformer(nn.Module):
 
     # -- embeddings -----------------------------------------------------------------------------------------------
 
-    def embed(self, obs: Tensor, action: Tensor) -> Tensor:
+    def embed_tokens(self, obs: Tensor, codes: Tensor) -> Tensor:
+        """Observation tokens (...) -> (..., D), without positions; ``codes`` (V, E) is the codebook."""
+        table = self.embed_obs
+        if self.embed_code is not None:
+            table = table + self.embed_code(codes / codes.std().clamp(min=TINY))
+        return F.embedding(obs, table)
+
+    def embed(self, obs: Tensor, action: Tensor, codes: Tensor) -> Tensor:
         """Blocks (..., N, T, D), without positions, of tokens (..., N, K) and (..., N, M)."""
-        tokens = torch.cat([F.embedding(obs, self.embed_obs), F.embedding(action, self.embed_action)], dim=-2)
+        tokens = torch.cat([self.embed_tokens(obs, codes), F.embedding(action, self.embed_action)], dim=-2)
         flat = tokens.flatten(0, -4)
         aggregate = self.aggregator(flat).unflatten(0, tokens.shape[:-3])
         return torch.cat([tokens, aggregate[..., None, :]], dim=-2)
 
     # -- a window in one pass -------------------------------------------------------------------------------------
 
-    def forward(self, obs: Tensor, action: Tensor, episode: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, action: Tensor, episode: Tensor, codes: Tensor) -> Tensor:
         """Features (B, N, L, T, D) of the windows of all agents.
 
         Args:
             obs: (B, L, N, K) tokens.
             action: (B, L, N, M) tokens.
             episode: (B, L) tokens attend within their episode only.
+            codes: (V, E) codebook.
         """
         (batch, length), agents = episode.shape, obs.shape[2]
-        x = self.embed(obs, action).transpose(1, 2).flatten(2, 3) + self.position[: length * self.block_size]
+        x = self.embed(obs, action, codes).transpose(1, 2).flatten(2, 3) + self.position[: length * self.block_size]
         x, mask = self.dropout(x).flatten(0, 1), self.mask(episode).repeat_interleave(agents, 0)
         for block in self.blocks:
             x = block(x, mask)

@@ -43,7 +43,7 @@ def test_the_loss_is_the_plain_one(any_spec: EnvSpec, alive, episodes, segment_m
     rows, net = rows_of(played, any_spec, (0, 2, 12, 9), 6), model.transformer
     assert (rows.episode[:3] != rows.episode[:3, :1]).any(1).tolist() == [True, True, True]
     tokens = model.perception.encode(rows.obs)
-    features = net(tokens, model.action_tokens(rows.action.clamp(-1, 1)), rows.episode)
+    features = net(tokens, model.action_tokens(rows.action.clamp(-1, 1)), rows.episode, model.tokenizer.codes)
     logits, size = net.obs_head(features), net.obs_tokens
     windows, every = [], []
     for b in range(4):
@@ -97,7 +97,10 @@ def test_the_end_of_an_episode_that_was_cut_continues(spec: EnvSpec, alive, epis
         losses[terminated] = model.transformer_loss(rows)[1]["transformer/continuation"]
     logit = model.transformer.predict(
         model.transformer(
-            model.perception.encode(rows.obs), model.action_tokens(rows.action.clamp(-1, 1)), rows.episode
+            model.perception.encode(rows.obs),
+            model.action_tokens(rows.action.clamp(-1, 1)),
+            rows.episode,
+            model.tokenizer.codes,
         )[:, :, 4, -1]
     ).continuation
     torch.testing.assert_close(5 * (losses[True] - losses[False]), logit.mean())
@@ -156,18 +159,27 @@ class Rolled:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"transformer": {"embed_codes": True}},
+        {"transformer": {"embed_codes": True}, "tokenizer": {"bottleneck": "fsq"}},
+    ],
+    ids=["published", "codes", "fsq codes"],
+)
 def test_a_rollout_agrees_with_one_pass_over_its_tokens(
-    any_spec: EnvSpec, alive, episodes, actions, monkeypatch
+    any_spec: EnvSpec, alive, episodes, actions, monkeypatch, changes
 ) -> None:
     played = episodes(any_spec, (12, 12))
-    model = build(any_spec, alive, played)
+    model = build(any_spec, alive, played, **changes)
     net, steps = model.transformer, model.config.transformer.steps
     start = model.start(Replay.of(played, any_spec, "cpu").gather(torch.tensor([0, 5, 16]), 1, 0))
     action = actions(any_spec, 3, steps - 1)
     rolled = Rolled(model, start, action, monkeypatch)
     tokens = torch.stack(rolled.tokens, dim=1)  # (B, L, N, K)
     padded = model.action_tokens(F.pad(action, (0, 0, 0, 0, 0, 1)))
-    features = net(tokens, padded, torch.zeros(3, steps, dtype=torch.long))
+    features = net(tokens, padded, torch.zeros(3, steps, dtype=torch.long), model.tokenizer.codes)
     predicted = net.predict(features[:, :, :-1, -1].transpose(1, 2))
     reward = model.reward_scale.denormalize(net.reward(predicted.reward).mean(-1))
     torch.testing.assert_close(torch.stack(rolled.reward, 1), reward, atol=1e-5, rtol=1e-4)
