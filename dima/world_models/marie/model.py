@@ -220,10 +220,10 @@ class MarieWorldModel(WorldModel[Latent]):
         reward, mask = net.reward(predicted.reward).mean(-1), latent.action_mask
         if predicted.mask is not None:
             mask = mask_from_logits(predicted.mask, self.action_valid)
-        tokens = [_sample(net.obs_head(last))]
+        tokens = [net.draw(last)]
         for place in range((latent.block + 1) * size, (latent.block + 1) * size + net.obs_tokens - 1):
             newest = net.embed_tokens(tokens[-1], codes)[:, None]
-            tokens.append(_sample(net.obs_head(self._extend(latent, newest, place)[:, 0])))
+            tokens.append(net.draw(self._extend(latent, newest, place)[:, 0]))
         after = replace(
             latent,
             tokens=torch.stack(tokens, dim=-1).unflatten(0, latent.tokens.shape[:2]),
@@ -260,9 +260,3 @@ class MarieWorldModel(WorldModel[Latent]):
         for new, kept in pairs:
             new.copy_(select_rows(sequences, new, kept))  # those of the others exactly as they were
         return after
-
-
-def _sample(logits: Tensor) -> Tensor:
-    """Draw one of (..., V) classes, without waiting for a GPU."""
-    probabilities = logits.float().softmax(-1)
-    return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)

@@ -41,6 +41,8 @@ class TransformerConfig(Config):
     init_std: NonNegative = 0.02
     # add to a token's embedding a linear map of its codebook entry: what is learnt of a code holds for those near it
     embed_codes: bool = False
+    # of imagined observation tokens: below 1 the most probable are drawn more often, and hide less of what actions do
+    temperature: Positive = 1.0
     aggregator: AggregatorConfig = AggregatorConfig()
 
     def __post_init__(self) -> None:
@@ -200,6 +202,11 @@ class WorldTransformer(nn.Module):
         place = torch.arange(at + count, device=self.position.device)
         causal = place <= place[at:, None]  # (n, P)
         return causal if begin is None else (causal & (place >= begin[:, None, None]))[:, None]
+
+    def draw(self, features: Tensor) -> Tensor:
+        """Draw the next observation tokens (...) from features (..., D), without waiting for a GPU."""
+        probabilities = (self.obs_head(features).float() / self.config.temperature).softmax(-1)
+        return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
 
     # -- heads ----------------------------------------------------------------------------------------------------
 

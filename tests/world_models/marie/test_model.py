@@ -14,7 +14,6 @@ from dima.data import EnvSpec, Episode
 from dima.experience.replay import Replay, Rows
 from dima.presets import preset_changes
 from dima.training.run_config import build_config
-from dima.world_models.marie import model as module
 from dima.world_models.marie.model import Latent, MarieModelConfig, MarieWorldModel
 from dima.world_models.rollout import forecast
 
@@ -141,14 +140,14 @@ class Rolled:
 
     def __init__(self, model: MarieWorldModel, start: Latent, action: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
         self.logits: list[Tensor] = []
-        draw = module._sample
+        net, draw = model.transformer, model.transformer.draw
 
-        def sample(logits: Tensor) -> Tensor:
-            self.logits.append(logits)
-            return draw(logits)
+        def told(features: Tensor) -> Tensor:
+            self.logits.append(net.obs_head(features))
+            return draw(features)
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_sample", sample)
+            patch.setattr(net, "draw", told)
             self.tokens, self.reward, self.continuation, latent = [start.tokens], [], [], start
             for now in action.unbind(1):
                 latent, reward, continuation = model.step_(latent, now)

@@ -135,6 +135,17 @@ def test_tokens_of_an_agent_are_a_set_unless_they_have_slots(slots: bool, alive)
     assert torch.allclose(aggregator(tokens[:, :, order]), aggregator(tokens), atol=1e-5) != slots
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_drawn_at_the_temperature(temperature: float, alive) -> None:
+    torch.manual_seed(0)
+    net = alive(WorldTransformer(CONFIG.override({"temperature": temperature}), SPEC, K, 11, E, M, 7))
+    features = torch.randn(16)
+    drawn = torch.bincount(net.draw(features.expand(20_000, 16)), minlength=11) / 20_000
+    expected = net.obs_head(features).softmax(-1) ** (1 / temperature)
+    torch.testing.assert_close(drawn, expected / expected.sum(), atol=0.015, rtol=0)
+
+
 def test_rewards_know_their_loss() -> None:
     reward = torch.tensor([-5.0, 0.0, 0.3, 12.0])
     net = WorldTransformer(CONFIG, SPEC, K, 11, E, M, 7)
