@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.config import Fraction, NonNegative, Range
+from dima.config import Fraction, NonNegative, Positive, Range
 from dima.data import EnvSpec, Episode, View
 from dima.errors import ConfigError
 from dima.experience.replay import Replay, Rows
@@ -45,6 +45,8 @@ class MambaModelConfig(NetworkConfig, WorldModelConfig):
     information: NonNegative = 1.0  # weight of the loss of the action that led to a latent; 0: none
     reward: Literal["raw", "symlog", "normalized"] = "raw"  # the scale on which rewards are predicted
     normalize_obs: bool = False  # standardise observations by their running mean and deviation
+    # of imagined latents: below 1 the most probable are drawn more often, and hide less of what actions do
+    temperature: Positive = 1.0
     window: Annotated[int, Range(4)] = 20  # real rows of a training sequence; a rollout starts from one less
     dynamics_fit: FitConfig = FitConfig(updates=60, batch=40, lr=2e-4, max_grad_norm=100.0)  # of sequences
 
@@ -247,7 +249,7 @@ class MambaWorldModel(WorldModel[Latent]):
         following = features(latent.stochastic, deterministic)
         reward = self.reward_scale.invert(net.reward(following)[..., 0].float()).mean(-1)
         continuation = net.continuation(following)[..., 0].float().sigmoid().mean(-1)
-        stochastic = sample(net.prior_logits(deterministic)).flatten(-2)
+        stochastic = sample(net.prior_logits(deterministic) / self.config.temperature).flatten(-2)
         mask = latent.action_mask
         if net.availability is not None:
             mask = mask_from_logits(net.availability(features(stochastic, deterministic)).float(), self.action_valid)
