@@ -12,7 +12,8 @@ from torch import Tensor
 from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.experience.replay import Replay, Rows
-from dima.world_models.mamba.latent import features
+from dima.world_models.mamba import model as module
+from dima.world_models.mamba.latent import features, mode
 from dima.world_models.mamba.losses import information_loss, masked_mean, reconstruction_loss
 from dima.world_models.mamba.model import MambaWorldModel, first_rows
 from dima.world_models.rollout import imagine
@@ -142,6 +143,23 @@ def test_a_step_predicts_reward_from_the_state_that_it_reaches(build, episodes, 
     assert torch.equal(after.latent.deterministic, repeated)
     reward = model.dynamics.reward(features(latent.stochastic, repeated))[..., 0].mean(-1)
     assert torch.equal(after.reward, reward)
+
+
+@torch.no_grad()
+def test_a_temperature_sharpens_imagined_latents_and_no_filtered_ones(
+    build, episodes, actions, spec: EnvSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, drawn = Replay.of(episodes(spec, (12,)), spec, "cpu").segments(torch.tensor([2]), 6), {}
+    for temperature in (1.0, 0.25):
+        torch.manual_seed(1)
+        model, seen = build(spec, temperature=temperature), []
+        monkeypatch.setattr(module, "sample", lambda logits, seen=seen: seen.append(logits) or mode(logits))
+        model.step(model.start(rows), actions(spec, 1, 1)[:, 0])
+        drawn[temperature] = seen
+    *filtered_at_one, prior = drawn[1.0]
+    *filtered_below, sharper = drawn[0.25]
+    torch.testing.assert_close(sharper, 4 * prior)
+    assert all(torch.equal(a, b) for a, b in zip(filtered_below, filtered_at_one, strict=True))
 
 
 def test_dropout_is_active_while_fitting_alone(build, episodes, spec: EnvSpec) -> None:
