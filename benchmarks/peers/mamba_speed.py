@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor
 
-from benchmarks.peers.turns import Side, measure, report, rows
+from benchmarks.peers.turns import KEEP, Side, measure, report, rows
 from dima.algorithms.mamba import MambaConfig
 from dima.data import EnvSpec
 from dima.experience.replay import Rows
@@ -31,8 +32,9 @@ from dima.world_models.rollout import imagine
 OFTEN = {"update": 60, "policy": 4}  # in an iteration
 
 
-def ours(spec: EnvSpec, window: Rows) -> Side:
+def ours(spec: EnvSpec) -> Side:
     """A gradient step of the world model, and an imagined batch with PPO's steps."""
+    window = _window(spec)
     config = MambaConfig()
     model = config.world_model.build(spec).eval()
     ppo = config.build_ppo(model.policy_spec)
@@ -50,8 +52,9 @@ def ours(spec: EnvSpec, window: Rows) -> Side:
     return {"update": update, "policy": policy}
 
 
-def theirs(root: Path, spec: EnvSpec, window: Rows) -> Side:
+def theirs(root: Path, spec: EnvSpec) -> Side:
     """The same by the authors' learner."""
+    window = _window(spec)
     sys.path.insert(0, str(root))
     sys.modules["wandb"] = MagicMock()
     for package in ("configs", "configs.dreamer"):  # whose own __init__ import simulators
@@ -88,21 +91,25 @@ def theirs(root: Path, spec: EnvSpec, window: Rows) -> Side:
     return {"update": lambda: learner.train_model(sample), "policy": lambda: learner.train_agent(sample)}
 
 
+def _window(spec: EnvSpec) -> Rows:
+    torch.manual_seed(0)
+    return rows(spec, 40, 20)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mamba", required=True, type=Path)
     for name, default in {"agents": 2, "obs": 19, "actions": 3, "turns": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--same-allocator", action="store_true", help="the authors' process keeps freed memory, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     names = tuple(f"agent_{n}" for n in range(args.agents))
     sizes = (args.obs,) * args.agents, (args.actions,) * args.agents
     spec = EnvSpec(names, args.obs, *sizes, discrete=True, masks_actions=True)
-    torch.manual_seed(0)
-    window = rows(spec, 40, 20)
-    sides = {"ours": ours(spec, window), "theirs": theirs(args.mamba, spec, window)}
+    sides = {"ours": partial(ours, spec), "theirs": partial(theirs, args.mamba, spec)}
     settings = {key: value for key, value in vars(args).items() if key not in ("mamba", "out")}
-    report(settings | {"often": OFTEN}, measure(sides, OFTEN, args.turns), args.out)
+    report(settings | {"often": OFTEN}, measure(sides, OFTEN, args.turns, KEEP[args.same_allocator]), args.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import argparse
 import ast
 import importlib
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -22,7 +22,7 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor
 
-from benchmarks.peers.turns import measure, report, rows
+from benchmarks.peers.turns import KEEP, Side, measure, report, rows
 from dima.data import EnvSpec
 from dima.experience.replay import Rows
 from dima.world_models.marie.model import MarieModelConfig
@@ -33,8 +33,9 @@ LENGTH, HORIZON = 15, 14  # steps of a window, and of a rollout
 OFTEN = {"update": 200, "imagination": 5}  # in an iteration
 
 
-def ours(spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, Callable[[], None]]:
+def ours(spec: EnvSpec, batch: int, starts: int) -> Side:
     """A gradient of the Transformer, and a rollout."""
+    window, start, action = _inputs(spec, batch, starts)
     model = MarieModelConfig(segment_mean=True).build(spec).eval()
 
     def update() -> None:
@@ -53,8 +54,9 @@ def ours(spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, 
     return {"update": update, "imagination": imagine}
 
 
-def theirs(root: Path, spec: EnvSpec, window: Rows, start: Rows, action: Tensor) -> dict[str, Callable[[], None]]:
+def theirs(root: Path, spec: EnvSpec, batch: int, starts: int) -> Side:
     """The same by the authors' code."""
+    window, start, action = _inputs(spec, batch, starts)
     sys.path.insert(0, str(root))
     importlib.import_module("torch._dynamo")  # looks for some of these
     sys.modules |= {name: MagicMock() for name in UNUSED}
@@ -87,13 +89,13 @@ def theirs(root: Path, spec: EnvSpec, window: Rows, start: Rows, action: Tensor)
     def everyone(values: Tensor) -> Tensor:
         return values[..., None, None].expand(-1, -1, agents, -1).float()
 
-    batch = {"observation": window.obs, "action": window.action}
-    batch |= {"reward": everyone(window.reward), "done": everyone(window.terminated)}
+    sample = {"observation": window.obs, "action": window.action}
+    sample |= {"reward": everyone(window.reward), "done": everyone(window.terminated)}
 
     def update() -> None:
         model.requires_grad_(True).train()
-        mask = mask_of(None, batch["done"], size)
-        model.compute_loss(batch, tokenizer, attention_mask=mask)[0].backward()
+        mask = mask_of(None, sample["done"], size)
+        model.compute_loss(sample, tokenizer, attention_mask=mask)[0].backward()
         model.zero_grad()
 
     @torch.no_grad()
@@ -105,6 +107,12 @@ def theirs(root: Path, spec: EnvSpec, window: Rows, start: Rows, action: Tensor)
             world.step(now)
 
     return {"update": update, "imagination": imagine}
+
+
+def _inputs(spec: EnvSpec, batch: int, starts: int) -> tuple[Rows, Rows, Tensor]:
+    """A batch of windows, starts of rollouts, and their actions."""
+    torch.manual_seed(0)
+    return rows(spec, batch, LENGTH), rows(spec, starts, 2), rows(spec, starts, HORIZON).action
 
 
 def _method(file: Path, name: str, scope: dict[str, Any]) -> Any:
@@ -119,16 +127,17 @@ def main() -> None:
     parser.add_argument("--marie", required=True, type=Path)
     for name, default in {"agents": 2, "obs": 19, "actions": 3, "batch": 40, "starts": 600, "turns": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--same-allocator", action="store_true", help="the authors' process keeps freed memory, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     names = tuple(f"agent_{n}" for n in range(args.agents))
     spec = EnvSpec(names, args.obs, (args.obs,) * args.agents, (args.actions,) * args.agents, discrete=False)
-    torch.manual_seed(0)
-    window, start = rows(spec, args.batch, LENGTH), rows(spec, args.starts, 2)
-    action = rows(spec, args.starts, HORIZON).action
-    sides = {"ours": ours(spec, window, start, action), "theirs": theirs(args.marie, spec, window, start, action)}
+    sides = {
+        "ours": partial(ours, spec, args.batch, args.starts),
+        "theirs": partial(theirs, args.marie, spec, args.batch, args.starts),
+    }
     settings = {key: value for key, value in vars(args).items() if key not in ("marie", "out")}
-    report(settings | {"often": OFTEN}, measure(sides, OFTEN, args.turns), args.out)
+    report(settings | {"often": OFTEN}, measure(sides, OFTEN, args.turns, KEEP[args.same_allocator]), args.out)
 
 
 if __name__ == "__main__":
