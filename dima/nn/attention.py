@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dima.nn.blocked_attention import BlockedAttention
+from dima.nn.blocked_attention import blocked_attention
 from dima.nn.dropout import Dropout
 
 KeysValues = tuple[Tensor, Tensor]  # (..., heads, M, head_dim) each
@@ -141,8 +141,6 @@ def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
         mask: boolean, broadcast to (..., L, M), True where attention is allowed; each query sees something.
         dropout: probability of dropping an attention weight.
     """
-    unfused = dropout and query.dim() == 4 and query.device.type == "cpu" and query.dtype == torch.float32
-    if unfused and not torch.compiler.is_compiling():
-        mixed: Tensor = BlockedAttention.apply(query, keys, values, mask, dropout)  # type: ignore[no-untyped-call]
-        return mixed
+    if dropout and query.dim() == 4 and query.device.type == "cpu" and query.dtype == torch.float32:
+        return blocked_attention(query, keys, values, mask, dropout)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)

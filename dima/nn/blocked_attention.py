@@ -28,13 +28,22 @@ class Block(NamedTuple):
     keys: slice  # of M
 
 
-class BlockedAttention(Function):
-    """Attention of queries (B, H, L, E) to keys and values (B, H, M, E), ``(B, H, L, E)``.
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # how far a mask reaches is no constant
+def blocked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention (B, H, L, E) of queries (B, H, L, E) to keys and values (B, H, M, E); it can be differentiated once.
 
-    ``apply(query, keys, values, mask, dropout)``: mask (L, M), or (B, 1, L, M), True where attention is allowed, for
-    each query somewhere; None: everywhere. Gradients of query, keys and values, once.
+    Args:
+        query: of each head.
+        keys: of each head.
+        values: of each head.
+        mask: bool (L, M) or (B, 1, L, M), True where attention is allowed, for each query somewhere; None: everywhere.
+        dropout: probability of dropping an attention weight.
     """
+    mixed: Tensor = _BlockedAttention.apply(query, keys, values, mask, dropout)  # type: ignore[no-untyped-call]
+    return mixed
 
+
+class _BlockedAttention(Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         # a slice of contiguous heads needs no copy before its products

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 BITS = 16  # of a draw; a probability is met to 2**-17
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the same draws in compiled modules
 def keep_mask(shape: torch.Size, dropout: float) -> Tensor:
     """Bools on the CPU, True with probability 1 - ``dropout``: four draws from each 64 random bits."""
     words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -20,7 +21,7 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     """``x`` with elements set to zero with this probability, the others divided by one minus it."""
     if not probability:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu":
         return F.dropout(x, probability)
     return x * keep_mask(x.shape, probability).to(x.dtype).mul_(1 / (1 - probability))
 

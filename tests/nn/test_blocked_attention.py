@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dima.nn import blocked_attention
+from dima.nn import blocked_attention as module
 from dima.nn.attention import softmax_attention
-from dima.nn.blocked_attention import BlockedAttention
+from dima.nn.blocked_attention import blocked_attention
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(blocked_attention, "QUERIES", 4)
-    monkeypatch.setattr(blocked_attention, "SCORES", 200)  # one or two sequences of a block
+    monkeypatch.setattr(module, "QUERIES", 4)
+    monkeypatch.setattr(module, "SCORES", 200)  # one or two sequences of a block
 
 
 def heads(batch: int, length: int, width: int = 3) -> Tensor:
@@ -41,7 +41,7 @@ def two_episodes(batch: int, length: int) -> Tensor:
 )
 def test_without_dropout_it_is_attention(length: int, keys: int, mask: Tensor | None) -> None:
     inputs, above = (heads(5, length), heads(5, keys), heads(5, keys)), torch.randn(5, 2, length, 3).double()
-    ours = BlockedAttention.apply(*inputs, mask, 0.0)
+    ours = blocked_attention(*inputs, mask, 0.0)
     reference = F.scaled_dot_product_attention(*inputs, attn_mask=mask)
     torch.testing.assert_close(ours, reference)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, above), torch.autograd.grad(reference, inputs, above))
@@ -50,13 +50,13 @@ def test_without_dropout_it_is_attention(length: int, keys: int, mask: Tensor | 
 def test_with_dropout_it_is_the_formula_with_the_drawn_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     probability, kept = 0.4, torch.rand(11, 11) > 0.4
     blocks = iter([kept[first : first + 4, : min(first + 4, 11)] for first in (0, 4, 8)] * 5)
-    monkeypatch.setattr(blocked_attention, "keep_mask", lambda shape, _: next(blocks).expand(shape))
+    monkeypatch.setattr(module, "keep_mask", lambda shape, _: next(blocks).expand(shape))
     inputs, above = (heads(5, 11), heads(5, 11), heads(5, 11)), torch.randn(5, 2, 11, 3).double()
     query, keys, values = inputs
     weights = (query @ keys.transpose(-1, -2) / 3**0.5).masked_fill(~causal(11), -torch.inf).softmax(-1)
     reference = (weights * kept / (1 - probability)) @ values
-    monkeypatch.setattr(blocked_attention, "SCORES", 2 * 4 * 11)  # one sequence in a block
-    ours = BlockedAttention.apply(*inputs, causal(11), probability)
+    monkeypatch.setattr(module, "SCORES", 2 * 4 * 11)  # one sequence in a block
+    ours = blocked_attention(*inputs, causal(11), probability)
     torch.testing.assert_close(ours, reference)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, above), torch.autograd.grad(reference, inputs, above))
 
