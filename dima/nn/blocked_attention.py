@@ -2,7 +2,7 @@
 
 Scores are computed for a few sequences and queries at a time, so that they stay in the processor's cache, and only up
 to the last key that a mask lets any of these queries see: half of a causal mask is never computed. Equal to
-:func:`torch.nn.functional.scaled_dot_product_attention` up to rounding; with dropout a third of its time.
+:func:`torch.nn.functional.scaled_dot_product_attention` up to rounding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost a quarter on a CPU: PyTorch draws them there one by one."""
+"""Dropout with cheap random numbers on a CPU, where PyTorch draws one for each element."""
 
 from __future__ import annotations
 
