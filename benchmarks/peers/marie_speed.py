@@ -5,7 +5,7 @@
 MARIE is a clone of https://github.com/breez3young/MARIE; what its files import besides PyTorch, NumPy and einops is
 replaced by empty modules. Both sides do what an iteration does on batches of the same shape: a gradient of the world
 model, the authors' mask of their buffer included, and a rollout of given actions. Networks and numbers are equal
-(``tests/parity/test_marie.py``). The tokenizer's updates and PPO's, a hundredth of an iteration, are left out.
+(``tests/parity/test_marie.py``). The tokenizer's updates and PPO's are left out.
 """
 
 from __future__ import annotations

@@ -138,7 +138,8 @@ def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
         query: of each head.
         keys: of each head.
         values: of each head.
-        mask: boolean, broadcast to (..., L, M), True where attention is allowed; each query sees something.
+        mask: boolean, (L, M) or one for each sequence (B, 1, L, M), True where attention is allowed, for each query
+            somewhere; None: everywhere.
         dropout: probability of dropping an attention weight.
     """
     if dropout and query.dim() == 4 and query.device.type == "cpu" and query.dtype == torch.float32:
