@@ -134,6 +134,10 @@ class Page:
         self._figures[self._claim(name)] = figure
         self._add_figure(name, inline_svg(figure, name, caption), caption)
 
+    def file(self, name: str, figure: Figure) -> None:
+        """A plot that is not on the page, but among the files where plots are saved."""
+        self._figures[self._claim(name)] = figure
+
     def image(self, png: bytes, name: str, caption: str, wide: bool = False) -> None:
         """A picture.
 

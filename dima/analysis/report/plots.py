@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, zip_longest
 from textwrap import wrap
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from dima.analysis.html.page import DASHES, PALETTE, plot
+from dima.analysis.html.page import DASHES, PALETTE, plot, plots
 from dima.analysis.report.compare import Comparison
 from dima.analysis.report.results import Aggregate, Improvement
 from dima.analysis.report.runs import Run
@@ -31,6 +31,7 @@ from dima.analysis.report.statistics import (
 _GRID = 60  # points of a mean curve where seeds were not evaluated at the same few steps
 _MAX_MARKERS = 12  # of a curve; with more points it has none
 _NARROW, _WIDE = 4.7, 5.8  # inches: two in a row, and alone
+_PANELS = 4  # in a row of learning curves of several tasks
 _FIRST = ("dima", "mappo", "happo", "hasac", "ensemble", "oracle")  # have the same colours in every report
 _LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.65  # inches: a letter's width, a line's height, a legend handle's width
 
@@ -42,22 +43,26 @@ def learning_curve(comparison: Comparison, task: str) -> Figure:
     have no evaluations.
     """
     alone = len(comparison.compared_at) == 1
-    figure, axes = plot(
-        _WIDE if alone else _NARROW,
-        3.6 if alone else 3.3,
-        xlabel="environment steps",
-        ylabel="team return",
-        title=task,
-    )
-    for algorithm, group in comparison.groups[task].items():
-        runs = [run for run in group if len(run.evaluated)]
-        if runs:
-            _curve(axes, comparison, algorithm, runs)
-    scale = comparison.scales[task]
-    if scale.origin == "given":
-        for level in (scale.low, scale.high):
-            axes.axhline(level, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    width, height = (_WIDE, 3.6) if alone else (_NARROW, 3.3)
+    figure, axes = plot(width, height, xlabel="environment steps", ylabel="team return")
+    _curves(axes, comparison, task)
+    _legend(figure)
+    return figure
+
+
+def learning_curves(comparison: Comparison) -> Figure:
+    """:func:`learning_curve` of every task, side by side under one legend, for papers and slides."""
+    tasks = list(comparison.compared_at)
+    columns = min(len(tasks), _PANELS)
+    rows = -(-len(tasks) // columns)
+    figure, grid = plots(rows, columns, 2.7 * columns, 2.4 * rows + 0.4)
+    for i, (axes, task) in enumerate(zip_longest(grid.flat, tasks)):
+        if task is None:
+            axes.remove()
+            continue
+        _curves(axes, comparison, task)
+        axes.set_xlabel("environment steps" if i + columns >= len(tasks) else "")
+        axes.set_ylabel("" if i % columns else "team return")
     _legend(figure)
     return figure
 
@@ -126,6 +131,20 @@ def profile_plot(comparison: Comparison, tasks: Sequence[str]) -> Figure:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _legend(figure)
     return figure
+
+
+def _curves(axes: Axes, comparison: Comparison, task: str) -> None:
+    """The learning curves of every algorithm on a task."""
+    axes.set_title(task, loc="left", fontsize=10)
+    for algorithm, group in comparison.groups[task].items():
+        runs = [run for run in group if len(run.evaluated)]
+        if runs:
+            _curve(axes, comparison, algorithm, runs)
+    scale = comparison.scales[task]
+    if scale.origin == "given":
+        for level in (scale.low, scale.high):
+            axes.axhline(level, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _curve(axes: Axes, comparison: Comparison, algorithm: str, runs: Sequence[Run]) -> None:
@@ -210,6 +229,14 @@ def _draw_row(axes: Axes, height: int, value: float, interval: Interval | None, 
 
 
 def _legend(figure: Figure) -> None:
-    names = [str(name) for name in figure.axes[0].get_legend_handles_labels()[1]]
-    columns = int(figure.get_figwidth() / (_HANDLE + _LETTER * max(map(len, names))))
-    figure.legend(loc="outside lower left", ncols=max(1, columns), handlelength=2.6, fontsize=10)
+    labelled = dict(pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    columns = int(figure.get_figwidth() / (_HANDLE + _LETTER * max(map(len, labelled))))
+    figure.legend(
+        labelled.values(),
+        labelled,
+        loc="outside lower left",
+        ncols=max(1, columns),
+        handlelength=2.6,
+        fontsize=10,
+        frameon=False,
+    )

@@ -17,7 +17,7 @@ _MAX_PLOTTED_PAIRS = 28  # of algorithms; the table has them all
 
 
 def curves(page: Page, comparison: Comparison) -> None:
-    """One plot per task."""
+    """One plot per task, and as a file all of them side by side."""
     page.section(
         "Learning curves",
         f"Mean over seeds; thin lines are single seeds. Shaded: the range of {MIN_RUNS} seeds or more, "
@@ -28,6 +28,8 @@ def curves(page: Page, comparison: Comparison) -> None:
         shown = ", ".join(f"{name} ({counted(number, 'seed')})" for name, number in seeds.items())
         name = "-".join(["curve", str(place), *re.findall(r"[a-z0-9]+", task.lower())])
         page.figure(plots.learning_curve(comparison, task), name, f"Team return on {task}: {shown}.")
+    if len(comparison.compared_at) > 1:
+        page.file("curves", plots.learning_curves(comparison))
 
 
 def scores(page: Page, comparison: Comparison, results: Results) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dima
-from dima.analysis.report.plots import _style
+from dima.analysis.report.plots import _style, learning_curves
 from dima.cli import main
 from dima.errors import ConfigError, RunFolderError
 
@@ -114,6 +114,11 @@ class TestManyRuns:
         dima.report(make_run("a", [1.0, 2.0]), tmp_path / "out", plots=True)
         names = {path.name for path in (tmp_path / "out" / "plots").iterdir()}
         assert names == {"curve-0-toy-walk.svg", "curve-0-toy-walk.png"}
+
+    def test_curves_of_several_tasks_are_side_by_side_in_a_file_of_their_own(self, done):
+        figure = learning_curves(done.comparison)
+        assert [axes.get_title(loc="left") for axes in figure.axes] == list(done.comparison.compared_at)
+        assert [text.get_text() for text in figure.legends[0].texts] == list(done.comparison.algorithms)
 
     def test_variants_are_explained(self, make_run, tmp_path):
         for seed in range(2):
