@@ -33,7 +33,7 @@ _MAX_MARKERS = 12  # of a curve; with more points it has none
 _NARROW, _WIDE = 4.7, 5.8  # inches: two in a row, and alone
 _PANELS = 4  # in a row of learning curves of several tasks
 _FIRST = ("dima", "mappo", "happo", "hasac", "ensemble", "oracle")  # have the same colours in every report
-_LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.65  # inches: a letter's width, a line's height, a legend handle's width
+_LETTER, _LINE, _HANDLE = 0.078, 0.19, 0.76  # inches: a letter's width, a line's height, a legend handle with gaps
 
 
 def learning_curve(comparison: Comparison, task: str) -> Figure:
@@ -55,7 +55,7 @@ def learning_curves(comparison: Comparison) -> Figure:
     tasks = list(comparison.compared_at)
     columns = min(len(tasks), _PANELS)
     rows = -(-len(tasks) // columns)
-    figure, grid = plots(rows, columns, 2.7 * columns, 2.4 * rows + 0.4)
+    figure, grid = plots(rows, columns, max(2.7 * columns, 6.6), 2.4 * rows + 0.4)
     for i, (axes, task) in enumerate(zip_longest(grid.flat, tasks)):
         if task is None:
             axes.remove()
