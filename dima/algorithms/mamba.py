@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from dima.algorithms.feature_ppo import FeaturePPOConfig
 from dima.algorithms.model_based import ModelBasedConfig
+from dima.algorithms.ppo import PPO
 from dima.config import Count, Whole
+from dima.data import EnvSpec
 from dima.errors import ConfigError
 from dima.experience.replay import ReplayConfig
+from dima.nn.one_hot import OneHotLinear, begin_one_hot
+from dima.policies.actors import Actor
 from dima.world_models.mamba.model import MambaModelConfig
 
 
@@ -36,3 +40,10 @@ class MambaConfig(ModelBasedConfig):
             raise ConfigError(
                 "ppo.actor.normalize_obs is not for mamba, whose actor sees features: set world_model.normalize_obs"
             )
+
+    def build_ppo(self, spec: EnvSpec) -> PPO:
+        ppo, choices = self.ppo.build(spec), (self.world_model.categoricals, self.world_model.classes)
+        ppo.critic.embed = OneHotLinear(ppo.critic.embed, *choices)
+        if isinstance(ppo.actor, Actor) and ppo.actor.input_norm is None:
+            begin_one_hot(ppo.actor.net, *choices)
+        return ppo

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from dima.data import EnvSpec
 from dima.nn.mlp import mlp, relu
+from dima.nn.one_hot import begin_one_hot
 from dima.nn.team_transformer import TeamTransformer, xavier_
 from dima.world_models.mamba.config import NetworkConfig
 
@@ -70,12 +73,13 @@ class Dynamics(nn.Module):
         self.shape = (config.categoricals, config.classes)
         self.filter = Filter(config, spec)
         self.prior = mlp((config.deterministic, width, config.stochastic), relu)
-        self.trunk = nn.Sequential(mlp((feature, width, width, width), relu), nn.ReLU())  # of the two below
+        read = partial(begin_one_hot, variables=config.categoricals, classes=config.classes)
+        self.trunk = nn.Sequential(read(mlp((feature, width, width, width), relu)), nn.ReLU())  # of the two below
         self.decoder = nn.Linear(width, spec.obs_dim)
-        self.reward = mlp((feature, width, width, 1), nn.ELU)
-        self.continuation = mlp((feature, width, width, 1), nn.ELU)
+        self.reward = read(mlp((feature, width, width, 1), nn.ELU))
+        self.continuation = read(mlp((feature, width, width, 1), nn.ELU))
         masks = spec.discrete and spec.masks_actions
-        self.availability = mlp((feature, width, width, spec.action_dim), nn.ELU) if masks else None
+        self.availability = read(mlp((feature, width, width, spec.action_dim), nn.ELU)) if masks else None
         self.classifier = (
             nn.Sequential(
                 nn.Linear(width, width), nn.ELU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, spec.action_dim)
