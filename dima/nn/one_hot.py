@@ -16,7 +16,8 @@ MIN_ROWS = 256  # of fewer inputs the product costs less than the transposed cop
 class OneHotLinear(nn.Linear):
     """A linear layer whose input begins with one-hot choices, ``(..., C * K + R) -> (..., O)``.
 
-    Equal to the layer up to rounding, gradients included. On a GPU and under autocast it is the product.
+    Equal to the layer up to rounding, gradients included. On a GPU, under autocast and in exported programs it is the
+    product.
 
     Args:
         linear: the layer, whose parameters this one shares.
@@ -35,7 +36,8 @@ class OneHotLinear(nn.Linear):
         self.register_buffer("first", torch.arange(variables) * classes, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.shape[:-1].numel() < MIN_ROWS:
+        product = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.device.type != "cpu"
+        if product or x.shape[:-1].numel() < MIN_ROWS:
             return super().forward(x)
         rows, width = x.flatten(0, -2), len(self.place)
         chosen, table = rows[:, :width], self.weight[:, :width]

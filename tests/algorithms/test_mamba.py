@@ -173,3 +173,13 @@ def test_it_learns_in_imagination(task: str, factor: float) -> None:
             iterate(learner, collector)
         after = evaluate(tests, learner.act, 20, 0).mean
     assert after > factor * before, (before, after)  # returns of random policies are negative
+
+
+def test_first_layers_of_actor_and_critic_read_choices_and_are_trained():
+    names = ("agent_0", "agent_1")
+    spec = EnvSpec(names, 4, (4, 4), (3, 3), discrete=True)
+    config = MambaConfig(world_model=MambaModelConfig(categoricals=2, classes=3, deterministic=4, hidden=8))
+    ppo = config.build_ppo(config.world_model.build(spec).policy_spec)
+    for layer, optimizer in ((ppo.actor.net[0], ppo.actor_optimizer), (ppo.critic.embed, ppo.critic_optimizer)):
+        assert isinstance(layer, OneHotLinear)
+        assert any(weight is layer.weight for group in optimizer.param_groups for weight in group["params"])
