@@ -12,17 +12,20 @@ from torch import Tensor
 
 import dima
 from dima.agent import Agent
-from dima.data import View
+from dima.algorithms.mamba import MambaConfig
+from dima.data import EnvSpec, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
 from dima.experience.collector import Collector
 from dima.experience.episodes import play
 from dima.experience.evaluation import evaluate
+from dima.nn.one_hot import OneHotLinear
 from dima.recording.record import record
 from dima.training.offline import fit, fit_config
 from dima.training.online import train
 from dima.training.run_config import build_config
+from dima.world_models.mamba.model import MambaModelConfig
 from tests.algorithms.iteration import iterate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
