@@ -52,6 +52,7 @@ from dima.world_models.mamba.model import MambaWorldModel
 from dima.world_models.rollout import Forecast, forecast
 
 STEPS = (1, 5, 15, 50)  # at which the error of the state is told
+JUDGED = 2_000  # transitions at a time: windows of tokens of six agents take gigabytes
 DRIFT_STEPS, STARTS, DRAWS = 15, 400, 8
 ORDER_STEPS, ORDER_STARTS = 15, 64
 # processor time of the parts, in units of --seconds; of the others only a few updates
@@ -187,7 +188,8 @@ def judge(model: WorldModel[Any], held_out: Replay, state_std: Tensor) -> dict[s
 
     steps = held_out.gather(index, model.context - 1, 1)
     real_reward, ends = steps.reward[:, model.context - 1], steps.terminated[:, model.context - 1]
-    told, continuation = one_step(model, steps)
+    parts = [one_step(model, steps[rows]) for rows in torch.arange(len(ends)).split(JUDGED)]
+    told, continuation = (torch.cat(part) for part in zip(*parts, strict=True))
     end = 1 - continuation
     return {
         "error": {str(h): error[h - 1].item() for h in shown},
