@@ -42,10 +42,12 @@ def draw(tasks: dict[str, list[dict[str, Any]]]) -> Figure:
                 _line(below, [order["order"] for order in orders], name, color)
                 noise = np.mean([order["noise"] for order in orders], axis=0)
                 below.plot(np.arange(1, len(noise) + 1), noise, color=color, linestyle=DASHES[1], linewidth=1)
-        above.set(title=task, ylim=(0, None))
-        below.set(xlabel="forecast horizon (steps)", ylim=(0, None))
+        above.set(title=task)
+        below.set(xlabel="forecast horizon (steps)")
+    for axes in grid[:, 0]:
+        axes.set_ylim(0, None)  # once all are drawn, since a row shares its scale
     grid[0, 0].set_ylabel("L1 error of the state (std)")
-    grid[1, 0].set_ylabel("change with the order of agents (std)\ndashed: what draws alone make of it")
+    grid[1, 0].set_ylabel("change with the order of agents\n(std; dashed: of draws alone)")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     return figure
