@@ -72,12 +72,12 @@ def run(
 
 
 def has_plain_form(config: TrainConfig) -> bool:
-    """Whether ``benchmarks.speed.plain`` has the preset's networks: U-Net, Perceiver and Transformer."""
+    """Whether ``benchmarks.speed.plain`` has the preset's networks: one U-Net, Perceiver and Transformer."""
     assert isinstance(config.learner, ModelBasedConfig)
     model = config.learner.world_model
     assert isinstance(model, DimaModelConfig)
-    denoiser = model.denoiser
-    return (denoiser.backbone, model.reward.backbone) == ("unet", "transformer") and denoiser.action_path != "input"
+    networks = (model.denoiser.backbone, model.reward.backbone, model.denoisers)
+    return networks == ("unet", "transformer", 1) and model.denoiser.action_path != "input"
 
 
 def report(result: dict[str, Any]) -> str:

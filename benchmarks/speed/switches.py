@@ -20,7 +20,7 @@ from dima.nn.attention import Attention
 from dima.nn.optim import Fitter
 from dima.training.run_config import TrainConfig
 from dima.world_models.dima.action_encoder import ActionEncoder
-from dima.world_models.dima.denoiser import Context
+from dima.world_models.dima.denoiser import Context, Denoiser
 from dima.world_models.dima.model import DimaWorldModel
 from dima.world_models.dima.sampler import Denoise, noise_schedule, reveal_masks
 from dima.world_models.dima.unet import TemporalUNet
@@ -49,9 +49,9 @@ def _renew_optimisers(learner: ModelBased, *parts: str) -> None:
 
 def _condition_at_every_level(learner: ModelBased) -> None:
     model = _model(learner)
-    config, denoiser = model.config.sampler, model.denoiser
+    config = model.config.sampler
 
-    def denoising(context: Context, order: Tensor) -> tuple[Denoise, Tensor]:
+    def denoising(context: Context, order: Tensor, denoiser: Denoiser) -> tuple[Denoise, Tensor]:
         net = denoiser.net.prepare()
         masks = reveal_masks(order, denoiser.config.reveal, denoiser.config.group_size)
         groups = denoiser.config.reveal_groups(model.spec.n_agents)
@@ -73,7 +73,7 @@ def _plain_attention(learner: ModelBased) -> None:
         for name, child in module.named_children():
             if isinstance(child, Attention):
                 setattr(module, name, _as_products(child))
-    _renew_optimisers(learner, "denoiser", "reward")
+    _renew_optimisers(learner, *_model(learner).denoisers, "reward")
 
 
 def _as_products(attention: Attention) -> PlainAttention:
@@ -85,11 +85,13 @@ def _as_products(attention: Attention) -> PlainAttention:
 
 
 def _plain_unet(learner: ModelBased) -> None:
-    _model(learner).denoiser.net.__class__ = TemporalUNet  # with the same weights
+    for denoiser in _model(learner).denoisers.values():
+        denoiser.net.__class__ = TemporalUNet  # with the same weights
 
 
 def _plain_perceiver(learner: ModelBased) -> None:
-    _model(learner).denoiser.encoder.__class__ = ActionEncoder
+    for denoiser in _model(learner).denoisers.values():
+        denoiser.encoder.__class__ = ActionEncoder
 
 
 def _step_by_step(learner: ModelBased) -> None:

@@ -70,7 +70,7 @@ def learning_units(learner: Learner, share: float = 1.0) -> dict[str, Unit]:
 
     return {
         "decoder update": Unit(lambda: update("decoder"), sizes.decoder_fit.updates),
-        "denoiser update": Unit(lambda: update("denoiser"), sizes.denoiser_fit.updates),
+        "denoiser update": Unit(lambda: update("denoiser"), sizes.denoisers * sizes.denoiser_fit.updates),
         "reward update": Unit(lambda: update("reward"), sizes.reward_fit.updates),
         "imagination": Unit(roll_out, calls),
         "policy update": Unit(update_policy, calls, before=lambda: rollouts or roll_out()),
@@ -86,7 +86,11 @@ def sampling_units(learner: ModelBased) -> dict[str, Unit]:
         return replay.gather(replay.recent(config.imagination_batch), model.context - 1, 0)
 
     units = {
-        name: Unit(partial(objectives[part].sample, replay), objectives[part].fit.updates, within=True)
+        name: Unit(
+            partial(objectives[part].sample, replay),
+            sum(one.fit.updates for key, one in objectives.items() if key.startswith(part)),  # of all denoisers
+            within=True,
+        )
         for name, part in zip(SAMPLING, ("decoder", "denoiser", "reward"), strict=False)
     }
     return units | {SAMPLING[-1]: Unit(starts, config.imaginations, within=True)}

@@ -6,7 +6,8 @@
 
 Every form is fitted on one thread: its dynamics for ``--seconds`` of processor time, its reward model for a quarter of
 that, its decoder hardly at all (errors are those of states). MARIE and MAMBA, whose dynamics predict rewards as well,
-have as many seconds in all; a quarter of MARIE's go to its tokenizer. Then a form predicts the held-out episodes under
+have as many seconds in all; a quarter of MARIE's go to its tokenizer. Forms of DIMA have one denoiser, if not said
+otherwise; several share the time. Then a form predicts the held-out episodes under
 their true actions. ``plain mlp`` is least squares with the network of ``denoiser.backbone = mlp``; models of
 observations alone predict the state that these hold. Finished results are kept.
 
@@ -73,6 +74,7 @@ UNET = {  # the preset `small` of version 0.1
 }
 FORMS: dict[str, dict[str, Any]] = {
     "small": {},
+    "three denoisers": {"denoisers": 3},
     "all agents": {"denoiser": {"reveal": "all"}},
     "one agent": {"denoiser": {"reveal": "one"}},
     "perceiver": {
@@ -117,7 +119,7 @@ class PlainModel(DimaWorldModel):
     """DIMA with a plain network in place of the diffusion."""
 
     def __init__(self, config: DimaModelConfig, spec: EnvSpec) -> None:
-        super().__init__(config, spec, PlainNetwork(config.denoiser, spec))
+        super().__init__(config, spec, PlainNetwork)
 
     def next_state(self, context: Context, order: Tensor, noise: Tensor) -> Tensor:
         assert isinstance(self.denoiser, PlainNetwork)
@@ -127,7 +129,8 @@ class PlainModel(DimaWorldModel):
 def build(form: str, changes: dict[str, Any], task: str, preset: str, spec: EnvSpec) -> WorldModel[Any]:
     """The untrained world model of a form."""
     algorithm = next((name for name in ("ensemble", "marie", "mamba") if form.startswith(name)), "dima")
-    changes = changes | {"draw": form.partition(", ")[2]} if algorithm == "ensemble" else changes
+    kept = {"ensemble": {"draw": form.partition(", ")[2]}, "dima": {"denoisers": 1}}
+    changes = kept.get(algorithm, {}) | changes
     config = build_config(task, algorithm, preset, {"learner": {"world_model": changes}}).learner.world_model
     return PlainModel(config, spec) if form.startswith("plain mlp") else config.build(spec)
 
@@ -137,8 +140,7 @@ def fit(model: WorldModel[Any], train: Replay, seconds: float, shares: Mapping[s
     updates = {}
     for name, objective in model.objectives().items():
         fitter, began, part = Fitter(model.get_submodule(name), objective.fit), time.process_time(), 0
-        share = 1 + SHARES["reward"] if isinstance(model, MambaWorldModel) else shares.get(name, 0.0)
-        budget = share * seconds
+        budget = share_of(model, name, shares) * seconds
         model.get_submodule(name).train()
         with fitter.fitting():
             while time.process_time() - began < budget or part < MIN_UPDATES:
@@ -147,6 +149,15 @@ def fit(model: WorldModel[Any], train: Replay, seconds: float, shares: Mapping[s
         updates[name] = part
     model.eval()
     return updates
+
+
+def share_of(model: WorldModel[Any], part: str, shares: Mapping[str, float]) -> float:
+    """The processor time of a part, in units of --seconds."""
+    if isinstance(model, MambaWorldModel):
+        return 1 + SHARES["reward"]
+    if isinstance(model, DimaWorldModel) and part in model.denoisers:
+        return shares.get("denoiser", 0.0) / len(model.denoisers)
+    return shares.get(part, 0.0)
 
 
 @torch.no_grad()

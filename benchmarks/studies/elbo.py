@@ -74,7 +74,7 @@ def transition_elbo(model: DimaWorldModel, context: Context, state: Tensor, draw
         state: (B, S) true next states in the environment's units.
         draws: Monte-Carlo draws to average.
     """
-    denoise, sigmas = model.denoising(context, default_order(model, len(state)))
+    denoise, sigmas = model.denoising(context, default_order(model, len(state)), model.denoiser)
     clean = model.denoiser.to_target(model.scale_state(state), context.state[:, -1])
     bound = torch.stack([elbo(denoise, clean, sigmas).total for _ in range(draws)]).mean(0)
     unit = model.config.denoiser.sigma_data / model.state_scale.scale.double()  # d(clean) / d(state)

@@ -128,6 +128,9 @@ class Context:
     action: Tensor  # (B, C, N, A)
     valid: Tensor  # (B, C) bool, False before the episode's start
 
+    def __getitem__(self, rows: slice) -> Context:
+        return Context(self.state[rows], self.action[rows], self.valid[rows])
+
 
 class Denoiser(nn.Module):
     """D(x; sigma, context): the expected next state behind a noisy one, given the revealed actions.
@@ -287,10 +290,10 @@ class Denoiser(nn.Module):
             history = torch.cat([history[:, 1:], estimate[:, None]], dim=1)
         real = valid[:, past:]
         loss = (torch.stack(losses, dim=1) * real).sum() / real.sum().clamp(min=1)
-        metrics = {"denoiser/loss": loss.detach()}
+        metrics = {"loss": loss.detach()}
         if residual:
             nll = torch.stack(residual).mean()
-            loss, metrics["denoiser/residual"] = loss + nll, nll.detach()
+            loss, metrics["residual"] = loss + nll, nll.detach()
         return loss, metrics
 
     def draw_sigma(self, target: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ docs/reference/dima.md, "Data flow".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from dima.config import SmallCount
 from dima.data import EnvSpec, Episode, View
 from dima.experience.replay import Replay, Rows, WeightedRows
 from dima.nn.normalizer import UNSCALED
@@ -48,6 +50,7 @@ class DimaModelConfig(WorldModelConfig):
     """DIMA: a diffusion-inspired multi-agent world model (arXiv 2505.20922), at its published sizes."""
 
     denoiser: DenoiserConfig = DenoiserConfig()
+    denoisers: SmallCount = 1  # fitted apart; an imagined episode keeps one, lest a policy learn its errors
     sampler: SamplerConfig = SamplerConfig()
     decoder: ObservationDecoderConfig = ObservationDecoderConfig()
     reward: RewardTerminationConfig = RewardTerminationConfig()
@@ -60,7 +63,7 @@ class DimaModelConfig(WorldModelConfig):
         return {} if self.reward.normalize_reward else {"--learner.world-model.reward.normalize-reward": UNSCALED}
 
     def build(self, spec: EnvSpec) -> DimaWorldModel:
-        return DimaWorldModel(self, spec, Denoiser(self.denoiser, spec, FusedUNet, FusedActionEncoder))
+        return DimaWorldModel(self, spec, partial(Denoiser, unet=FusedUNet, encoder=FusedActionEncoder))
 
 
 @dataclass
@@ -81,25 +84,39 @@ class DimaWorldModel(StateModel[Latent]):
     Args:
         config: sizes and schedule.
         spec: of the task.
-        denoiser: the diffusion model; by default in its plain form.
+        make_denoiser: builds a diffusion model; by default in its plain form.
     """
 
-    def __init__(self, config: DimaModelConfig, spec: EnvSpec, denoiser: Denoiser | None = None) -> None:
+    def __init__(
+        self,
+        config: DimaModelConfig,
+        spec: EnvSpec,
+        make_denoiser: Callable[[DenoiserConfig, EnvSpec], Denoiser] = Denoiser,
+    ) -> None:
         super().__init__(spec)
         self.config = config
         self.past = config.denoiser.context
         self.context = self.past + 1  # one more, for the joint action that led to the first state
-        self.denoiser = Denoiser(config.denoiser, spec) if denoiser is None else denoiser
+        self.denoiser = make_denoiser(config.denoiser, spec)
         self.decoder = ObservationDecoder(config.decoder, spec)
         reward = RewardTransformer if config.reward.backbone == "transformer" else RewardMLP
         self.reward: RewardTermination = reward(config.reward, spec)
         if config.reward.backbone == "transformer":
             self.visit_counters = (*self.visit_counters, "reward")
+        for n in range(2, config.denoisers + 1):
+            self.add_module(f"denoiser_{n}", make_denoiser(config.denoiser, spec))
+
+    @property
+    def denoisers(self) -> dict[str, Denoiser]:
+        """By name: ``denoiser``, ``denoiser_2``, ..."""
+        names = ("denoiser", *(f"denoiser_{n}" for n in range(2, self.config.denoisers + 1)))
+        return {name: getattr(self, name) for name in names}
 
     @property
     def compile_targets(self) -> tuple[str, ...]:
-        encoder = () if self.denoiser.encoder is None else ("denoiser.encoder",)
-        parts = (*encoder, "denoiser.net")
+        names = self.denoisers
+        encoders = () if self.denoiser.encoder is None else tuple(f"{name}.encoder" for name in names)
+        parts = (*encoders, *(f"{name}.net" for name in names))
         if not isinstance(self.reward, RewardTransformer):
             return parts
         # blocks that go step by step along a memory are another program at each step
@@ -112,12 +129,16 @@ class DimaWorldModel(StateModel[Latent]):
         for episode in episodes:
             self.reward.reward_scale.update(episode.reward.to(self.action_valid.device))
         change_std = self.change_scale.var.sqrt() / self.state_scale.scale
-        self.denoiser.change_std.copy_(change_std.clamp(min=MIN_CHANGE_STD))
+        for denoiser in self.denoisers.values():
+            denoiser.change_std.copy_(change_std.clamp(min=MIN_CHANGE_STD))
 
     def objectives(self) -> dict[str, Objective]:
         config = self.config
         return {
-            "denoiser": Objective(self.denoiser_rows, self.denoiser_loss, config.denoiser_fit),
+            **{
+                name: Objective(self.denoiser_rows, partial(self.denoiser_loss, name=name), config.denoiser_fit)
+                for name in self.denoisers
+            },
             "reward": Objective(self.reward_rows, self.reward_loss, config.reward_fit),
             "decoder": self.decoder_objective(config.decoder_fit),
         }
@@ -127,9 +148,11 @@ class DimaWorldModel(StateModel[Latent]):
         anchor = replay.recent(self.config.denoiser_fit.batch)
         return replay.gather(anchor, self.past - 1, self.config.denoiser.rollout)
 
-    def denoiser_loss(self, rows: Rows) -> Loss:
-        """EDM loss of the next states."""
-        return self.denoiser.loss(self.scale_state(rows.state), clip_action(rows.action, self.spec), rows.valid)
+    def denoiser_loss(self, rows: Rows, name: str = "denoiser") -> Loss:
+        """EDM loss of the next states, of one of the ``denoisers``."""
+        action = clip_action(rows.action, self.spec)
+        loss, metrics = self.denoisers[name].loss(self.scale_state(rows.state), action, rows.valid)
+        return loss, {f"{name}/{key}": value for key, value in metrics.items()}
 
     def reward_rows(self, replay: Replay) -> Rows:
         """The least visited segments (B, T + 1), or for an MLP transitions (B, 2)."""
@@ -209,29 +232,35 @@ class DimaWorldModel(StateModel[Latent]):
         )
 
     def next_state(self, context: Context, order: Tensor, noise: Tensor) -> Tensor:
-        """Sample the next scaled state, (B, S).
+        """Sample the next scaled state, (B, S), each row from one of the denoisers, the same in every step.
 
         Args:
             context: past states and joint actions, the newest action whole; the sampler hides what it should.
             order: (B, N) agents in the order they are revealed.
             noise: (B, S) standard normal start.
         """
-        denoise, sigmas = self.denoising(context, order)
-        drawn = self.denoiser.add_residual(sample(denoise, noise, sigmas, self.config.sampler.solver), context)
-        return self.denoiser.to_state(drawn, context.state[:, -1])
+        denoisers = list(self.denoisers.values())
+        reached = torch.empty_like(noise)
+        for n, denoiser in enumerate(denoisers[: len(noise)]):
+            rows = slice(n, None, len(denoisers))
+            known = context[rows]
+            denoise, sigmas = self.denoising(known, order[rows], denoiser)
+            drawn = denoiser.add_residual(sample(denoise, noise[rows], sigmas, self.config.sampler.solver), known)
+            reached[rows] = denoiser.to_state(drawn, known.state[:, -1])
+        return reached
 
-    def denoising(self, context: Context, order: Tensor) -> tuple[Denoise, Tensor]:
+    def denoising(self, context: Context, order: Tensor, denoiser: Denoiser) -> tuple[Denoise, Tensor]:
         """The denoising function of each noise level and the (K + 1,) levels, arguments as :meth:`next_state`."""
-        config, net = self.config.sampler, self.denoiser.net.prepare()
+        config, net = self.config.sampler, denoiser.net.prepare()
         masks = reveal_masks(order, self.config.denoiser.reveal, self.config.denoiser.group_size)  # (G, B, N)
         # the condition does not depend on the noise: the Perceiver runs once on all masks, before the loop
-        encoded = self.denoiser.encode_actions(
+        encoded = denoiser.encode_actions(
             context.action.repeat(len(masks), 1, 1, 1), context.valid.repeat(len(masks), 1), masks.flatten(0, 1)
         ).chunk(len(masks))
 
         def denoise(x: Tensor, sigma: Tensor, level: int) -> Tensor:
             group = self._visible_group(level, len(masks))
-            return self.denoiser.denoise(x, sigma, context, masks[group], encoded[group], net)
+            return denoiser.denoise(x, sigma, context, masks[group], encoded[group], net)
 
         levels = config.levels(self._groups)
         return denoise, noise_schedule(levels, config.sigma_min, config.sigma_max, config.rho, context.state.device)
@@ -272,7 +301,7 @@ class DimaWorldModel(StateModel[Latent]):
 
     def reveal(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Reveal:
         context, orders = self._context(latent, clip_action(action, self.spec)), self._same_order(latent, order)
-        denoise, sigmas = self.denoising(context, orders)
+        denoise, sigmas = self.denoising(context, orders, self.denoiser)
         noise = torch.randn_like(latent.state[:, -1])
         estimate = estimates(denoise, noise, sigmas, self.config.sampler.solver)
         estimate = self.denoiser.to_state(estimate, latent.state[:, -1]) / self.config.denoiser.sigma_data

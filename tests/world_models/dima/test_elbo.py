@@ -178,6 +178,6 @@ def test_the_bound_of_a_change_is_a_density_of_the_state_it_leads_to(proof: Modu
     found = transition_elbo(model, context, after)
     unit = 0.5 / model.state_scale.scale / change_std  # of the change, by sigma_data
     torch.manual_seed(0)
-    denoise, sigmas = model.denoising(context, default_order(model, len(state)))
+    denoise, sigmas = model.denoising(context, default_order(model, len(state)), model.denoiser)
     expected = elbo(denoise, (after - state) * unit, sigmas).total + unit.double().log().sum()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)

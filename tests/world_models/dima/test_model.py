@@ -17,6 +17,7 @@ from dima.world_models.dima.reward_transformer import RewardTransformer
 from dima.world_models.dima.sampler import agent_order, noise_schedule, reveal_masks, sample
 from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.observation_decoder import ObservationDecoder
+from dima.world_models.rollout import forecast
 
 SMALL: dict[str, Any] = {
     "denoiser": {
@@ -120,6 +121,47 @@ def test_a_batch_equals_its_halves(model, actions) -> None:
     torch.testing.assert_close(torch.cat(halves), model.next_state(context, order, noise), rtol=1e-4, atol=1e-5)
 
 
+# -- several denoisers ------------------------------------------------------------------------------------------------
+
+
+def test_a_row_keeps_its_denoiser(any_spec: EnvSpec, alive, actions, episodes) -> None:
+    """Row by row the rollouts of models that hold one of the denoisers each, under the same noise."""
+    models = [alive(build(any_spec)) for _ in range(3)]
+    several = build(any_spec, denoisers=3)
+    several.load_state_dict(models[0].state_dict(), strict=False)
+    for one, name in zip(models, several.denoisers, strict=True):
+        several.get_submodule(name).load_state_dict(one.denoiser.state_dict())
+        one.reward, one.decoder = several.reward, several.decoder
+    played, joint = episodes(any_spec, (12, 12)), actions(any_spec, 5, 4)
+    start = Replay.of(played, any_spec, "cpu").gather(torch.tensor([0, 5, 16, 7, 3]), several.context - 1, 0)
+    futures = []
+    for model in (several, *models):
+        model.update_statistics(played)
+        torch.manual_seed(5)
+        futures.append(forecast(model, start, joint))
+    for name, states in vars(futures[0]).items():
+        for row, mine in enumerate(states):
+            torch.testing.assert_close(mine, getattr(futures[1 + row % 3], name)[row], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(futures[1].state, futures[2].state)
+
+
+def test_fewer_rows_than_denoisers(any_spec: EnvSpec, alive, actions) -> None:
+    model = alive(build(any_spec, denoisers=3))
+    context, noise = context_of(model, actions, 2), torch.randn(2, any_spec.state_dim)
+    order = agent_order("random", 2, any_spec.n_agents, noise.device)
+    assert model.next_state(context, order, noise).isfinite().all()
+
+
+def test_denoisers_are_fitted_apart(any_spec: EnvSpec, filled) -> None:
+    model = build(any_spec, denoisers=2)
+    before = [[p.clone() for p in denoiser.parameters()] for denoiser in model.denoisers.values()]
+    metrics = WorldModelFitter(model).fit(filled(any_spec), Progress())
+    assert metrics["denoiser/loss"] != metrics["denoiser_2/loss"]
+    for old, denoiser in zip(before, model.denoisers.values(), strict=True):
+        assert any(not torch.equal(a, b) for a, b in zip(old, denoiser.parameters(), strict=True))
+        torch.testing.assert_close(denoiser.change_std, model.denoiser.change_std)
+
+
 # -- rollouts ---------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +204,7 @@ def test_a_denoised_change_is_added_to_the_newest_state(any_spec: EnvSpec, alive
     model.update_statistics(episodes(any_spec, (30, 30)))
     context, noise = context_of(model, actions, 6), torch.randn(6, any_spec.state_dim)
     order = agent_order("descending", 6, any_spec.n_agents, noise.device)
-    denoise, sigmas = model.denoising(context, order)
+    denoise, sigmas = model.denoising(context, order, model.denoiser)
     change = sample(denoise, noise, sigmas, model.config.sampler.solver)
     expected = context.state[:, -1] + model.denoiser.change_std * change
     torch.testing.assert_close(model.next_state(context, order, noise), expected)
