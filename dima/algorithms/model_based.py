@@ -21,6 +21,7 @@ from dima.algorithms.objectives import survival
 from dima.algorithms.ppo import PPO, PPOConfig, RealSteps
 from dima.config import Count, NonNegative, Range, Whole, count
 from dima.data import Act, EnvSpec, Episode, Rollout
+from dima.errors import ConfigError
 from dima.experience.collector import Collector
 from dima.experience.replay import Replay, ReplayConfig, Rows
 from dima.nn.normalizer import Normalizer
@@ -32,7 +33,7 @@ from dima.runtime.device import Precision, autocast, require_precision
 from dima.runtime.fork import can_fork, one_thread, parallel_map
 from dima.runtime.progress import Progress
 from dima.runtime.rng import drawn_from
-from dima.world_models.base import WorldModel, WorldModelConfig
+from dima.world_models.base import Uncertain, WorldModel, WorldModelConfig
 from dima.world_models.fitting import WorldModelFitter
 from dima.world_models.rollout import imagine
 
@@ -54,6 +55,7 @@ class ModelBasedConfig(AlgorithmConfig):
     imagination_batch: Count = 600  # imagined episodes in a batch
     horizon: Count = 15  # imagined steps
     replay_value: NonNegative = 0.0  # weight of real steps, as many as imagined ones, in the critic's loss
+    uncertainty_penalty: NonNegative = 0.0  # of imagined rewards, per unit of the world model's disagreement (MOPO)
     policy_ema: Annotated[float, Range(0, 0.9999)] = 0.0  # decay, per update, of the average policy that acts; 0: none
     precision: Precision = "float32"  # of matrix products in fits and imagination; bf16 where the device has units
     workers: Annotated[int, Range(1, 64)] = 1  # CPU processes that share fits, imagination and policy updates
@@ -95,6 +97,12 @@ class ModelBased(Algorithm):
         require_precision(device, config.precision)
         self.config, self.spec, self.device = config, spec, device
         self.world_model: WorldModel[Any] = config.world_model.build(spec).to(device).eval()
+        several = isinstance(self.world_model, Uncertain) and self.world_model.members > 1
+        if config.uncertainty_penalty and not several:
+            raise ConfigError(
+                "learner.uncertainty_penalty needs a world model of several networks that can disagree: dima with "
+                "learner.world_model.denoisers = 2 or more, or ensemble"
+            )
         self.fitter = WorldModelFitter(self.world_model, config.precision, config.workers, config.cuda_graphs)
         self.ppo = config.build_ppo(self.world_model.policy_spec).to(device)
         self.average_actor = average_of(self.ppo.actor) if config.policy_ema else None
@@ -238,11 +246,11 @@ class ModelBased(Algorithm):
         return Rollout.cat(parallel_map(jobs, self.config.workers))
 
     def _imagine(self, start: Rows) -> Rollout:
-        return self._roll_out(start, self.ppo.actor.act, every=True)
+        return self._roll_out(start, self.ppo.actor.act, True, self.config.uncertainty_penalty)
 
-    def _roll_out(self, start: Rows, act: Act, every: bool = False) -> Rollout:
+    def _roll_out(self, start: Rows, act: Act, every: bool = False, penalty: float = 0.0) -> Rollout:
         with autocast(self.device, self.config.precision):
-            return imagine(self.world_model, act, start, self.config.horizon, every)
+            return imagine(self.world_model, act, start, self.config.horizon, every, penalty)
 
     def warm_up(self, progress: Progress) -> None:
         """Compile for all shapes of an iteration in this process, since child processes cannot keep compiled code."""

@@ -17,6 +17,7 @@ from dima.nn.optim import FitConfig
 from dima.policies.base import Perception
 
 L = TypeVar("L")
+L_contra = TypeVar("L_contra", contravariant=True)
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to differentiate, and metrics
 
 
@@ -167,6 +168,22 @@ class BatchedRewards(Protocol[L]):
 
     def predict_rewards(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards and continuations, (B, H) each, of (B, H + 1, S) states and (B, H, N, A) actions, as by steps."""
+
+
+@runtime_checkable
+class Uncertain(Protocol[L_contra]):
+    """Optional protocol: several networks predict the same step, and how far they disagree tells where data are few."""
+
+    @property
+    def members(self) -> int:
+        """How many there are; a single one cannot disagree."""
+
+    def uncertainty(self, latent: L_contra, action: Tensor) -> Tensor:
+        """How far the predictions of such a step differ, (B,), in units of the reward.
+
+        The standard deviation over the members of the state's predicted change, in that of real changes, averaged over
+        features; times the standard deviation of real rewards.
+        """
 
 
 @runtime_checkable

@@ -212,6 +212,16 @@ class EnsembleWorldModel(StateModel[Latent]):
             self._choose(predicted.continuation.sigmoid(), latent.member),
         )
 
+    @property
+    def members(self) -> int:
+        return self.config.members
+
+    def uncertainty(self, latent: Latent, action: Tensor) -> Tensor:
+        """As the protocol has it; of the means, without the variances that the members predict."""
+        action, everyone = clip_action(action, self.spec), (self.members, *[-1] * action.dim())
+        predicted = self.dynamics(latent.state.expand(everyone[:-1]), action.expand(everyone))
+        return predicted.mean[..., :-1].std(0).mean(-1) * self.reward_scale.scale
+
     def _choose(self, predicted: Tensor, member: Tensor) -> Tensor:
         """(M, B, ...) -> (B, ...): each row's own member, or the average of all."""
         if self.config.draw == "mean":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dima.data import Act, Record, Rollout, View, choose
 from dima.experience.replay import Rows
-from dima.world_models.base import BatchedRewards, Step, WorldModel, cheapest_step, observe
+from dima.world_models.base import BatchedRewards, Step, Uncertain, WorldModel, cheapest_step, observe
 
 
 @dataclass
@@ -25,7 +25,14 @@ class Forecast(Record):
 
 
 @torch.no_grad()
-def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, every: bool = False) -> Rollout:
+def imagine(
+    world_model: WorldModel[Any],
+    act: Act,
+    start: Rows,
+    horizon: int,
+    every: bool = False,
+    uncertainty_penalty: float = 0.0,
+) -> Rollout:
     """Roll out a policy for ``horizon`` imagined steps from each start.
 
     Args:
@@ -34,6 +41,7 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, e
         start: (B, C, ...) real rows, the newest last, as many as the model's ``context``.
         horizon: number of steps H.
         every: roll out from all of the model's ``starts`` in these rows; else from the newest of each window.
+        uncertainty_penalty: rewards are lowered by so much per unit of the model's uncertainty, if it is not 0.
 
     Returns:
         A rollout of shape (B, H, ...) as the policy saw it, bootstrapped at H and nowhere else. It terminates when
@@ -43,9 +51,12 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, e
     batched = world_model if isinstance(world_model, BatchedRewards) and world_model.batched_rewards else None
     step = cheapest_step(world_model)
     latent = world_model.starts(start) if every else world_model.start(start)
-    views, actions, predictions = [_policy_view(world_model, latent)], [], []
+    views, actions, predictions, uncertainty = [_policy_view(world_model, latent)], [], [], []
     for _ in range(horizon):
         action, log_prob = choose(act, views[-1], spec)
+        if uncertainty_penalty:
+            assert isinstance(world_model, Uncertain)
+            uncertainty.append(world_model.uncertainty(latent, action))
         if batched is not None:
             latent = batched.advance(latent, action)
         else:
@@ -59,6 +70,8 @@ def imagine(world_model: WorldModel[Any], act: Act, start: Rows, horizon: int, e
         reward, continuation = batched.predict_rewards(states, action)
     else:
         reward, continuation = (torch.stack(column, dim=1) for column in zip(*predictions, strict=True))
+    if uncertainty_penalty:
+        reward = reward - uncertainty_penalty * torch.stack(uncertainty, dim=1)
     if (alive := spec.alive(states[:, 1:])) is not None:
         continuation = continuation * alive.any(-1)
     views.pop()

@@ -15,6 +15,7 @@ from dima.data import EnvSpec, Episode, View
 from dima.envs import make_env
 from dima.envs.toy import ToyConfig
 from dima.envs.vector import VectorEnv
+from dima.errors import ConfigError
 from dima.experience.collector import Collector, play
 from dima.experience.evaluation import evaluate
 from dima.experience.replay import Rows
@@ -339,3 +340,24 @@ def test_a_world_model_that_cannot_be_captured_is_rolled_out_as_it_is() -> None:
     learner.world_model.capturable = False
     assert len(learner.imagine(start).reward) == 4
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["dima", "mamba"])
+def test_an_uncertainty_penalty_needs_a_model_that_can_disagree(algorithm: str) -> None:
+    config = build_config("toy/walk", algorithm, "debug", {"learner": {"uncertainty_penalty": 1.0}})
+    with environments() as envs, pytest.raises(ConfigError, match=r"denoisers = 2 or more, or ensemble"):
+        config.learner.build(envs.spec, "cpu")
+
+
+def test_only_the_policy_pays_for_uncertainty() -> None:
+    """Optimism compares the model's own rewards with real ones."""
+    penalty = {"uncertainty_penalty": 1e5, "world_model": {"denoisers": 2}}
+    with environments() as envs:
+        learner = build(envs, **penalty)
+        collector, progress = Collector(envs, 0), Progress()
+        learner.collect(collector, progress)
+        learner.fit(progress)
+        found = learner.collect(collector, progress)
+        rows = learner.world_model.imagination_rows(learner.replay, 64)
+        lowered = learner.imagine(rows).reward.mean()
+    assert lowered < found["optimism/imagined_reward"] - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +45,25 @@ def test_members_are_independent_networks() -> None:
     with torch.no_grad():
         members.weight[0][1] += 1
     assert [torch.equal(a, b) for a, b in zip(members(x), out, strict=True)] == [True, False, True]
+
+
+def test_uncertainty_is_the_members_disagreement_in_units_of_the_reward(any_spec: EnvSpec, actions, episodes) -> None:
+    model, played = build(any_spec, draw="member"), episodes(any_spec, (30, 30))
+    model.update_statistics(played)
+    latent, action = begin(model, played, 4, 40), actions(any_spec, 2)
+    found = model.uncertainty(latent, action)
+    for bound in (model.dynamics.lowest, model.dynamics.highest):
+        bound.data.fill_(-40.0)  # draws are means
+    changes = []
+    for member in range(3):
+        after = model.step(replace(latent, member=torch.full((2,), member)), action).latent.state
+        changes.append((after - latent.state) * model.state_scale.scale / model.change_scale.scale)
+    expected = torch.stack(changes).std(0).mean(-1) * model.reward_scale.scale
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for part in (model.dynamics.members.weight, model.dynamics.members.bias):
+        for weights in part:
+            weights.data[1:] = weights.data[:1]
+    torch.testing.assert_close(model.uncertainty(latent, action), torch.zeros(2), rtol=0, atol=1e-5)
 
 
 def test_variances_stay_within_the_learnt_bounds(any_spec: EnvSpec, actions) -> None:

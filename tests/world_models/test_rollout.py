@@ -103,6 +103,19 @@ def test_no_gradient_reaches_the_world_model(start: Rows) -> None:
     assert not any(getattr(rollout, name).requires_grad for name in vars(rollout))
 
 
+def test_uncertain_steps_earn_less(start: Rows) -> None:
+    class Doubtful(Counter):
+        members = 2
+
+        def uncertainty(self, latent: Count, action: Tensor) -> Tensor:
+            return latent.total + action.sum((1, 2))
+
+    plain, lowered = (imagine(Doubtful(), act, start, 3, uncertainty_penalty=p) for p in (0.0, 0.5))
+    assert torch.equal(lowered.reward, plain.reward - 0.5 * lowered.next_state[..., 0])
+    assert torch.equal(lowered.next_state, plain.next_state)
+    assert torch.equal(lowered.continuation, plain.continuation)
+
+
 def test_a_predicted_termination_cuts_the_return(start: Rows) -> None:
     rollout = imagine(Counter(ends_at=8.0), act, start, 4)
     assert rollout.continuation.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]

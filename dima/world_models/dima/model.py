@@ -265,6 +265,21 @@ class DimaWorldModel(StateModel[Latent]):
         levels = config.levels(self._groups)
         return denoise, noise_schedule(levels, config.sigma_min, config.sigma_max, config.rho, context.state.device)
 
+    @property
+    def members(self) -> int:
+        return self.config.denoisers
+
+    def uncertainty(self, latent: Latent, action: Tensor) -> Tensor:
+        """As the protocol has it; the denoisers begin with the same noise and sample no residuals."""
+        context, order = self._context(latent, clip_action(action, self.spec)), self._default_order(latent)
+        noise, drawn = torch.randn_like(latent.state[:, -1]), []
+        for denoiser in self.denoisers.values():
+            denoise, sigmas = self.denoising(context, order, denoiser)
+            target = sample(denoise, noise, sigmas, self.config.sampler.solver)
+            change = denoiser.to_state(target, context.state[:, -1]) - context.state[:, -1]
+            drawn.append(change / (self.config.denoiser.sigma_data * denoiser.change_std))
+        return torch.stack(drawn).std(0).mean(-1) * self.reward.reward_scale.scale
+
     # -- rewards of a finished rollout ----------------------------------------------------------------------------
 
     @property

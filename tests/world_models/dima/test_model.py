@@ -145,6 +145,25 @@ def test_a_row_keeps_its_denoiser(any_spec: EnvSpec, alive, actions, episodes) -
     assert not torch.allclose(futures[1].state, futures[2].state)
 
 
+def test_uncertainty_is_how_far_denoisers_differ(any_spec: EnvSpec, alive, actions, episodes) -> None:
+    model = alive(build(any_spec, denoisers=3))
+    played = episodes(any_spec, (12, 12))
+    model.update_statistics(played)
+    latent = model.start(Replay.of(played, any_spec, "cpu").gather(torch.tensor([0, 5, 16]), model.context - 1, 0))
+    action = actions(any_spec, 3)
+    found = model.uncertainty(latent, action)
+    assert (found > 0).all()
+    doubled = 2 * model.reward.reward_scale.scale
+    model.reward.reward_scale.scale.copy_(doubled)
+    torch.manual_seed(0)
+    first = model.uncertainty(latent, action)
+    for denoiser in model.denoisers.values():
+        denoiser.load_state_dict(model.denoiser.state_dict())
+    torch.manual_seed(0)
+    assert first.shape == found.shape == (3,)
+    torch.testing.assert_close(model.uncertainty(latent, action), torch.zeros(3), rtol=0, atol=1e-5)
+
+
 def test_fewer_rows_than_denoisers(any_spec: EnvSpec, alive, actions) -> None:
     model = alive(build(any_spec, denoisers=3))
     context, noise = context_of(model, actions, 2), torch.randn(2, any_spec.state_dim)
