@@ -100,8 +100,8 @@ class ModelBased(Algorithm):
         several = isinstance(self.world_model, Uncertain) and self.world_model.members > 1
         if config.uncertainty_penalty and not several:
             raise ConfigError(
-                "learner.uncertainty_penalty needs a world model of several networks that can disagree: dima with "
-                "learner.world_model.denoisers = 2 or more, or ensemble"
+                "learner.uncertainty_penalty needs a world model of several networks that can disagree, dima with "
+                "learner.world_model.denoisers = 2 or more or ensemble: set it to 0 otherwise"
             )
         self.fitter = WorldModelFitter(self.world_model, config.precision, config.workers, config.cuda_graphs)
         self.ppo = config.build_ppo(self.world_model.policy_spec).to(device)

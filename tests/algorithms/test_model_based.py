@@ -345,7 +345,7 @@ def test_a_world_model_that_cannot_be_captured_is_rolled_out_as_it_is() -> None:
 @pytest.mark.parametrize("algorithm", ["dima", "mamba"])
 def test_an_uncertainty_penalty_needs_a_model_that_can_disagree(algorithm: str) -> None:
     config = build_config("toy/walk", algorithm, "debug", {"learner": {"uncertainty_penalty": 1.0}})
-    with environments() as envs, pytest.raises(ConfigError, match=r"denoisers = 2 or more, or ensemble"):
+    with environments() as envs, pytest.raises(ConfigError, match=r"denoisers = 2 or more or ensemble"):
         config.learner.build(envs.spec, "cpu")
 
 
