@@ -7,9 +7,9 @@
 Every form is fitted on one thread: its dynamics for ``--seconds`` of processor time, its reward model for a quarter of
 that, its decoder hardly at all (errors are those of states). MARIE and MAMBA, whose dynamics predict rewards as well,
 have as many seconds in all; a quarter of MARIE's go to its tokenizer. Forms of DIMA have one denoiser, if not said
-otherwise; several share the time. Then a form predicts the held-out episodes under
-their true actions. ``plain mlp`` is least squares with the network of ``denoiser.backbone = mlp``; models of
-observations alone predict the state that these hold. Finished results are kept.
+otherwise; several share the time. Then a form predicts the held-out episodes under their true actions. ``plain mlp`` is
+least squares with the network of ``denoiser.backbone = mlp``; models of observations alone predict the state that these
+hold. Finished results are kept.
 
 Reported, the errors in standard deviations averaged over features:
 
@@ -129,8 +129,8 @@ class PlainModel(DimaWorldModel):
 def build(form: str, changes: dict[str, Any], task: str, preset: str, spec: EnvSpec) -> WorldModel[Any]:
     """The untrained world model of a form."""
     algorithm = next((name for name in ("ensemble", "marie", "mamba") if form.startswith(name)), "dima")
-    kept = {"ensemble": {"draw": form.partition(", ")[2]}, "dima": {"denoisers": 1}}
-    changes = kept.get(algorithm, {}) | changes
+    base = {"ensemble": {"draw": form.partition(", ")[2]}, "dima": {"denoisers": 1}}.get(algorithm, {})
+    changes = base | changes
     config = build_config(task, algorithm, preset, {"learner": {"world_model": changes}}).learner.world_model
     return PlainModel(config, spec) if form.startswith("plain mlp") else config.build(spec)
 

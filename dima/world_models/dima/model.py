@@ -5,7 +5,7 @@ docs/reference/dima.md, "Data flow".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -239,15 +239,19 @@ class DimaWorldModel(StateModel[Latent]):
             order: (B, N) agents in the order they are revealed.
             noise: (B, S) standard normal start.
         """
-        denoisers = list(self.denoisers.values())
         reached = torch.empty_like(noise)
-        for n, denoiser in enumerate(denoisers[: len(noise)]):
-            rows = slice(n, None, len(denoisers))
+        for rows, denoiser in self._shares(len(noise)):
             known = context[rows]
             denoise, sigmas = self.denoising(known, order[rows], denoiser)
             drawn = denoiser.add_residual(sample(denoise, noise[rows], sigmas, self.config.sampler.solver), known)
             reached[rows] = denoiser.to_state(drawn, known.state[:, -1])
         return reached
+
+    def _shares(self, batch: int) -> Iterator[tuple[slice, Denoiser]]:
+        """The rows of a batch that each denoiser predicts."""
+        denoisers = list(self.denoisers.values())
+        for n, denoiser in enumerate(denoisers[:batch]):
+            yield slice(n, None, len(denoisers)), denoiser
 
     def denoising(self, context: Context, order: Tensor, denoiser: Denoiser) -> tuple[Denoise, Tensor]:
         """The denoising function of each noise level and the (K + 1,) levels, arguments as :meth:`next_state`."""
@@ -316,10 +320,12 @@ class DimaWorldModel(StateModel[Latent]):
 
     def reveal(self, latent: Latent, action: Tensor, order: Sequence[int]) -> Reveal:
         context, orders = self._context(latent, clip_action(action, self.spec)), self._same_order(latent, order)
-        denoise, sigmas = self.denoising(context, orders, self.denoiser)
         noise = torch.randn_like(latent.state[:, -1])
-        estimate = estimates(denoise, noise, sigmas, self.config.sampler.solver)
-        estimate = self.denoiser.to_state(estimate, latent.state[:, -1]) / self.config.denoiser.sigma_data
+        estimate = noise.new_empty(self.config.sampler.levels(self._groups), *noise.shape)
+        for rows, denoiser in self._shares(len(noise)):
+            denoise, sigmas = self.denoising(context[rows], orders[rows], denoiser)
+            drawn = estimates(denoise, noise[rows], sigmas, self.config.sampler.solver)
+            estimate[:, rows] = denoiser.to_state(drawn, latent.state[rows, -1]) / self.config.denoiser.sigma_data
         masks = reveal_masks(orders[:1], self.config.denoiser.reveal, self.config.denoiser.group_size)[:, 0]
         groups = [self._visible_group(level, len(masks)) for level in range(len(estimate))]
         return Reveal(
