@@ -93,7 +93,8 @@ def test_old_metrics_are_read_in_todays_names(tmp_path: Path) -> None:
 def test_kept_runs_are_read(folder: Path) -> None:
     run, lines = read_run(folder), [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert run.status in ("finished", "interrupted", "stopped")
-    assert len(run.returns) == sum("evaluate/return" in line for line in lines) > 0
+    assert len(run.returns) == sum("evaluate/return" in line for line in lines)
+    assert len(run.returns) > 0 or run.status == "stopped"
     assert run.seconds == pytest.approx(sum(line.get("time/round", line.get("time/iteration", 0)) for line in lines))
     assert run.seconds > 0
     assert not {name.split(".")[-1] for name in run.settings} & {"round_steps", "agents_at_once", "collect_beside"}
